@@ -1,0 +1,237 @@
+"""The words engines and their callers share: a request, the events that answer it, and the `Engine` protocol.
+
+Everything here is an immutable msgspec struct, because the same values cross the Unix socket to an engine host.
+No wire dialect (OpenAI, Anthropic) is known here; `gateway/` translates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class Struct(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base of all values that may cross a process border."""
+
+
+# --- the request -----------------------------------------------------------------------------------------------
+
+
+class ToolCall(Struct, frozen=True):
+    """One call of a function, finished: `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(Struct, frozen=True):
+    """One turn of a conversation, text only."""
+
+    role: Role
+    content: str = ""
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class Tool(Struct, frozen=True):
+    """A function the model may call; `parameters` is a JSON schema (an empty one takes an empty object)."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    strict: bool = False
+
+
+class OutputRule(Struct, frozen=True):
+    """What shape the text must have. `kind` says how to read `rule`.
+
+    `json_object`: any JSON object (`rule` unused); `json_schema`: `rule` is the schema as JSON text;
+    `regex`: a regular expression the whole output matches; `grammar`: a Lark grammar as llguidance reads it.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "grammar"]
+    rule: str = ""
+
+
+class Sampling(Struct, frozen=True):
+    """How tokens are chosen. Defaults are OpenAI's; a value that changes nothing is the default."""
+
+    max_tokens: int | None = None  # None: up to the context length
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0  # over prompt and output, as in transformers
+    presence_penalty: float = 0.0  # over output only, as OpenAI states it
+    frequency_penalty: float = 0.0
+    seed: int | None = None  # None: fresh randomness for each request
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: Mapping[int, float] = msgspec.field(default_factory=dict)
+    logprobs: int | None = None  # None: not wanted; k >= 0: the chosen token and the k most likely ones
+    prompt_logprobs: bool = False  # with `logprobs`: also of every prompt token but the first
+
+
+class GenerateRequest(Struct, frozen=True):
+    """One prompt (or conversation) and how to continue it `n` times.
+
+    Exactly one of `messages`, `prompt` and `prompt_ids` is given. `tenant` keeps cached prefixes apart.
+    """
+
+    id: str
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    n: int = 1
+    sampling: Sampling = Sampling()
+    output: OutputRule | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"  # "auto", "none", "required", or "function:NAME"
+    parallel_tool_calls: bool = True
+    tenant: str = ""
+
+
+class EmbedRequest(Struct, frozen=True):
+    """Texts (or token ids) to embed, answered together and in order."""
+
+    id: str
+    texts: tuple[str, ...] = ()
+    ids: tuple[tuple[int, ...], ...] = ()  # used instead of `texts` when given
+
+
+# --- the answer ------------------------------------------------------------------------------------------------
+
+
+class TopLogprob(Struct, frozen=True):
+    """A token that could have been chosen; `logprob` is natural-log, before any penalty, bias or temperature."""
+
+    id: int
+    bytes: bytes
+    logprob: float
+
+
+class TokenLogprob(Struct, frozen=True):
+    """The chosen token with its logprob and those of the most likely alternatives, best first."""
+
+    id: int
+    bytes: bytes
+    logprob: float | None  # None only for the first prompt token
+    top: tuple[TopLogprob, ...] = ()
+
+
+class ToolCallDelta(Struct, frozen=True):
+    """A piece of a tool call: `id` and `name` come with the first piece of call number `index`."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class Started(Struct, frozen=True, tag="started"):
+    """The first event: the prompt is tokenised and accepted.
+
+    `prompt_logprobs` is filled when asked for (then the event comes after prefill). `prompt_text` is the decoded
+    prompt where it came as token ids, so that `echo` can show it.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    prompt_text: str | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Delta(Struct, frozen=True, tag="delta"):
+    """What choice `index` gained: `tokens` generated tokens, which may show as less text than was generated so far
+    (half characters and possible stop strings are held back). The last delta of a choice has `finish_reason`."""
+
+    index: int = 0
+    text: str = ""
+    tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop: str | None = None  # the stop string that ended it
+
+
+class Usage(Struct, frozen=True, tag="usage"):
+    """The last event of a request, after every choice finished. `completion_tokens` counts all choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+Event = Started | Delta | Usage
+
+
+class Embeddings(Struct, frozen=True):
+    """One row per input, little-endian float32 bytes, all of `dimensions` numbers."""
+
+    rows: tuple[bytes, ...]
+    dimensions: int
+    prompt_tokens: int
+
+
+# --- the engine ------------------------------------------------------------------------------------------------
+
+
+class Capabilities(Struct, frozen=True):
+    """What a loaded engine can do. `context_length` counts prompt and output tokens together."""
+
+    generate: bool = False
+    chat: bool = False  # has a chat template
+    tools: bool = False  # its template shows tools to the model
+    embed: bool = False
+    context_length: int = 0
+    vocabulary: int = 0
+    dimensions: int = 0  # of an embedding
+    precision: str = ""
+
+
+class Health(Struct, frozen=True):
+    """How an engine is, with counters for `/metrics` (running and waiting sequences, KV blocks used and in all)."""
+
+    state: Literal["loading", "ready", "restarting", "failed", "closed"]
+    detail: str = ""
+    running: int = 0
+    waiting: int = 0
+    blocks_used: int = 0
+    blocks_total: int = 0
+    restarts: int = 0
+
+
+class Engine(Protocol):
+    """Where tokens come from: a local engine behind its host, or (later) a remote provider.
+
+    Errors are `InterlaceError`s: `InvalidRequest` for the caller's fault, `Overloaded` when the queue is full,
+    `EngineUnavailable` before it is ready, `EngineFailed` when it dies underneath. Any of them may come out of the
+    first `anext()` or, for a death, of a later one.
+    """
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Stream the events of one request; `aclose()` stops the work within one step."""
+        ...
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Embed all texts of the request."""
+        ...
+
+    def capabilities(self) -> Capabilities:
+        """What it can do; raises `EngineUnavailable` before it is ready the first time."""
+        ...
+
+    def health(self) -> Health:
+        """Its state now; never blocks."""
+        ...
+
+    async def close(self) -> None:
+        """Stop all work and free everything; safe to call twice."""
+        ...

@@ -1,0 +1,145 @@
+"""Every error a caller or an operator can meet, in one tree.
+
+Each error knows its HTTP status and its machine-readable code, so that the gateway turns any of them into
+OpenAI's error shape without a table of its own, and so that they survive the trip from an engine host.
+
+    InterlaceError
+    ├── InvalidRequest          400  the caller sent something wrong; `param` names the field
+    │   └── ContextLengthExceeded
+    ├── Unauthenticated         401
+    ├── Forbidden               403
+    ├── NotFound                404
+    ├── PayloadTooLarge         413
+    ├── Overloaded              429  the queue is full; `retry_after_seconds` says when to come back
+    ├── ContentFiltered         400  a guard refused the request
+    ├── EngineFailed            502  the engine died or broke its contract under this request
+    ├── EngineUnavailable       503  the engine is loading, restarting or closed
+    ├── CheckpointError         (command line) a checkpoint cannot be pulled, verified or loaded
+    └── ConfigError             (command line) interlace.yaml is wrong; the message names line and mend
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class InterlaceError(Exception):
+    """Base of all errors that are meant to be read by a person.
+
+    `message` says what is wrong and what to do next. `param` names the offending request field, where there is one.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else self.default_code
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidRequest(InterlaceError):
+    """The caller sent something wrong (HTTP 400)."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt plus wanted tokens do not fit the model's context (HTTP 400)."""
+
+    default_code = "context_length_exceeded"
+
+
+class ContentFiltered(InvalidRequest):
+    """A guard refused the request (HTTP 400, OpenAI's `content_filter`)."""
+
+    default_code = "content_filter"
+
+
+class Unauthenticated(InterlaceError):
+    """No key, or a wrong one (HTTP 401)."""
+
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+
+class Forbidden(InterlaceError):
+    """The key is good but may not do this (HTTP 403)."""
+
+    status = 403
+    type = "invalid_request_error"
+    default_code = "permission_denied"
+
+
+class NotFound(InterlaceError):
+    """No such model or page (HTTP 404)."""
+
+    status = 404
+    type = "invalid_request_error"
+    default_code = "not_found"
+
+
+class PayloadTooLarge(InterlaceError):
+    """The request body is larger than the configured bound (HTTP 413)."""
+
+    status = 413
+    type = "invalid_request_error"
+    default_code = "request_too_large"
+
+
+class Overloaded(InterlaceError):
+    """Too much is queued already (HTTP 429 with Retry-After)."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+
+class EngineFailed(InterlaceError):
+    """The engine died, or broke its contract, under this request (HTTP 502)."""
+
+    status = 502
+    default_code = "engine_failed"
+
+
+class EngineUnavailable(InterlaceError):
+    """The engine is loading, restarting or closed (HTTP 503)."""
+
+    status = 503
+    default_code = "engine_unavailable"
+
+
+class CheckpointError(InterlaceError):
+    """A checkpoint cannot be pulled, verified or loaded; nothing was changed on disk."""
+
+    default_code = "checkpoint_error"
+
+
+class ConfigError(InterlaceError):
+    """The configuration is wrong; the message names the file, the line and the mend."""
+
+    default_code = "config_error"
+
+
+def _tree(root: type[InterlaceError]) -> dict[str, type[InterlaceError]]:
+    found = {root.__name__: root}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+def error_named(name: str) -> type[InterlaceError]:
+    """The error class of that name, for errors that crossed a process border; `InterlaceError` when unknown."""
+    return _tree(InterlaceError).get(name, InterlaceError)
