@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from interlace.errors import InterlaceError
+
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -172,7 +174,7 @@ class Usage(Struct, frozen=True, tag="usage"):
 Event = Started | Delta | Usage
 
 
-class Embeddings(Struct, frozen=True):
+class Embeddings(Struct, frozen=True, tag="embeddings"):
     """One row per input, little-endian float32 bytes, all of `dimensions` numbers."""
 
     rows: tuple[bytes, ...]
@@ -234,4 +236,45 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop all work and free everything; safe to call twice."""
+        ...
+
+
+# --- inside an engine host -------------------------------------------------------------------------------------
+
+Outcome = Started | Delta | Usage | Embeddings | InterlaceError
+
+
+class Core(Protocol):
+    """A local engine as its host drives it: plain calls, no event loop.
+
+    `prepare` may run on another thread while `step` runs; everything else is called from the stepping thread only.
+    """
+
+    def prepare(self, request: GenerateRequest | EmbedRequest) -> Any:
+        """Tokenise, render and compile one request; raises `InvalidRequest` for the caller's fault."""
+        ...
+
+    def add(self, prepared: Any) -> None:
+        """Queue what `prepare` returned; raises `Overloaded` when the queue is full."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request at once, freeing its blocks; unknown ids are ignored."""
+        ...
+
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        ...
+
+    def step(self) -> list[tuple[str, Outcome]]:
+        """Run one iteration (some prefill, one token for each running sequence) and return what came of it, by
+        request id. A request ends with `Usage`, `Embeddings` or an `InterlaceError`."""
+        ...
+
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
+
+    def health(self) -> Health:
+        """Counters now; `state` is "ready"."""
         ...
