@@ -1,0 +1,97 @@
+"""Which tokens of one row may still be drawn, and the draw.
+
+The order is that of transformers: temperature, top_k, top_p over what top_k left, min_p. "The largest" always means:
+by value, equals by lower token id, so the set is exact and the same everywhere. Nothing here sorts the vocabulary
+with its indices: only values are selected or sorted, which numpy does with SIMD, and only above a safe threshold.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = NDArray[np.float32]
+
+BLOCK = 256
+_INVERSE_TEMPERATURE_MIN = float(np.finfo(np.float32).tiny)  # 0 would turn an excluded token's -inf into NaN
+_INVERSE_TEMPERATURE_MAX = float(np.finfo(np.float32).max)
+
+
+def scratch_for(vocabulary: int) -> Row:
+    """A buffer of zeros for one row, padded to whole blocks; `fill_weights` and `draw` work on it."""
+    return np.zeros(-(-vocabulary // BLOCK) * BLOCK, dtype=np.float32)
+
+
+def fill_weights(
+    scratch: Row, row: Row, peak: float, *, temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    """Write the unnormalised probabilities of the survivors of `row` into `scratch`, and 0 for all others.
+
+    `row` may hold -inf, `peak` is its largest value and finite; the largest weight is 1. `temperature` > 0.
+    """
+    weights = scratch[: row.size]
+    np.subtract(row, np.float32(peak), out=weights)
+    inverse = min(max(1.0 / temperature, _INVERSE_TEMPERATURE_MIN), _INVERSE_TEMPERATURE_MAX)
+    np.multiply(weights, np.float32(inverse), out=weights)
+    kept = keep_top_k(weights, top_k) if 0 < top_k < row.size else None
+    np.exp(weights, out=weights)
+    if kept is not None:
+        np.multiply(weights, kept, out=weights)
+    if top_p < 1.0:
+        np.multiply(weights, keep_top_p(weights, top_p, total(scratch)), out=weights)
+    if min_p > 0.0:
+        np.multiply(weights, weights >= np.float32(min_p), out=weights)
+
+
+def keep_top_k(values: Row, k: int) -> NDArray[np.bool_]:
+    """The `k` largest values, 0 < k <= their number."""
+    threshold = np.partition(values, values.size - k)[values.size - k]
+    return _keep_largest(values, threshold, k)
+
+
+def keep_top_p(weights: Row, top_p: float, mass: float) -> NDArray[np.bool_]:
+    """The fewest largest weights that hold `top_p` of `mass`, their sum; at least one.
+
+    Weights below half of (1 - top_p) x mass / number cannot, even together, be needed, so only the rest is sorted.
+    """
+    safe = 0.5 * (1.0 - top_p) * mass / weights.size
+    descending = np.sort(weights[weights >= np.float32(safe)])[::-1]
+    reached = np.searchsorted(np.cumsum(descending, dtype=np.float64), top_p * mass)
+    count = min(int(reached) + 1, descending.size)
+    return _keep_largest(weights, descending[count - 1], count)
+
+
+def _keep_largest(values: Row, threshold: np.float32, count: int) -> NDArray[np.bool_]:
+    """The `count` largest values, where `threshold` is the smallest of them."""
+    kept: NDArray[np.bool_] = values > threshold
+    missing = count - int(np.count_nonzero(kept))
+    kept[np.flatnonzero(values == threshold)[:missing]] = True
+    return kept
+
+
+def total(scratch: Row) -> float:
+    """The sum of all weights, accumulated in float64."""
+    return float(_block_sums(scratch).sum())
+
+
+def _block_sums(scratch: Row) -> NDArray[np.float64]:
+    sums: NDArray[np.float64] = scratch.reshape(-1, BLOCK).sum(axis=1, dtype=np.float64)
+    return sums
+
+
+def draw(scratch: Row, uniform: float) -> int:
+    """The token at `uniform` (in [0, 1)) of the cumulative distribution in order of token id.
+
+    The order by id, rather than by probability, makes the draw stable: logits that differ in their last bits move
+    each border by as little, and cannot swap two tokens.
+    """
+    cumulative = np.cumsum(_block_sums(scratch))
+    mass = float(cumulative[-1])
+    target = min(uniform * mass, float(np.nextafter(mass, 0.0)))
+    block = int(np.searchsorted(cumulative, target, side="right"))
+    before = float(cumulative[block - 1]) if block else 0.0
+    weights = scratch[block * BLOCK : (block + 1) * BLOCK]
+    inside = int(np.searchsorted(np.cumsum(weights, dtype=np.float64), target - before, side="right"))
+    if inside == BLOCK:  # the two sums differ in their last bits: the block's last survivor
+        inside = int(np.flatnonzero(weights)[-1])
+    return block * BLOCK + inside
