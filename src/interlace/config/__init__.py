@@ -1,0 +1,35 @@
+"""`interlace.yaml` plus environment → one frozen `Settings` per load. Read once, no I/O afterwards."""
+
+from interlace.config.reader import (
+    ENVIRONMENT,
+    Problem,
+    SettingDoc,
+    check_config,
+    find_config,
+    load_settings,
+    settings_reference,
+)
+from interlace.config.settings import (
+    DEFAULT_MODEL,
+    GuardSettings,
+    LimitSettings,
+    LogSettings,
+    ModelSettings,
+    Settings,
+)
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "ENVIRONMENT",
+    "GuardSettings",
+    "LimitSettings",
+    "LogSettings",
+    "ModelSettings",
+    "Problem",
+    "SettingDoc",
+    "Settings",
+    "check_config",
+    "find_config",
+    "load_settings",
+    "settings_reference",
+]
