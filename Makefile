@@ -1,0 +1,112 @@
+# One command each; every target makes what it needs. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where `make serve` listens, when not as interlace.yaml says or on 127.0.0.1:8080.
+HOST ?=
+PORT ?=
+# Extra words for pytest: make test ARGS='tests/models -k gguf'
+ARGS ?=
+WORKERS ?= 2
+# Any Python from 3.11: make serve PYTHON=/opt/python/bin/python3
+PYTHON ?=
+
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.PHONY: help
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+# --- environment: stamp files, so that nothing is installed twice ---
+
+$(BIN)/python:
+	@python=""; \
+	for candidate in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 python); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "Interlace needs Python 3.11 or newer; found none as: $(or $(PYTHON),python3 python3.11 ... python3.14)." >&2; \
+	  echo "Install one, or name yours: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+	  echo "$$python cannot make virtual environments: its venv module is missing." >&2; \
+	  echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$python" --version)"; \
+	"$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Interlace and its default engine (about 200 MB; a minute or two, once)"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Interlace with all parts for tests, checks and docs (torch included; a few minutes, once)"
+	@$(PIP_INSTALL) -e '.[test,dev,docs]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml constraints.txt $(VENV)/.installed-dev
+	@$(PIP_INSTALL) -e '.[bench]'
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed ## Make .venv with the command `interlace`
+
+# --- use ---
+
+.PHONY: serve
+serve: $(VENV)/.installed ## Install, pull the default checkpoint, serve it on 127.0.0.1:8080 (or HOST, PORT)
+	@exec $(BIN)/interlace serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+# --- check ---
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## Run all tests but the marked nightly set
+	@$(BIN)/python -m pytest -n $(WORKERS) -m 'not nightly' $(ARGS)
+
+.PHONY: test-all
+test-all: $(VENV)/.installed-dev ## Run all tests
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.installed-dev ## Check style, types and the direction of imports
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: format
+format: $(VENV)/.installed-dev ## Mend what ruff can mend
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+.PHONY: bench
+bench: $(VENV)/.installed-bench ## Measure the engine; prints a table, writes JSON and a plot
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# --- publish ---
+
+.PHONY: docs
+docs: $(VENV)/.installed-dev ## Build the documentation into site/; a dead link fails
+	@$(BIN)/mkdocs build --strict --quiet
+
+.PHONY: dist
+dist: $(VENV)/.installed-dev ## Build wheel and source archive into dist/
+	@rm -rf dist
+	@$(BIN)/hatchling build
+
+.PHONY: constraints
+constraints: $(VENV)/.installed-bench ## Pin what is installed now (after a deliberate upgrade)
+	@{ sed -n '/^#/p' constraints.txt; \
+	   $(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+.PHONY: clean
+clean: ## Remove what was built (the environment and pulled checkpoints stay)
+	@rm -rf build dist site .cache/mypy .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
