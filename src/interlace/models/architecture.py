@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -49,3 +50,16 @@ class BertArchitecture:
 
 
 Architecture = LlamaArchitecture | BertArchitecture
+
+
+def read_architecture(path: Path) -> Architecture:
+    """What the checkpoint at `path` (a GGUF file, a folder holding one, or a Hugging Face folder) is built like.
+
+    Raises CheckpointError, naming the setting, for whatever the graphs would compute wrongly.
+    """
+    from interlace.models.architecture_gguf import gguf_architecture
+    from interlace.models.architecture_hf import folder_architecture
+    from interlace.models.layout import locate
+
+    layout = locate(path)
+    return gguf_architecture(layout.weights[0]) if layout.format == "gguf" else folder_architecture(layout.folder)

@@ -1,0 +1,165 @@
+"""The dimensions of a Llama decoder or BERT encoder from a Hugging Face folder's JSON files."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from interlace.errors import CheckpointError
+from interlace.models.architecture import Architecture, BertArchitecture, LlamaArchitecture
+from interlace.models.fields import Fields
+from interlace.models.layout import read_json, read_json_value
+
+Pooling = Literal["cls", "mean", "max", "mean_sqrt_len"]
+
+_POOLINGS: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+}
+_POOLING_NAMES: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "max": "max", "mean_sqrt_len_tokens": "mean_sqrt_len"}
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+
+
+def folder_architecture(folder: Path) -> Architecture:
+    """Read `config.json` and, for an encoder, the files of sentence-transformers beside it."""
+    fields = Fields(read_json(folder / "config.json"), "config.json")
+    family = fields.word("model_type")
+    fields.must_be_off("quantization_config")
+    fields.must_be_off("auto_map")  # the model is defined by code in the repository, which never runs here
+    if family == "llama":
+        return _llama(fields)
+    if family == "bert":
+        return _bert(fields, folder)
+    raise CheckpointError(f"config.json: model_type is {family[:40]!r}; this engine runs llama and bert.")
+
+
+def _llama(fields: Fields) -> LlamaArchitecture:
+    for name in ("attention_bias", "mlp_bias", "sliding_window", "num_local_experts", "logit_scale"):
+        fields.must_be_off(name)
+    fields.must_be_off("partial_rotary_factor", 1)
+    fields.must_be_off("hidden_act", "silu", "swish")
+    hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
+    kv_heads = fields.count("num_key_value_heads", heads)
+    head_dim = fields.count("head_dim", max(hidden // heads, 1))
+    if heads % kv_heads or head_dim % 2:
+        raise CheckpointError(f"config.json: {heads} heads of {head_dim} over {kv_heads} key heads cannot be built.")
+    return LlamaArchitecture(
+        layers=fields.count("num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        feed_forward=fields.count("intermediate_size"),
+        vocabulary=fields.count("vocab_size"),
+        context_length=fields.count("max_position_embeddings", 2048),
+        rope_theta=_rope_theta(fields),
+        rms_epsilon=fields.number("rms_norm_eps", 1e-6),
+        tied_embeddings=fields.flag("tie_word_embeddings", False),
+    )
+
+
+def _rope_theta(fields: Fields) -> float:
+    """The rotary base: newer files keep it in `rope_parameters`, older ones beside a `rope_scaling`."""
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = fields.values.get(name)
+        if rope is None:
+            continue
+        if not isinstance(rope, dict):
+            raise fields.wrong(name, rope, "an object")
+        inner = Fields(rope, f"config.json, {name}")
+        inner.must_be_off("rope_type", "default")
+        inner.must_be_off("type", "default")
+        inner.must_be_off("factor", 1)
+        inner.must_be_off("partial_rotary_factor", 1)
+        if rope.get("rope_theta") is not None:
+            return inner.number("rope_theta")
+    return fields.number("rope_theta", 10000.0)
+
+
+def _bert(fields: Fields, folder: Path) -> BertArchitecture:
+    for name in ("is_decoder", "add_cross_attention"):
+        fields.must_be_off(name)
+    fields.must_be_off("position_embedding_type", "absolute")
+    activation = fields.word("hidden_act", "gelu")
+    if activation not in _ACTIVATIONS:
+        raise fields.wrong("hidden_act", activation, f"one of {', '.join(_ACTIVATIONS)}")
+    hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
+    if hidden % heads:
+        raise CheckpointError(f"config.json: hidden_size {hidden} is not a multiple of {heads} heads.")
+    positions = fields.count("max_position_embeddings", 512)
+    pooling, normalize = _sentence_modules(folder)
+    return BertArchitecture(
+        layers=fields.count("num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        feed_forward=fields.count("intermediate_size"),
+        vocabulary=fields.count("vocab_size"),
+        positions=positions,
+        token_types=fields.count("type_vocab_size", 2),
+        norm_epsilon=fields.number("layer_norm_eps", 1e-12),
+        activation=activation,
+        max_tokens=min(positions, _sentence_limit(folder, positions)),
+        pooling=pooling,
+        normalize=normalize,
+    )
+
+
+def _sentence_limit(folder: Path, positions: int) -> int:
+    """`max_seq_length` of the sentence config; without one the tokenizer's limit, as sentence-transformers does."""
+    sentence = folder / "sentence_bert_config.json"
+    if sentence.is_file():
+        fields = Fields(read_json(sentence), sentence.name)
+        if fields.values.get("max_seq_length") is not None:
+            return fields.count("max_seq_length")
+    tokenizer = folder / "tokenizer_config.json"
+    limit = read_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None
+    # "No limit" is written as a number around 1e30.
+    return int(limit) if isinstance(limit, int | float) and 1 <= limit < positions else positions
+
+
+def _sentence_modules(folder: Path) -> tuple[Pooling, bool]:
+    """Pooling and normalisation as `modules.json` lists them; a bare encoder means its tokens, as the library does."""
+    file = folder / "modules.json"
+    if not file.is_file():
+        return "mean", False
+    modules = read_json_value(file)
+    if not isinstance(modules, list):
+        raise CheckpointError("modules.json is not a list of modules.")
+    pooling: Pooling | None = None
+    normalize = False
+    for number, module in enumerate(modules):
+        kind, path = _module(module)
+        if kind == "Pooling" and pooling is None and not normalize:
+            pooling = _pooling(folder / path / "config.json")
+        elif kind == "Normalize" and pooling is not None:
+            normalize = True  # it has no settings, and often no folder
+        elif kind != "Transformer" or number != 0 or path != PurePosixPath("."):
+            raise CheckpointError(f"modules.json: module {number} is {kind!r}, which this engine cannot run there.")
+    if pooling is None:
+        raise CheckpointError("modules.json has no Pooling module, so there is no single vector for a text.")
+    return pooling, normalize
+
+
+def _module(module: Any) -> tuple[str, PurePosixPath]:
+    """The class name and folder of one module; the folder may not lead out of the checkpoint."""
+    fields = Fields(module if isinstance(module, dict) else {}, "modules.json")
+    path = PurePosixPath(fields.word("path", ""))
+    if path.is_absolute() or ".." in path.parts or "\\" in str(path) or "\0" in str(path):
+        raise CheckpointError(f"modules.json: the path {str(path)[:80]!r} leads out of the checkpoint.")
+    return fields.word("type").rpartition(".")[2], path
+
+
+def _pooling(file: Path) -> Pooling:
+    config = read_json(file)
+    where = f"{file.parent.name}/{file.name}"
+    if config.get("pooling_mode") is not None:
+        name = config["pooling_mode"]
+        if not isinstance(name, str) or name not in _POOLING_NAMES:
+            raise CheckpointError(f"{where}: pooling_mode is {str(name)[:80]!r}; known: {', '.join(_POOLING_NAMES)}.")
+        return _POOLING_NAMES[name]
+    chosen = [name for name, on in config.items() if name.startswith("pooling_mode_") and on]
+    if len(chosen) != 1 or chosen[0] not in _POOLINGS:
+        raise CheckpointError(f"{where}: the pooling {chosen} is not one of {', '.join(_POOLINGS)}.")
+    return _POOLINGS[chosen[0]]

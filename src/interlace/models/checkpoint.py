@@ -1,0 +1,54 @@
+"""A checkpoint in the store, and the manifest that makes it one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from interlace.errors import CheckpointError
+from interlace.models.layout import Format
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_VERSION = 1
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a checkpoint is and where it came from. The checkpoint exists once this file does."""
+
+    source: str  # as given to `pull`, revision and version resolved
+    files: dict[str, str]  # path inside the checkpoint → SHA-256 in hexadecimal
+    bytes: int  # of all files together
+    format: Format
+    architecture: str  # "llama" or "bert"
+    parameters: int
+    context_length: int  # tokens
+    pulled: str  # date and time, ISO 8601, UTC
+    licence: str | None = None  # SPDX identifier, where the source states one
+    chat_template: str | None = None
+    version: int = MANIFEST_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights, config and tokenizer on disk. `path` is what `read_architecture` and `open_weights` take."""
+
+    name: str
+    path: Path
+    manifest: Manifest
+
+
+def write_manifest(file: Path, manifest: Manifest) -> None:
+    """Write it as readable JSON; the caller makes it durable."""
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Read it back; CheckpointError when it is missing or broken."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{file} is not a manifest of Interlace: {error}. Pull the checkpoint again.") from error
