@@ -2,7 +2,7 @@
 
 The order is that of transformers: temperature, top_k, top_p over what top_k left, min_p. "The largest" always means:
 by value, equals by lower token id, so the set is exact and the same everywhere. Nothing here sorts the vocabulary
-with its indices: only values are selected or sorted, which numpy does with SIMD, and only above a safe threshold.
+with its indices: values alone are selected, which numpy does with SIMD, and only the largest of them sorted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Row = NDArray[np.float32]
 
 BLOCK = 256
+_TOP_P_TRIES = (1024, 8192)  # how many of the largest to look among first; a model's nucleus rarely has more than 1024
 _INVERSE_TEMPERATURE_MIN = float(np.finfo(np.float32).tiny)  # 0 would turn an excluded token's -inf into NaN
 _INVERSE_TEMPERATURE_MAX = float(np.finfo(np.float32).max)
 
@@ -45,20 +46,38 @@ def fill_weights(
 
 def keep_top_k(values: Row, k: int) -> NDArray[np.bool_]:
     """The `k` largest values, 0 < k <= their number."""
-    threshold = np.partition(values, values.size - k)[values.size - k]
+    lowest = values.min()
+    # Without the -inf of a mask: numpy selects slowly among thousands of equals (and indexes slowly by booleans).
+    candidates = values.take(np.flatnonzero(values > lowest))
+    threshold = _nth_largest(candidates, k) if candidates.size >= k else lowest
     return _keep_largest(values, threshold, k)
+
+
+def _nth_largest(values: Row, n: int) -> np.float32:
+    found: np.float32 = np.partition(values, values.size - n)[values.size - n]
+    return found
 
 
 def keep_top_p(weights: Row, top_p: float, mass: float) -> NDArray[np.bool_]:
     """The fewest largest weights that hold `top_p` of `mass`, their sum; at least one.
 
-    Weights below half of (1 - top_p) x mass / number cannot, even together, be needed, so only the rest is sorted.
+    Weights below half of (1 - top_p) x mass / number are out at once: even all together they could not be needed.
     """
-    safe = 0.5 * (1.0 - top_p) * mass / weights.size
-    descending = np.sort(weights[weights >= np.float32(safe)])[::-1]
-    reached = np.searchsorted(np.cumsum(descending, dtype=np.float64), top_p * mass)
-    count = min(int(reached) + 1, descending.size)
+    goal = top_p * mass
+    candidates = np.flatnonzero(weights >= np.float32(0.5 * (mass - goal) / weights.size))
+    descending = _descending(weights.take(candidates), goal)
+    count = min(int(np.searchsorted(np.cumsum(descending, dtype=np.float64), goal)) + 1, descending.size)
     return _keep_largest(weights, descending[count - 1], count)
+
+
+def _descending(weights: Row, goal: float) -> Row:
+    """As many of the largest weights as sum to `goal` or more (all, where they don't), largest first."""
+    for size in _TOP_P_TRIES:
+        if weights.size > 2 * size:
+            largest = np.partition(weights, weights.size - size)[weights.size - size :]
+            if largest.sum(dtype=np.float64) > goal:
+                return np.sort(largest)[::-1]
+    return np.sort(weights)[::-1]
 
 
 def _keep_largest(values: Row, threshold: np.float32, count: int) -> NDArray[np.bool_]:
