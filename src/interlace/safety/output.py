@@ -1,0 +1,120 @@
+"""Guards what an engine says, delta by delta: nothing denied is shown, whatever the chunks were.
+
+A delta is released whole, in order, once all its text lies before anything that may still become a denied match; so
+logprobs never tell what the text does not. When a match is found its choice ends with `content_filter`, keeping the
+clean text before it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import regex
+
+from interlace.engines.types import Delta
+from interlace.safety.scanner import StreamScanner
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Held:
+    """A delta that waits: it may go once each scanner has passed its `end`."""
+
+    delta: Delta
+    ends: list[tuple[StreamScanner, int]]
+
+
+@dataclass(slots=True)
+class _Choice:
+    """What is known of one choice: its text, its tool calls (each a text of its own), and what is held back."""
+
+    text: StreamScanner
+    tools: dict[int, StreamScanner] = field(default_factory=dict)
+    held: deque[_Held] = field(default_factory=deque)
+    ended: bool = False
+
+
+class OutputGuard:
+    """The output guard of one request, for all of its choices."""
+
+    def __init__(self, patterns: Sequence[regex.Pattern[str]], window: int) -> None:
+        self._patterns = patterns
+        self._window = window
+        self._choices: dict[int, _Choice] = {}
+
+    def feed(self, delta: Delta) -> list[Delta]:
+        """The deltas that may be shown now. Deltas of a choice that has ended are dropped."""
+        choice = self._choices.get(delta.index)
+        if choice is None:
+            choice = self._choices[delta.index] = _Choice(self._scanner())
+        if choice.ended:
+            return []
+        try:
+            self._scan(choice, delta)
+        except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
+            _log.exception("an output guard failed, so the answer is refused")
+            return [self._end(choice, delta.index, "")]
+        if any(scanner.denied_at is not None for scanner in self._scanners(choice)):
+            return self._refuse(choice, delta.index)
+        choice.ended = delta.finish_reason is not None
+        return self._release(choice)
+
+    def _scan(self, choice: _Choice, delta: Delta) -> None:
+        ends: list[tuple[StreamScanner, int]] = []
+        if delta.text:
+            choice.text.feed(delta.text)
+            ends.append((choice.text, len(choice.text.text)))
+        for call in delta.tool_calls:
+            scanner = choice.tools.get(call.index)
+            if scanner is None:
+                scanner = choice.tools[call.index] = self._scanner()
+            scanner.feed((call.name or "") + call.arguments)
+            ends.append((scanner, len(scanner.text)))
+        choice.held.append(_Held(delta, ends))
+        if delta.finish_reason is not None:
+            for scanner in self._scanners(choice):
+                scanner.feed("", final=True)
+
+    def _release(self, choice: _Choice) -> list[Delta]:
+        released: list[Delta] = []
+        while choice.held and all(end <= scanner.safe for scanner, end in choice.held[0].ends):
+            released.append(choice.held.popleft().delta)
+        return released
+
+    def _refuse(self, choice: _Choice, index: int) -> list[Delta]:
+        """Everything before the match, then the end."""
+        released = self._release(choice)
+        clean = ""
+        if choice.held and choice.held[0].ends and choice.held[0].ends[0][0] is choice.text:
+            text = choice.held[0].delta.text
+            start = choice.held[0].ends[0][1] - len(text)
+            clean = text[: max(0, choice.text.safe - start)]
+        return [*(_unfinished(delta) for delta in released), self._end(choice, index, clean)]
+
+    def _end(self, choice: _Choice, index: int, clean: str) -> Delta:
+        choice.ended = True
+        choice.held.clear()
+        return Delta(index=index, text=clean, finish_reason="content_filter")
+
+    def _scanner(self) -> StreamScanner:
+        return StreamScanner(self._patterns, self._window)
+
+    def _scanners(self, choice: _Choice) -> list[StreamScanner]:
+        return [choice.text, *choice.tools.values()]
+
+
+def _unfinished(delta: Delta) -> Delta:
+    """The delta without its finish reason: the guard ends the choice, not the engine."""
+    if delta.finish_reason is None:
+        return delta
+    return Delta(
+        index=delta.index,
+        text=delta.text,
+        tokens=delta.tokens,
+        logprobs=delta.logprobs,
+        tool_calls=delta.tool_calls,
+    )
