@@ -1,0 +1,25 @@
+"""The default engines: a Llama-family decoder with continuous batching, and a BERT-family embedder.
+
+The front door is `load_core`, which an engine host calls in its own process; everything heavy is imported there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from interlace.config import ModelSettings
+from interlace.engines.types import Core
+
+__all__ = ["load_core"]
+
+
+def load_core(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -> Core:
+    """Load the checkpoint that `settings` name, as the engine that fits its architecture.
+
+    `progress` is told, in a few words, what is being done. Raises `CheckpointError` where the checkpoint is missing,
+    broken or too large for the memory that is left.
+    """
+    from interlace.engines.local.load import load
+
+    return load(settings, home, progress)

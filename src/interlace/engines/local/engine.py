@@ -1,0 +1,312 @@
+"""The default engine: continuous batching over one compiled decoder. The `Core` that an engine host drives.
+
+    prepare → add → [ schedule → forward → sample → tell each choice its token ] → events
+
+`prepare` runs on a reader thread and touches no shared state; everything else runs on the stepping thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from interlace.engines.local.choice import Choice, token_logprob
+from interlace.engines.local.constants import Array
+from interlace.engines.local.constraints import Constraint
+from interlace.engines.local.graph import BLOCK
+from interlace.engines.local.prompts import Prompts
+from interlace.engines.local.runner import Run, Runner
+from interlace.engines.local.sampler import Sampled, check_sampling, prompt_logprobs, sample
+from interlace.engines.local.scheduler import Scheduler, Sequence, Slice
+from interlace.engines.types import (
+    Capabilities,
+    Delta,
+    EmbedRequest,
+    GenerateRequest,
+    Health,
+    Outcome,
+    Started,
+    TokenLogprob,
+    Usage,
+)
+from interlace.errors import ContextLengthExceeded, EngineFailed, InterlaceError, InvalidRequest, Overloaded
+
+log = logging.getLogger(__name__)
+
+MAX_CHOICES = 128  # OpenAI's bound on n
+PROMPT_LOGPROB_ROWS = 128  # a row of logits is 4 bytes x vocabulary: bounds what one step holds for `echo`
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request ready to be queued: its token ids, and one constraint per choice (or none)."""
+
+    request: GenerateRequest
+    ids: list[int]
+    prompt_text: str | None
+    constraints: list[Constraint | None]
+
+
+@dataclass(eq=False)
+class _Task:
+    """One request under way: its choices, and what has been counted."""
+
+    request: GenerateRequest
+    prompt_ids: list[int]
+    prompt_text: str | None
+    choices: list[Choice]
+    started: bool = False
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the logprobs of prompt tokens are still being collected."""
+        return self.request.sampling.prompt_logprobs and not self.started
+
+    def usage(self) -> Usage:
+        return Usage(len(self.prompt_ids), sum(choice.tokens for choice in self.choices))
+
+
+class LocalEngine:
+    """Continuous batching over one decoder: see `interlace.engines.types.Core` for the contract of each method."""
+
+    def __init__(self, runner: Runner, prompts: Prompts, *, context_length: int, max_sequences: int, max_waiting: int,
+                 step_tokens: int, precision: str) -> None:  # fmt: skip
+        self._runner = runner
+        self._prompts = prompts
+        self._tokenizer = prompts.tokenizer
+        self._scheduler = Scheduler(blocks=runner.cache_blocks, max_running=max_sequences, step_tokens=step_tokens)
+        self._context_length = min(context_length, runner.cache_blocks * BLOCK - 1)
+        self._max_waiting = max_waiting
+        self._precision = precision
+        self._tasks: dict[str, _Task] = {}
+        self._outcomes: list[tuple[str, Outcome]] = []
+
+    # --- the contract of Core --------------------------------------------------------------------------------
+
+    def prepare(self, request: GenerateRequest | EmbedRequest) -> Prepared:
+        """Render and tokenise the prompt, check lengths and ids, compile the constraint. Runs beside `step`."""
+        if isinstance(request, EmbedRequest):
+            raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
+        if not 1 <= request.n <= MAX_CHOICES:
+            raise InvalidRequest(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", param="n")
+        check_sampling(request.sampling, self._tokenizer.vocabulary)
+        ids, prompt_text = self._prompts.encode(request)
+        self._check_length(request, len(ids))
+        constraints = self._prompts.constraints(request)
+        return Prepared(request, ids, prompt_text, constraints)
+
+    def add(self, prepared: Prepared) -> None:
+        """Queue the request's choices, or refuse with `Overloaded` when they would not fit the queue."""
+        request = prepared.request
+        if len(self._scheduler.waiting) + request.n > max(self._max_waiting, request.n):
+            raise Overloaded(
+                f"The model's queue is full ({len(self._scheduler.waiting)} sequences are waiting). Try again shortly.",
+                retry_after_seconds=1.0,
+            )
+        if request.id in self._tasks:
+            raise InvalidRequest(f"A request with the id {request.id!r} is already running.", param="id")
+        room = self._context_length - len(prepared.ids)
+        wanted = request.sampling.max_tokens
+        choices = [
+            Choice.create(index, request, self._prompts, prepared.ids, constraint, room if wanted is None else wanted)
+            for index, constraint in enumerate(prepared.constraints)
+        ]
+        task = _Task(request, prepared.ids, prepared.prompt_text, choices)
+        self._tasks[request.id] = task
+        if task.reads_prompt:  # the first choice reads the prompt's logprobs; the others follow it
+            task.prompt_logprobs.append(self._entry(Sampled(prepared.ids[0], None, ())))
+            self._queue(task, choices[0], slice_limit=PROMPT_LOGPROB_ROWS)
+        else:
+            self._start(task)
+            for choice in choices:
+                self._queue(task, choice)
+
+    def cancel(self, request_id: str) -> None:
+        """Forget the request and free its blocks; unknown ids are ignored."""
+        task = self._tasks.pop(request_id, None)
+        if task is not None:
+            self._release(task)
+
+    def has_work(self) -> bool:
+        """Whether any sequence waits or runs, or an outcome has not been handed out."""
+        return bool(self._outcomes or self._scheduler.running or self._scheduler.waiting)
+
+    def step(self) -> list[tuple[str, Outcome]]:
+        """One iteration: schedule, run, sample, tell."""
+        plan = self._scheduler.schedule()
+        if plan:
+            logits, rows = self._forward(plan)
+            completed = [piece.completes for piece in plan]
+            self._scheduler.computed(plan)
+            self._read_prompts(plan, logits, rows)
+            self._advance(
+                [(piece.sequence, own[-1]) for piece, own, whole in zip(plan, rows, completed, strict=True) if whole],
+                logits,
+            )
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def capabilities(self) -> Capabilities:
+        """What this model can do."""
+        return Capabilities(
+            generate=True,
+            chat=self._prompts.template is not None,
+            tools=self._prompts.template is not None,
+            context_length=self._context_length,
+            vocabulary=self._tokenizer.vocabulary,
+            precision=self._precision,
+        )
+
+    def health(self) -> Health:
+        """Counters of the scheduler now."""
+        scheduler = self._scheduler
+        return Health(
+            state="ready",
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            blocks_used=scheduler.total_blocks - scheduler.free_blocks,
+            blocks_total=scheduler.total_blocks,
+        )
+
+    # --- prepare ---------------------------------------------------------------------------------------------
+
+    def _check_length(self, request: GenerateRequest, prompt: int) -> None:
+        param = "messages" if request.messages is not None else "prompt"
+        if prompt == 0:
+            raise InvalidRequest("The prompt is empty: give at least one token.", param=param)
+        limit, wanted = self._context_length, request.sampling.max_tokens
+        if prompt + (wanted if wanted is not None else 1) <= limit:
+            return
+        asked = "" if wanted is None else f" and you asked for {wanted} more ({prompt + wanted} in all)"
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {limit} tokens. Your {param} came to {prompt} tokens{asked}. "
+            f"Shorten the {param}" + ("." if wanted is None else " or max_tokens."),
+            param=param,
+        )
+
+    # --- step ------------------------------------------------------------------------------------------------
+
+    def _forward(self, plan: list[Slice]) -> tuple[Array, list[range]]:
+        """Logits for the positions that are needed, and for each slice which rows are its own."""
+        wanted: list[Array] = []
+        rows: list[range] = []
+        begin = taken = 0
+        for piece in plan:
+            task, _ = piece.sequence.owner
+            needed = piece.count if task.reads_prompt else int(piece.completes)
+            wanted.append(np.arange(begin + piece.count - needed, begin + piece.count))
+            rows.append(range(taken, taken + needed))
+            begin, taken = begin + piece.count, taken + needed
+        runs = [
+            Run(s.tokens[s.computed : s.computed + piece.count], s.computed, s.blocks)
+            for piece in plan
+            for s in (piece.sequence,)
+        ]
+        return self._runner.forward(runs, np.concatenate(wanted)), rows
+
+    def _read_prompts(self, plan: list[Slice], logits: Array, rows: list[range]) -> None:
+        """Collect the logprobs of prompt tokens for `echo`: the row of position p tells of token p + 1."""
+        for piece, own in zip(plan, rows, strict=True):
+            task, choice = piece.sequence.owner
+            if not task.reads_prompt or task.request.id not in self._tasks:
+                continue
+            known = len(task.prompt_logprobs)  # a sequence computed anew passes positions that were read before
+            first = piece.sequence.computed - piece.count
+            fresh = [(row, first + i + 1) for i, row in enumerate(own) if known <= first + i + 1 < len(task.prompt_ids)]
+            if fresh:
+                following = [task.prompt_ids[position] for _, position in fresh]
+                read = prompt_logprobs(logits[[row for row, _ in fresh]], following, choice.top_logprobs)
+                with self._contained(task):
+                    task.prompt_logprobs += [self._entry(sampled) for sampled in read]
+            if len(task.prompt_logprobs) == len(task.prompt_ids):
+                self._start(task)
+                for sibling in task.choices[1:]:
+                    self._queue(task, sibling)
+
+    def _advance(self, ready: list[tuple[Sequence, int]], logits: Array) -> None:
+        """Choose the next token of every sequence that is computed to its end, and tell its choice."""
+        masked = [(sequence, row, mask) for sequence, row in ready for mask in self._mask(sequence)]
+        if not masked:
+            return
+        rows = [row for _, row, _ in masked]
+        samplers = [sequence.owner[1].sampler for sequence, _, _ in masked]
+        last = logits if rows == list(range(len(logits))) else logits[rows]  # a step of decodes needs no copy
+        chosen = sample(last, samplers, [mask for _, _, mask in masked])
+        for (sequence, _, _), result in zip(masked, chosen, strict=True):
+            self._tell(sequence, result)
+
+    def _mask(self, sequence: Sequence) -> Iterator[Array | None]:
+        """The constraint's mask for the next token (None: all allowed); nothing when it fails or none is wanted."""
+        task, choice = sequence.owner
+        with self._contained(task):
+            if choice.max_tokens == 0:  # only the prompt's logprobs were wanted
+                self._told(task, choice, choice.end_without_tokens())
+                return
+            yield choice.mask()
+
+    def _tell(self, sequence: Sequence, result: Sampled | EngineFailed) -> None:
+        task, choice = sequence.owner
+        if task.request.id not in self._tasks:
+            return  # a sibling failed earlier in this very step
+        with self._contained(task):
+            if isinstance(result, EngineFailed):
+                raise result
+            delta = choice.accept(result)
+            sequence.tokens.append(result.id)
+            self._told(task, choice, delta)
+
+    def _told(self, task: _Task, choice: Choice, delta: Delta) -> None:
+        """Pass a choice's delta on; when it was the last one, free what it held."""
+        self._outcomes.append((task.request.id, delta))
+        if not choice.finished:
+            return
+        if choice.sequence is not None:
+            self._scheduler.remove(choice.sequence)
+        if all(choice.finished for choice in task.choices):
+            del self._tasks[task.request.id]
+            self._outcomes.append((task.request.id, task.usage()))
+
+    @contextmanager
+    def _contained(self, task: _Task) -> Iterator[None]:
+        """What goes wrong within one request ends that request, never its neighbours."""
+        try:
+            yield
+        except InterlaceError as error:
+            self._fail(task, error)
+        except Exception as error:
+            log.exception("request %s failed in the engine", task.request.id)
+            self._fail(task, EngineFailed(f"The engine failed on this request ({type(error).__name__})."))
+
+    def _fail(self, task: _Task, error: InterlaceError) -> None:
+        del self._tasks[task.request.id]
+        self._release(task)
+        self._outcomes.append((task.request.id, error))
+
+    def _release(self, task: _Task) -> None:
+        for choice in task.choices:
+            if choice.sequence is not None:
+                self._scheduler.remove(choice.sequence)
+
+    def _queue(self, task: _Task, choice: Choice, slice_limit: int | None = None) -> None:
+        if choice.max_tokens == 0 and not task.request.sampling.prompt_logprobs:
+            self._told(task, choice, choice.end_without_tokens())
+            return
+        choice.sequence = Sequence(list(task.prompt_ids), (task, choice), slice_limit)
+        self._scheduler.add(choice.sequence)
+
+    def _start(self, task: _Task) -> None:
+        task.started = True
+        started = Started(
+            len(task.prompt_ids), prompt_logprobs=tuple(task.prompt_logprobs), prompt_text=task.prompt_text
+        )
+        self._outcomes.append((task.request.id, started))
+
+    def _entry(self, sampled: Sampled | EngineFailed) -> TokenLogprob:
+        if isinstance(sampled, EngineFailed):
+            raise sampled
+        return token_logprob(self._tokenizer, sampled)

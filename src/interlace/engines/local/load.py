@@ -1,0 +1,80 @@
+"""From a model's settings to a running engine: find the checkpoint, check memory, build, compile."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from interlace.config import ModelSettings
+from interlace.engines.local.constants import Precision
+from interlace.engines.types import Core
+from interlace.errors import ConfigError
+from interlace.models import BertArchitecture, LlamaArchitecture, check_memory, read_architecture, resolve
+
+log = logging.getLogger(__name__)
+
+
+def load(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -> Core:
+    """See `interlace.engines.local.load_core`."""
+    progress(f"finding checkpoint {settings.checkpoint}")
+    checkpoint = resolve(settings.checkpoint, home)
+    architecture = read_architecture(checkpoint.path)
+    threads = settings.threads or physical_cores()
+    if isinstance(architecture, BertArchitecture):
+        from interlace.engines.local.embedder import load_embedder
+
+        check_memory(checkpoint, 0)
+        return load_embedder(checkpoint.path, threads=threads, progress=progress)
+    check_memory(checkpoint, settings.cache_bytes)
+    return _load_decoder(settings, checkpoint.path, architecture, threads, progress)
+
+
+def _load_decoder(settings: ModelSettings, path: Path, architecture: LlamaArchitecture, threads: int,
+                  progress: Callable[[str], None]) -> Core:  # fmt: skip
+    from interlace.engines.local.constraints import GrammarCompiler
+    from interlace.engines.local.engine import LocalEngine
+    from interlace.engines.local.prompts import Prompts
+    from interlace.engines.local.runner import Runner
+    from interlace.engines.local.template import load_template
+    from interlace.engines.local.tokenizer import load_tokenizer
+
+    progress("reading the tokenizer")
+    tokenizer = load_tokenizer(path)
+    prompts = Prompts(tokenizer, load_template(path), GrammarCompiler(tokenizer))
+    progress("compiling the model")
+    precision = _precision(settings)
+    runner = Runner(path, architecture, precision=precision, cache_bytes=settings.cache_bytes, threads=threads)
+    formats = ", ".join(f"{count} x {kept}" for kept, count in sorted(runner.report.formats.items()))
+    log.info(
+        "%s: weights kept as %s; largest error of a re-coded one %.2g of its tensor's largest value; "
+        "cache of %d blocks of 32 tokens",
+        settings.name, formats, runner.report.worst_error, runner.cache_blocks,
+    )  # fmt: skip
+    return LocalEngine(
+        runner,
+        prompts,
+        context_length=min(settings.context_length or architecture.context_length, architecture.context_length),
+        max_sequences=settings.max_sequences,
+        max_waiting=settings.max_waiting,
+        step_tokens=max(settings.step_tokens, settings.max_sequences),  # room for one token of each
+        precision=precision,
+    )
+
+
+def _precision(settings: ModelSettings) -> Precision:
+    known: tuple[Precision, ...] = get_args(Precision)
+    for precision in known:
+        if precision == settings.precision:
+            return precision
+    raise ConfigError(f"model {settings.name}: precision {settings.precision!r} is none of {', '.join(known)}")
+
+
+def physical_cores() -> int:
+    """Cores this process may run on, counting two hardware threads of one core once: what matrix products scale with."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
