@@ -1,0 +1,46 @@
+"""Where tokens come from: one `Engine` protocol, and the local engine behind its host."""
+
+from interlace.engines.host import HostedEngine, RestartPolicy
+from interlace.engines.types import (
+    Capabilities,
+    Delta,
+    Embeddings,
+    EmbedRequest,
+    Engine,
+    Event,
+    GenerateRequest,
+    Health,
+    Message,
+    OutputRule,
+    Sampling,
+    Started,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
+
+__all__ = [
+    "Capabilities",
+    "Delta",
+    "EmbedRequest",
+    "Embeddings",
+    "Engine",
+    "Event",
+    "GenerateRequest",
+    "Health",
+    "HostedEngine",
+    "Message",
+    "OutputRule",
+    "RestartPolicy",
+    "Sampling",
+    "Started",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "TopLogprob",
+    "Usage",
+]

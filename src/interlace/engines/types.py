@@ -6,6 +6,7 @@ No wire dialect (OpenAI, Anthropic) is known here; `gateway/` translates.
 
 from __future__ import annotations
 
+import builtins  # a field named `bytes` hides the type from whoever resolves annotations in its class
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal, Protocol
 
@@ -115,7 +116,7 @@ class TopLogprob(Struct, frozen=True):
     """A token that could have been chosen; `logprob` is natural-log, before any penalty, bias or temperature."""
 
     id: int
-    bytes: bytes
+    bytes: builtins.bytes
     logprob: float
 
 
@@ -123,7 +124,7 @@ class TokenLogprob(Struct, frozen=True):
     """The chosen token with its logprob and those of the most likely alternatives, best first."""
 
     id: int
-    bytes: bytes
+    bytes: builtins.bytes
     logprob: float | None  # None only for the first prompt token
     top: tuple[TopLogprob, ...] = ()
 

@@ -1,0 +1,10 @@
+"""The fence around native code: a local engine in a process of its own, supervised, behind a Unix socket.
+
+`engine.py` is what the gateway holds, `supervisor.py` keeps its process (`process.py`) alive, `client.py` and
+`protocol.py` are the wire, `server.py` and `stepper.py` run inside the process.
+"""
+
+from interlace.engines.host.engine import HostedEngine
+from interlace.engines.host.supervisor import RestartPolicy
+
+__all__ = ["HostedEngine", "RestartPolicy"]

@@ -1,0 +1,93 @@
+"""`HostedEngine`: a local engine in a process of its own, as an `Engine` like any other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from interlace.config import ModelSettings
+from interlace.engines.host.protocol import Failure
+from interlace.engines.host.supervisor import DEFAULT_POLICY, RestartPolicy, Supervisor
+from interlace.engines.types import (
+    Capabilities,
+    Embeddings,
+    EmbedRequest,
+    Event,
+    GenerateRequest,
+    Health,
+    Usage,
+)
+from interlace.errors import EngineFailed
+
+LOCAL_CORE = "interlace.engines.local:load_core"
+
+
+class HostedEngine:
+    """A model whose core runs in an engine host, supervised.
+
+    `core` names the factory `load_core(settings, home, progress) -> Core` as "package.module:function". It is
+    imported in the host, so it comes from our code or the operator's settings, never from a request.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        home: Path,
+        *,
+        core: str = LOCAL_CORE,
+        policy: RestartPolicy = DEFAULT_POLICY,
+    ) -> None:
+        self._supervisor = Supervisor(settings, home, core, policy)
+
+    async def start(self) -> None:
+        """Begin to load, and return at once; `health()` says how far it is."""
+        self._supervisor.start()
+
+    async def wait_ready(self) -> None:
+        """Return once the engine is ready; raises `EngineUnavailable` once it is failed or closed."""
+        await self._supervisor.wait_ready()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Stream the events of one request; `aclose()` stops the work within one step."""
+        connection = self._supervisor.connection()
+        stream = connection.open(request)
+        finished = False
+        try:
+            while not finished:
+                for outcome in await stream.take():
+                    if isinstance(outcome, Failure):
+                        raise outcome.error()
+                    if isinstance(outcome, Embeddings):
+                        raise EngineFailed("the engine answered a prompt with an embedding")
+                    finished = isinstance(outcome, Usage)
+                    yield outcome
+        finally:
+            connection.finish(stream, cancel=not finished)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Embed all texts of the request, answered together."""
+        connection = self._supervisor.connection()
+        stream = connection.open(request)
+        finished = False
+        try:
+            outcome, *_ = await stream.take()
+            finished = isinstance(outcome, Embeddings)
+        finally:
+            connection.finish(stream, cancel=not finished)
+        if isinstance(outcome, Failure):
+            raise outcome.error()
+        if not isinstance(outcome, Embeddings):
+            raise EngineFailed("the engine answered an embedding request with text")
+        return outcome
+
+    def capabilities(self) -> Capabilities:
+        """What it can do; raises `EngineUnavailable` before it was ready the first time."""
+        return self._supervisor.capabilities()
+
+    def health(self) -> Health:
+        """Its state now, with the counters the host last sent; never waits, never asks."""
+        return self._supervisor.health()
+
+    async def close(self) -> None:
+        """End the host and all requests on it (they get `EngineUnavailable`); safe to call twice."""
+        await self._supervisor.close()
