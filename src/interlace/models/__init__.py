@@ -9,6 +9,18 @@ if TYPE_CHECKING:
     from interlace.models.architecture import Architecture, BertArchitecture, LlamaArchitecture, read_architecture
     from interlace.models.checkpoint import Checkpoint, Manifest
     from interlace.models.metadata import gguf_metadata
+    from interlace.models.pull import pull
+    from interlace.models.room import check_memory, memory_needed
+    from interlace.models.store import (
+        default_home,
+        find_checkpoint,
+        get_checkpoint,
+        list_checkpoints,
+        remove_checkpoint,
+        resolve,
+        verify_checkpoint,
+    )
+    from interlace.models.tensors import check_tensors
     from interlace.models.weights import StoredTensor, Weights, dequantise, open_weights
 
 # name → the module that has it
@@ -20,10 +32,21 @@ _HOMES = {
     "Manifest": "checkpoint",
     "StoredTensor": "weights",
     "Weights": "weights",
+    "check_memory": "room",
+    "check_tensors": "tensors",
+    "default_home": "store",
     "dequantise": "weights",
+    "find_checkpoint": "store",
+    "get_checkpoint": "store",
     "gguf_metadata": "metadata",
+    "list_checkpoints": "store",
+    "memory_needed": "room",
     "open_weights": "weights",
+    "pull": "pull",
     "read_architecture": "architecture",
+    "remove_checkpoint": "store",
+    "resolve": "store",
+    "verify_checkpoint": "store",
 }
 
 __all__ = [
@@ -34,10 +57,21 @@ __all__ = [
     "Manifest",
     "StoredTensor",
     "Weights",
+    "check_memory",
+    "check_tensors",
+    "default_home",
     "dequantise",
+    "find_checkpoint",
+    "get_checkpoint",
     "gguf_metadata",
+    "list_checkpoints",
+    "memory_needed",
     "open_weights",
+    "pull",
     "read_architecture",
+    "remove_checkpoint",
+    "resolve",
+    "verify_checkpoint",
 ]
 
 

@@ -1,0 +1,82 @@
+"""Is there room? On disk before a pull, in memory before a load; a refusal states both numbers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interlace.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from interlace.models.checkpoint import Checkpoint, Manifest
+
+DISK_MARGIN_BYTES = 64 << 20  # a machine with a full disk has worse problems than a missing model
+
+# Measured: 135 million parameters in f32 peaked at 1.2 GB, which is the weights twice and the runtime once.
+RUNTIME_BYTES = 150 << 20
+COPIES_WHILE_LOADING = 2
+_BYTES_PER_PARAMETER = {"f32": 4.0, "bf16": 2.0, "int8": 1.1}
+
+_CGROUP_LIMITS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Raise CheckpointError unless the disk of `folder` has room for `needed_bytes` and a margin."""
+    free = shutil.disk_usage(folder).free
+    if needed_bytes + DISK_MARGIN_BYTES > free:
+        raise CheckpointError(
+            f"The pull needs {gigabytes(needed_bytes + DISK_MARGIN_BYTES)}, but {folder} has {gigabytes(free)} free. "
+            "Make room, or set INTERLACE_HOME to a larger disk."
+        )
+
+
+def memory_needed(manifest: Manifest, precision: str = "file", extra_bytes: int = 0) -> int:
+    """An estimate, on the high side, of the bytes a load takes at its peak; `extra_bytes` is the KV cache."""
+    per_parameter = _BYTES_PER_PARAMETER.get(precision)
+    weights = manifest.bytes if per_parameter is None else int(manifest.parameters * per_parameter)
+    return COPIES_WHILE_LOADING * weights + RUNTIME_BYTES + extra_bytes
+
+
+def check_memory(checkpoint: Checkpoint, extra_bytes: int = 0, precision: str = "file") -> None:
+    """Raise CheckpointError, with both numbers, when loading would need more memory than is available."""
+    needed, available = memory_needed(checkpoint.manifest, precision, extra_bytes), available_memory()
+    if needed > available:
+        raise CheckpointError(
+            f"Loading {checkpoint.name} needs about {gigabytes(needed)} of memory, {gigabytes(available)} is available. "
+            "Lower cache_bytes or the precision, or choose a smaller checkpoint."
+        )
+
+
+def available_memory() -> int:
+    """Bytes this process may still take: the machine's, or less where a container's limit says so."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    return min([available, *(left for files in _CGROUP_LIMITS if (left := _cgroup_left(*files)) is not None)])
+
+
+def _cgroup_left(limit_file: str, usage_file: str, stat_file: str) -> int | None:
+    """What a control group's limit leaves; page cache that can be dropped counts as free. None: no such limit."""
+    try:
+        limit, usage = Path(limit_file).read_text().strip(), int(Path(usage_file).read_text())
+        stat = dict(line.split() for line in Path(stat_file).read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if not limit.isdigit():
+        return None  # "max"
+    return max(int(limit) - usage + int(stat.get("inactive_file", 0)), 0)
+
+
+def gigabytes(count: int) -> str:
+    """Bytes for people: "98.4 MB", "2.20 GB"."""
+    if count < 1_000_000:
+        return f"{count / 1e3:.1f} kB"
+    return f"{count / 1e9:.2f} GB" if count >= 1_000_000_000 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,61 @@
+"""A checkpoint from a file or folder on this machine: hard-linked where possible, copied elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from interlace.errors import CheckpointError
+from interlace.models.files import choose, inspect_file, safe_name
+from interlace.models.progress import Progress
+from interlace.models.refs import PathRef
+from interlace.models.room import check_disk
+from interlace.models.space import Origin, Space
+
+
+def pull_local(ref: PathRef, space: Space, progress: Progress) -> Origin:
+    """Bring the files of a local checkpoint into `space`; symbolic links and pickles are refused by name."""
+    if not ref.path.exists():
+        raise CheckpointError(f"{ref.path} does not exist.")
+    folder, names = _listed(ref.path)
+    for name in names:
+        inspect_file(folder / name, name)
+    shutil.rmtree(space.files, ignore_errors=True)
+    check_disk(space.root, sum((folder / name).stat().st_size for name in names))
+    for name in names:
+        target = space.files / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        progress.say(f"Taking {name}.")
+        _take(folder / name, target)
+    return Origin(str(ref))
+
+
+def _listed(path: Path) -> tuple[Path, list[str]]:
+    """The folder and the names below it to take; a symbolic link anywhere among them is refused."""
+    if path.is_file():
+        _refuse_link(path, path.name)
+        return path.parent, [safe_name(path.name)]
+    found = [
+        entry.relative_to(path).as_posix()
+        for pattern in ("*", "*/config.json")
+        for entry in path.glob(pattern)
+        if entry.is_symlink() or entry.is_file()
+    ]
+    names = choose(found, str(path))
+    for name in names:
+        _refuse_link(path / name, name)
+        _refuse_link((path / name).parent, name)
+    return path, [safe_name(name) for name in names]
+
+
+def _refuse_link(path: Path, name: str) -> None:
+    if path.is_symlink():
+        raise CheckpointError(f"{name} is a symbolic link; only plain files may enter the store. Copy it first.")
+
+
+def _take(origin: Path, target: Path) -> None:
+    try:
+        os.link(origin, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(origin, target, follow_symlinks=False)

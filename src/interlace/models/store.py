@@ -1,0 +1,131 @@
+"""The store: `HOME/checkpoints/NAME/` with a manifest and `files/`. No manifest, no checkpoint."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+from interlace.errors import CheckpointError
+from interlace.models.checkpoint import MANIFEST_NAME, Checkpoint, Manifest, read_manifest
+from interlace.models.describe import describe
+from interlace.models.files import sha256_of
+from interlace.models.lock import locked
+from interlace.models.refs import checked_name, is_ref
+
+
+def default_home() -> Path:
+    """`INTERLACE_HOME`, or `~/.interlace`."""
+    return Path(os.environ.get("INTERLACE_HOME") or "~/.interlace").expanduser().absolute()
+
+
+def shelf(home: Path) -> Path:
+    """The folder that holds all checkpoints."""
+    return home / "checkpoints"
+
+
+def staging_of(name: str, home: Path) -> Path:
+    """Where a pull of that name works; its leftovers are never listed."""
+    return shelf(home) / ".staging" / name
+
+
+def lock_of(name: str, home: Path) -> Path:
+    """The lock file of that name."""
+    return shelf(home) / ".locks" / f"{name}.lock"
+
+
+def list_checkpoints(home: Path) -> list[Checkpoint]:
+    """All checkpoints of the store, by name; half-pulled ones are not among them."""
+    folder = shelf(home)
+    names = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")] if folder.is_dir() else []
+    return [found for name in sorted(names) if (found := find_checkpoint(name, home)) is not None]
+
+
+def find_checkpoint(name: str, home: Path) -> Checkpoint | None:
+    """The checkpoint of that name, or None."""
+    folder = shelf(home) / checked_name(name)
+    if not (folder / MANIFEST_NAME).is_file():
+        return None
+    return Checkpoint(name, folder / "files", read_manifest(folder / MANIFEST_NAME))
+
+
+def get_checkpoint(name: str, home: Path) -> Checkpoint:
+    """The checkpoint of that name; CheckpointError says how to get it when it is not there."""
+    found = find_checkpoint(name, home)
+    if found is None:
+        raise CheckpointError(f"There is no checkpoint {name} in {shelf(home)}. Get it with: interlace pull {name}")
+    return found
+
+
+def resolve(name_or_path: str, home: Path) -> Checkpoint:
+    """A checkpoint of the store by its name, or whatever lies at a path, checked but neither copied nor hashed.
+
+    A word without a slash is a name first; write `./word` for a path.
+    """
+    if not is_ref(name_or_path):
+        found = find_checkpoint(name_or_path, home) if name_or_path == name_or_path.lower() else None
+        if found is not None:
+            return found
+        if not Path(name_or_path).exists():
+            return get_checkpoint(name_or_path, home)
+    return _in_place(Path(name_or_path).expanduser().absolute())
+
+
+def _in_place(path: Path) -> Checkpoint:
+    about = describe(path)
+    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    manifest = Manifest(
+        source=str(path),
+        files={},
+        bytes=about.bytes,
+        format=about.format,
+        architecture=about.architecture,
+        parameters=about.parameters,
+        context_length=about.context_length,
+        pulled=changed,
+        licence=about.licence,
+        chat_template=about.chat_template,
+    )
+    return Checkpoint(path.name.removesuffix(".gguf"), path, manifest)
+
+
+def verify_checkpoint(name: str, home: Path) -> list[str]:
+    """What is wrong with a checkpoint's files against its manifest, a line each; empty when all is well."""
+    checkpoint = get_checkpoint(name, home)
+    there = {
+        file.relative_to(checkpoint.path).as_posix(): file
+        for file in checkpoint.path.rglob("*")
+        if file.is_symlink() or not file.is_dir()
+    }
+    faults = [f"{extra} is not in the manifest" for extra in sorted(there.keys() - checkpoint.manifest.files.keys())]
+    for file_name, digest in sorted(checkpoint.manifest.files.items()):
+        file = there.get(file_name)
+        if file is None:
+            faults.append(f"{file_name} is missing")
+        elif file.is_symlink() or not file.is_file():
+            faults.append(f"{file_name} is not a plain file")
+        elif sha256_of(file) != digest:
+            faults.append(f"{file_name} has changed: its SHA-256 is not the manifest's")
+    return faults
+
+
+def remove_checkpoint(name: str, home: Path) -> None:
+    """Remove a checkpoint and what an unfinished pull of it left. It is gone at once, by one rename."""
+    with locked(lock_of(checked_name(name), home)):
+        folder, staging = shelf(home) / name, staging_of(name, home)
+        if not folder.exists() and not staging.exists():
+            get_checkpoint(name, home)  # raises, in words
+        if folder.exists():
+            trash = staging.parent / f".removed-{uuid.uuid4().hex}"
+            trash.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(folder, trash)
+        sweep(home)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def sweep(home: Path) -> None:
+    """Delete what removals that were killed half-way left behind."""
+    for trash in (shelf(home) / ".staging").glob(".removed-*"):
+        shutil.rmtree(trash, ignore_errors=True)
