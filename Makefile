@@ -94,7 +94,7 @@ bench: $(VENV)/.installed-bench ## Measure the engine; prints a table, writes JS
 
 .PHONY: docs
 docs: $(VENV)/.installed-dev ## Build the documentation into site/; a dead link fails
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .PHONY: reference
 reference: $(VENV)/.installed-dev ## Renew the reference pages that are made from code

