@@ -1,0 +1,248 @@
+"""Texts to vectors: an encoder of the BERT family as a `Core`, batched across requests.
+
+Order: round robin by request, one text a turn, at most `STEP_TOKENS` tokens a step. So a request of thousands of
+texts takes its turn like any other, and one of a single text waits for one text of each request before it, not for
+whole requests. What a step picked is sorted by length and padded per batch, within `PADDING` of waste.
+
+A text longer than the model reads is refused with both numbers, since nothing of a caller's text is dropped in
+silence; with `truncate` it is cut as sentence-transformers cuts it. Token ids are embedded as given: nothing is added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
+import openvino as ov
+
+from interlace.engines.local.bert_graph import build_bert
+from interlace.engines.local.tokenizer import Tokenizer, load_tokenizer
+from interlace.engines.types import Capabilities, Embeddings, EmbedRequest, GenerateRequest, Health, Outcome
+from interlace.errors import CheckpointError, ContextLengthExceeded, EngineFailed, InvalidRequest, Overloaded
+from interlace.models import BertArchitecture, open_weights, read_architecture
+
+STEP_TOKENS = 2048  # tokens of one step: what bounds its memory, and how soon a cancelled or new request is seen
+PADDING = 0.25  # of a batch's longest text: how much shorter the others may be
+QUEUE_TOKENS = 1 << 20  # tokens waiting in all; beyond, requests are sent away for now
+INPUTS_MAX = 2048  # texts of one request, as OpenAI's API has it
+_RETRY_AFTER_SECONDS = 5.0
+
+_PROPERTIES = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    "NUM_STREAMS": 1,
+    "ENABLE_CPU_PINNING": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEmbedding:
+    """An accepted request: the token ids of each of its texts."""
+
+    id: str
+    texts: tuple[tuple[int, ...], ...]
+
+    @property
+    def tokens(self) -> int:
+        """Of all texts, special tokens included."""
+        return sum(map(len, self.texts))
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request under way: the next text to compute, and the rows that are there."""
+
+    prepared: PreparedEmbedding
+    next: int = 0
+    rows: dict[int, bytes] = field(default_factory=dict)
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    """Text number `index` of a job, to be computed in this step."""
+
+    job: _Job
+    index: int
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.job.prepared.texts[self.index]
+
+
+class Embedder:
+    """An encoder that embeds texts; the `Core` protocol tells which calls may meet."""
+
+    def __init__(
+        self, architecture: BertArchitecture, tokenizer: Tokenizer, compiled: ov.CompiledModel, *, truncate: bool
+    ) -> None:
+        self._arch = architecture
+        self._tokenizer = tokenizer
+        self._compiled = compiled  # an infer request does not keep its model alive
+        self._request = compiled.create_infer_request()
+        self._truncate = truncate
+        self._jobs: dict[str, _Job] = {}
+        self._turns: deque[_Job] = deque()  # jobs with texts still to compute, the next one first
+        self._waiting_tokens = 0
+
+    def prepare(self, request: GenerateRequest | EmbedRequest) -> PreparedEmbedding:
+        """Tokenise the texts; raises `InvalidRequest`."""
+        if isinstance(request, GenerateRequest):
+            raise InvalidRequest("This is an embedding model: use /v1/embeddings.", param="model")
+        number = len(request.ids or request.texts)
+        if number == 0:
+            raise InvalidRequest("input must not be empty: send a text, or token ids.", param="input")
+        if number > INPUTS_MAX:
+            raise InvalidRequest(f"input has {number} texts; a request may have {INPUTS_MAX}.", param="input")
+        if request.ids:
+            return PreparedEmbedding(request.id, tuple(self._checked(i, ids) for i, ids in enumerate(request.ids)))
+        return PreparedEmbedding(request.id, tuple(self._encoded(i, text) for i, text in enumerate(request.texts)))
+
+    def _encoded(self, index: int, text: str) -> tuple[int, ...]:
+        if not text:
+            raise InvalidRequest(f"input[{index}] is an empty string; there is nothing to embed.", param="input")
+        ids = tuple(self._tokenizer.encode(text, special=True, framed=True))
+        if self._truncate and len(ids) > self._arch.max_tokens:
+            ids = ids[: self._arch.max_tokens - 1] + ids[-1:]  # the last one is [SEP]
+        return self._checked(index, ids)
+
+    def _checked(self, index: int, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """`ids` themselves, if the model can read them."""
+        if not ids:
+            raise InvalidRequest(f"input[{index}] has no tokens; there is nothing to embed.", param="input")
+        if len(ids) > self._arch.max_tokens:
+            raise ContextLengthExceeded(
+                f"This model reads at most {self._arch.max_tokens} tokens, but input[{index}] has {len(ids)}. "
+                "Send a shorter text, or split it.",
+                param="input",
+            )
+        if min(ids) < 0 or max(ids) >= self._arch.vocabulary:
+            raise InvalidRequest(
+                f"input[{index}] has a token id outside this model's 0 to {self._arch.vocabulary - 1}.", param="input"
+            )
+        return ids
+
+    def add(self, prepared: PreparedEmbedding) -> None:
+        """Queue a request; raises `Overloaded` when too much waits already."""
+        if self._turns and self._waiting_tokens + prepared.tokens > QUEUE_TOKENS:
+            raise Overloaded(
+                f"{self._waiting_tokens} tokens wait to be embedded already; try again later.",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
+        job = _Job(prepared)
+        self._jobs[prepared.id] = job
+        self._turns.append(job)
+        self._waiting_tokens += prepared.tokens
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request at once; unknown ids are ignored."""
+        job = self._jobs.pop(request_id, None)
+        if job is not None and job in self._turns:
+            self._turns.remove(job)
+            self._waiting_tokens -= sum(map(len, job.prepared.texts[job.next :]))
+
+    def has_work(self) -> bool:
+        """Whether any text waits."""
+        return bool(self._turns)
+
+    def step(self) -> list[tuple[str, Outcome]]:
+        """Compute the next texts, at most `STEP_TOKENS` of them; return the requests that are done."""
+        picks = self._pick()
+        for batch in _batches(picks):
+            for pick, row in zip(batch, self._infer([pick.ids for pick in batch]), strict=True):
+                pick.job.failed |= not np.isfinite(row).all()
+                pick.job.rows[pick.index] = row.astype("<f4", copy=False).tobytes()
+        return [self._finish(job) for job in {id(pick.job): pick.job for pick in picks}.values() if _is_done(job)]
+
+    def _pick(self) -> list[_Pick]:
+        """The texts of one step: one of each request in turn, until the tokens are spent (at least one text)."""
+        picks: list[_Pick] = []
+        tokens = 0
+        while self._turns:
+            job = self._turns[0]
+            pick = _Pick(job, job.next)
+            tokens += len(pick.ids)
+            if picks and tokens > STEP_TOKENS:
+                break
+            picks.append(pick)
+            job.next += 1
+            self._waiting_tokens -= len(pick.ids)
+            self._turns.popleft()
+            if job.next < len(job.prepared.texts):
+                self._turns.append(job)
+        return picks
+
+    def _infer(self, texts: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
+        """One vector for each text, [len(texts), hidden]."""
+        lengths = np.array([len(ids) for ids in texts])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        padded = np.zeros(mask.shape, dtype=np.int64)
+        padded[mask] = np.concatenate([np.array(ids, dtype=np.int64) for ids in texts])
+        self._request.infer([padded, mask.astype(np.float32)])
+        return np.array(self._request.get_output_tensor(0).data)  # a copy: the runtime reuses its tensor
+
+    def _finish(self, job: _Job) -> tuple[str, Outcome]:
+        """The answer to a request whose rows are all there."""
+        prepared = job.prepared
+        del self._jobs[prepared.id]
+        if job.failed:
+            return prepared.id, EngineFailed("The model computed an embedding that is not finite for this input.")
+        rows = tuple(job.rows[index] for index in range(len(prepared.texts)))
+        return prepared.id, Embeddings(rows, self._arch.hidden, prepared.tokens)
+
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        return Capabilities(
+            embed=True,
+            context_length=self._arch.max_tokens,
+            vocabulary=self._arch.vocabulary,
+            dimensions=self._arch.hidden,
+            precision="f32",
+        )
+
+    def health(self) -> Health:
+        """Counters now: requests under way, and of them those that nothing was computed for yet."""
+        jobs = list(self._jobs.values())
+        waiting = sum(job.next == 0 for job in jobs)
+        return Health("ready", running=len(jobs) - waiting, waiting=waiting)
+
+
+def _is_done(job: _Job) -> bool:
+    return len(job.rows) == len(job.prepared.texts)
+
+
+def _batches(picks: Sequence[_Pick]) -> list[list[_Pick]]:
+    """Picks of about equal length together, longest first, so that little is computed for padding."""
+    batches: list[list[_Pick]] = []
+    for pick in sorted(picks, key=lambda pick: -len(pick.ids)):
+        if batches and len(pick.ids) >= (1 - PADDING) * len(batches[-1][0].ids):
+            batches[-1].append(pick)
+        else:
+            batches.append([pick])
+    return batches
+
+
+def load_embedder(path: Path, *, threads: int, progress: Callable[[str], None], truncate: bool = False) -> Embedder:
+    """Read and compile the encoder in the folder `path`; raises `CheckpointError`.
+
+    `threads`: 0 leaves the number to the runtime. `progress` is told what is under way. `truncate`: cut a long text
+    to what the model reads, rather than refuse it.
+    """
+    architecture = read_architecture(path)
+    if not isinstance(architecture, BertArchitecture):
+        raise CheckpointError(f"{path.name} is of the {architecture.family} family, which makes no embeddings.")
+    progress("reading the tokenizer")
+    tokenizer = load_tokenizer(path)
+    progress("building the encoder")
+    with open_weights(path) as weights:
+        model = build_bert(architecture, weights)
+    progress("compiling the encoder")
+    compiled = ov.Core().compile_model(model, "CPU", _PROPERTIES | {"INFERENCE_NUM_THREADS": threads})
+    return Embedder(architecture, tokenizer, compiled, truncate=truncate)
