@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import zipfile
@@ -73,14 +72,6 @@ def package_index() -> Iterator[None]:
         yield
     finally:
         _network_open = False
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A TCP port of loopback that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 
 from interlace.gateway.chat import Timing, _events, _printable
+from tests.support.serving import free_port
 
 KEY = "a-key-for-tests"
 
@@ -174,9 +175,9 @@ def test_a_model_that_is_not_served_is_told_with_those_that_are(parrot: tuple[Pa
     assert done.stderr == "Error: No model 'parot' is served; there is: embedder, parrot, other.\n"
 
 
-def test_no_server(tmp_path: Path, free_port: int) -> None:
+def test_no_server(tmp_path: Path) -> None:
     """Without a server the message says how to start one."""
-    done = _chat(f"http://127.0.0.1:{free_port}", tmp_path, "hello\n")
+    done = _chat(f"http://127.0.0.1:{free_port()}", tmp_path, "hello\n")
     assert done.returncode == 1
     assert done.stderr.endswith("Start one with: interlace serve\n")
     assert done.stderr.count("\n") == 1
