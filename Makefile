@@ -17,7 +17,7 @@ WORKERS ?= 2
 # Any Python from 3.11: make serve PYTHON=/opt/python/bin/python3
 PYTHON ?=
 
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --quiet -c constraints.txt
 
 .PHONY: help
 help: ## Say what can be made

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from interlace import errors
 from interlace.cli import app
 from interlace.config import settings_reference
+from interlace.gateway import wire
 
 FOLDER = Path(__file__).parent / "reference"
 MADE = "<!-- Made by docs/generate.py from the code; edit there. -->\n\n"
@@ -78,7 +79,7 @@ def errors_page() -> str:
 
 def _classes(root: type[errors.InterlaceError]) -> Iterator[type[errors.InterlaceError]]:
     for child in root.__subclasses__():
-        if child.__module__ == errors.__name__:
+        if child.__module__ in (errors.__name__, wire.__name__):
             yield child
             yield from _classes(child)
 
