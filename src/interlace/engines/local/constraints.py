@@ -79,7 +79,7 @@ class GrammarCompiler:
         rule: OutputRule | None,
         tools: Sequence[Tool] = (),
         tool_choice: str = "auto",
-        parallel: bool = True,  # noqa: FBT001, FBT002 - the request's own field
+        parallel: bool = True,
         form: ToolFormat = "list",
     ) -> Constraint | None:
         """The constraint a request asks for; None when anything goes. `InvalidRequest` names the field at fault.

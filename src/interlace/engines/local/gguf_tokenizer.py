@@ -78,7 +78,7 @@ def build(metadata: Mapping[str, Any]) -> Tokenizer:
     tokens = _strings(metadata, "tokenizer.ggml.tokens")
     tokenizer = Tokenizer(_bpe(tokens, _merges(metadata, tokens), ignore_merges=pre == "llama-bpe"))
     if pre == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.normalizer = normalizers.NFC()  # type: ignore[no-untyped-call]
     tokenizer.pre_tokenizer = _SPLITS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
     _add_tokens(tokenizer, tokens, metadata)

@@ -46,7 +46,7 @@ def rule_grammar(rule: OutputRule) -> str:
         return LLMatcher.grammar_from_regex(rule.rule)
     if rule.kind == "grammar":
         return LLMatcher.grammar_from_lark(rule.rule)
-    return LLMatcher.grammar_from_json_schema(_json_schema(rule), overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
+    return _from_schema(_json_schema(rule), _JSON_OPTIONS, rule_param(rule))
 
 
 def calls_grammar(
@@ -77,16 +77,22 @@ def arguments_schema(tool: Tool, param: str) -> dict[str, Any]:
         return {"type": "object", "properties": {}, "additionalProperties": False}
     schema = {"type": "object", **tool.parameters}
     if schema["type"] != "object":
-        raise InvalidRequest(f'Parameters of a function must have "type": "object", not {schema["type"]!r}.', param=param)
+        message = f'Parameters of a function must have "type": "object", not {schema["type"]!r}.'
+        raise InvalidRequest(message, param=param)
     return schema
 
 
 def arguments_grammar(tool: Tool, param: str) -> str:
     """The grammar of one tool's arguments alone, to find out whose schema is wrong."""
-    return LLMatcher.grammar_from_json_schema(
-        _bounded(json.dumps(arguments_schema(tool, param)), param),
-        overrides=_tool_options(tool),  # type: ignore[arg-type]
-    )
+    schema = _bounded(json.dumps(arguments_schema(tool, param)), param)
+    return _from_schema(schema, _tool_options(tool), param)
+
+
+def _from_schema(schema: str, options: Mapping[str, Any], param: str) -> str:
+    try:
+        return LLMatcher.grammar_from_json_schema(schema, overrides=options)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InvalidRequest(f"The schema can't be read: {error}", param=param) from error
 
 
 def _json_schema(rule: OutputRule) -> str:
@@ -132,7 +138,7 @@ def _call(place: int, tool: Tool) -> str:
     return f'call_{place}: {head} %json {schema} "}}"'
 
 
-def _body(form: ToolFormat, parallel: bool) -> str:  # noqa: FBT001
+def _body(form: ToolFormat, parallel: bool) -> str:
     """What follows the opening tag, the closing tag included."""
     close = _quoted(CLOSE_TAG)
     if form == "list":

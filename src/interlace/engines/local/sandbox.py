@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import Template, nodes
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -70,17 +70,19 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree: nodes.Template = _Metering().visit(super()._parse(source, name, filename))
         return tree
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - jinja2's own names
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Every call a template makes passes here."""
         _meter.get().tick()
         _check_arguments(getattr(__obj, "__self__", None), args, kwargs)
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Every intercepted operator passes here."""
         _check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
 
-def render(sandbox: Sandbox, template: Any, variables: dict[str, Any]) -> str:
+def render(template: Template, variables: dict[str, Any]) -> str:
     """The whole text of a template; `TemplateError` (or what its expressions raise) when it cannot be had."""
     token = _meter.set(_Meter())
     try:
@@ -97,12 +99,12 @@ def render(sandbox: Sandbox, template: Any, variables: dict[str, Any]) -> str:
 class _Metering(NodeTransformer):
     """Puts a counter around what loops iterate over, and a check on `~`, the one operator jinja2 can't intercept."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - jinja2's name
         self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, "_counted", [], [], None, None).set_lineno(node.lineno)
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         parts = nodes.List(node.nodes).set_lineno(node.lineno)
         return nodes.Filter(parts, "_joined", [], [], None, None).set_lineno(node.lineno)
@@ -192,10 +194,10 @@ def _strftime_now(layout: str) -> str:
 
 def _tojson(
     value: Any,
-    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - the signature templates call
+    ensure_ascii: bool = False,
     indent: int | None = None,
     separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,  # noqa: FBT001, FBT002
+    sort_keys: bool = False,
 ) -> str:
     """JSON as transformers writes it: jinja2's own would escape HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -48,7 +48,6 @@ class ChatTemplate:
 
     shows_tools: bool  # the template itself shows tools, in a form whose calls are understood
     tool_format: ToolFormat
-    _sandbox: Sandbox
     _default: Template
     _with_tools: Template
     _fence: re.Pattern[str]
@@ -72,9 +71,10 @@ class ChatTemplate:
 
     def _run(self, template: Template, variables: dict[str, Any]) -> str:
         try:
-            return render(self._sandbox, template, variables)
+            return render(template, variables)
         except Refused as error:
-            raise InvalidRequest(f"The model's chat template refuses this conversation: {error}", param="messages") from error
+            message = f"The model's chat template refuses this conversation: {error}"
+            raise InvalidRequest(message, param="messages") from error
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             message = f"The model's chat template cannot render this conversation: {error}"
             raise InvalidRequest(message, param="messages") from error
@@ -114,7 +114,6 @@ def load_template(path: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
     return ChatTemplate(
         shows_tools=shows_tools,
         tool_format="object" if shows_tools else "list",
-        _sandbox=sandbox,
         _default=sandbox.from_string(_checked(sandbox, default, path)),
         _with_tools=sandbox.from_string(_checked(sandbox, with_tools, path)),
         _fence=re.compile("|".join(map(re.escape, control)) or "(?!)"),

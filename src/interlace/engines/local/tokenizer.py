@@ -99,7 +99,7 @@ def _from_folder(path: Path) -> Tokenizer:
     source = path / "tokenizer.json"
     try:
         backend = Backend.from_file(str(source))
-    except Exception as error:  # noqa: BLE001 - `tokenizers` raises bare Exception for every unusable file
+    except Exception as error:  # `tokenizers` raises the bare class for every unusable file
         raise CheckpointError(f"{source} is missing or not a tokenizer that can be read: {error}") from error
     backend.no_truncation()
     backend.no_padding()

@@ -80,7 +80,7 @@ def _validator_class() -> Any:
 
     watched = ("$ref", "allOf", "anyOf", "oneOf", "not", "if", "contains", "items", "properties", "dependentSchemas")
     keywords = {name: counted(Draft202012Validator.VALIDATORS[name]) for name in watched}
-    return extend(Draft202012Validator, {**keywords, "pattern": _pattern})
+    return extend(Draft202012Validator, {**keywords, "pattern": _pattern})  # type: ignore[no-untyped-call]
 
 
 def _pattern(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[Any]:
