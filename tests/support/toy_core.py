@@ -3,7 +3,7 @@
     count N        N deltas "0 ", "1 ", ..., one a step
     endless        deltas until it is cancelled
     echo TEXT      one delta with TEXT
-    report         one delta: JSON of `{"cancelled": {id: tokens made}, "running": [ids]}`
+    report         one delta: JSON of `{"cancelled": {id: tokens made}, "running": [ids of others]}`
     sleep S        a step that blocks for S seconds, GIL and all threads free, then ends
     segfault       dies in a step;  exit N: leaves with that status in a step
     raise          a step raises;  raise-in-add, raise-in-prepare: there
@@ -114,7 +114,8 @@ class ToyCore:
 
     def _text(self, run: Run) -> str:
         if run.verb == "report":
-            return json.dumps({"cancelled": self.cancelled, "running": list(self.runs)})
+            others = [id for id, other in self.runs.items() if other is not run]
+            return json.dumps({"cancelled": self.cancelled, "running": others})
         if run.verb == "surrogate":
             return "\ud800"
         return f"{run.made - 1} " if run.verb == "count" else run.argument

@@ -74,7 +74,8 @@ class Stepper:
     def turn(self) -> None:
         """One turn. Waits for a note when the core has no work, and then may return without a step."""
         self._take_notes()
-        self._flush()  # refusals need not wait for a step
+        if self._outcomes or not self._core.has_work():
+            self._flush()  # refusals need not wait for a step
         if self._core.has_work():
             self._step()
             self._flush()
