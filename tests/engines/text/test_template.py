@@ -49,7 +49,10 @@ _MISTRAL = """{{ bos_token }}{% set turns = messages | rejectattr('role', 'equal
   {%- if message.role == 'user' %}[INST] {{ message.content | replace('  ', ' ') }} [/INST]
   {%- else %}{% generation %} {{ message.content }}{% endgeneration %}{{ eos_token }}{% endif %}
 {%- endfor %}"""
-_PLAIN = "{% for m in messages %}{{ m.role.upper() }}: {{ m['content'].split('|')[-1].strip() }}\n{% endfor %}{{ dict(a=1).items() | list }}"
+_PLAIN = (
+    "{% for m in messages %}{{ m.role.upper() }}: {{ m['content'].split('|')[-1].strip() }}\n{% endfor %}"
+    "{{ dict(a=1).items() | list }}"
+)
 
 _CONVERSATIONS = {
     "one turn": [Message(role="user", content="Hi  there")],
@@ -217,7 +220,7 @@ def test_a_refusal_of_the_template_is_the_callers_error(tmp_path: Path, smollm2:
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% for a in 'x' * 9999 %}{% for b in 'x' * 9999 %}{% endfor %}{% endfor %}",
         "{{ 'x' * 10**10 }}",
-        "{{ 9 ** 9 ** 9 }}",
+        "{{ 9 ** 999999999 }}",
         "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
         "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
         "{% set n = namespace(s='xx') %}{% for i in range(60) %}{% set n.s = n.s.replace('x', n.s) %}{% endfor %}",

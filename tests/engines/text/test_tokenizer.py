@@ -23,7 +23,8 @@ _PARTS = [
     "12345", "3.14159", "٣٤٥ ½ Ⅷ", "😀", "👩‍👩‍👧‍👦🏳️‍🌈",
     "漢字かな交じり文", "한국어",
     "العربية", "हिन्दी", "e\u0301 n\u0303", "\u200b\u00a0\u2028",
-    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<|im_", "def f(x):\n    return x ** 2\n", "\r\n", "\x00\x7f",
+    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<|im_",
+    "def f(x):\n    return x ** 2\n", "\r\n", "\x00\x7f",
     "ﬁ Å ①", "a" * 50, "!!!???", "$1,234.56", "\U0010ffff",
 ]  # fmt: skip
 CORPUS = [first + between + second for first in _PARTS for second in _PARTS for between in ("", " ")][:2000]

@@ -6,7 +6,7 @@ refused, because a wrong split still gives plausible text, only worse.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import (
@@ -53,7 +53,7 @@ def _words(pattern: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-_SPLITS = {
+_SPLITS: Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "gpt-2": _gpt2_split,
     "smollm": _digits_first,
     "llama-bpe": lambda: _words(_LLAMA3_WORDS),
@@ -70,7 +70,7 @@ def build(metadata: Mapping[str, Any]) -> Tokenizer:
             "Use the checkpoint's safetensors folder, which carries its tokenizer.json."
         )
     pre = metadata.get("tokenizer.ggml.pre")
-    if pre not in _SPLITS:
+    if not isinstance(pre, str) or pre not in _SPLITS:
         raise CheckpointError(
             f"tokenizer.ggml.pre is {pre!r}; proven pre-tokenizers are {', '.join(sorted(_SPLITS))}. "
             "Use the checkpoint's safetensors folder, which carries its tokenizer.json."
@@ -78,7 +78,7 @@ def build(metadata: Mapping[str, Any]) -> Tokenizer:
     tokens = _strings(metadata, "tokenizer.ggml.tokens")
     tokenizer = Tokenizer(_bpe(tokens, _merges(metadata, tokens), ignore_merges=pre == "llama-bpe"))
     if pre == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()  # type: ignore[no-untyped-call]
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _SPLITS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
     _add_tokens(tokenizer, tokens, metadata)

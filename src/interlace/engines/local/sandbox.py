@@ -8,6 +8,7 @@ checked before it runs, and the clock is looked at with each tick.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -22,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 MAX_TICKS = 500_000
-MAX_SECONDS = 5.0  # of the rendering thread's own time
+MAX_SECONDS = 2.0  # of the rendering thread's own time
 MAX_TEXT = 1 << 24  # characters, of the output and of any string on the way
 _MAX_NUMBER = 1 << 16  # as an argument: a width, an indentation, a count
 
@@ -70,11 +71,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree: nodes.Template = _Metering().visit(super()._parse(source, name, filename))
         return tree
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Every call a template makes passes here."""
         _meter.get().tick()
-        _check_arguments(getattr(__obj, "__self__", None), args, kwargs)
-        return super().call(__context, __obj, *args, **kwargs)
+        method = getattr(obj, "__wrapped__", obj)  # jinja2 wraps str.format
+        _check_method(method)
+        _check_arguments(getattr(method, "__self__", None), args, kwargs)
+        return super().call(context, obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Every intercepted operator passes here."""
@@ -164,8 +167,15 @@ def _check_arguments(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         _check_size((len(value) + 1) * max(sizes) if isinstance(value, str) else len(value) * max(sizes))
 
 
+def _check_method(method: Any) -> None:
+    """`"{:1000000000}".format(1)`: a width inside the text."""
+    layout = getattr(method, "__self__", None)
+    if isinstance(layout, str) and method.__name__ in {"format", "format_map"} and re.search(r"\d{4}", layout):
+        raise SecurityError("the template formats with a width")
+
+
 def _check_operator(operator: str, left: Any, right: Any) -> None:
-    if operator == "**" and isinstance(right, int | float) and abs(right) > 64:
+    if operator == "**" and isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > 4096:
         raise SecurityError("the template raises to too high a power")
     if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
         _check_size(len(left) + len(right))
