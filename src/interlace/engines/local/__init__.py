@@ -5,6 +5,7 @@ The front door is `load_core`, which an engine host calls in its own process; ev
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from interlace.config import ModelSettings
 from interlace.engines.types import Core
 
 __all__ = ["load_core"]
+
+# Importing openvino reports the import to a web analytics service through this package, and no environment variable
+# stops it. Without the package openvino falls back on a stub of its own. Nothing may call home from a private fabric.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: "not to be imported"
 
 
 def load_core(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -> Core:

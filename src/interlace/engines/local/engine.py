@@ -74,11 +74,13 @@ class _Task:
 class LocalEngine:
     """Continuous batching over one decoder: see `interlace.engines.types.Core` for the contract of each method."""
 
-    def __init__(self, runner: Runner, prompts: Prompts, *, context_length: int, max_sequences: int, max_waiting: int,
-                 step_tokens: int, precision: str) -> None:  # fmt: skip
+    def __init__(self, runner: Runner, prompts: Prompts, *, vocabulary: int, context_length: int, max_sequences: int,
+                 max_waiting: int, step_tokens: int, precision: str) -> None:  # fmt: skip
         self._runner = runner
         self._prompts = prompts
         self._tokenizer = prompts.tokenizer
+        # A head may be padded beyond the tokenizer's ids, and a tokenizer may know ids the model was not given.
+        self._vocabulary = min(prompts.tokenizer.vocabulary, vocabulary)
         self._scheduler = Scheduler(blocks=runner.cache_blocks, max_running=max_sequences, step_tokens=step_tokens)
         self._context_length = min(context_length, runner.cache_blocks * BLOCK - 1)
         self._max_waiting = max_waiting
@@ -94,8 +96,9 @@ class LocalEngine:
             raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
         if not 1 <= request.n <= MAX_CHOICES:
             raise InvalidRequest(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", param="n")
-        check_sampling(request.sampling, self._tokenizer.vocabulary)
+        check_sampling(request.sampling, self._vocabulary)
         ids, prompt_text = self._prompts.encode(request)
+        self._check_ids(request, ids)
         self._check_length(request, len(ids))
         constraints = self._prompts.constraints(request)
         return Prepared(request, ids, prompt_text, constraints)
@@ -158,7 +161,7 @@ class LocalEngine:
             chat=self._prompts.template is not None,
             tools=self._prompts.template is not None,
             context_length=self._context_length,
-            vocabulary=self._tokenizer.vocabulary,
+            vocabulary=self._vocabulary,
             precision=self._precision,
         )
 
@@ -175,8 +178,16 @@ class LocalEngine:
 
     # --- prepare ---------------------------------------------------------------------------------------------
 
+    def _check_ids(self, request: GenerateRequest, ids: list[int]) -> None:
+        for token in ids:
+            if not 0 <= token < self._vocabulary:
+                raise InvalidRequest(
+                    f"The prompt has token {token}; this model's ids go from 0 to {self._vocabulary - 1}.",
+                    param=_prompt_param(request),
+                )
+
     def _check_length(self, request: GenerateRequest, prompt: int) -> None:
-        param = "messages" if request.messages is not None else "prompt"
+        param = _prompt_param(request)
         if prompt == 0:
             raise InvalidRequest("The prompt is empty: give at least one token.", param=param)
         limit, wanted = self._context_length, request.sampling.max_tokens
@@ -207,7 +218,7 @@ class LocalEngine:
             for piece in plan
             for s in (piece.sequence,)
         ]
-        return self._runner.forward(runs, np.concatenate(wanted)), rows
+        return self._runner.forward(runs, np.concatenate(wanted))[:, : self._vocabulary], rows
 
     def _read_prompts(self, plan: list[Slice], logits: Array, rows: list[range]) -> None:
         """Collect the logprobs of prompt tokens for `echo`: the row of position p tells of token p + 1."""
@@ -310,3 +321,7 @@ class LocalEngine:
         if isinstance(sampled, EngineFailed):
             raise sampled
         return token_logprob(self._tokenizer, sampled)
+
+
+def _prompt_param(request: GenerateRequest) -> str:
+    return "messages" if request.messages is not None else "prompt"

@@ -43,7 +43,7 @@ def _load_decoder(settings: ModelSettings, path: Path, architecture: LlamaArchit
 
     progress("reading the tokenizer")
     tokenizer = load_tokenizer(path)
-    prompts = Prompts(tokenizer, load_template(path), GrammarCompiler(tokenizer))
+    prompts = Prompts(tokenizer, load_template(path, tokenizer), GrammarCompiler(tokenizer, architecture.vocabulary))
     progress("compiling the model")
     precision = _precision(settings)
     runner = Runner(path, architecture, precision=precision, cache_bytes=settings.cache_bytes, threads=threads)
@@ -56,6 +56,7 @@ def _load_decoder(settings: ModelSettings, path: Path, architecture: LlamaArchit
     return LocalEngine(
         runner,
         prompts,
+        vocabulary=architecture.vocabulary,
         context_length=min(settings.context_length or architecture.context_length, architecture.context_length),
         max_sequences=settings.max_sequences,
         max_waiting=settings.max_waiting,

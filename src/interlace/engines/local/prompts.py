@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from interlace.engines.local.constraints import Constraint, GrammarCompiler
 from interlace.engines.local.template import ChatTemplate
 from interlace.engines.local.tokenizer import Tokenizer
-from interlace.engines.local.toolcalls import ToolCallParser
+from interlace.engines.local.toolcalls import ToolCallParser, ToolFormat
 from interlace.engines.types import GenerateRequest
 from interlace.errors import InvalidRequest
+
+_RANDOMNESS = random.SystemRandom()  # ids of tool calls
 
 
 @dataclass(frozen=True)
@@ -20,22 +23,29 @@ class Prompts:
     template: ChatTemplate | None
     grammars: GrammarCompiler
 
+    @property
+    def tool_format(self) -> ToolFormat:
+        """The form in which the template asks the model for tool calls."""
+        return "list" if self.template is None else self.template.tool_format
+
     def encode(self, request: GenerateRequest) -> tuple[list[int], str | None]:
-        """The prompt's token ids, and its text where it came as ids. Raises `InvalidRequest`."""
+        """The prompt's token ids, unchecked where they came as ids, and then also its text. Raises `InvalidRequest`."""
         if request.prompt_ids is not None:
-            return self._checked(request.prompt_ids), self.tokenizer.decode(request.prompt_ids)
+            known = [token for token in request.prompt_ids if 0 <= token < self.tokenizer.vocabulary]
+            return list(request.prompt_ids), self.tokenizer.decode(known)
         if request.messages is None:
             return self.tokenizer.encode(request.prompt or "", special=True), None
         if self.template is None:
             raise InvalidRequest(
                 "This model has no chat template, so it takes no messages: use /v1/completions.", param="model"
             )
-        return self.template.render(...), None
+        rendered = self.template.render(request.messages, request.tools if _offers_tools(request) else ())
+        return self.tokenizer.encode_pieces(rendered.pieces), None
 
     def constraints(self, request: GenerateRequest) -> list[Constraint | None]:
         """One constraint for each choice, or None for each; raises `InvalidRequest` on a rule that makes no sense."""
         constraint = self.grammars.compile(
-            request.output, request.tools, request.tool_choice, request.parallel_tool_calls
+            request.output, request.tools, request.tool_choice, request.parallel_tool_calls, self.tool_format
         )
         if constraint is None:
             return [None] * request.n
@@ -43,13 +53,8 @@ class Prompts:
 
     def tool_parser(self, request: GenerateRequest) -> ToolCallParser | None:
         """A parser of tool calls where the request offers tools."""
-        return ToolCallParser(request.tools) if request.tools and request.tool_choice != "none" else None
+        return ToolCallParser(request.tools, _RANDOMNESS) if _offers_tools(request) else None
 
-    def _checked(self, ids: tuple[int, ...]) -> list[int]:
-        for token in ids:
-            if not 0 <= token < self.tokenizer.vocabulary:
-                raise InvalidRequest(
-                    f"The prompt has token {token}; this model's ids go from 0 to {self.tokenizer.vocabulary - 1}.",
-                    param="prompt",
-                )
-        return list(ids)
+
+def _offers_tools(request: GenerateRequest) -> bool:
+    return bool(request.tools) and request.tool_choice != "none"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
 import openvino as ov
 
 from interlace.engines.local.constants import Array, ConstantMaker, Precision, Report
