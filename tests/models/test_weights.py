@@ -157,7 +157,7 @@ def test_gguf_variants_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="gpt2"):
         read_architecture(tmp_path / "other.gguf")
     scaled = tiny_llama_gguf(tmp_path / "scaled.gguf", llama__rope__scaling__type="yarn")
-    with pytest.raises(CheckpointError, match="rope.scaling.type"):
+    with pytest.raises(CheckpointError, match=r"rope\.scaling\.type"):
         read_architecture(scaled)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,7 +31,7 @@ class TerminalProgress:
         )
         self._task: TaskID | None = None
 
-    def __enter__(self) -> TerminalProgress:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
@@ -66,7 +67,7 @@ class PlainProgress:
         self._done = 0
         self._next_line = 0.0
 
-    def __enter__(self) -> PlainProgress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -76,7 +77,7 @@ class PlainProgress:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - it speaks to the person at the terminal
 
     def begin(self, label: str, total_bytes: int | None, done_bytes: int = 0) -> None:
         """Remember the file."""

@@ -18,10 +18,10 @@ from interlace.models.checkpoint import Checkpoint
 from interlace.models.refs import checked_name
 from interlace.models.room import gigabytes
 from interlace.models.store import (
-    find_checkpoint,
     get_checkpoint,
     list_checkpoints,
     remove_checkpoint,
+    shelf,
     verify_checkpoint,
 )
 
@@ -96,9 +96,9 @@ def remove_command(name: str, home: Path, *, as_json: bool = False) -> int:
     """Remove one checkpoint from disk."""
 
     def run() -> int:
-        there = find_checkpoint(name, home)
+        # Counted on disk: a checkpoint whose manifest is broken must be removable too.
+        freed = sum(file.lstat().st_size for file in (shelf(home) / name).rglob("*") if not file.is_dir())
         remove_checkpoint(name, home)
-        freed = there.manifest.bytes if there else 0
         if as_json:
             _print_json({"name": name, "removed": True, "bytes": freed})
         else:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -49,7 +48,8 @@ def fetch(remote: Remote, target: Path, parts: Path, progress: Progress) -> None
     if target.is_file() and _matches(target, remote):
         progress.say(f"{remote.name} is there already.")
         return
-    part = parts / (hashlib.sha256(f"{remote.url}\n{remote.sha256}{remote.git_sha1}".encode()).hexdigest()[:24] + ".part")
+    identity = f"{remote.url}\n{remote.sha256}{remote.git_sha1}".encode()
+    part = parts / f"{hashlib.sha256(identity).hexdigest()[:24]}.part"
     resumed = part.is_file() and part.stat().st_size > 0
     _fetch_part(remote, part, progress)
     if resumed and not _matches(part, remote):
@@ -60,7 +60,7 @@ def fetch(remote: Remote, target: Path, parts: Path, progress: Progress) -> None
         part.unlink()
         raise DigestMismatch(f"{remote.name} is not the file its source states: the digests differ. It was discarded.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(part, target)
+    part.replace(target)
 
 
 def _matches(file: Path, remote: Remote) -> bool:
@@ -155,11 +155,11 @@ def _bar(progress: Progress, name: str, total: int | None, start: int) -> Iterat
 
 
 def _write(
-    response: httpx.Response, file: BinaryIO, remote: Remote, start: int, total: int | None, progress: Progress
+    response: httpx.Response, file: IO[bytes], remote: Remote, start: int, total: int | None, progress: Progress
 ) -> None:
     """Stream the body; stops a server that sends more than was stated, or more than the disk can take."""
     done, checked = start, start
-    for chunk in response.iter_bytes(CHUNK_BYTES):
+    for chunk in response.iter_bytes():  # as it arrives: what is written is what a killed pull keeps
         done += len(chunk)
         if total is not None and done > total:
             raise DigestMismatch(f"{remote.name} is longer than the {total} bytes its source states.")
@@ -167,4 +167,5 @@ def _write(
             check_disk(Path(file.name).parent, 64 * CHUNK_BYTES)
             checked = done
         file.write(chunk)
+        file.flush()
         progress.advance(len(chunk))

@@ -44,7 +44,7 @@ def is_wanted(name: str) -> bool:
     """Whether a file of that relative name belongs to a checkpoint as we store it."""
     if "/" in name:
         return _SENTENCE_MODULE.fullmatch(name) is not None
-    return name in _ROOT_NAMES or PurePosixPath(name).suffix in _ROOT_SUFFIXES and not name.startswith(".")
+    return name in _ROOT_NAMES or (PurePosixPath(name).suffix in _ROOT_SUFFIXES and not name.startswith("."))
 
 
 def choose(names: Iterable[str], where: str) -> list[str]:

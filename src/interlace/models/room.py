@@ -50,8 +50,8 @@ def check_memory(checkpoint: Checkpoint, extra_bytes: int = 0, precision: str = 
     needed, available = memory_needed(checkpoint.manifest, precision, extra_bytes), available_memory()
     if needed > available:
         raise CheckpointError(
-            f"Loading {checkpoint.name} needs about {gigabytes(needed)} of memory, {gigabytes(available)} is available. "
-            "Lower cache_bytes or the precision, or choose a smaller checkpoint."
+            f"Loading {checkpoint.name} needs about {gigabytes(needed)} of memory, "
+            f"{gigabytes(available)} is available. Lower cache_bytes or the precision, or choose a smaller checkpoint."
         )
 
 

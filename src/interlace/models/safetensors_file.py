@@ -57,9 +57,7 @@ def _read(path: Path, prefix: bytes, file: Any) -> dict[str, SafeTensor]:
         raise _Bad(f"its header claims {length} bytes in a file of {size}")
     header = _parse(file.read(length))
     data_start = 8 + length
-    tensors = {
-        name: _tensor(name, entry, data_start) for name, entry in header.items() if name != "__metadata__"
-    }
+    tensors = {name: _tensor(name, entry, data_start) for name, entry in header.items() if name != "__metadata__"}
     _check_places(tensors, data_start, size)
     return tensors
 

@@ -36,9 +36,7 @@ def _listing(ref: HubRef) -> Any:
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().model_info(
-            ref.repo, revision=ref.revision, files_metadata=True, timeout=LISTING_TIMEOUT_SECONDS
-        )
+        return HfApi().model_info(ref.repo, revision=ref.revision, files_metadata=True, timeout=LISTING_TIMEOUT_SECONDS)
     except Exception as error:  # every client error of the library is translated below; what is unknown goes on up
         translated = _in_words(error, ref)
         if translated is None:

@@ -109,4 +109,5 @@ def _pip(ref: WheelRef, *arguments: str) -> bytes:
     if "No module named pip" in said:
         raise SourceUnavailable("pip is not installed in this environment. Run: python -m ensurepip")
     errors = [line.strip() for line in said.splitlines() if line.startswith("ERROR:")] or said.strip().splitlines()
-    raise SourceUnavailable(f"pip cannot get {ref.package}=={ref.version}: {errors[-1][:300] if errors else 'no reason'}")
+    reason = errors[-1][:300] if errors else "it gave no reason"
+    raise SourceUnavailable(f"pip cannot get {ref.package}=={ref.version}: {reason}")

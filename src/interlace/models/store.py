@@ -13,7 +13,7 @@ from interlace.models.checkpoint import MANIFEST_NAME, Checkpoint, Manifest, rea
 from interlace.models.describe import describe
 from interlace.models.files import sha256_of
 from interlace.models.lock import locked
-from interlace.models.refs import checked_name, is_ref
+from interlace.models.refs import checked_name, is_name, is_ref
 
 
 def default_home() -> Path:
@@ -39,7 +39,7 @@ def lock_of(name: str, home: Path) -> Path:
 def list_checkpoints(home: Path) -> list[Checkpoint]:
     """All checkpoints of the store, by name; half-pulled ones are not among them."""
     folder = shelf(home)
-    names = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")] if folder.is_dir() else []
+    names = [entry.name for entry in folder.iterdir() if is_name(entry.name)] if folder.is_dir() else []
     return [found for name in sorted(names) if (found := find_checkpoint(name, home)) is not None]
 
 
@@ -120,7 +120,7 @@ def remove_checkpoint(name: str, home: Path) -> None:
         if folder.exists():
             trash = staging.parent / f".removed-{uuid.uuid4().hex}"
             trash.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(folder, trash)
+            folder.rename(trash)
         sweep(home)
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,7 @@ class Weights:
         self._places = places
         self._maps = [_map(file) for file in layout.weights]
 
-    def __enter__(self) -> Weights:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
