@@ -29,6 +29,8 @@ def _cut(text: str, cuts: list[int]) -> list[str]:
 
 
 @given(_texts, _stops, st.lists(st.integers(0, 100), max_size=8))
+@example("ab", ("aba", "b"), [])
+@example("aaab", ("aab", "ab"), [2])
 @example("abab", ("ab", "bab"), [1, 2])
 @example("aab", ("b", "ab"), [1])
 def test_any_cutting_finds_what_a_search_of_the_whole_text_finds(
