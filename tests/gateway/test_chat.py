@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from interlace.gateway.chat import Timing, _events, _printable
+from interlace.gateway.chat import Timing, _events, _on_this_machine, _printable
 from tests.support.serving import free_port
 
 KEY = "a-key-for-tests"
@@ -190,7 +190,24 @@ def test_a_wrong_key_names_the_mend(parrot: tuple[Parrot, str], tmp_path: Path) 
     assert "--key" in done.stderr
 
 
-def test_the_key_kept_at_home_goes_to_this_machine_only(parrot: tuple[Parrot, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://localhost", True),
+        ("http://[::1]:8080/v1", True),
+        ("http://127.0.0.1.example.org", False),
+        ("http://127.0.0.1@example.org", False),
+        ("https://example.org:8080", False),
+        ("nonsense", False),
+    ],
+)
+def test_which_servers_get_the_key_kept_at_home(url: str, here: bool) -> None:
+    """Another machine never gets the key of this one, however its address is dressed up."""
+    assert _on_this_machine(url) is here
+
+
+def test_the_key_kept_at_home_opens_the_server_here(parrot: tuple[Parrot, str], tmp_path: Path) -> None:
     """`interlace serve` and `interlace chat` share the first key through the home folder."""
     (tmp_path / "key").write_text(KEY + "\n")
     (tmp_path / "key").chmod(0o600)
