@@ -25,9 +25,7 @@ mutations = st.lists(
         st.sampled_from(["overwrite", "insert", "cut", "truncate"]),
         st.integers(0, 1 << 20),
         st.binary(min_size=1, max_size=8)
-        | st.sampled_from(
-            [b"\xff" * 8, b"\x00" * 8, b"\x00" * 7 + b"\x80", b"\xff" * 7 + b"\x7f", b"\x09\x00\x00\x00"]
-        ),
+        | st.sampled_from([b"\xff" * 8, b"\x00" * 8, bytes(7) + b"\x80", b"\xff" * 7 + b"\x7f", b"\x09\0\0\0"]),
     ),
     min_size=1,
     max_size=4,
