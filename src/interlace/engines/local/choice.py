@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from interlace.engines.local.constants import Array
 from interlace.engines.local.constraints import Constraint
+from interlace.engines.local.decoder import Decoder
 from interlace.engines.local.prompts import Prompts
 from interlace.engines.local.sampler import Sampled, SamplerState
 from interlace.engines.local.scheduler import Sequence
 from interlace.engines.local.stops import StopFinder
-from interlace.engines.local.tokenizer import Decoder, Tokenizer
+from interlace.engines.local.tokenizer import Tokenizer
 from interlace.engines.local.toolcalls import ToolCallParser
 from interlace.engines.local.validation import validate_output
 from interlace.engines.types import (

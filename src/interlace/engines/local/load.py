@@ -74,7 +74,7 @@ def _precision(settings: ModelSettings) -> Precision:
 
 
 def physical_cores() -> int:
-    """Cores this process may run on, counting two hardware threads of one core once: what matrix products scale with."""
+    """Cores this process may run on, two hardware threads of one core counted once: what matrix products scale with."""
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

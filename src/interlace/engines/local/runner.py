@@ -71,8 +71,8 @@ class Runner:
         blocks: int = cache_bytes // bytes_per_block
         if blocks < 2:
             raise ConfigError(
-                f"cache_bytes is {cache_bytes:,}, but a block of {BLOCK} tokens takes {bytes_per_block:,} bytes with this "
-                f"model: give at least {2 * bytes_per_block:,}, better some hundred times as much."
+                f"cache_bytes is {cache_bytes:,}, but this model keeps {BLOCK} tokens in {bytes_per_block:,} bytes: "
+                f"give at least {2 * bytes_per_block:,}, better some hundred times as much."
             )
         for port, shape in zip(caches, shapes, strict=True):
             self._request.set_tensor(port, ov.Tensor(port.element_type, ov.Shape([blocks, *shape])))

@@ -1,0 +1,110 @@
+"""Every stored kind becomes a graph node with the same values, as far as its kept format promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import Type
+from openvino import opset13 as ops
+
+from interlace.engines.local.constants import ConstantMaker, Precision, split_q4_1
+from interlace.models import StoredTensor, open_weights
+from tests.support.tiny import tiny_llama_gguf, tiny_llama_safetensors, tiny_weights
+
+MATRIX = "model.layers.1.mlp.down_proj.weight"  # 64 x 96: three groups a row
+TABLE = "model.embed_tokens.weight"
+
+
+def _evaluate(make: ConstantMaker, node_of: Any, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    parameter = ops.parameter([-1] * x.ndim, dtype=Type(x.dtype), name="x")
+    model = ov.Model([ops.result(node_of(parameter))], [parameter], "one")
+    properties = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    result: np.ndarray[Any, Any] = ov.Core().compile_model(model, "CPU", properties)(x)[0]
+    assert make.buffers is not None  # alive until here
+    return result
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q5_1"])
+def test_matrix_products(tmp_path: Path, kind: str, rows: int) -> None:
+    """A product with the stored weight equals one with the de-quantised weight."""
+    x = np.random.default_rng(1).standard_normal((rows, 96)).astype(np.float32)
+    with open_weights(tiny_llama_gguf(tmp_path / "m.gguf", kind)) as weights:
+        make = ConstantMaker(weights, "file")
+        ours = _evaluate(make, lambda p: ops.matmul(p, make.matrix(MATRIX), transpose_a=False, transpose_b=True), x)
+        exact = x @ weights.float32(MATRIX).T
+    kept_in_half = kind in ("Q5_0", "Q5_1")
+    assert np.abs(ours - exact).max() < (5e-3 if kept_in_half else 2e-5)
+    assert (make.report.worst_error > 0) == kept_in_half
+    assert make.report.worst_error < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q4_1", "Q8_0"])
+def test_look_ups(tmp_path: Path, kind: str) -> None:
+    """Looking rows up gives the de-quantised rows (a table in another kind than these is kept as f16)."""
+    ids = np.array([0, 7, 7, 99], np.int64)
+    with open_weights(tiny_llama_gguf(tmp_path / "m.gguf", kind)) as weights:
+        make = ConstantMaker(weights, "file")
+        ours = _evaluate(make, make.table(TABLE), ids)
+        exact = weights.float32(TABLE)[ids]
+    np.testing.assert_allclose(ours, exact, atol=2e-3 if kind == "Q4_1" else 0)
+
+
+def test_bfloat16_is_kept(tmp_path: Path) -> None:
+    """bf16 safetensors are served from their own two bytes, exactly."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tiny_llama_safetensors(tmp_path / "m")
+    tensors = {name: torch.from_numpy(values).bfloat16() for name, values in tiny_weights().items()}
+    save_file(tensors, folder / "model.safetensors")
+    x = np.eye(96, dtype=np.float32)
+    with open_weights(folder) as weights:
+        make = ConstantMaker(weights, "file")
+        ours = _evaluate(make, lambda p: ops.matmul(p, make.matrix(MATRIX), transpose_a=False, transpose_b=True), x)
+    np.testing.assert_array_equal(ours, tensors[MATRIX].float().numpy().T)
+    assert make.report.formats == {"bf16": 1}
+
+
+@pytest.mark.parametrize(("precision", "error"), [("f32", 1e-6), ("bf16", 1e-6), ("int8", 0.02)])
+def test_asked_precisions(tmp_path: Path, precision: Precision, error: float) -> None:
+    """f32 is exact; int8 has an error below its step, and reports it."""
+    x = np.eye(96, dtype=np.float32)
+    with open_weights(tiny_llama_gguf(tmp_path / "m.gguf", "Q4_1")) as weights:
+        make = ConstantMaker(weights, precision)
+        ours = _evaluate(make, lambda p: ops.matmul(p, make.matrix(MATRIX), transpose_a=False, transpose_b=True), x)
+        exact = weights.float32(MATRIX)
+    relative = np.abs(ours.T - exact).max() / np.abs(exact).max()
+    assert relative <= error
+    assert make.report.worst_error == pytest.approx(relative if precision == "int8" else 0, abs=1e-6)
+
+
+def test_a_group_of_equal_values() -> None:
+    """A Q4_1 block whose scale is zero (all its values are the minimum) is not divided by."""
+    block = np.zeros(20, np.uint8)
+    block[2:4] = np.frombuffer(np.float16(-0.75).tobytes(), np.uint8)
+    block[4:] = 0x5A  # quants that must not matter
+    stored = StoredTensor("m", (1, 32), "Q4_1", block[None])
+    packed, scale, zero = split_q4_1(stored)
+    assert np.all((packed - zero) * scale == -0.75)
+
+
+def test_importing_the_runtime_calls_nobody() -> None:
+    """The runtime's import would report itself to an analytics service: it may not even load the code that does."""
+    script = (
+        "import sys, socket\n"
+        "def refuse(event, args):\n"
+        "    if event.startswith('socket.'): raise SystemExit(f'{event} {args}')\n"
+        "sys.addaudithook(refuse)\n"
+        "import interlace.engines.local.runner, interlace.engines.local.embedder\n"
+        "assert 'openvino_telemetry.main' not in sys.modules\n"
+    )
+    clean = {"PATH": "/usr/bin", "HOME": "/nonexistent"}  # CI=true would switch it off by itself
+    done = subprocess.run([sys.executable, "-c", script], env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
