@@ -32,9 +32,9 @@ class Prompts:
         """The prompt's token ids, unchecked where they came as ids, and then also its text. Raises `InvalidRequest`."""
         if request.prompt_ids is not None:
             known = [token for token in request.prompt_ids if 0 <= token < self.tokenizer.vocabulary]
-            return list(request.prompt_ids), self.tokenizer.decode(known)
+            return list(request.prompt_ids), self.tokenizer.decode(known, special=True)
         if request.messages is None:
-            return self.tokenizer.encode(request.prompt or "", special=True), None
+            return self.tokenizer.encode(request.prompt or "", special=True, framed=True), None
         if self.template is None:
             raise InvalidRequest(
                 "This model has no chat template, so it takes no messages: use /v1/completions.", param="model"
