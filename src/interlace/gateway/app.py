@@ -1,0 +1,157 @@
+"""The HTTP application: every page there is, and the handlers around them, in one visible expression each."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from interlace.config import Settings
+from interlace.errors import InterlaceError, NotFound
+from interlace.gateway.endpoint import Endpoint
+from interlace.gateway.http import ClientGone, Exchange, send_error
+from interlace.gateway.metrics import NO_MODEL
+from interlace.gateway.openai_chat import parse_chat
+from interlace.gateway.openai_completions import parse_completion
+from interlace.gateway.openai_embeddings import parse_embedding
+from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
+from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.wire import MethodNotAllowed
+
+_log = logging.getLogger(__name__)
+_access = logging.getLogger("interlace.access")
+
+
+@dataclass
+class State:
+    """What changes while the gateway runs: draining, once it was asked to stop."""
+
+    started: int = field(default_factory=lambda: int(time.time()))
+    draining: bool = False
+
+
+def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
+    """The application. A request passes the handlers from the outside in: identified, logged, errors told, routed."""
+    limits = settings.limits
+    models = ModelPages(pipeline, state.started, settings.models)
+    pages = Router(
+        [
+            Route("/v1/chat/completions", Endpoint("chat", parse_chat, pipeline, limits), methods=["POST"]),
+            Route("/v1/completions", Endpoint("completions", parse_completion, pipeline, limits), methods=["POST"]),
+            Route("/v1/embeddings", Endpoint("embeddings", parse_embedding, pipeline, limits), methods=["POST"]),
+            Route("/v1/models", models.all, methods=["GET"]),
+            Route("/v1/models/{model:path}", models.one, methods=["GET"]),
+            Route("/healthz", health_page(), methods=["GET"]),
+            Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),
+            Route("/metrics", metrics_page(pipeline.metrics), methods=["GET"]),
+            Route("/openapi.json", openapi_page(), methods=["GET"]),
+            Route("/", hello_page(), methods=["GET"]),
+        ],
+        redirect_slashes=False,
+    )
+    return Identified(Logged(ErrorsTold(pages, pipeline), pipeline))
+
+
+@dataclass(frozen=True)
+class Identified:
+    """Gives each request its `Exchange`, and each answer its `x-request-id`."""
+
+    inner: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Anything but HTTP is not served here."""
+        if scope["type"] != "http":
+            return
+        exchange = scope["interlace.exchange"] = Exchange.of(scope)
+
+        async def send_identified(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", exchange.label)]
+            await send(message)
+
+        await self.inner(scope, receive, send_identified)
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Writes one line and counts once for each request, when it is over."""
+
+    inner: ASGIApp
+    pipeline: Pipeline
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whatever the inner handlers do, the request is counted."""
+        exchange: Exchange = scope["interlace.exchange"]
+        try:
+            await self.inner(scope, receive, send)
+        finally:
+            self._tell(scope, exchange)
+
+    def _tell(self, scope: Scope, exchange: Exchange) -> None:
+        metrics, seconds = self.pipeline.metrics, exchange.meter.latency_seconds()
+        model = exchange.model if exchange.model in self.pipeline.routes.engines else NO_MODEL
+        status = exchange.status or 499  # nothing was answered: the caller had gone
+        metrics.requests.labels(exchange.endpoint, model, str(status)).inc()
+        if model != NO_MODEL:
+            metrics.duration.labels(exchange.endpoint, model).observe(seconds)
+        if exchange.endpoint == "other" and status < 400 and not _access.isEnabledFor(logging.DEBUG):
+            return  # probes and scrapes, every few seconds
+        usage = exchange.meter.usage()
+        fields = {
+            "request_id": exchange.label.decode(),
+            "id": exchange.id,
+            "method": scope["method"],
+            "path": scope["path"][:200],
+            "status": status,
+            "model": exchange.model[:200],
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "latency_seconds": round(seconds, 4),
+            "outcome": exchange.outcome or "ok",
+        }
+        _access.info("request", extra={"fields": fields})
+
+
+@dataclass(frozen=True)
+class ErrorsTold:
+    """Turns every error into OpenAI's shape; what nobody foresaw becomes a 500 that is logged."""
+
+    inner: Callable[[Scope, Receive, Send], Awaitable[None]]
+    pipeline: Pipeline
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Errors arrive here only before the answer began; later ones are told inside the stream."""
+        exchange: Exchange = scope["interlace.exchange"]
+        scope["app"] = self  # makes the router raise its 404 and 405 instead of answering in plain text
+        try:
+            await self.inner(scope, receive, send)
+        except ClientGone:
+            exchange.outcome = "client_gone"
+        except HTTPException as error:
+            headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+            await self._tell(send, exchange, _of_router(scope, error), *headers)
+        except InterlaceError as error:
+            await self._tell(send, exchange, error)
+        except Exception:  # noqa: BLE001 - the outermost handler: logged, and told as a 500
+            _log.exception("a request met a bug of ours", extra={"fields": {"id": exchange.id}})
+            await self._tell(send, exchange, InterlaceError("The server had an error while processing your request."))
+
+    async def _tell(self, send: Send, exchange: Exchange, error: InterlaceError, *headers: tuple[bytes, bytes]) -> None:
+        reason = type(error).default_code or ("server_error" if error.status >= 500 else "invalid_request")
+        exchange.outcome = reason
+        self.pipeline.metrics.refusals.labels(reason).inc()
+        if not exchange.status:
+            await send_error(send, error, *headers)
+
+
+def _of_router(scope: Scope, error: HTTPException) -> InterlaceError:
+    place = f"{scope['method']} {scope['path'][:200]}"
+    if error.status_code == 405:
+        return MethodNotAllowed(f"Not allowed to {place}. See the 'Allow' header.")
+    return NotFound(f"Invalid URL ({place}). GET / says what is here.", code="unknown_url")

@@ -1,0 +1,111 @@
+"""One endpoint that answers through the pipeline: HTTP and a dialect on the outside, neutral events on the inside."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope, Send
+
+from interlace.config import LimitSettings
+from interlace.errors import InterlaceError
+from interlace.gateway.http import (
+    EVENT_STREAM,
+    JSON,
+    ClientGone,
+    ClientWatch,
+    Exchange,
+    header,
+    read_json_body,
+    send_whole,
+    start_response,
+)
+from interlace.gateway.pipeline import Ask, Call, Done, Happening, Pipeline
+from interlace.gateway.rendering import Dialect, Rendering
+from interlace.gateway.wire import error_body
+
+_log = logging.getLogger(__name__)
+
+Happenings = AsyncGenerator[list[Happening], None]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An ASGI application for one path."""
+
+    name: str
+    dialect: Dialect
+    pipeline: Pipeline
+    limits: LimitSettings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; raises what went wrong before the answer began."""
+        exchange: Exchange = scope["interlace.exchange"]
+        exchange.endpoint = self.name
+        rendering: Rendering | None = None
+        client = ClientWatch(receive)
+
+        async def read() -> Ask:
+            nonlocal rendering
+            body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
+            ask, rendering = self.dialect(body, exchange.id, self.limits.sequences)
+            exchange.model = ask.model
+            client.start()
+            return ask
+
+        credential = header(scope, b"authorization")
+        call = Call(
+            id=exchange.id,
+            endpoint=self.name,
+            credential=None if credential is None else credential.decode("latin-1"),
+            read=read,
+            client_gone=lambda: client.gone,
+            meter=exchange.meter,
+        )
+        async with client, aclosing(self.pipeline.answer(call)) as batches:
+            first = await anext(batches)  # whatever fails until here becomes a status of its own
+            assert rendering is not None
+            if rendering.stream:
+                await self._send_stream(send, rendering, first, batches)
+            else:
+                await self._send_whole(send, rendering, first, batches)
+
+    async def _send_whole(self, send: Send, rendering: Rendering, batch: list[Happening], batches: Happenings) -> None:
+        while not isinstance(batch[0], Done):
+            rendering.take(batch)
+            batch = await anext(batches)
+        body = rendering.whole(batch[0])
+        await self._patiently(send_whole(send, 200, JSON, body))
+
+    async def _send_stream(self, send: Send, rendering: Rendering, batch: list[Happening], batches: Happenings) -> None:
+        """Everything that waits goes out as one write. After the first byte, an error can only be an event."""
+        await start_response(send, 200, EVENT_STREAM, (b"cache-control", b"no-cache"))
+        try:
+            while not isinstance(batch[0], Done):
+                if data := rendering.chunks(batch):
+                    await self._write(send, data)
+                batch = await anext(batches)
+            end = rendering.last_chunks(batch[0])
+        except InterlaceError as error:
+            _log.warning("a stream ended in an error", extra={"fields": {"error": error.message}})
+            end = b"data: " + error_body(error) + b"\n\n"
+        except ClientGone:
+            raise
+        except Exception:  # noqa: BLE001 - the status has left already: logged, and told as an event
+            _log.exception("a stream ended in a bug of ours")
+            end = b"data: " + error_body(InterlaceError("The server had an error. Try again.")) + b"\n\n"
+        await self._write(send, end, more=False)
+
+    async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:
+        await self._patiently(send({"type": "http.response.body", "body": data, "more_body": more}))
+
+    async def _patiently(self, sending: Awaitable[None]) -> None:
+        """A reader that takes nothing for so long is dropped."""
+        try:
+            async with asyncio.timeout(self.limits.reader_seconds):
+                await sending
+        except TimeoutError:
+            raise ClientGone from None

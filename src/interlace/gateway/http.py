@@ -1,0 +1,156 @@
+"""The HTTP side of one request: who it is, its body, whether its caller is still there, and sending bytes back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from starlette.types import Receive, Scope, Send
+
+from interlace.errors import InterlaceError, InvalidRequest, PayloadTooLarge
+from interlace.gateway.meter import Meter
+from interlace.gateway.wire import UnsupportedMediaType, error_body
+
+JSON = b"application/json"
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class ClientGone(Exception):
+    """The caller hung up, or reads nothing any more: there is nobody to answer."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What the outer handlers know of one request; the endpoint fills in what it learns.
+
+    `id` is ours and unique; `label` is what the caller sees in `x-request-id`: its own, if it sent a decent one.
+    """
+
+    id: str
+    label: bytes
+    meter: Meter = field(default_factory=Meter)
+    endpoint: str = "other"
+    model: str = ""
+    status: int = 0
+    outcome: str = ""
+
+    @classmethod
+    def of(cls, scope: Scope) -> Exchange:
+        """The exchange of a request that just arrived."""
+        made = secrets.token_hex(12)
+        given = header(scope, b"x-request-id")
+        return cls(made, given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{made}".encode())
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that (lower-case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+async def read_json_body(scope: Scope, receive: Receive, most_bytes: int, most_seconds: float) -> bytes:
+    """The whole body; refuses what is no JSON by its own account, too large, or too slow."""
+    content_type = header(scope, b"content-type")
+    if content_type is not None and content_type.split(b";")[0].strip().lower() != JSON:
+        raise UnsupportedMediaType("The body must be JSON: send it with 'Content-Type: application/json'.")
+    if header(scope, b"content-encoding") not in (None, b"", b"identity"):
+        raise UnsupportedMediaType("The body must not be compressed: leave out 'Content-Encoding'.")
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > most_bytes:
+        raise _too_large(most_bytes)
+    try:
+        async with asyncio.timeout(most_seconds):
+            return await _read(receive, most_bytes)
+    except TimeoutError:
+        raise InvalidRequest(f"The body did not arrive within {most_seconds:g} seconds.", code="body_timeout") from None
+
+
+async def _read(receive: Receive, most_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > most_bytes:
+            raise _too_large(most_bytes)
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _too_large(most_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than this server takes: at most {most_bytes} bytes.")
+
+
+class ClientWatch:
+    """From `start` on, the task inside `async with` is cancelled once the caller hangs up; `ClientGone` comes out.
+
+    Works like `asyncio.timeout`: the cancellation is ours alone and does not leak to anybody who cancels us.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._worker: asyncio.Task[object] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self.gone = False
+
+    def start(self) -> None:
+        """The body has been read, so whatever arrives next means the end."""
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        assert self._worker is not None
+        self._worker.cancel()
+
+    async def __aenter__(self) -> Self:
+        self._worker = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+        assert self._worker is not None
+        if self.gone and kind is asyncio.CancelledError and self._worker.uncancel() == 0:
+            raise ClientGone from error
+
+
+async def start_response(
+    send: Send, status: int, content_type: bytes, *more: tuple[bytes, bytes], length: int | None = None
+) -> None:
+    """Send status and headers."""
+    headers = [(b"content-type", content_type), *more]
+    if length is not None:
+        headers.append((b"content-length", str(length).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def send_whole(send: Send, status: int, content_type: bytes, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    """Send a whole response."""
+    await start_response(send, status, content_type, *more, length=len(body))
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: InterlaceError, *more: tuple[bytes, bytes]) -> None:
+    """Send an error in OpenAI's shape, with the headers that its status wants."""
+    headers = list(more)
+    if error.retry_after_seconds is not None:
+        headers.append((b"retry-after", str(max(1, round(error.retry_after_seconds))).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send_whole(send, error.status, JSON, error_body(error), *headers)

@@ -1,0 +1,61 @@
+"""What one request used and how quickly: read off the engine's events as they pass, whoever gets to see them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from interlace.engines.types import Delta, Embeddings, Event, Started, Usage
+from interlace.gateway.metrics import TokenTimes
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts of one request. Works without the engine's last word: a request that was cut off is billed by deltas."""
+
+    started_at: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.perf_counter)
+    first_token_seconds: float | None = None
+    filtered: bool = False
+    times: TokenTimes | None = None
+    said: dict[int, str] = field(default_factory=dict)  # by choice; filled only where prompts are logged
+    _parts: dict[int, Usage] = field(default_factory=dict)
+    _last_token: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def see(self, part: int, event: Event | Embeddings) -> None:
+        """Take one event of part number `part` (a request with several prompts has several parts)."""
+        if isinstance(event, Delta):
+            if event.tokens:
+                self._generated(part, event)
+        elif isinstance(event, Started):
+            self._parts[part] = Usage(event.prompt_tokens, 0, event.cached_tokens)
+        elif isinstance(event, Usage):
+            self._parts[part] = event
+        else:
+            self._parts[part] = Usage(event.prompt_tokens, 0)
+
+    def usage(self) -> Usage:
+        """Tokens of all parts, so far."""
+        parts = self._parts.values()
+        return Usage(
+            prompt_tokens=sum(part.prompt_tokens for part in parts),
+            completion_tokens=sum(part.completion_tokens for part in parts),
+            cached_tokens=sum(part.cached_tokens for part in parts),
+        )
+
+    def latency_seconds(self) -> float:
+        """Since the request began."""
+        return time.perf_counter() - self.started
+
+    def _generated(self, part: int, delta: Delta) -> None:
+        now = time.perf_counter()
+        before = self._parts.get(part) or Usage(0, 0)
+        self._parts[part] = Usage(before.prompt_tokens, before.completion_tokens + delta.tokens, before.cached_tokens)
+        if self.first_token_seconds is None:
+            self.first_token_seconds = now - self.started
+            if self.times:
+                self.times.first.observe(self.first_token_seconds)
+        last = self._last_token.get((part, delta.index))
+        if last is not None and self.times:
+            self.times.between.observe((now - last) / delta.tokens)
+        self._last_token[part, delta.index] = now

@@ -1,0 +1,96 @@
+"""What `/metrics` shows. A registry of our own per gateway; labels only ever hold words of ours or served models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from interlace.engines.types import Engine
+from interlace.gateway.admission import Admission
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+NO_MODEL = "none"  # the label where a request names no served model: callers cannot invent labels
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTimes:
+    """The two histograms of one model that are touched while tokens flow, looked up once."""
+
+    first: Histogram
+    between: Histogram
+
+
+class Metrics:
+    """All measurements of one gateway."""
+
+    def __init__(self, admission: Admission, engines: Mapping[str, Engine]) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("interlace_requests", "Answered requests.", "endpoint", "model", "status")
+        self.tokens = self._counter("interlace_tokens", "Tokens of settled requests.", "model", "kind")
+        self.refusals = self._counter("interlace_refusals", "Refused requests.", "reason")
+        self.duration = self._histogram(
+            "interlace_request_duration_seconds", "From request to last byte.", _SECONDS, "endpoint", "model"
+        )
+        self._first = self._histogram(
+            "interlace_time_to_first_token_seconds", "From admission's door to the first token.", _SECONDS, "model"
+        )
+        self._between = self._histogram(
+            "interlace_time_between_tokens_seconds", "Between tokens of one choice.", _TOKEN_SECONDS, "model"
+        )
+        self._times = {name: TokenTimes(self._first.labels(name), self._between.labels(name)) for name in engines}
+        self.registry.register(_Gauges(admission, engines))
+
+    def times(self, model: str) -> TokenTimes:
+        """The histograms of a served model."""
+        return self._times[model]
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, doc: str, *labels: str) -> Counter:
+        return Counter(name, doc, labels, registry=self.registry)
+
+    def _histogram(self, name: str, doc: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, doc, labels, buckets=buckets, registry=self.registry)
+
+
+class _Gauges(Collector):
+    """Read when asked: the queue here, and what each engine's health says."""
+
+    def __init__(self, admission: Admission, engines: Mapping[str, Engine]) -> None:
+        self._admission = admission
+        self._engines = engines
+
+    def collect(self) -> Iterator[Metric]:
+        """One family after the other."""
+        yield GaugeMetricFamily("interlace_requests_running", "Requests that run now.", self._admission.running)
+        yield GaugeMetricFamily("interlace_requests_queued", "Requests that wait for a slot.", self._admission.waiting)
+        health = {name: engine.health() for name, engine in self._engines.items()}
+        for field, doc in (
+            ("running", "Sequences the engine works on."),
+            ("waiting", "Sequences queued in the engine."),
+            ("blocks_used", "KV cache blocks in use."),
+            ("blocks_total", "KV cache blocks in all."),
+        ):
+            yield self._family(f"interlace_engine_{field}", doc, {n: getattr(h, field) for n, h in health.items()})
+        yield self._family(
+            "interlace_engine_ready", "1 when the engine is ready.", {n: h.state == "ready" for n, h in health.items()}
+        )
+        restarts = CounterMetricFamily("interlace_engine_restarts", "Times the engine was restarted.", labels=["model"])
+        for name, engine_health in health.items():
+            restarts.add_metric([name], engine_health.restarts)
+        yield restarts
+
+    def _family(self, name: str, doc: str, values: Mapping[str, float]) -> Metric:
+        family = GaugeMetricFamily(name, doc, labels=["model"])
+        for model, value in values.items():
+            family.add_metric([model], value)
+        return family

@@ -1,0 +1,247 @@
+"""`/v1/chat/completions`: neutral events as OpenAI's chat completion, whole or in chunks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from interlace.engines.types import Delta, FinishReason, TokenLogprob, ToolCallDelta
+from interlace.gateway.openai_fields import UsageBody, finite, token_text, usage_body
+from interlace.gateway.pipeline import Done, Happening, PartStarted
+from interlace.gateway.rendering import SSE_DONE, write_event
+from interlace.gateway.wire import encode
+
+
+class TopToken(msgspec.Struct, frozen=True):
+    """A token that could have been chosen."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChosenToken(msgspec.Struct, frozen=True):
+    """A chosen token and its alternatives."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopToken]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """Logprobs of a choice."""
+
+    content: list[ChosenToken]
+    refusal: None = None
+
+
+class FunctionPiece(msgspec.Struct, frozen=True):
+    """A piece of a call: the name comes first, arguments are JSON text."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class ToolCallPiece(msgspec.Struct, frozen=True):
+    """A piece of tool call number `index`."""
+
+    index: int
+    function: FunctionPiece
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
+class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a choice gained."""
+
+    role: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallPiece] | UnsetType = UNSET
+
+
+class ChunkChoice(msgspec.Struct, frozen=True):
+    """One choice of a chunk."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChatChunk(msgspec.Struct, frozen=True):
+    """One server-sent event of a chat completion."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: UsageBody | UnsetType | None = UNSET
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    system_fingerprint: None = None
+
+
+class CalledFunctionBody(msgspec.Struct, frozen=True):
+    """A finished call."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallBody(msgspec.Struct, frozen=True):
+    """A finished tool call."""
+
+    id: str
+    function: CalledFunctionBody
+    type: Literal["function"] = "function"
+
+
+class AnswerMessage(msgspec.Struct, frozen=True):
+    """What the assistant said."""
+
+    content: str | None
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+    tool_calls: list[ToolCallBody] | UnsetType = UNSET
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    """One finished choice."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(msgspec.Struct, frozen=True):
+    """The whole answer."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: UsageBody
+    object: Literal["chat.completion"] = "chat.completion"
+    system_fingerprint: None = None
+
+
+class _Call:
+    """A tool call as it grows."""
+
+    def __init__(self) -> None:
+        self.id = self.name = ""
+        self.arguments: list[str] = []
+
+    def take(self, piece: ToolCallDelta) -> None:
+        self.id = piece.id or self.id
+        self.name = piece.name or self.name
+        self.arguments.append(piece.arguments)
+
+    def body(self) -> ToolCallBody:
+        return ToolCallBody(self.id, CalledFunctionBody(self.name, "".join(self.arguments)))
+
+
+class _Choice:
+    """A choice as it grows."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.calls: dict[int, _Call] = {}
+        self.logprobs: list[TokenLogprob] = []
+        self.finish: FinishReason = "stop"
+
+    def take(self, delta: Delta) -> None:
+        self.text.append(delta.text)
+        self.logprobs += delta.logprobs
+        for piece in delta.tool_calls:
+            self.calls.setdefault(piece.index, _Call()).take(piece)
+        self.finish = delta.finish_reason or self.finish
+
+    def body(self, index: int, *, logprobs: bool) -> ChatChoice:
+        content = "".join(self.text)
+        calls = [self.calls[i].body() for i in sorted(self.calls)]
+        message = AnswerMessage(content or (None if calls else ""), tool_calls=calls or UNSET)
+        return ChatChoice(index, message, chat_logprobs(self.logprobs) if logprobs else None, self.finish)
+
+
+class ChatRendering:
+    """One chat completion, rendered."""
+
+    def __init__(self, request_id: str, model: str, n: int, *, stream: bool, usage: bool, logprobs: bool) -> None:
+        self.stream = stream
+        self._id = f"chatcmpl-{request_id}"
+        self._model = model
+        self._created = int(time.time())
+        self._choices = [_Choice() for _ in range(n)]
+        self._logprobs = logprobs
+        self._usage = usage
+        self._no_usage = None if usage else UNSET  # with usage wanted, every chunk but the last says null
+
+    def chunks(self, batch: Sequence[Happening]) -> bytes:
+        """One event for each delta that shows something."""
+        out = bytearray()
+        for happening in batch:
+            if isinstance(happening, Delta):
+                self._write_delta(out, happening)
+            elif isinstance(happening, PartStarted):
+                for index in range(len(self._choices)):
+                    self._write(out, ChunkChoice(index, ChatDelta(role="assistant", content="")))
+        return bytes(out)
+
+    def last_chunks(self, done: Done) -> bytes:
+        """The usage where it was wanted, and the end."""
+        out = bytearray()
+        if self._usage:
+            write_event(out, ChatChunk(self._id, self._created, self._model, [], usage_body(done.usage)))
+        return bytes(out + SSE_DONE)
+
+    def take(self, batch: Sequence[Happening]) -> None:
+        """Collect."""
+        for happening in batch:
+            if isinstance(happening, Delta):
+                self._choices[happening.index].take(happening)
+
+    def whole(self, done: Done) -> bytes:
+        """The chat completion."""
+        choices = [choice.body(i, logprobs=self._logprobs) for i, choice in enumerate(self._choices)]
+        return encode(ChatCompletion(self._id, self._created, self._model, choices, usage_body(done.usage)))
+
+    def _write_delta(self, out: bytearray, delta: Delta) -> None:
+        """Content first, the end in a chunk of its own with an empty delta, as OpenAI sends it."""
+        if delta.text or delta.logprobs or delta.tool_calls:
+            logprobs = chat_logprobs(delta.logprobs) if delta.logprobs else None
+            calls = [_piece(piece) for piece in delta.tool_calls] if delta.tool_calls else UNSET
+            content = UNSET if delta.tool_calls and not delta.text else delta.text
+            self._write(out, ChunkChoice(delta.index, ChatDelta(content=content, tool_calls=calls), logprobs))
+        if delta.finish_reason is not None:
+            self._write(out, ChunkChoice(delta.index, ChatDelta(), None, delta.finish_reason))
+
+    def _write(self, out: bytearray, choice: ChunkChoice) -> None:
+        write_event(out, ChatChunk(self._id, self._created, self._model, [choice], self._no_usage))
+
+
+def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
+    """Logprobs in the chat endpoint's shape."""
+    return ChatLogprobs(
+        [
+            ChosenToken(
+                token_text(token.bytes),
+                finite(token.logprob or 0.0),
+                list(token.bytes),
+                [TopToken(token_text(top.bytes), finite(top.logprob), list(top.bytes)) for top in token.top],
+            )
+            for token in tokens
+        ]
+    )
+
+
+def _piece(piece: ToolCallDelta) -> ToolCallPiece:
+    function = FunctionPiece(piece.arguments, UNSET if piece.name is None else piece.name)
+    if piece.id is None:
+        return ToolCallPiece(piece.index, function)
+    return ToolCallPiece(piece.index, function, piece.id, "function")

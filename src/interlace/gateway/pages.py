@@ -1,0 +1,128 @@
+"""The small pages: models, health, readiness, metrics, the OpenAPI document, and a word for who looks at `/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from interlace import __version__
+from interlace.config import ModelSettings
+from interlace.engines.types import Capabilities
+from interlace.errors import EngineUnavailable
+from interlace.gateway.http import JSON, header, send_whole
+from interlace.gateway.metrics import CONTENT_TYPE, Metrics
+from interlace.gateway.openapi import document
+from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.routes import Routes
+from interlace.gateway.wire import encode
+
+_HELLO = {
+    "interlace": __version__,
+    "base_url": "/v1",
+    "models": "/v1/models",
+    "openapi": "/openapi.json",
+    "ready": "/readyz",
+    "metrics": "/metrics",
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """An ASGI page from a plain function of the request that returns status, content type and body."""
+
+    make: Callable[[Scope], tuple[int, bytes, bytes]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Answer."""
+        await send_whole(send, *self.make(scope))
+
+
+def hello_page() -> Page:
+    """`/`: where things are."""
+    body = encode(_HELLO)
+    return Page(lambda _: (200, JSON, body))
+
+
+def health_page() -> Page:
+    """`/healthz`: this process is alive, as one that cannot answer is not."""
+    return Page(lambda _: (200, JSON, b'{"status":"ok"}'))
+
+
+def openapi_page() -> Page:
+    """`/openapi.json`, made once."""
+    body = encode(document())
+    return Page(lambda _: (200, JSON, body))
+
+
+def metrics_page(metrics: Metrics) -> Page:
+    """`/metrics`, in Prometheus' text format."""
+    return Page(lambda _: (200, CONTENT_TYPE.encode(), metrics.text()))
+
+
+def ready_page(routes: Routes, draining: Callable[[], bool]) -> Page:
+    """`/readyz`: 200 once every model is ready; until then, and while draining, 503 that says what is missing."""
+
+    def ready(_: Scope) -> tuple[int, bytes, bytes]:
+        health = {name: engine.health() for name, engine in routes.engines.items()}
+        good = not draining() and all(each.state == "ready" for each in health.values())
+        status = "draining" if draining() else "ready" if good else "not ready"
+        models = {name: {"state": each.state, "detail": each.detail} for name, each in health.items()}
+        return 200 if good else 503, JSON, encode({"status": status, "models": models})
+
+    return Page(ready)
+
+
+class ModelPages:
+    """`/v1/models` and `/v1/models/{id}`: OpenAI's fields, and what a person wants to know besides."""
+
+    def __init__(self, pipeline: Pipeline, created: int, settings: Sequence[ModelSettings]) -> None:
+        self._pipeline = pipeline
+        self._created = created
+        self._checkpoints = {model.name: model.checkpoint for model in settings}
+        self.all = Page(self._all)
+        self.one = Page(self._one)
+
+    def _all(self, scope: Scope) -> tuple[int, bytes, bytes]:
+        self._authenticate(scope)
+        models = [self._model(name) for name in self._pipeline.routes.engines]
+        return 200, JSON, encode({"object": "list", "data": models})
+
+    def _one(self, scope: Scope) -> tuple[int, bytes, bytes]:
+        self._authenticate(scope)
+        name = scope["path_params"]["model"]
+        self._pipeline.routes.find(name)
+        return 200, JSON, encode(self._model(name))
+
+    def _authenticate(self, scope: Scope) -> None:
+        credential = header(scope, b"authorization")
+        self._pipeline.keys.authenticate(None if credential is None else credential.decode("latin-1"))
+
+    def _model(self, name: str) -> dict[str, Any]:
+        engine = self._pipeline.routes.engines[name]
+        try:
+            can = engine.capabilities()
+        except EngineUnavailable:
+            can = Capabilities()
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "interlace",
+            "state": engine.health().state,
+            "kind": _kind(can),
+            "context_length": can.context_length or None,
+            "dimensions": can.dimensions or None,
+            "precision": can.precision or None,
+            "checkpoint": self._checkpoints.get(name),
+        }
+
+
+def _kind(can: Capabilities) -> str | None:
+    if can.embed:
+        return "embeddings"
+    if can.generate:
+        return "chat" if can.chat else "completions"
+    return None

@@ -1,0 +1,72 @@
+"""Which engine answers for which public model name, and whether it can do what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from interlace.engines.types import Capabilities, EmbedRequest, Engine, GenerateRequest
+from interlace.errors import EngineUnavailable, InvalidRequest, NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The served models by name. Weighted routes and fallback orders come with remote providers."""
+
+    engines: Mapping[str, Engine]
+
+    def find(self, model: str) -> Engine:
+        """The engine behind a public name; raises `NotFound`."""
+        engine = self.engines.get(model)
+        if engine is None:
+            raise NotFound(
+                f"The model `{model[:200]}` does not exist or you do not have access to it.",
+                param="model",
+                code="model_not_found",
+            )
+        return engine
+
+
+def ready_capabilities(engine: Engine) -> Capabilities:
+    """What the engine can do; raises `EngineUnavailable`, saying when to come back, while it is not ready."""
+    health = engine.health()
+    if health.state != "ready":
+        detail = f" ({health.detail})" if health.detail else ""
+        raise EngineUnavailable(
+            f"The model is {health.state}{detail}. Try again soon; /readyz says when.",
+            retry_after_seconds=2,
+        )
+    return engine.capabilities()
+
+
+def check_fits(work: GenerateRequest | EmbedRequest, can: Capabilities, dimensions: int | None = None) -> None:
+    """Raise `InvalidRequest` when the engine cannot do this work at all."""
+    if isinstance(work, EmbedRequest):
+        if not can.embed:
+            raise InvalidRequest("This model makes no embeddings.", param="model", code="model_not_supported")
+        if dimensions is not None and dimensions != can.dimensions:
+            raise InvalidRequest(
+                f"This model's embeddings have {can.dimensions} dimensions and cannot be shortened.", param="dimensions"
+            )
+        _check_ids((token for row in work.ids for token in row), can, "input")
+        return
+    if not can.generate:
+        raise InvalidRequest("This model only makes embeddings.", param="model", code="model_not_supported")
+    if work.messages is not None and not can.chat:
+        raise InvalidRequest(
+            "This model has no chat template. Use /v1/completions with a prompt.",
+            param="model",
+            code="model_not_supported",
+        )
+    if work.tools and work.tool_choice != "none" and not can.chat:
+        raise InvalidRequest("This model cannot call tools.", param="tools", code="model_not_supported")
+    _check_ids(work.prompt_ids or (), can, "prompt")
+    _check_ids(work.sampling.logit_bias, can, "logit_bias")
+
+
+def _check_ids(ids: Iterable[int], can: Capabilities, param: str) -> None:
+    largest = max(ids, default=0)
+    if largest >= can.vocabulary > 0:
+        raise InvalidRequest(
+            f"Token id {largest} is beyond this model's vocabulary of {can.vocabulary} tokens.", param=param
+        )

@@ -1,0 +1,231 @@
+"""`interlace serve`: bind first, listen at once, load meanwhile; drain on the first signal, leave on the second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from interlace.config import ModelSettings, Settings
+from interlace.engines.types import Engine
+from interlace.errors import ConfigError, InterlaceError
+from interlace.gateway.admission import Admission
+from interlace.gateway.app import State, make_app
+from interlace.gateway.keys import Keys, ensure_key, key_file
+from interlace.gateway.logs import set_up_logs
+from interlace.gateway.metrics import Metrics
+from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.routes import Routes
+from interlace.ledger import LogSink, UsageSink
+from interlace.safety import Guards
+
+_log = logging.getLogger(__name__)
+
+
+class StartingEngine(Engine, Protocol):
+    """An engine that still has to be started; `start` returns at once and weights load behind it."""
+
+    async def start(self) -> None:
+        """Begin to load."""
+        ...
+
+
+Build = Callable[[ModelSettings, Path], StartingEngine]
+
+
+def serve(
+    settings: Settings,
+    env: Mapping[str, str] | None = None,
+    *,
+    build: Build | None = None,
+    announce: Callable[[str], None] = print,
+) -> int:
+    """Serve until a signal; the exit code. `announce` gets the lines a person reads on standard output."""
+    try:
+        bound = bind(settings.host, settings.port)
+        key = ensure_key(settings.home, os.environ if env is None else env)
+    except InterlaceError as error:
+        print(f"interlace: {error.message}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"interlace: the home folder {settings.home} cannot be written: {error}", file=sys.stderr)
+        return 1
+    set_up_logs(settings.log)
+    loop_factory = _loop_factory()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_serve(settings, key, bound, build or build_engine, announce))
+    return 0
+
+
+def build_engine(model: ModelSettings, home: Path) -> StartingEngine:
+    """The engine that settings name; the one place that knows how engines are made."""
+    from interlace.engines.host import HostedEngine
+
+    return HostedEngine(model, home)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a taken port is an error before anything is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"Cannot listen on {host!r}: {error.strerror or error}. Choose another --host.") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            f"Cannot listen on {host} port {port}: {error.strerror}. Stop what uses it, or choose another --port."
+        ) from error
+    bound.set_inheritable(False)
+    return bound
+
+
+def make_pipeline(
+    settings: Settings, key: str, engines: Mapping[str, Engine], sink: UsageSink | None = None
+) -> Pipeline:
+    """The pipeline over these engines."""
+    admission = Admission(settings.limits.concurrency, settings.limits.queue)
+    return Pipeline(
+        keys=Keys(key),
+        admission=admission,
+        guards=Guards.from_settings(settings.guards),
+        routes=Routes(engines),
+        sink=sink or LogSink(),
+        metrics=Metrics(admission, engines),
+        log_prompts=settings.log.prompts,
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with our signals: the first drains, and the exit code is ours to choose."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, state: State) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=settings.drain_seconds,  # type: ignore[arg-type] # seconds, whole or not
+            )
+        )
+        self.state = state
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are handled by `drain`; uvicorn would raise them again and so end the process with their code."""
+        yield
+
+    def drain(self) -> None:
+        """Stop accepting, say so in `/readyz`, let running requests finish. A second time: leave at once."""
+        if self.state.draining:
+            os._exit(130)  # engine hosts notice that we are gone and leave too
+        self.state.draining = True
+        self.should_exit = True
+        _log.info("draining")
+
+
+async def _serve(
+    settings: Settings, key: str, bound: socket.socket, build: Build, announce: Callable[[str], None]
+) -> None:
+    engines = {model.name: build(model, settings.home) for model in settings.models}
+    pipeline = make_pipeline(settings, key, engines)
+    state = State()
+    server = Server(make_app(settings, pipeline, state), settings, state)
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, server.drain)
+    greeter = asyncio.create_task(_greet(settings, bound.getsockname(), engines, announce))
+    starting = asyncio.create_task(_start(engines))
+    try:
+        await server.serve(sockets=[bound])
+    finally:
+        greeter.cancel()
+        starting.cancel()
+        await asyncio.gather(greeter, starting, return_exceptions=True)
+        await asyncio.gather(*(engine.close() for engine in engines.values()))
+
+
+async def _start(engines: Mapping[str, StartingEngine]) -> None:
+    """Start every engine; one that cannot start says so in its health and leaves the others alone."""
+    results = await asyncio.gather(*(engine.start() for engine in engines.values()), return_exceptions=True)
+    for name, result in zip(engines, results, strict=True):
+        if isinstance(result, Exception):
+            _log.error("an engine could not be started", extra={"fields": {"model": name, "error": str(result)}})
+
+
+async def _greet(
+    settings: Settings, address: tuple[object, ...], engines: Mapping[str, Engine], announce: Callable[[str], None]
+) -> None:
+    """Say where it listens, and, once models are ready, how to ask the first one."""
+    url = _url(address)
+    announce(f"Interlace listens on {url}; loading {', '.join(engines)} …")
+    began = time.monotonic()
+    waiting = dict(engines)
+    while waiting:
+        await asyncio.sleep(0.1)
+        for name, engine in list(waiting.items()):
+            health = engine.health()
+            if health.state == "ready":
+                announce(f"{name} is ready after {time.monotonic() - began:.1f} s")
+                del waiting[name]
+            elif health.state in {"failed", "closed"}:
+                announce(f"{name} could not be loaded: {health.detail}")
+                del waiting[name]
+    announce(_instructions(settings, url, engines))
+
+
+def _instructions(settings: Settings, url: str, engines: Mapping[str, Engine]) -> str:
+    """URL, key, and one line to paste, for the first model that can answer."""
+    from_env = bool(os.environ.get("INTERLACE_API_KEY"))
+    key = "$INTERLACE_API_KEY" if from_env else f"$(cat {key_file(settings.home)})"
+    where = "from INTERLACE_API_KEY" if from_env else f"in {key_file(settings.home)}"
+    lines = ["", f"  URL      {url}/v1", f"  API key  {where}"]
+    for name, engine in engines.items():
+        if engine.health().state == "ready":
+            lines += ["", "Try it:", "", _curl(url, key, name, embeds=engine.capabilities().embed)]
+            break
+    return "\n".join(lines)
+
+
+def _curl(url: str, key: str, model: str, *, embeds: bool) -> str:
+    path, body = "chat/completions", '"messages": [{"role": "user", "content": "What is the capital of France?"}]'
+    if embeds:
+        path, body = "embeddings", '"input": "What is the capital of France?"'
+    headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'
+    return f'curl {url}/v1/{path} {headers} -d \'{{"model": "{model}", {body}}}\''
+
+
+def _url(address: tuple[object, ...]) -> str:
+    host, port = str(address[0]), address[1]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only shown; curl needs a real address
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return None
+    return uvloop.new_event_loop

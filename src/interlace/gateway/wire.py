@@ -1,0 +1,110 @@
+"""OpenAI's shapes that every endpoint shares: reading a body into a struct, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from interlace.errors import InterlaceError, InvalidRequest
+
+T = TypeVar("T")
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything callers send: a field we don't know is refused, not ignored."""
+
+
+class UnsupportedMediaType(InterlaceError):
+    """The body is not JSON (HTTP 415)."""
+
+    status = 415
+    type = "invalid_request_error"
+    default_code = "unsupported_media_type"
+
+
+class MethodNotAllowed(InterlaceError):
+    """The page exists, the method does not (HTTP 405)."""
+
+    status = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """OpenAI's description of one error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """What every error looks like."""
+
+    error: ErrorDetail
+
+
+def error_body(error: InterlaceError) -> bytes:
+    """The JSON body that tells `error`."""
+    return msgspec.json.encode(ErrorBody(ErrorDetail(error.message, error.type, error.param, error.code)))
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Read a body; raises `InvalidRequest` in OpenAI's words."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _described(str(error)) from None
+    except RecursionError:
+        raise InvalidRequest("The JSON body of your request is nested too deeply.", code="invalid_json") from None
+    except ValueError as error:  # malformed JSON, or text that is not UTF-8
+        raise InvalidRequest(
+            f"We could not parse the JSON body of your request: {_short(error)}. "
+            "It must be UTF-8 JSON; check quotes, commas and brackets.",
+            code="invalid_json",
+        ) from None
+
+
+def encode(value: Any) -> bytes:
+    """JSON bytes of a response."""
+    return msgspec.json.encode(value)
+
+
+# --- msgspec's words → OpenAI's ----------------------------------------------------------------------------------
+
+_PLACE = re.compile(r" - at .*?`\$\.?([^`]*)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`$", re.DOTALL)
+_TYPE = re.compile(r"Expected `(.*)`, got `(.*)`$")
+_WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+
+
+def _described(text: str) -> InvalidRequest:
+    place = _PLACE.search(text)
+    path = place[1] if place else ""
+    what = text[: place.start()] if place else text
+    if unknown := _UNKNOWN.match(what):
+        param = _join(path, unknown[1][:100])
+        return InvalidRequest(f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")
+    if missing := _MISSING.match(what):
+        param = _join(path, missing[1])
+        return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+    param_or_none = path or None
+    name = f" for '{path}'" if path else ""
+    if wrong := _TYPE.match(what):
+        expected = " or ".join(_WORDS.get(kind, kind) for kind in wrong[1].split(" | "))
+        got = _WORDS.get(wrong[2], wrong[2])
+        message = f"Invalid type{name}: expected {expected}, but got {got} instead."
+        return InvalidRequest(message, param=param_or_none, code="invalid_type")
+    return InvalidRequest(f"Invalid value{name}: {_short(what)}.", param=param_or_none, code="invalid_value")
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _short(what: object) -> str:
+    return str(what).replace("`", "")[:300]
