@@ -39,8 +39,10 @@ class Parrot:
         elif scope["path"] == "/v1/models":
             state = "loading" if self.loading > 0 else "ready"
             self.loading -= 1
-            rows = [{"id": "embedder", "kind": "embedding"}, {"id": "parrot", "kind": "chat", "state": state}]
-            await _json(send, 200, {"object": "list", "data": [*rows, {"id": "other"}]})
+            kind = "chat" if state == "ready" else None  # as the real server says it
+            rows = [{"id": "embedder", "kind": "embeddings"}, {"id": "parrot", "kind": kind, "state": state}]
+            last = {"id": "other", "kind": "completions", "state": "ready"}
+            await _json(send, 200, {"object": "list", "data": [*rows, last]})
         else:
             body = b""
             while (message := await receive())["type"] == "http.request":

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,38 +213,47 @@ def _on_this_machine(url: str) -> bool:
         return host == "localhost"
 
 
-def _can_chat(row: Mapping[str, Any]) -> bool:
-    """Whether a row of `/v1/models` may be a chat model; servers that do not say so are believed."""
-    return bool(row.get("kind", "chat") == "chat")
-
-
 def _choose(server: Server, wanted: str | None) -> str:
-    """`wanted` if it is served, else the first chat model."""
-    rows = server.models()
-    names = [str(row["id"]) for row in rows]
+    """`wanted` if it is served, else the first model that can chat, once it is known which can."""
+    names = [str(row["id"]) for row in server.models()]
     if wanted is not None:
         if wanted not in names:
             raise ChatError(f"No model {wanted!r} is served; there is: {', '.join(names) or 'none'}.")
         return wanted
+    rows = _when(server, lambda rows: any(map(_chats, rows)) or not any(map(_loads, rows)))
     for row in rows:
-        if _can_chat(row):
+        if _chats(row):
             return str(row["id"])
     raise ChatError(f"No chat model is served; there is: {', '.join(names) or 'none'}.")
 
 
+def _chats(row: Mapping[str, Any]) -> bool:
+    """Whether a row of `/v1/models` is a chat model. Servers that do not say so are believed; a model of ours says
+    `null` until it has loaded."""
+    return bool(row.get("kind", "chat") == "chat")
+
+
+def _loads(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("state") == "loading")
+
+
 def _wait_until_loaded(server: Server, model: str) -> None:
     """Return when `model` is not (any longer) loading; servers that do not say are taken as ready."""
+    _when(server, lambda rows: not any(row["id"] == model and _loads(row) for row in rows))
+
+
+def _when(server: Server, done: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
+    """The served models once `done` says so of them, asking four times a second."""
     deadline = time.monotonic() + _LOADING_SECONDS
     told = False
-    while time.monotonic() < deadline:
-        states = {row["id"]: row.get("state") for row in server.models()}
-        if states.get(model) != "loading":
-            return
+    while not done(rows := server.models()):
+        if time.monotonic() > deadline:
+            raise ChatError(f"Still loading after {_LOADING_SECONDS:.0f} seconds; see the server's log.")
         if not told:
-            _say(f"{model} is still loading …")
+            _say("The model is still loading ...")
             told = True
         time.sleep(0.25)
-    raise ChatError(f"{model} has been loading for {_LOADING_SECONDS:.0f} seconds; see the server's log.")
+    return rows
 
 
 def _interactive(server: Server, conversation: Conversation) -> int:
