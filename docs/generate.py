@@ -51,7 +51,8 @@ def help_text(words: tuple[str, ...]) -> str:
 def settings_page() -> str:
     """A table of all settings."""
     rows = [
-        f"| `{one.path}` | {_cell(one.kind)} | {_code(one.default)} | {_code(one.environment or '')} | {_cell(one.doc)} |\n"
+        f"| `{one.path}` | {_cell(one.kind)} | {_code(one.default)} | {_code(one.environment or '')} "
+        f"| {_cell(one.doc)} |\n"
         for one in settings_reference()
     ]
     return (
