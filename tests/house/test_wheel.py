@@ -53,7 +53,6 @@ def test_the_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -
         assert sorted(first.namelist()) == sorted(second.namelist())
 
 
-@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_the_wheel_serves_in_a_clean_environment(wheel: Path, smollm2_gguf: Path, tmp_path: Path) -> None:
     """Installed with its default dependencies alone, no torch near, it says its version, serves and answers."""
