@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interlace.config import Settings, check_config, find_config, load_settings
+from interlace.config import ModelSettings, Settings, check_config, find_config, load_settings
 from interlace.errors import CheckpointError, ConfigError
 
 
@@ -27,16 +28,16 @@ def serve_command(
     env = os.environ if env is None else env
     try:
         settings = load_settings(config, env, {"host": host, "port": port, "home": home, "log.level": log_level})
-        _pull_missing(settings)
+        settings = _pull_missing(settings)
+        from interlace.gateway.serve import serve  # the HTTP server is heavy; other verbs don't need it
+
+        return serve(settings, env)
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2
     except CheckpointError as error:
         print(f"interlace: {error.message}", file=sys.stderr)
         return 1
-    from interlace.gateway.serve import serve  # the HTTP server is heavy; other verbs don't need it
-
-    return serve(settings, env)
 
 
 def config_check_command(path: Path | None = None, *, env: Mapping[str, str] | None = None) -> int:
@@ -73,17 +74,24 @@ def models_command(
     return 0
 
 
-def _pull_missing(settings: Settings) -> None:
-    """Bring checkpoints onto the disk that are named but not there yet."""
-    from interlace import models
+def _pull_missing(settings: Settings) -> Settings:
+    """Bring checkpoints onto the disk that are named but not there yet; a source (`hf:…`) becomes the path it is at."""
+    return dataclasses.replace(settings, models=tuple(_present(model, settings.home) for model in settings.models))
 
-    for model in settings.models:
-        try:
-            models.resolve(model.checkpoint, settings.home)
-        except CheckpointError:
-            if model.checkpoint.startswith(("/", ".", "~")):
-                raise
-            models.pull(model.checkpoint, settings.home)
+
+def _present(model: ModelSettings, home: Path) -> ModelSettings:
+    from interlace import models
+    from interlace.models.bars import progress_for_people
+
+    try:
+        models.resolve(model.checkpoint, home)
+        return model
+    except CheckpointError:
+        if model.checkpoint.startswith(("/", ".", "~")):
+            raise  # a path that is not there, or holds nothing we can serve, cannot be pulled
+    with progress_for_people() as progress:
+        pulled = models.pull(model.checkpoint, home, progress=progress)
+    return dataclasses.replace(model, checkpoint=str(pulled.path))
 
 
 def _served(settings: Settings, env: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -225,6 +225,7 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         messages=tuple(_message(message, f"messages[{i}]") for i, message in enumerate(chat.messages)),
         n=chat.n or 1,
         sampling=sampling_of(chat, max_tokens=_max_tokens(chat), logprobs=logprobs, prompt_logprobs=False),
+        unset=left_open(chat),
         output=_output_rule(chat),
         tools=tools,
         tool_choice=_tool_choice(chat),

@@ -66,6 +66,7 @@ def parse_completion(body: bytes, request_id: str, max_sequences: int) -> tuple[
             prompt_ids=None if isinstance(prompt, str) else prompt,
             n=n,
             sampling=sampling,
+            unset=left_open(completion),
             output=rule,
         )
         for i, prompt in enumerate(prompts)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from interlace.config import ModelSettings, Settings
 from interlace.engines.types import Engine
-from interlace.errors import ConfigError, InterlaceError
+from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
 from interlace.gateway.app import State, make_app
 from interlace.gateway.keys import Keys, ensure_key, key_file
@@ -51,20 +51,20 @@ def serve(
     build: Build | None = None,
     announce: Callable[[str], None] = print,
 ) -> int:
-    """Serve until a signal; the exit code. `announce` gets the lines a person reads on standard output."""
+    """Serve until a signal; the exit code. `announce` gets the lines a person reads on standard output.
+
+    Raises `ConfigError` when the address is taken or the home folder cannot be written.
+    """
+    env = os.environ if env is None else env
+    bound = bind(settings.host, settings.port)
     try:
-        bound = bind(settings.host, settings.port)
-        key = ensure_key(settings.home, os.environ if env is None else env)
-    except InterlaceError as error:
-        print(f"interlace: {error.message}", file=sys.stderr)
-        return 1
+        key = ensure_key(settings.home, env)
     except OSError as error:
-        print(f"interlace: the home folder {settings.home} cannot be written: {error}", file=sys.stderr)
-        return 1
+        raise ConfigError(f"The home folder {settings.home} cannot be written: {error}. Set INTERLACE_HOME.") from error
     set_up_logs(settings.log)
-    loop_factory = _loop_factory()
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(_serve(settings, key, bound, build or build_engine, announce))
+    greeting = functools.partial(announce, flush=True) if announce is print else announce
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings, key, bound, build or build_engine, greeting))
     return 0
 
 
