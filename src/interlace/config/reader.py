@@ -303,7 +303,9 @@ def _pattern(text: str) -> str:
     try:
         pattern = regex.compile(text)
     except (regex.error, OverflowError, RecursionError) as error:
-        raise _Wrong(f"is not a regular expression: {error}", "Mind brackets and backslashes; quote it with '...'") from None
+        raise _Wrong(
+            f"is not a regular expression: {error}", "Mind brackets and backslashes; quote it with '...'"
+        ) from None
     if pattern.search(""):
         raise _Wrong("matches empty text, so it would refuse everything", "Make it need at least one character")
     return text

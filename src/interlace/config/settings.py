@@ -36,10 +36,18 @@ class ModelSettings:
     """One served model. `cache_bytes` caps the KV cache; `threads` 0 means one per physical core."""
 
     name: str = setting("The public name callers put into `model`.")
-    checkpoint: str = setting("A name in the store (`interlace checkpoints list`), or a path that starts with / ./ or ~.")
+    checkpoint: str = setting(
+        "A name in the store (`interlace checkpoints list`), or a path that starts with / ./ or ~."
+    )
     engine: str = setting("What runs it.", "local", choices=("local",))
     precision: str = setting(
         "Arithmetic and weights: as in the file, or converted.", "file", choices=("file", "f32", "bf16", "int8")
+    )
+    sampling: str = setting(
+        "What fills temperature, top_p, ... that a caller leaves out: what the model's makers suggest, or OpenAI's "
+        "defaults (temperature 1).",
+        "model",
+        choices=("model", "openai"),
     )
     cache_bytes: int = setting("Cap of the KV cache; sizes such as 512MiB are understood.", 1 << 30, minimum=1 << 20)
     context_length: int = setting("Longest prompt plus answer in tokens; 0: what the checkpoint says.", 0, minimum=0)

@@ -94,6 +94,7 @@ class GenerateRequest(Struct, frozen=True):
     prompt_ids: tuple[int, ...] | None = None
     n: int = 1
     sampling: Sampling = Sampling()
+    unset: tuple[str, ...] = ()  # fields of `sampling` the caller left open: the model's own defaults fill them
     output: OutputRule | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"  # "auto", "none", "required", or "function:NAME"

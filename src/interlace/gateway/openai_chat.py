@@ -14,6 +14,7 @@ from interlace.gateway.openai_fields import (
     Count,
     SampledBody,
     check_stream_options,
+    left_open,
     sampling_of,
     structured_rule,
     wants_usage,

@@ -15,6 +15,7 @@ from interlace.gateway.openai_fields import (
     SampledBody,
     TokenId,
     check_stream_options,
+    left_open,
     sampling_of,
     structured_rule,
     wants_usage,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interlace.models.architecture import Architecture, BertArchitecture, LlamaArchitecture, read_architecture
-    from interlace.models.checkpoint import Checkpoint, Manifest
+    from interlace.models.checkpoint import Checkpoint, Manifest, SuggestedSampling
     from interlace.models.metadata import gguf_metadata
     from interlace.models.pull import pull
     from interlace.models.room import check_memory, memory_needed
@@ -31,6 +31,7 @@ _HOMES = {
     "LlamaArchitecture": "architecture",
     "Manifest": "checkpoint",
     "StoredTensor": "weights",
+    "SuggestedSampling": "checkpoint",
     "Weights": "weights",
     "check_memory": "room",
     "check_tensors": "tensors",
@@ -56,6 +57,7 @@ __all__ = [
     "LlamaArchitecture",
     "Manifest",
     "StoredTensor",
+    "SuggestedSampling",
     "Weights",
     "check_memory",
     "check_tensors",

@@ -7,6 +7,8 @@ from importlib.resources import files
 
 import msgspec
 
+from interlace.models.checkpoint import SuggestedSampling
+
 
 class CatalogueSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One place to pull from. `files` are digests that must hold; `bytes` is about the size of the download."""
@@ -23,6 +25,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     architecture: str
     licence: str
     sources: tuple[CatalogueSource, ...]
+    sampling: SuggestedSampling = SuggestedSampling()  # as the model card suggests
 
 
 @cache

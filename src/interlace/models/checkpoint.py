@@ -14,6 +14,16 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
 
 
+class SuggestedSampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a checkpoint's makers say tokens should be chosen, where a caller does not say; None: they do not say."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a checkpoint is and where it came from. The checkpoint exists once this file does."""
 
@@ -27,6 +37,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pulled: str  # date and time, ISO 8601, UTC
     licence: str | None = None  # SPDX identifier, where the source states one
     chat_template: str | None = None
+    sampling: SuggestedSampling = SuggestedSampling()
     version: int = MANIFEST_VERSION
 
 

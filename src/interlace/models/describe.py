@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from interlace.errors import CheckpointError
 from interlace.models.architecture import Architecture, LlamaArchitecture, read_architecture
+from interlace.models.checkpoint import SuggestedSampling
 from interlace.models.layout import Format, Layout, locate, read_json
 from interlace.models.metadata import gguf_metadata
 from interlace.models.tensors import check_tensors
@@ -37,6 +40,7 @@ class Description:
     bytes: int
     licence: str | None
     chat_template: str | None
+    sampling: SuggestedSampling
 
 
 def describe(path: Path) -> Description:
@@ -54,6 +58,7 @@ def describe(path: Path) -> Description:
         bytes=sum(file.stat().st_size for file in layout.weights),
         licence=licence,
         chat_template=template,
+        sampling=SuggestedSampling() if layout.format == "gguf" else folder_sampling(layout.folder),
     )
 
 
@@ -83,6 +88,19 @@ def folder_template(folder: Path) -> str | None:
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
     return template if isinstance(template, str) else None
+
+
+def folder_sampling(folder: Path) -> SuggestedSampling:
+    """What a Hugging Face folder's `generation_config.json` suggests; nothing where it is missing or greedy."""
+    file = folder / "generation_config.json"
+    config = read_json(file) if file.is_file() else {}
+    if not config.get("do_sample"):
+        return SuggestedSampling()
+    known = {name: config[name] for name in SuggestedSampling.__struct_fields__ if config.get(name) is not None}
+    try:
+        return msgspec.convert(known, SuggestedSampling)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{file.name} suggests sampling that makes no sense: {error}.") from error
 
 
 def _gguf_words(layout: Layout) -> tuple[str | None, str | None]:

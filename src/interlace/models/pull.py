@@ -135,6 +135,7 @@ def _accept(space: Space, origin: Origin, entry: CatalogueEntry | None) -> Manif
         pulled=datetime.now(UTC).isoformat(timespec="seconds"),
         licence=entry.licence if entry else origin.licence or about.licence,
         chat_template=about.chat_template,
+        sampling=entry.sampling if entry else about.sampling,
     )
 
 

@@ -87,6 +87,7 @@ def _in_place(path: Path) -> Checkpoint:
         pulled=changed,
         licence=about.licence,
         chat_template=about.chat_template,
+        sampling=about.sampling,
     )
     return Checkpoint(path.name.removesuffix(".gguf"), path, manifest)
 

@@ -117,6 +117,25 @@ def test_bias_and_penalties(decoder: Core) -> None:
     assert len(set(token_ids(run(decoder, [punished])["a"]))) > len(set(token_ids(run(decoder, [loop])["a"])))
 
 
+def test_what_a_caller_leaves_open_is_the_models_own(smollm2_gguf: Path, tmp_path: Path, paris: str) -> None:
+    """The makers' suggestion (here: nearly greedy) fills the fields left open and no others; "openai" ignores it."""
+    from interlace.config import ModelSettings
+    from interlace.engines.local import load_core
+    from interlace.models import pull
+
+    pull(str(smollm2_gguf), tmp_path, name="suggests")
+    manifest = tmp_path / "checkpoints" / "suggests" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"sampling": {}', '"sampling": {"top_k": 1}'))
+    unset = ("temperature", "top_p", "top_k")
+    for wish, expected in (("model", True), ("openai", False)):
+        settings = ModelSettings(name="m", checkpoint="suggests", precision="f32", cache_bytes=64 << 20, sampling=wish)
+        core = load_core(settings, tmp_path, lambda _: None)
+        answers = run(core, [_ask(str(i), temperature=1.0, seed=i, unset=unset) for i in range(3)])
+        assert all(text(answers[str(i)]) == paris for i in range(3)) == expected
+    stated = run(core, [_ask(str(i), temperature=1.0, seed=i) for i in range(3)])
+    assert any(text(stated[str(i)]) != paris for i in range(3))
+
+
 def test_no_tokens_asked(decoder: Core) -> None:
     """max_tokens=0 computes nothing and ends well."""
     outcomes = run(decoder, [_ask(max_tokens=0)])["a"]

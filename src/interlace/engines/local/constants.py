@@ -153,6 +153,7 @@ class ConstantMaker:
 
 
 _FLOAT_TYPES = ("F32", "F16", "BF16")
+KEPT_AS_STORED = (*_FLOAT_TYPES, "Q4_0", "Q4_1", "Q8_0")
 
 
 def split_q4_1(stored: StoredTensor) -> tuple[Array, Array, Array]:

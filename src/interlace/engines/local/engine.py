@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from interlace.engines.local.choice import Choice, token_logprob
@@ -34,6 +35,7 @@ from interlace.engines.types import (
     Usage,
 )
 from interlace.errors import ContextLengthExceeded, EngineFailed, InterlaceError, InvalidRequest, Overloaded
+from interlace.models import SuggestedSampling
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +76,19 @@ class _Task:
 class LocalEngine:
     """Continuous batching over one decoder: see `interlace.engines.types.Core` for the contract of each method."""
 
-    def __init__(self, runner: Runner, prompts: Prompts, *, vocabulary: int, context_length: int, max_sequences: int,
-                 max_waiting: int, step_tokens: int, precision: str) -> None:  # fmt: skip
+    def __init__(
+        self,
+        runner: Runner,
+        prompts: Prompts,
+        *,
+        suggested: SuggestedSampling,
+        vocabulary: int,
+        context_length: int,
+        max_sequences: int,
+        max_waiting: int,
+        step_tokens: int,
+        precision: str,
+    ) -> None:
         self._runner = runner
         self._prompts = prompts
         self._tokenizer = prompts.tokenizer
@@ -83,6 +96,7 @@ class LocalEngine:
         self._vocabulary = min(prompts.tokenizer.vocabulary, vocabulary)
         self._scheduler = Scheduler(blocks=runner.cache_blocks, max_running=max_sequences, step_tokens=step_tokens)
         self._context_length = min(context_length, runner.cache_blocks * BLOCK - 1)
+        self._suggested = {k: v for k, v in msgspec.structs.asdict(suggested).items() if v is not None}
         self._max_waiting = max_waiting
         self._precision = precision
         self._tasks: dict[str, _Task] = {}
@@ -96,6 +110,7 @@ class LocalEngine:
             raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
         if not 1 <= request.n <= MAX_CHOICES:
             raise InvalidRequest(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", param="n")
+        request = self._with_suggestions(request)
         check_sampling(request.sampling, self._vocabulary)
         ids, prompt_text = self._prompts.encode(request)
         self._check_ids(request, ids)
@@ -177,6 +192,13 @@ class LocalEngine:
         )
 
     # --- prepare ---------------------------------------------------------------------------------------------
+
+    def _with_suggestions(self, request: GenerateRequest) -> GenerateRequest:
+        """The request with what its caller left open filled in as the model's makers suggest."""
+        fill = {name: self._suggested[name] for name in request.unset if name in self._suggested}
+        if not fill:
+            return request
+        return msgspec.structs.replace(request, sampling=msgspec.structs.replace(request.sampling, **fill))
 
     def _check_ids(self, request: GenerateRequest, ids: list[int]) -> None:
         for token in ids:

@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import get_args
 
 from interlace.config import ModelSettings
-from interlace.engines.local.constants import Precision
+from interlace.engines.local.constants import KEPT_AS_STORED, Precision
 from interlace.engines.types import Core
 from interlace.errors import ConfigError
-from interlace.models import BertArchitecture, LlamaArchitecture, check_memory, read_architecture, resolve
+from interlace.models import (
+    BertArchitecture,
+    Checkpoint,
+    LlamaArchitecture,
+    SuggestedSampling,
+    check_memory,
+    open_weights,
+    read_architecture,
+    resolve,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +37,11 @@ def load(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -
 
         check_memory(checkpoint, 0)
         return load_embedder(checkpoint.path, threads=threads, progress=progress)
-    check_memory(checkpoint, settings.cache_bytes)
-    return _load_decoder(settings, checkpoint.path, architecture, threads, progress)
+    check_memory(checkpoint, settings.cache_bytes, _kept_precision(settings, checkpoint))
+    return _load_decoder(settings, checkpoint, architecture, threads, progress)
 
 
-def _load_decoder(settings: ModelSettings, path: Path, architecture: LlamaArchitecture, threads: int,
+def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture: LlamaArchitecture, threads: int,
                   progress: Callable[[str], None]) -> Core:  # fmt: skip
     from interlace.engines.local.constraints import GrammarCompiler
     from interlace.engines.local.engine import LocalEngine
@@ -42,6 +51,7 @@ def _load_decoder(settings: ModelSettings, path: Path, architecture: LlamaArchit
     from interlace.engines.local.tokenizer import load_tokenizer
 
     progress("reading the tokenizer")
+    path = checkpoint.path
     tokenizer = load_tokenizer(path)
     prompts = Prompts(tokenizer, load_template(path, tokenizer), GrammarCompiler(tokenizer, architecture.vocabulary))
     progress("compiling the model")
@@ -56,6 +66,7 @@ def _load_decoder(settings: ModelSettings, path: Path, architecture: LlamaArchit
     return LocalEngine(
         runner,
         prompts,
+        suggested=checkpoint.manifest.sampling if settings.sampling == "model" else SuggestedSampling(),
         vocabulary=architecture.vocabulary,
         context_length=min(settings.context_length or architecture.context_length, architecture.context_length),
         max_sequences=settings.max_sequences,
@@ -63,6 +74,15 @@ def _load_decoder(settings: ModelSettings, path: Path, architecture: LlamaArchit
         step_tokens=max(settings.step_tokens, settings.max_sequences),  # room for one token of each
         precision=precision,
     )
+
+
+def _kept_precision(settings: ModelSettings, checkpoint: Checkpoint) -> str:
+    """The precision to estimate memory by: a file with kinds that are re-coded as f16 grows, so it counts as bf16."""
+    if settings.precision != "file":
+        return settings.precision
+    with open_weights(checkpoint.path) as weights:
+        kept = all(weights.stored(name).kind in KEPT_AS_STORED for name in weights.names())
+    return "file" if kept else "bf16"
 
 
 def _precision(settings: ModelSettings) -> Precision:
