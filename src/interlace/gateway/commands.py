@@ -75,8 +75,24 @@ def models_command(
 
 
 def _pull_missing(settings: Settings) -> Settings:
-    """Bring checkpoints onto the disk that are named but not there yet; a source (`hf:…`) becomes the path it is at."""
-    return dataclasses.replace(settings, models=tuple(_present(model, settings.home) for model in settings.models))
+    """Bring checkpoints onto the disk that are named but not there yet; a source (`hf:…`) becomes the path it is at.
+
+    A model that cannot be had is told of and left to its engine, which will say so too: it must not keep the others
+    from being served. When there are no others, `CheckpointError`.
+    """
+    present: list[ModelSettings] = []
+    reasons: list[str] = []
+    for model in settings.models:
+        try:
+            present.append(_present(model, settings.home))
+        except CheckpointError as error:
+            present.append(model)
+            reasons.append(f"{model.name}: {error.message}")
+    if len(reasons) == len(settings.models):
+        raise CheckpointError("\n".join(reasons))
+    for reason in reasons:
+        print(f"interlace: {reason}", file=sys.stderr)
+    return dataclasses.replace(settings, models=tuple(present))
 
 
 def _present(model: ModelSettings, home: Path) -> ModelSettings:
