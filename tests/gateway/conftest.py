@@ -53,5 +53,5 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture
 def endpoint(gateway: Gateway) -> Endpoint:
-    """The scripted server, for the conformance suite; `test_openai_real.py` gives it a real one."""
+    """The scripted server, for the conformance suite; a module with a real one overrides this."""
     return Endpoint(f"{gateway.url}/v1", gateway.key, "scripted", "embedder")

@@ -37,7 +37,7 @@ def shown_and_denied(pattern: str, parts: list[str], window: int = 1024) -> tupl
 @pytest.mark.parametrize("pattern", PATTERNS)
 @given(parts=pieces)
 def test_pieces_are_judged_like_the_whole(pattern: str, parts: list[str]) -> None:
-    """Any split of any text is denied exactly when the text up to there matches, and the match itself is never shown."""
+    """Any split of any text is denied exactly when the text up to there matches; the match itself is never shown."""
     whole = "".join(parts)
     shown, denied = shown_and_denied(pattern, parts)
     assert denied == bool(regex.search(pattern, whole))

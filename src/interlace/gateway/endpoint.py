@@ -18,6 +18,7 @@ from interlace.gateway.http import (
     ClientGone,
     ClientWatch,
     Exchange,
+    ReaderStuck,
     header,
     read_json_body,
     send_whole,
@@ -68,10 +69,12 @@ class Endpoint:
         async with client, aclosing(self.pipeline.answer(call)) as batches:
             first = await anext(batches)  # whatever fails until here becomes a status of its own
             assert rendering is not None
-            if rendering.stream:
-                await self._send_stream(send, rendering, first, batches)
-            else:
-                await self._send_whole(send, rendering, first, batches)
+            answer = self._send_stream if rendering.stream else self._send_whole
+            try:
+                await answer(send, rendering, first, batches)
+            except ReaderStuck:
+                scope["interlace.abort"]()
+                raise
 
     async def _send_whole(self, send: Send, rendering: Rendering, batch: list[Happening], batches: Happenings) -> None:
         while not isinstance(batch[0], Done):
@@ -108,4 +111,4 @@ class Endpoint:
             async with asyncio.timeout(self.limits.reader_seconds):
                 await sending
         except TimeoutError:
-            raise ClientGone from None
+            raise ReaderStuck from None

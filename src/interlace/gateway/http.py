@@ -22,7 +22,11 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class ClientGone(Exception):
-    """The caller hung up, or reads nothing any more: there is nobody to answer."""
+    """The caller hung up: there is nobody to answer."""
+
+
+class ReaderStuck(ClientGone):
+    """The caller is there but has read nothing for too long."""
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from interlace.config import ModelSettings, Settings
 from interlace.engines.types import Engine
@@ -112,6 +113,15 @@ def make_pipeline(
     )
 
 
+class Connection(HttpToolsProtocol):
+    """One connection. Requests may end it at once: closing politely would wait for a reader that does not read."""
+
+    def on_message_begin(self) -> None:
+        """Each request of the connection gets `interlace.abort` beside what ASGI says."""
+        super().on_message_begin()
+        self.scope["interlace.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+
+
 class Server(uvicorn.Server):
     """uvicorn, with our signals: the first drains, and the exit code is ours to choose."""
 
@@ -119,7 +129,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -136,6 +146,15 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         """Signals are handled by `drain`; uvicorn would raise them again and so end the process with their code."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own, and then no connection is left: one that nobody reads from would stay for ever."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if (transport := connection.transport) is not None:
+                transport.abort()
+        if self.server_state.tasks:  # cancelled after `drain_seconds`: let them settle
+            await asyncio.wait(self.server_state.tasks, timeout=5)
 
     def drain(self) -> None:
         """Stop accepting, say so in `/readyz`, let running requests finish. A second time: leave at once."""

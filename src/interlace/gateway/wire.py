@@ -84,7 +84,7 @@ _WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean
 
 def _described(text: str) -> InvalidRequest:
     place = _PLACE.search(text)
-    path = place[1] if place else ""
+    path = place[1].replace("[...]", "") if place else ""  # msgspec does not say which key of a mapping
     what = text[: place.start()] if place else text
     if unknown := _UNKNOWN.match(what):
         param = _join(path, unknown[1][:100])

@@ -1,4 +1,4 @@
-"""The ledger: what was used, by whom. Today usage events are logged; the ledger's own issue will store and price them."""
+"""The ledger: what was used, by whom. Usage events are logged as JSON lines; nothing is stored or priced."""
 
 from interlace.ledger.events import LogSink, Outcome, UsageEvent, UsageSink
 

@@ -67,5 +67,7 @@ class Guards:
         for pattern in self.patterns:
             for text in texts:
                 if pattern.search(text, timeout=INPUT_SECONDS, concurrent=release_gil):
-                    return "The request was refused by the content guard of this server. Change the input and try again."
+                    return (
+                        "The request was refused by the content guard of this server. Change the input and try again."
+                    )
         return None

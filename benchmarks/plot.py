@@ -1,0 +1,70 @@
+"""One picture per report: a panel per phase, a group of bars per shape, whiskers from the least to the greatest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+
+mpl.use("agg")
+from matplotlib import pyplot as plt
+
+if TYPE_CHECKING:
+    from benchmarks.figures import Rate
+    from benchmarks.report import Report
+
+_COLOURS = {
+    "interlace f32": "#0072b2",
+    "bare loop f32": "#999999",
+    "vLLM CPU fp32": "#d55e00",
+    "interlace file": "#56b4e9",
+    "interlace bf16": "#009e73",
+    "interlace int8": "#e69f00",
+    "called directly": "#999999",
+    "host and HTTP": "#0072b2",
+}  # fmt: skip  (Okabe and Ito's colours, told apart by the colour-blind too)
+_TITLES = {"decode": "Decode", "prefill": "Prefill", "whole": "New tokens over the whole time"}
+
+
+def plot(report: Report, path: Path) -> None:
+    """Write the picture; its suffix says the format."""
+    phases = list(dict.fromkeys(rate.phase for rate in report.rates))
+    figure, axes = plt.subplots(len(phases), 1, figsize=(9, 3.6 * len(phases)), squeeze=False, layout="constrained")
+    for axis, phase in zip(axes[:, 0], phases, strict=True):
+        _panel(axis, [rate for rate in report.rates if rate.phase == phase])
+        axis.set_title(_TITLES[phase], loc="left", fontweight="bold")
+    names = list(dict.fromkeys(rate.contestant for rate in report.rates))
+    figure.legend(
+        [plt.Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in names],
+        names, loc="outside lower center", ncols=min(6, len(names)), frameon=False,
+    )  # fmt: skip
+    about = report.about
+    figure.suptitle(
+        f"{report.title}: SmolLM2-135M on {about['threads']} threads\n{about['cpu']}, {about['date']}; "
+        f"medians of {len(report.rates[0].values)}, whiskers from least to greatest",
+        fontsize=10,
+    )
+    with mpl.rc_context({"svg.hashsalt": "interlace", "svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
+    plt.close(figure)
+
+
+def _panel(axis: Any, rates: list[Rate]) -> None:
+    shapes = list(dict.fromkeys(rate.shape for rate in rates))
+    names = list(dict.fromkeys(rate.contestant for rate in rates))
+    width = 0.86 / len(names)
+    for rate in rates:
+        at = shapes.index(rate.shape) + (names.index(rate.contestant) - (len(names) - 1) / 2) * width
+        spread = rate.spread
+        whiskers = [[spread.median - spread.low], [spread.high - spread.median]]
+        axis.bar(at, spread.median, 0.92 * width, yerr=whiskers, color=_COLOURS[rate.contestant],
+                 error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"})  # fmt: skip
+        axis.annotate(f"{spread.median:,.0f}", (at, spread.high), (0, 3), textcoords="offset points", ha="center",
+                      fontsize=7)  # fmt: skip
+    axis.set_xticks(range(len(shapes)), [shape.replace(", ", "\n") for shape in shapes])
+    axis.set_ylabel("tokens/s")
+    axis.margins(y=0.12)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)

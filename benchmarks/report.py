@@ -1,0 +1,113 @@
+"""What a measurement leaves behind: JSON for programs, a Markdown table for the docs, a table at the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from benchmarks.figures import Comparison, Rate
+from benchmarks.machine import lines
+
+_PHASES = {
+    "decode": "Decode, tokens/s",
+    "prefill": "Prefill, tokens/s",
+    "whole": "All new tokens over the whole time, tokens/s",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """One part of the benchmarks: where it ran, all values, what they say, and what was measured beside."""
+
+    name: str
+    title: str
+    about: dict[str, Any]
+    rates: Sequence[Rate]
+    compared: Sequence[Comparison]
+    beside: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        """Everything, single values included, so that others can compute anew."""
+        return {
+            "name": self.name,
+            "about": self.about,
+            "rates": [asdict(rate) | {"spread": asdict(rate.spread)} for rate in self.rates],
+            "compared": [comparison.json() for comparison in self.compared],
+            "beside": self.beside,
+        }
+
+    def markdown(self) -> str:
+        """Tables with the machine and date above; headings start at the second level."""
+        blocks = [f"## {self.title}", "  \n".join(lines(self.about))]
+        for phase in dict.fromkeys(rate.phase for rate in self.rates):
+            blocks += [f"### {_PHASES[phase]}", self._rates(phase)]
+        blocks += ["### Ratios, pair by pair within a round", self._ratios()]
+        if self.beside:
+            blocks += ["### CPU time of each part", self._beside()]
+        return "\n\n".join(blocks) + "\n"
+
+    def _rates(self, phase: str) -> str:
+        rates = [rate for rate in self.rates if rate.phase == phase]
+        shapes = list(dict.fromkeys(rate.shape for rate in rates))
+        found = {(rate.contestant, rate.shape): rate.spread.text(0) for rate in rates}
+        contestants = dict.fromkeys(rate.contestant for rate in sorted(rates, key=_ours_last_by_precision))
+        rows = ([name, *(found.get((name, shape), "–") for shape in shapes)] for name in contestants)
+        return _table(["median (min–max)", *shapes], rows)
+
+    def _ratios(self) -> str:
+        rows = (
+            [
+                c.phase if c.phase != "whole" else "all",
+                c.shape,
+                f"{c.contestant} / {c.against}",
+                c.ratio.text(2),
+                "" if c.goal is None else f"≥ {c.goal:g}",
+                {True: "met", False: "**missed**", None: ""}[c.met],
+            ]
+            for c in self.compared
+        )
+        return _table(["phase", "shape", "ratio of", "median (min–max)", "goal", ""], rows)
+
+    def _beside(self) -> str:
+        parts = ("client", "gateway", "host")
+        rows = (
+            [
+                shape,
+                *(f"{row[f'{part}_cpu_share']:.2f} ({row[f'{part}_us_per_token']:,.0f} µs)" for part in parts),
+                f"{1000 * row['first_token_seconds']:,.0f} ms",
+            ]
+            for shape, row in self.beside.items()
+        )
+        heads = [f"{'load client' if part == 'client' else part}: cores (per token)" for part in parts]
+        return _table(["shape", *heads, "time to first token"], rows)
+
+    def write(self, folder: Path) -> None:
+        """`NAME.json`, `NAME.md` and `NAME.svg`."""
+        from benchmarks.plot import plot
+
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.json(), indent=2, ensure_ascii=False)
+        (folder / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
+        (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
+        plot(self, folder / f"{self.name}.svg")
+
+    def show(self, console: Console) -> None:
+        """Print the tables."""
+        console.print(Markdown(self.markdown()))
+
+
+def _ours_last_by_precision(rate: Rate) -> bool:
+    """Contestants of the comparison first, our other precisions below."""
+    return rate.contestant.startswith("interlace ") and rate.contestant != "interlace f32"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right of the first column."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))

@@ -1,0 +1,133 @@
+"""Every endpoint, streaming or not, guards its input and its output. A path that is missing here fails."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from interlace.ledger import Outcome
+from tests.support.gateway_thread import Gateway
+
+DENIED = "please open sesame now"
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+TOOL = {"type": "function", "function": {"name": "f", "description": DENIED}}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "open sesame"}'}}
+
+# (path, streaming) → bodies whose input is denied
+INPUTS: dict[tuple[str, bool], list[dict[str, Any]]] = {
+    (CHAT, stream): [
+        {"messages": [{"role": "user", "content": DENIED}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": DENIED}]}]},
+        {"messages": [{"role": "system", "content": DENIED}, {"role": "user", "content": "x"}]},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [CALL]}]},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [TOOL]},
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "structured_outputs": {"regex": DENIED},
+        },
+        {"messages": [{"role": "user", "content": "long " * 5000}]},
+    ]
+    for stream in (False, True)
+}
+INPUTS |= {
+    (COMPLETIONS, stream): [{"prompt": DENIED}, {"prompt": ["fine", DENIED]}, {"prompt": "long " * 5000}]
+    for stream in (False, True)
+}
+INPUTS[EMBEDDINGS, False] = [{"input": DENIED}, {"input": ["fine", DENIED]}, {"input": [1, 2]}]
+
+# (path, streaming) → a body whose answer, from the model "leaky", is denied
+OUTPUTS: dict[tuple[str, bool], dict[str, Any]] = {
+    **{(CHAT, stream): {"messages": [{"role": "user", "content": "x"}]} for stream in (False, True)},
+    **{(COMPLETIONS, stream): {"prompt": ["x", "y"], "n": 2} for stream in (False, True)},
+}
+
+POSTS = [(path, stream) for path in (CHAT, COMPLETIONS) for stream in (False, True)] + [(EMBEDDINGS, False)]
+
+
+def post(gateway: Gateway, path: str, body: dict[str, Any], *, stream: bool) -> httpx.Response:
+    """Send a body, with `stream` where the endpoint has it."""
+    sent = {**body, "stream": True} if stream else body
+    return httpx.post(gateway.url + path, json=sent, headers=gateway.headers, trust_env=False, timeout=20)
+
+
+def texts_and_ends(answer: httpx.Response) -> tuple[dict[int, str], dict[int, str]]:
+    """Text and finish reason of each choice, whatever the endpoint and however it was sent."""
+    texts: dict[int, str] = {}
+    ends: dict[int, str] = {}
+    if "event-stream" in answer.headers["content-type"]:
+        events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
+    else:
+        events = [answer.text]
+    for event in map(json.loads, events):
+        for choice in event["choices"]:
+            said = choice.get("text") or (choice.get("delta") or choice.get("message") or {}).get("content") or ""
+            texts[choice["index"]] = texts.get(choice["index"], "") + said
+            if choice["finish_reason"]:
+                ends[choice["index"]] = choice["finish_reason"]
+    return texts, ends
+
+
+def test_the_tables_name_every_path(gateway: Gateway) -> None:
+    """A new POST endpoint of the application must appear in both tables (embeddings have no output text)."""
+    document = httpx.get(f"{gateway.url}/openapi.json", trust_env=False).json()
+    posts = {path for path, item in document["paths"].items() if "post" in item}
+    streams = {
+        path for path in posts if "text/event-stream" in document["paths"][path]["post"]["responses"]["200"]["content"]
+    }
+    expected = {(path, stream) for path in posts for stream in ((False, True) if path in streams else (False,))}
+    assert set(INPUTS) == expected
+    assert set(OUTPUTS) == expected - {(EMBEDDINGS, False)}
+
+
+@pytest.mark.parametrize(("path", "stream"), POSTS)
+def test_denied_input_is_refused(gateway: Gateway, path: str, stream: bool) -> None:
+    """400 with OpenAI's `content_filter`, never a stream, no token billed, the engine never asked."""
+    for body in INPUTS[path, stream]:
+        model = "embedder" if path == EMBEDDINGS else "scripted"
+        engine: Any = gateway.engines[model]
+        asked = len(engine.seen)
+        answer = post(gateway, path, {"model": model, **body}, stream=stream)
+        assert answer.status_code == 400, body
+        assert answer.json()["error"]["code"] == "content_filter"
+        assert len(engine.seen) == asked
+        event = gateway.events[-1]
+        assert (event.outcome, event.prompt_tokens, event.completion_tokens) == (Outcome.REFUSED, 0, 0)
+
+
+@pytest.mark.parametrize(("path", "stream"), list(OUTPUTS))
+def test_denied_output_is_never_sent(gateway: Gateway, path: str, stream: bool) -> None:
+    """The clean text before the match stays, every choice ends with `content_filter`, work stops, usage is billed."""
+    engine: Any = gateway.engines["leaky"]
+    before = engine.cancelled
+    answer = post(gateway, path, {"model": "leaky", **OUTPUTS[path, stream]}, stream=stream)
+    texts, ends = texts_and_ends(answer)
+    assert answer.status_code == 200
+    assert set(texts.values()) == {"Well, "}
+    assert set(ends.values()) == {"content_filter"}
+    assert "sesame" not in answer.text
+    prompts = 2 if path == COMPLETIONS else 1
+    assert engine.cancelled == before + prompts
+    event = gateway.events[-1]
+    assert event.outcome is Outcome.FILTERED
+    assert 0 < event.completion_tokens < 6 * len(texts)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompts_of_token_ids_are_guarded_as_decoded(gateway: Gateway, stream: bool) -> None:
+    """The scripted engine decodes id 7 as `t7`: a guard for that word must see it."""
+    import regex
+
+    from interlace.safety import Guards
+
+    pipeline = gateway.pipeline
+    object.__setattr__(pipeline, "guards", Guards(1000, (regex.compile("t7 t8"),)))
+    try:
+        answer = post(gateway, COMPLETIONS, {"model": "scripted", "prompt": [7, 8]}, stream=stream)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "content_filter"
+        assert post(gateway, COMPLETIONS, {"model": "scripted", "prompt": [8, 7]}, stream=stream).status_code == 200
+    finally:
+        object.__setattr__(pipeline, "guards", Guards(20_000, (regex.compile("open sesame"),)))
