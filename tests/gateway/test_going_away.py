@@ -75,8 +75,8 @@ def test_hanging_up_stops_the_work(gateway: Gateway, stream: bool, path: str) ->
 
 def test_a_slow_reader_does_not_hold_the_engine(gateway: Gateway) -> None:
     """A caller that never reads: the engine finishes its work at its own pace, and the caller is dropped."""
-    engine = ScriptedEngine(tokens=("word " * 4000,) * 600, delay=0.001)
-    settings = Settings(home=Path("/nonexistent"), limits=LimitSettings(reader_seconds=0.3))
+    engine = ScriptedEngine(tokens=("word " * 4000,) * 600)
+    settings = Settings(home=Path("/nonexistent"), limits=LimitSettings(reader_seconds=5))
     with running_gateway(settings, {"chatty": engine}) as fast:
         connection = raw_request(fast, model="chatty", stream=True)
         wait_for(lambda: engine.finished == 1)  # 12 MB, far more than socket buffers take from it
@@ -121,7 +121,9 @@ def test_hanging_up_in_the_queue_leaves_it(narrow: Gateway) -> None:
     engine = running(narrow, "held")
     first = raw_request(narrow, model="held", stream=False)
     wait_for(lambda: engine.running == 1)
-    raw_request(narrow, model="held", stream=False).close()
+    gone = raw_request(narrow, model="held", stream=False)
+    wait_for(lambda: narrow.pipeline.admission.waiting == 1)
+    gone.close()
     wait_for(lambda: narrow.pipeline.admission.waiting == 0)
     third = raw_request(narrow, model="held", stream=False)
     wait_for(lambda: narrow.pipeline.admission.waiting == 1)

@@ -150,11 +150,11 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own, and then no connection is left: one that nobody reads from would stay for ever."""
         await super().shutdown(sockets)
+        if self.server_state.tasks:  # cancelled after `drain_seconds`: they settle before their callers are cut off
+            await asyncio.wait(self.server_state.tasks, timeout=5)
         for connection in list(self.server_state.connections):
             if (transport := connection.transport) is not None:
                 transport.abort()
-        if self.server_state.tasks:  # cancelled after `drain_seconds`: let them settle
-            await asyncio.wait(self.server_state.tasks, timeout=5)
 
     def drain(self) -> None:
         """Stop accepting, say so in `/readyz`, let running requests finish. A second time: leave at once."""
