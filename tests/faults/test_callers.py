@@ -54,7 +54,7 @@ async def test_a_caller_that_reads_nothing_slows_nobody(both: Served) -> None:
     with _caller(both, body, receive_buffer=4096) as slow:
         await until(lambda: both.metric("interlace_engine_running") == n)
         async with both.callers() as client:
-            others = await asyncio.gather(*(ask(client, long_chat(tokens)) for _ in range(7)))
+            others = await asyncio.gather(*(ask(client, long_chat(40)) for _ in range(7)))
         assert [(a.status, a.done, a.finish_reason) for a in others] == [(200, True, "length")] * 7
         await until(lambda: both.metric("interlace_engine_running") == 0)
         assert both.metric("interlace_requests_running") == 1, "the kernel took it all; nothing was shown"

@@ -60,7 +60,6 @@ def test_it_answers_before_weights_are_loaded(loading: Served) -> None:
     )
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
     assert int(refused.headers["retry-after"]) >= 1
-    patiently(loading.ready)
 
 
 def test_kill_9_while_loading_leaves_no_host(loading: Served) -> None:

@@ -26,7 +26,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Itera
 async def test_a_cache_too_small_queues(small: Served) -> None:
     """Twelve requests of which two or three fit at once: the others wait, and all are answered in full."""
     async with small.callers() as client:
-        asking = [asyncio.create_task(ask(client, long_chat(40))) for _ in range(QUEUE)]
+        asking = [asyncio.create_task(ask(client, long_chat(30))) for _ in range(QUEUE)]
         await until(lambda: small.metric("interlace_engine_waiting") > 0)
         assert small.metric("interlace_engine_blocks_used") <= small.metric("interlace_engine_blocks_total")
         answers = await asyncio.gather(*asking)
@@ -38,7 +38,7 @@ async def test_a_full_queue_is_a_429(small: Served) -> None:
     """Past the engine's queue, and past the gateway's, callers are told when to come back; the others are answered,
     and afterwards everything is free."""
     async with small.callers() as client:
-        answers = await asyncio.gather(*(ask(client, long_chat(24)) for _ in range(48)))
+        answers = await asyncio.gather(*(ask(client, long_chat(16)) for _ in range(48)))
     refused = [a for a in answers if a.status != 200]
     assert {a.status for a in refused} == {429}
     assert all(int(a.headers["retry-after"]) >= 1 for a in refused)
