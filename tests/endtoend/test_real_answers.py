@@ -234,7 +234,7 @@ async def test_32_streams_say_what_each_says_alone(real: Served) -> None:
     subjects = ("river", "engine", "violin", "planet", "bread", "winter", "market", "forest")
     starts = ("The oldest {} in the", "My {} is", "Every {} has a", "def {}(x):")
     bodies: list[dict[str, Any]] = [
-        {"model": MODEL, "prompt": start.format(subject), "temperature": 0, "max_tokens": 6}
+        {"model": MODEL, "prompt": start.format(subject), "temperature": 0, "max_tokens": 5}
         for subject in subjects
         for start in starts
     ]
