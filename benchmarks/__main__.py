@@ -23,7 +23,8 @@ RESULTS = Path(__file__).parent / "results"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 when measured, whatever the figures; 1 when a contestant failed."""
     options = _options(arguments)
-    console = Console(stderr=options.json)
+    piped = not (sys.stderr if options.json else sys.stdout).isatty()
+    console = Console(stderr=options.json, width=140 if piped else None)  # a log is wide enough for every table
     reports = []
     try:
         for report in _measure(options, console):

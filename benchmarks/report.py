@@ -56,7 +56,7 @@ class Report:
         rates = [rate for rate in self.rates if rate.phase == phase]
         shapes = list(dict.fromkeys(rate.shape for rate in rates))
         found = {(rate.contestant, rate.shape): rate.spread.text(0) for rate in rates}
-        contestants = dict.fromkeys(rate.contestant for rate in sorted(rates, key=_ours_last_by_precision))
+        contestants = dict.fromkeys(rate.contestant for rate in rates)
         rows = ([name, *(found.get((name, shape), "–") for shape in shapes)] for name in contestants)
         return _table(["median (min–max)", *shapes], rows)
 
@@ -100,11 +100,6 @@ class Report:
     def show(self, console: Console) -> None:
         """Print the tables."""
         console.print(Markdown(self.markdown()))
-
-
-def _ours_last_by_precision(rate: Rate) -> bool:
-    """Contestants of the comparison first, our other precisions below."""
-    return rate.contestant.startswith("interlace ") and rate.contestant != "interlace f32"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -48,7 +48,8 @@ def take_turns(contestants: Sequence[str], shapes: Sequence[Shape], rounds: int,
 
 
 def gather(measured: Sequence[tuple[Shape, str, float]]) -> list[Rate]:
-    """The values of each contestant and shape together, in the order of their first appearance."""
+    """The values of each contestant and shape together, in the order of their first appearance (the first round's,
+    in which contestants run in the order they were named)."""
     values: dict[tuple[str, str, str], list[float]] = {}
     for shape, contestant, value in measured:
         values.setdefault((shape.phase, shape.label, contestant), []).append(value)
