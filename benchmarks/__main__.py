@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.worker import ContestantFailed
 from interlace.errors import InterlaceError
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs" / "explanation"  # the page there includes our tables and shows the plots
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for report in _measure(options, console):
             report.write(options.results)  # each part at once: the next one may fail
+            if options.results == RESULTS:
+                shutil.copy(RESULTS / f"{report.name}.svg", DOCS / f"benchmarks-{report.name}.svg")
             if not options.json:
                 report.show(console)
             reports.append(report)

@@ -9,6 +9,7 @@ import matplotlib as mpl
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
 
 if TYPE_CHECKING:
     from benchmarks.figures import Rate
@@ -30,14 +31,14 @@ _TITLES = {"decode": "Decode", "prefill": "Prefill", "whole": "New tokens over t
 def plot(report: Report, path: Path) -> None:
     """Write the picture; its suffix says the format."""
     phases = list(dict.fromkeys(rate.phase for rate in report.rates))
-    figure, axes = plt.subplots(len(phases), 1, figsize=(9, 3.6 * len(phases)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(phases), 1, figsize=(10, 3.8 * len(phases)), squeeze=False, layout="constrained")
     for axis, phase in zip(axes[:, 0], phases, strict=True):
         _panel(axis, [rate for rate in report.rates if rate.phase == phase])
         axis.set_title(_TITLES[phase], loc="left", fontweight="bold")
     names = list(dict.fromkeys(rate.contestant for rate in report.rates))
     figure.legend(
-        [plt.Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in names],
-        names, loc="outside lower center", ncols=min(6, len(names)), frameon=False,
+        [Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in names],
+        names, loc="outside lower center", ncols=min(3, len(names)), frameon=False,
     )  # fmt: skip
     about = report.about
     figure.suptitle(
@@ -54,17 +55,18 @@ def _panel(axis: Any, rates: list[Rate]) -> None:
     shapes = list(dict.fromkeys(rate.shape for rate in rates))
     names = list(dict.fromkeys(rate.contestant for rate in rates))
     width = 0.86 / len(names)
+    crowded = len(rates) > 18  # then numbers stand upright, or they would cover each other
     for rate in rates:
         at = shapes.index(rate.shape) + (names.index(rate.contestant) - (len(names) - 1) / 2) * width
         spread = rate.spread
         whiskers = [[spread.median - spread.low], [spread.high - spread.median]]
         axis.bar(at, spread.median, 0.92 * width, yerr=whiskers, color=_COLOURS[rate.contestant],
                  error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"})  # fmt: skip
-        axis.annotate(f"{spread.median:,.0f}", (at, spread.high), (0, 3), textcoords="offset points", ha="center",
-                      fontsize=7)  # fmt: skip
+        axis.annotate(f"{spread.median:,.0f}", (at, spread.high), (0, 5), textcoords="offset points", ha="center",
+                      fontsize=7, rotation=90 if crowded else 0)  # fmt: skip
     axis.set_xticks(range(len(shapes)), [shape.replace(", ", "\n") for shape in shapes])
     axis.set_ylabel("tokens/s")
-    axis.margins(y=0.12)
+    axis.margins(y=0.16 if crowded else 0.12)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
