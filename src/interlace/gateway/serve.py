@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -175,7 +176,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, server.drain)
-    greeter = asyncio.create_task(_greet(settings, bound.getsockname(), engines, announce))
+    greeter = asyncio.create_task(_greet(settings, key, bound.getsockname(), engines, announce))
     starting = asyncio.create_task(_start(engines))
     try:
         await server.serve(sockets=[bound])
@@ -195,7 +196,11 @@ async def _start(engines: Mapping[str, StartingEngine]) -> None:
 
 
 async def _greet(
-    settings: Settings, address: tuple[object, ...], engines: Mapping[str, Engine], announce: Callable[[str], None]
+    settings: Settings,
+    key: str,
+    address: tuple[object, ...],
+    engines: Mapping[str, Engine],
+    announce: Callable[[str], None],
 ) -> None:
     """Say where it listens, and, once models are ready, how to ask the first one."""
     url = _url(address)
@@ -212,15 +217,19 @@ async def _greet(
             elif health.state in {"failed", "closed"}:
                 announce(f"{name} could not be loaded: {health.detail}")
                 del waiting[name]
-    announce(_instructions(settings, url, engines))
+    announce(_instructions(settings, key, url, engines))
 
 
-def _instructions(settings: Settings, url: str, engines: Mapping[str, Engine]) -> str:
-    """URL, key, and one line to paste, for the first model that can answer."""
+def _instructions(settings: Settings, secret: str, url: str, engines: Mapping[str, Engine]) -> str:
+    """URL, key, and one line to paste, for the first model that can answer.
+
+    The key itself is shown to a person at a terminal only: elsewhere standard output ends up in a log.
+    """
     from_env = bool(os.environ.get("INTERLACE_API_KEY"))
     key = "$INTERLACE_API_KEY" if from_env else f"$(cat {key_file(settings.home)})"
     where = "from INTERLACE_API_KEY" if from_env else f"in {key_file(settings.home)}"
-    lines = ["", f"  URL      {url}/v1", f"  API key  {where}"]
+    shown = f"{secret} ({where})" if sys.stdout.isatty() else where
+    lines = ["", f"  URL      {url}/v1", f"  API key  {shown}"]
     for name, engine in engines.items():
         if engine.health().state == "ready":
             lines += ["", "Try it:", "", _curl(url, key, name, embeds=engine.capabilities().embed)]
@@ -229,9 +238,11 @@ def _instructions(settings: Settings, url: str, engines: Mapping[str, Engine]) -
 
 
 def _curl(url: str, key: str, model: str, *, embeds: bool) -> str:
-    path, body = "chat/completions", '"messages": [{"role": "user", "content": "What is the capital of France?"}]'
+    question = "What is the capital of France?"
     if embeds:
-        path, body = "embeddings", '"input": "What is the capital of France?"'
+        path, body = "embeddings", f'"input": "{question}"'
+    else:
+        path, body = "chat/completions", f'"temperature": 0, "messages": [{{"role": "user", "content": "{question}"}}]'
     headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'
     return f'curl {url}/v1/{path} {headers} -d \'{{"model": "{model}", {body}}}\''
 
