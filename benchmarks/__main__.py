@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.json:
                 report.show(console)
             reports.append(report)
-    except (ContestantFailed, InterlaceError) as error:
+    except (ContestantFailed, InterlaceError, subprocess.CalledProcessError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     if options.json:
