@@ -1,4 +1,4 @@
-"""Requests nobody would write: drawn from our own OpenAPI document, and plain noise. No 5xx, no hang, one error shape."""
+"""Requests nobody would write: drawn from our own OpenAPI document, and noise. No 5xx, no hang, one error shape."""
 
 from __future__ import annotations
 
