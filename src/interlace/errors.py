@@ -20,7 +20,9 @@ OpenAI's error shape without a table of its own, and so that they survive the tr
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+MESSAGE_CHARACTERS = 4000  # of one message about a checkpoint; each source of a pull may add its own
 
 
 class InterlaceError(Exception):
@@ -122,15 +124,27 @@ class EngineUnavailable(InterlaceError):
 
 
 class CheckpointError(InterlaceError):
-    """A checkpoint cannot be pulled, verified or loaded; nothing was changed on disk."""
+    """A checkpoint cannot be pulled, verified or loaded; nothing was changed on disk.
+
+    Messages quote files that anyone may have written, so each is made safe for a terminal and kept short.
+    """
 
     default_code = "checkpoint_error"
+
+    def __init__(self, message: str, **rest: Any) -> None:
+        super().__init__(_harmless(message), **rest)
 
 
 class ConfigError(InterlaceError):
     """The configuration is wrong; the message names the file, the line and the mend."""
 
     default_code = "config_error"
+
+
+def _harmless(text: str) -> str:
+    """Text with its control characters shown, not obeyed (line ends stay), and cut where nobody reads on."""
+    cut = text if len(text) <= MESSAGE_CHARACTERS else text[: MESSAGE_CHARACTERS - 4] + " ..."
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in cut)
 
 
 def _tree(root: type[InterlaceError]) -> dict[str, type[InterlaceError]]:

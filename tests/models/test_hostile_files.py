@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from interlace.errors import CheckpointError
 from interlace.models import check_tensors, open_weights, read_architecture
 from interlace.models.gguf_file import read_gguf
+from interlace.models.layout import read_json
 from interlace.models.safetensors_file import read_safetensors
 from tests.support.tiny import tiny_llama_gguf, tiny_llama_safetensors
 
@@ -129,7 +130,14 @@ GGUF_CASES: dict[str, tuple[bytes, str]] = {
     "unknown value type": (gguf_bytes(keys=1, body=text("k") + struct.pack("<I", 99)), "unknown type 99"),
     "nested arrays": (gguf_bytes(keys=1, body=text("k") + struct.pack("<IIQ", 9, 9, 1)), "unsupported type 9"),
     "huge array": (gguf_bytes(keys=1, body=text("k") + struct.pack("<IIQ", 9, 4, HUGE)), "claims"),
-    "many strings": (gguf_bytes(keys=1, body=text("k") + struct.pack("<IIQ", 9, 8, 1 << 23)), "8388608 strings"),
+    "many strings": (gguf_bytes(keys=1, body=text("k") + struct.pack("<IIQ", 9, 8, 1 << 21)), "2097152 strings"),
+    "arrays without end": (
+        gguf_bytes(
+            keys=2,
+            body=text("a") + struct.pack("<IIQB", 9, 0, 1, 0) + text("b") + struct.pack("<IIQ", 9, 0, 1 << 22),
+        ),
+        "4194305 items in arrays",
+    ),
     "key twice": (gguf_bytes(keys=2, body=(text("k") + struct.pack("<IB", 0, 1)) * 2), "there twice"),
     "odd alignment": (
         gguf_bytes(keys=1, body=text("general.alignment") + struct.pack("<II", 4, 3)),
@@ -186,6 +194,10 @@ SAFETENSORS_CASES: dict[str, tuple[bytes, str]] = {
     "no object": (safetensors_bytes({"t": 3}), "not an object"),
     "unknown type": (safetensors_bytes({"t": entry(dtype="F3")}, bytes(4)), "unknown type 'F3'"),
     "type no string": (safetensors_bytes({"t": entry(dtype=[])}, bytes(4)), "unknown type"),
+    "a shape of lists": (
+        safetensors_bytes(b'{"t":{"shape":[' + b"[]," * (1 << 20) + b"0]}}"),
+        "more than 262144 tensors",
+    ),
     "negative shape": (safetensors_bytes({"t": entry(shape=[-1])}, bytes(4)), "shape"),
     "true in a shape": (safetensors_bytes({"t": entry(shape=[True])}, bytes(4)), "shape"),
     "overflowing shape": (safetensors_bytes({"t": entry(shape=[1 << 62, 1 << 62])}, bytes(4)), "does not fill"),
@@ -206,6 +218,33 @@ def test_each_safetensors_fault_is_named(tmp_path: Path, case: str) -> None:
     with pytest.raises(CheckpointError, match=words) as caught:
         read_safetensors(file)
     assert "hostile.safetensors" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [(b'{"a": "\xff"}', "not valid JSON"), (b"{" * 100_000, "not valid JSON"),
+     (b"[" + b"[]," * (1 << 22) + b"0]", "lists and objects"), (b"[]", "not a JSON object")],
+    ids=["not UTF-8", "deep", "many lists", "no object"],
+)  # fmt: skip
+def test_each_json_fault_is_named(tmp_path: Path, raw: bytes, words: str) -> None:
+    """A config that is no text, nests or swells without end, or is no object, is refused by name."""
+    file = tmp_path / "config.json"
+    file.write_bytes(raw)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read_json(file)
+    assert "config.json" in caught.value.message
+
+
+def test_a_name_in_a_file_cannot_steer_the_terminal_or_fill_the_log(tmp_path: Path) -> None:
+    """Names that an error quotes are shown with their control characters written out, and cut."""
+    file = tmp_path / "hostile.gguf"
+    name = "\x1b[2J\u202e" + "x" * 60_000
+    file.write_bytes(gguf_bytes(tensors=1, body=tensor(name, [32], kind=77)))
+    with pytest.raises(CheckpointError, match="sound GGUF") as caught:
+        read_gguf(file)
+    assert "\\x1b[2J\\u202e" in caught.value.message
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 5000
 
 
 def without_allocation(act: Callable[[], object]) -> None:

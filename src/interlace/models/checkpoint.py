@@ -61,5 +61,8 @@ def read_manifest(file: Path) -> Manifest:
         return msgspec.json.decode(file.read_bytes(), type=Manifest)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
-    except msgspec.DecodeError as error:
-        raise CheckpointError(f"{file} is not a manifest of Interlace: {error}. Pull the checkpoint again.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{file} is not a manifest of Interlace: {error}. "
+            f"Remove the checkpoint and pull it again: interlace checkpoints rm {file.parent.name}"
+        ) from error

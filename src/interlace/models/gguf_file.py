@@ -25,7 +25,7 @@ MAX_DIMENSIONS = 4
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 18
 MAX_NAME_BYTES = 1 << 16
-MAX_ARRAY_ITEMS = 1 << 24  # the largest real vocabularies have a quarter of a million tokens
+MAX_ARRAY_ITEMS = 1 << 22  # of all arrays together; the largest real vocabularies need a million and a half
 MAX_METADATA_BYTES = 1 << 28
 
 _BOOL, _STRING, _ARRAY = 7, 8, 9
@@ -82,6 +82,7 @@ class _Cursor:
         self.buffer = buffer
         self.size = size
         self.position = 0
+        self.array_items = 0
 
     def take(self, count: int, what: str) -> int:
         """Move over `count` bytes and return where they begin."""
@@ -171,7 +172,9 @@ def _read_value(cursor: _Cursor, key: str) -> Any:
 
 def _read_array(cursor: _Cursor, key: str) -> list[Any]:
     kind = cursor.number("<I", key)
-    count = _bounded(cursor.number("<Q", key), MAX_ARRAY_ITEMS, f"items in {key}")
+    count = cursor.number("<Q", key)
+    # Of all arrays together: an item of two bytes in the file becomes a Python object of thirty.
+    cursor.array_items = _bounded(cursor.array_items + count, MAX_ARRAY_ITEMS, f"items in arrays up to {key}")
     if kind == _STRING:
         if count * 8 > cursor.size - cursor.position:
             raise _Bad(f"{key} claims {count} strings, more than the rest of the file can hold")

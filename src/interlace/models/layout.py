@@ -13,6 +13,7 @@ from interlace.errors import CheckpointError
 Format = Literal["gguf", "safetensors"]
 
 JSON_LIMIT_BYTES = 64 << 20  # the largest real one, a tokenizer.json, has about 35 MB
+JSON_LIMIT_NODES = 1 << 22  # lists and objects; the largest real one has half a million
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,14 @@ def read_json_value(file: Path) -> Any:
     try:
         if file.stat().st_size > JSON_LIMIT_BYTES:
             raise CheckpointError(f"{file.name} is larger than {JSON_LIMIT_BYTES >> 20} MB, which no real one is.")
-        return msgspec.json.decode(file.read_bytes())
+        raw = file.read_bytes()
+        # Counted before parsing: an empty list takes three bytes on disk and sixty in memory.
+        if raw.count(b"[") + raw.count(b"{") > JSON_LIMIT_NODES:
+            raise CheckpointError(
+                f"{file.name} has more than {JSON_LIMIT_NODES} lists and objects, as no real one has."
+            )
+        return msgspec.json.decode(raw)
     except OSError as error:
         raise CheckpointError(f"{file.name} cannot be read: {error.strerror}.") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{file.name} is not valid JSON: {error}.") from error

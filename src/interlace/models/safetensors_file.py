@@ -16,6 +16,7 @@ from interlace.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 8
+MAX_TENSORS = 1 << 18  # as of GGUF files; real shards have some thousands
 
 # kind → bits of one element
 _BITS = {
@@ -65,6 +66,9 @@ def _read(path: Path, prefix: bytes, file: Any) -> dict[str, SafeTensor]:
 def _parse(raw: bytes) -> dict[str, Any]:
     if raw[:1] != b"{":
         raise _Bad("its header does not begin with a brace")
+    # Counted before parsing: an empty list takes three bytes in the header and sixty in memory.
+    if raw.count(b"{") > MAX_TENSORS + 2 or raw.count(b"[") > 2 * MAX_TENSORS + 2:
+        raise _Bad(f"its header has more than {MAX_TENSORS} tensors, or is not one")
     try:
         header: dict[str, Any] = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
