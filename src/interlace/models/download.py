@@ -14,11 +14,10 @@ from urllib.request import url2pathname
 
 import httpx
 
-from interlace.errors import CheckpointError
 from interlace.models.files import CHUNK_BYTES, sha256_of
 from interlace.models.progress import Progress
 from interlace.models.room import check_disk
-from interlace.models.space import SourceUnavailable
+from interlace.models.space import SourceUnavailable, Unfinished
 
 TRIES = 3  # of one file within one pull; each goes on where the one before stopped
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
@@ -36,8 +35,8 @@ class Remote:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class DigestMismatch(CheckpointError):
-    """A file came whole but is not the one its source states."""
+class DigestMismatch(Unfinished):
+    """A file came whole but is not the one its source states; it is discarded, the others are good."""
 
 
 def fetch(remote: Remote, target: Path, parts: Path, progress: Progress) -> None:

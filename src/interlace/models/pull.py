@@ -17,7 +17,7 @@ from interlace.models.lock import locked
 from interlace.models.progress import Progress, Silent
 from interlace.models.refs import HubRef, PathRef, Ref, WheelRef, checked_name, comes_from, is_ref, name_for, parse_ref
 from interlace.models.room import check_disk, gigabytes
-from interlace.models.space import Origin, Space, flush_folder, make_durable
+from interlace.models.space import Origin, Space, Unfinished, flush_folder, make_durable
 from interlace.models.store import find_checkpoint, get_checkpoint, lock_of, shelf, staging_of, sweep
 
 
@@ -52,7 +52,7 @@ def pull(what: str, home: Path, *, name: str | None = None, progress: Progress |
 def _sources(what: str, entry: CatalogueEntry | None) -> list[_Source]:
     if entry is not None:
         return [_Source(parse_ref(stated.source), stated) for stated in entry.sources]
-    if is_ref(what) or Path(what).exists():
+    if is_ref(what) or (what and Path(what).exists()):
         return [_Source(parse_ref(what))]
     known = ", ".join(catalogue())
     raise CheckpointError(
@@ -78,6 +78,8 @@ def _pull_first(
         try:
             return _pull_one(name, home, source, entry, progress)
         except CheckpointError as error:
+            if not isinstance(error, Unfinished):
+                shutil.rmtree(staging_of(name, home), ignore_errors=True)  # refused: it would only take room
             if len(sources) == 1:
                 raise
             reasons.append(f"{source.ref}: {error.message}")
@@ -122,7 +124,7 @@ def _accept(space: Space, origin: Origin, entry: CatalogueEntry | None) -> Manif
     for name, wanted in space.digests.items():
         if digests.get(name) != wanted:
             (space.files / name).unlink(missing_ok=True)
-            raise CheckpointError(f"{name} is not the file the catalogue states: its SHA-256 is {digests.get(name)}.")
+            raise Unfinished(f"{name} is not the file the catalogue states: its SHA-256 is {digests.get(name)}.")
     about = describe(space.files)
     return Manifest(
         source=origin.source,
@@ -145,7 +147,7 @@ def _publish(space: Space, manifest: Manifest, name: str, home: Path) -> None:
     make_durable(space.ready)
     target = shelf(home) / name
     if target.exists():
-        raise CheckpointError(f"{target} is in the way: it is no checkpoint of Interlace. Move it elsewhere.")
+        raise Unfinished(f"{target} is in the way: it is no checkpoint of Interlace. Move it elsewhere.")
     space.ready.rename(target)
     flush_folder(target.parent)
     shutil.rmtree(space.root, ignore_errors=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interlace.errors import CheckpointError
+from interlace.models.space import Unfinished
 
 if TYPE_CHECKING:
     from interlace.models.checkpoint import Checkpoint, Manifest
@@ -30,10 +31,10 @@ _CGROUP_LIMITS = (
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:
-    """Raise CheckpointError unless the disk of `folder` has room for `needed_bytes` and a margin."""
+    """Raise Unfinished unless the disk of `folder` has room for `needed_bytes` and a margin."""
     free = shutil.disk_usage(folder).free
     if needed_bytes + DISK_MARGIN_BYTES > free:
-        raise CheckpointError(
+        raise Unfinished(
             f"The pull needs {gigabytes(needed_bytes + DISK_MARGIN_BYTES)}, but {folder} has {gigabytes(free)} free. "
             "Make room, or set INTERLACE_HOME to a larger disk."
         )

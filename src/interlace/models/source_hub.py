@@ -26,6 +26,7 @@ def pull_hub(ref: HubRef, space: Space, progress: Progress) -> Origin:
     commit = str(info.sha)
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
     names = [safe_name(name) for name in _chosen(ref, list(siblings))]
+    space.keep_only(names)
     check_disk(space.root, sum(siblings[name].size or 0 for name in names) - _already(space))
     for name in names:
         fetch(_remote(ref, commit, siblings[name], space.digests.get(name)), space.files / name, space.parts, progress)

@@ -35,6 +35,8 @@ def _listed(path: Path) -> tuple[Path, list[str]]:
     """The folder and the names below it to take; a symbolic link anywhere among them is refused."""
     if path.is_file():
         _refuse_link(path, path.name)
+        if path.suffix == ".safetensors":
+            raise CheckpointError(f"{path.name} alone is no checkpoint: pull the folder that has its config.json too.")
         return path.parent, [safe_name(path.name)]
     found = [
         entry.relative_to(path).as_posix()

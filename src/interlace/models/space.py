@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from interlace.errors import CheckpointError
 
 
-class SourceUnavailable(CheckpointError):
+class Unfinished(CheckpointError):
+    """The pull could not end, but what it brought so far is good: the next try goes on from there."""
+
+
+class SourceUnavailable(Unfinished):
     """A source cannot be reached, or does not have the checkpoint; the next one may."""
 
 
@@ -45,6 +49,12 @@ class Space:
         self.parts.mkdir(parents=True, exist_ok=True)
         self.files.mkdir(parents=True, exist_ok=True)
         marker.write_text(source, encoding="utf-8")
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove files of an earlier try that the source no longer has: they would become part of the checkpoint."""
+        for file in list(self.files.rglob("*")):
+            if file.is_file() and file.relative_to(self.files).as_posix() not in names:
+                file.unlink()
 
 
 @dataclass(frozen=True, slots=True)
