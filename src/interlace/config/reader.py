@@ -137,7 +137,7 @@ class _Reader:
             self.file = str(path)
             node = self._compose(path)
             values = self._mapping(node, Settings, "") if node is not None else {}
-            _resolve_checkpoints(values, path.parent)
+            _resolve_paths(values, path.parent)
         for name, setting in ENVIRONMENT.items():
             if text := env.get(name):
                 self._put(values, setting, text, name)
@@ -149,7 +149,9 @@ class _Reader:
         if self.problems:
             return Settings()
         settings: Settings = _build(Settings, values)
-        return dataclasses.replace(settings, home=settings.home.expanduser())
+        if settings.home.parts[:1] == ("~",):
+            self.problems.append(Problem("HOME", 0, "home", "is not set", "Set INTERLACE_HOME to a folder"))
+        return dataclasses.replace(settings, home=settings.home.absolute())
 
     def _compose(self, path: Path) -> yaml.Node | None:
         try:
@@ -160,25 +162,26 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 0
             self._add(line, "the file", f"is not YAML: {error.problem}", "Mind indentation, colons and quotes")
+        except RecursionError:
+            self._add(0, "the file", "nests too deeply", "Mind brackets; no setting has more than three levels")
         except yaml.YAMLError as error:
             self._add(0, "the file", f"is not YAML: {error}", "Mind indentation, colons and quotes")
         return None
 
     def _mapping(self, node: yaml.Node, cls: type, where: str) -> dict[str, Any]:
         """The values a mapping node gives for dataclass `cls`; unknown, repeated and missing keys are problems."""
-        if not isinstance(node, yaml.MappingNode):
-            if node.tag.endswith(":null"):
-                return {}
+        empty = node.tag.endswith(":null")
+        if not isinstance(node, yaml.MappingNode) and not empty:
             self._add(_line(node), where or "the file", "is not a mapping", "Write `key: value` lines")
             return {}
         fields = {field.name: field for field in dataclasses.fields(cls)}
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
+        for key_node, value_node in () if empty else node.value:
+            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a key that is no text"
             path = f"{where}.{key}" if where else key
             if key not in fields:
-                self._add(_line(key_node), path, "is no setting", _did_you_mean(key, fields))
+                self._add(_line(key_node), _shown(path), "is no setting", _did_you_mean(key, fields))
             elif key in values:
                 self._add(_line(key_node), path, "is given twice", "Remove one of them")
             else:
@@ -198,7 +201,7 @@ class _Reader:
             return None
         try:
             if hint is str and not node.tag.endswith(":str") and node.style is None:
-                raise _Wrong(f"is not text but `{node.value}`", f'Put it in quotes: "{node.value}"')
+                raise _Wrong(f"is not text but `{_shown(node.value)}`", f'Put it in quotes: "{_shown(node.value)}"')
             return _parse(node.value, hint, field)
         except _Wrong as wrong:
             self._add(_line(node), where, wrong.problem, wrong.mend)
@@ -218,12 +221,14 @@ class _Reader:
         for item, model in zip(node.value, models, strict=True):
             name = model.get("name")
             if name in seen:
-                self._add(_line(item), where, f"the name {name!r} is given twice", "Give each model its own name")
+                self._add(
+                    _line(item), where, f"the name {_shown(repr(name))} is given twice", "Give each model its own name"
+                )
             if isinstance(name, str):
                 seen.add(name)
                 if not _MODEL_NAME.fullmatch(name):
                     mend = "Use letters, digits and . _ - : / @, at most 128, a letter or digit first"
-                    self._add(_line(item), where, f"{name!r} cannot be a model's name", mend)
+                    self._add(_line(item), where, f"{_shown(repr(name))} cannot be a model's name", mend)
 
     def _put(self, values: dict[str, Any], setting: str, text: str, source: str) -> None:
         """Set the dotted `setting` from text, checked like a value of the file."""
@@ -255,7 +260,9 @@ def _parse(text: str, hint: Any, field: dataclasses.Field[Any]) -> Any:
     elif hint is float:
         value = _number(text, float)
     elif hint is Path:
-        value = Path(_nonempty(text))
+        value = _path(text)
+    elif field.name == "checkpoint" and text.startswith("~"):
+        value = str(_path(text))
     elif field.name == "deny":
         value = _pattern(text)
     else:
@@ -270,16 +277,16 @@ def _boolean(text: str) -> bool:
         return True
     if word in {"false", "no", "off", "0"}:
         return False
-    raise _Wrong(f"is not true or false but {text!r}", "Write true or false")
+    raise _Wrong(f"is not true or false but {_shown(repr(text))}", "Write true or false")
 
 
 def _number(text: str, kind: type[int | float]) -> float:
     try:
         value = kind(text)
     except ValueError:
-        raise _Wrong(f"is not {_KINDS[kind]} but {text!r}", f"Write {_KINDS[kind]}") from None
+        raise _Wrong(f"is not {_KINDS[kind]} but {_shown(repr(text))}", f"Write {_KINDS[kind]}") from None
     if not math.isfinite(value):
-        raise _Wrong(f"is not a finite number but {text!r}", "Write a finite number")
+        raise _Wrong(f"is not a finite number but {_shown(repr(text))}", "Write a finite number")
     return value
 
 
@@ -287,7 +294,7 @@ def _size(text: str) -> int:
     found = re.fullmatch(r"\s*(\d{1,18})(?:\.(\d{1,6}))?\s*([A-Za-z]*)\s*", text)
     unit = _UNITS.get(found[3].lower()) if found else None
     if found is None or unit is None:
-        raise _Wrong(f"is not a size but {text!r}", "Write bytes or a size such as 512MiB or 2GiB")
+        raise _Wrong(f"is not a size but {_shown(repr(text))}", "Write bytes or a size such as 512MiB or 2GiB")
     fraction = found[2] or ""
     scale: int = 10 ** len(fraction)
     return int(found[1] + fraction) * unit // scale
@@ -296,7 +303,16 @@ def _size(text: str) -> int:
 def _nonempty(text: str) -> str:
     if not text.strip():
         raise _Wrong("is empty", "Write a value or remove the line")
+    if "\0" in text:
+        raise _Wrong("holds a NUL character", "Remove it")
     return text
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(_nonempty(text)).expanduser()
+    except RuntimeError:
+        raise _Wrong(f"names the home folder of nobody known: {_shown(repr(text))}", "Write the whole path") from None
 
 
 def _pattern(text: str) -> str:
@@ -314,19 +330,21 @@ def _pattern(text: str) -> str:
 def _within(value: Any, field: dataclasses.Field[Any]) -> None:
     minimum, maximum, choices = (field.metadata[name] for name in ("minimum", "maximum", "choices"))
     if choices and value not in choices:
-        raise _Wrong(f"is {value!r}", f"Use one of {', '.join(choices)}.{_close(str(value), choices)}")
+        raise _Wrong(f"is {_shown(repr(value))}", f"Use one of {', '.join(choices)}.{_close(str(value), choices)}")
     if minimum is not None and value < minimum:
         raise _Wrong(f"is {value}, which is too little", f"Use {minimum} or more")
     if maximum is not None and value > maximum:
         raise _Wrong(f"is {value}, which is too much", f"Use {maximum} or less")
 
 
-def _resolve_checkpoints(values: dict[str, Any], folder: Path) -> None:
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """A relative path in the file means relative to the file."""
+    if isinstance(home := values.get("home"), Path):
+        values["home"] = folder / home
     for model in values.get("models") or ():
         checkpoint = model.get("checkpoint")
         if isinstance(checkpoint, str) and checkpoint.startswith(("./", "../", "~")):
-            model["checkpoint"] = str((folder / Path(checkpoint).expanduser()).absolute())
+            model["checkpoint"] = str((folder / Path(checkpoint)).absolute())
 
 
 def _build(cls: Any, values: Mapping[str, Any]) -> Any:
@@ -343,6 +361,12 @@ def _built(hint: Any, value: Any) -> Any:
 
 
 # --- words -------------------------------------------------------------------------------------------------------
+
+
+def _shown(text: str) -> str:
+    """A piece of the file for a message: one line of bounded length."""
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:120])
+    return plain if len(text) <= 120 else plain + " ..."
 
 
 def _line(node: yaml.Node) -> int:

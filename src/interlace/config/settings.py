@@ -7,6 +7,7 @@ knows the line a value came from.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -91,11 +92,15 @@ class LogSettings:
     prompts: bool = setting("Write prompt and answer text too.", False)
 
 
+def _default_home() -> Path:
+    return Path(os.path.expanduser("~/.interlace"))  # noqa: PTH111 - pathlib's raises where there is no home folder
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything `interlace serve` needs to know."""
 
-    home: Path = setting("Folder of checkpoints and first API key.", factory=lambda: Path.home() / ".interlace")
+    home: Path = setting("Folder of checkpoints and first API key.", factory=_default_home)
     host: str = setting("Address to listen on; 0.0.0.0 for every network.", "127.0.0.1")
     port: int = setting("Port to listen on; 0 takes a free one.", 8080, minimum=0, maximum=65535)
     models: tuple[ModelSettings, ...] = setting(f"The served models; {DEFAULT_MODEL} when none is named.", ())

@@ -1,0 +1,157 @@
+"""interlace.yaml and environment: what is read, in which order, and what is said of every mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from interlace.config import DEFAULT_MODEL, Settings, check_config, load_settings
+from interlace.errors import ConfigError
+
+MODEL = "models:\n  - {name: a, checkpoint: b"
+
+# file → line, setting and words of the one problem in it
+MISTAKES: dict[str, tuple[str, int, str, str]] = {
+    "unknown setting": ("host: a\nprot: 80\n", 2, "prot", "Did you mean `port`?"),
+    "unknown in a group": ("log:\n  levle: info\n", 2, "log.levle", "Did you mean `level`?"),
+    "given twice": ("port: 1\nport: 2\n", 2, "port", "given twice"),
+    "a list for a number": ("port: [1]\n", 1, "port", "a whole number"),
+    "nothing for a number": ("port:\n", 1, "port", "a whole number"),
+    "a word for a number": ("port: eighty\n", 1, "port", "not a whole number but 'eighty'"),
+    "endless digits": (f"port: {'9' * 6000}\n", 1, "port", "not a whole number"),
+    "too much": ("port: 70000\n", 1, "port", "65535 or less"),
+    "too little": (MODEL + ", max_sequences: 0}\n", 2, "models[0].max_sequences", "1 or more"),
+    "not finite": ("drain_seconds: 1e999\n", 1, "drain_seconds", "finite"),
+    "a number for text": ("host: 127\n", 1, "host", 'Put it in quotes: "127"'),
+    "no size": (MODEL + ", cache_bytes: 12 parsecs}\n", 2, "models[0].cache_bytes", "512MiB"),
+    "no choice": (MODEL + ", precision: fp16}\n", 2, "models[0].precision", "Did you mean `bf16`?"),
+    "neither true nor false": ("log: {prompts: maybe}\n", 1, "log.prompts", "true or false"),
+    "no mapping": ("log: loud\n", 1, "log", "not a mapping"),
+    "no list": ("models: {name: a}\n", 1, "models", "Start each item with `- `"),
+    "a list as the file": ("- a\n", 1, "the file", "not a mapping"),
+    "a model without checkpoint": ("models:\n  - name: a\n", 2, "models[0].checkpoint", "is missing"),
+    "a name twice": ("models:\n  - {name: a, checkpoint: b}\n  - {name: a, checkpoint: c}\n", 3, "models", "twice"),
+    "a name with a blank": ("models:\n  - {name: 'a b', checkpoint: b}\n", 2, "models", "cannot be a model's name"),
+    "no pattern": ("guards:\n  deny: ['(']\n", 2, "guards.deny[0]", "not a regular expression"),
+    "a pattern of nothing": ("guards:\n  deny: ['a*']\n", 2, "guards.deny[0]", "refuse everything"),
+    "an empty path": ("home: ''\n", 1, "home", "is empty"),
+    "a NUL in a path": ('home: "a\\0b"\n', 1, "home", "NUL"),
+    "nobody's home": ("home: ~nobody-of-this-name/x\n", 1, "home", "Write the whole path"),
+    "nobody's checkpoint": ("models:\n  - {name: a, checkpoint: ~nobody-of-this-name/x}\n", 2,
+                            "models[0].checkpoint", "Write the whole path"),
+    "a list as a key": ("? [a]\n: b\n", 1, "a key that is no text", "no setting"),
+    "code": ("host: !!python/object/apply:os.system ['true']\n", 1, "host", "is not text"),
+    "itself": ("models: &a\n  - *a\n", 1, "models[0]", "not a mapping"),
+    "no YAML": ("host: a\nmodels: [\n", 3, "the file", "not YAML"),
+    "two documents": ("port: 1\n---\nport: 2\n", 2, "the file", "another document"),
+    "too deep": ("models: " + "[" * 5000, 0, "the file", "too deeply"),
+    "a NUL": ("port: 80\0\n", 0, "the file", "not YAML"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_line_and_mend(tmp_path: Path, mistake: str) -> None:
+    """One problem, at its line, in words that name the setting and the way out; `load_settings` says the same."""
+    text, line, where, words = MISTAKES[mistake]
+    file = tmp_path / "interlace.yaml"
+    file.write_text(text, encoding="utf-8")
+    (problem,) = check_config(file, {})
+    assert (problem.file, problem.line, problem.where) == (str(file), line, where)
+    assert words in f"{problem.problem}. {problem.mend}"
+    assert len(str(problem)) < 1000
+    with pytest.raises(ConfigError) as caught:
+        load_settings(file, {})
+    assert caught.value.message == str(problem)
+
+
+def test_an_empty_item_misses_all_that_a_model_needs(tmp_path: Path) -> None:
+    """A `-` without anything behind it is told like a model without name and checkpoint."""
+    file = tmp_path / "interlace.yaml"
+    file.write_text("models:\n  -\n")
+    assert [(p.line, p.where) for p in check_config(file, {})] == [(2, "models[0].name"), (2, "models[0].checkpoint")]
+
+
+@pytest.mark.parametrize("kind", ["missing", "a folder", "not UTF-8"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
+    """There is no line to name, but the file and the reason."""
+    file = tmp_path / "interlace.yaml"
+    if kind == "a folder":
+        file.mkdir()
+    elif kind == "not UTF-8":
+        file.write_bytes(b"host: \xe9\n")
+    (problem,) = check_config(file, {})
+    assert (problem.file, problem.line) == (str(file), 0)
+    assert "cannot be read" in problem.problem
+
+
+PIECES = (
+    "models:", "guards:", "deny:", "log:", "home:", "port:", "name: a", "checkpoint: ~", "\n", "\n  ", " ", "- ", "\t",
+    "{", "}", "[", "]", ",", "&a ", "*a", "!!str ", "!", "? ", "~", "| ", "> ", "1", "'", '"', "#", "---\n", "\x00",
+)  # fmt: skip
+
+
+@given(text=st.text() | st.lists(st.sampled_from(PIECES)).map("".join))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_is_good_or_a_list_of_problems(tmp_path: Path, text: str) -> None:
+    """Whatever lies in the file: settings or problems, never anything else; and both ways to ask agree."""
+    file = tmp_path / "interlace.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    problems = check_config(file, {})
+    try:
+        load_settings(file, {})
+    except ConfigError:
+        assert problems
+    else:
+        assert not problems
+
+
+def test_the_command_line_beats_the_environment_beats_the_file(tmp_path: Path) -> None:
+    """Each later one overrides, and what none says is the default."""
+    file = tmp_path / "interlace.yaml"
+    file.write_text("port: 1\nhost: file\ndrain_seconds: 3\nlimits: {queue: 5}\n")
+    env = {"INTERLACE_PORT": "2", "INTERLACE_HOST": "environment", "INTERLACE_QUEUE": "6"}
+    read = load_settings(file, env, {"port": 3, "host": None})
+    assert (read.port, read.host, read.drain_seconds, read.limits.queue) == (3, "environment", 3.0, 6)
+    assert [(model.name, model.checkpoint) for model in read.models] == [(DEFAULT_MODEL, DEFAULT_MODEL)]
+
+
+@pytest.mark.parametrize(("name", "text"), [("INTERLACE_PORT", "x"), ("INTERLACE_LOG_LEVEL", "loud")])
+def test_a_mistake_in_the_environment_names_the_variable(name: str, text: str) -> None:
+    """There is no file and no line, so the variable is named."""
+    (problem,) = check_config(None, {name: text})
+    assert (problem.file, problem.line) == (name, 0)
+
+
+def test_relative_paths_in_the_file_begin_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the command runs, `./` means beside the file; a path in the environment begins where one stands."""
+    (tmp_path / "conf").mkdir()
+    file = tmp_path / "conf" / "interlace.yaml"
+    file.write_text("home: data\nmodels:\n  - {name: a, checkpoint: ./x.gguf}\n")
+    monkeypatch.chdir(tmp_path)
+    read = load_settings(Path("conf/interlace.yaml"), {})
+    assert (read.home, read.models[0].checkpoint) == (tmp_path / "conf/data", str(tmp_path / "conf/x.gguf"))
+    assert load_settings(None, {"INTERLACE_HOME": "here"}).home == tmp_path / "here"
+
+
+def test_without_a_home_folder_one_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container whose user nobody knows there is no `~`: an error in words, unless a home is set."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", _nobody)
+    with pytest.raises(ConfigError, match="INTERLACE_HOME"):
+        load_settings(None, {})
+    assert load_settings(None, {"INTERLACE_HOME": "/data"}).home == Path("/data")
+
+
+def _nobody(uid: int) -> Any:
+    raise KeyError(uid)
+
+
+def test_settings_cannot_change_after_the_load() -> None:
+    """What was read once holds until the next load."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
