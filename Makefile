@@ -39,7 +39,8 @@ $(BIN)/python:
 	  echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; \
 	fi; \
 	echo "Making $(VENV) with $$("$$python" --version)"; \
-	"$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	if [ ! -w . ]; then echo "$(CURDIR) cannot be written by $$(id -un), so no $(VENV) can be made in it." >&2; exit 1; fi; \
+	"$$python" -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing Interlace and its default engine (about 200 MB; a minute or two, once)"

@@ -23,12 +23,13 @@ app.add_typer(config, name="config")
 
 Home = Annotated[
     Path | None,
-    typer.Option("--home", help="Folder of checkpoints and key; else INTERLACE_HOME, else ~/.interlace."),
+    typer.Option("--home", help="Folder of checkpoints and key; else INTERLACE_HOME, interlace.yaml, or ~/.interlace."),
 ]
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="The configuration; else INTERLACE_CONFIG, else ./interlace.yaml if it is there."),
 ]
+Url = Annotated[str | None, typer.Option("--url", help="The server; else INTERLACE_URL, else where `serve` listens.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A checkpoint's name, as `interlace checkpoints list` shows it.")
@@ -52,8 +53,10 @@ def main() -> None:
 
 
 def _home(home: Path | None) -> Path:
-    """The home folder that the option, else the environment, names."""
-    return (home or Path(os.environ.get("INTERLACE_HOME") or "~/.interlace")).expanduser()
+    """The home folder that the option, else the environment, else ./interlace.yaml names: where `serve` looks too."""
+    from interlace.config import load_settings
+
+    return load_settings(overrides={"home": home}).home
 
 
 def _version(wanted: bool) -> None:
@@ -163,7 +166,7 @@ def checkpoints_rm(name: Name, home: Home = None, as_json: Json = False) -> None
 
 
 @app.command()
-def models(config: Config = None, home: Home = None, as_json: Json = False) -> None:
+def models(url: Url = None, config: Config = None, home: Home = None, as_json: Json = False) -> None:
     """List the served models.
 
     Those of the running server; when none runs, those the configuration names.
@@ -172,7 +175,7 @@ def models(config: Config = None, home: Home = None, as_json: Json = False) -> N
     """
     from interlace.gateway.commands import models_command
 
-    raise typer.Exit(models_command(as_json=as_json, config=config, home=home))
+    raise typer.Exit(models_command(as_json=as_json, url=url, config=config, home=home))
 
 
 @config.command("check")
@@ -197,11 +200,12 @@ def chat(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="The model to chat with; else the first that can.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="The server; else INTERLACE_URL, else http://127.0.0.1:8080.")] = None,
+    url: Url = None,
     key: Annotated[str | None, typer.Option(help="API key; else INTERLACE_API_KEY, else the one kept at home.")] = None,
     system: Annotated[str | None, typer.Option(help="System text, said before the first question.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    config: Config = None,
     home: Home = None,
 ) -> None:
     """Chat with a running server.
@@ -210,10 +214,13 @@ def chat(
 
     Example: echo 'What is the capital of France?' | interlace chat
     """
-    from interlace.gateway.chat import chat_command
+    from interlace.config import load_settings
+    from interlace.gateway.chat import chat_command, server_url
 
+    settings = load_settings(config, overrides={"home": home})
+    url = url or os.environ.get("INTERLACE_URL") or server_url(settings)
     given = {"temperature": temperature, "max_tokens": max_tokens}
     options = {name: value for name, value in given.items() if value is not None}
     raise typer.Exit(
-        chat_command(model, url=url, key=key, home=_home(home), system=system, options=options, env=os.environ)
+        chat_command(model, url=url, key=key, home=settings.home, system=system, options=options, env=os.environ)
     )

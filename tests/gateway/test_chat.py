@@ -185,6 +185,29 @@ def test_no_server(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("url", ["nonsense", "http://[", "ftp://127.0.0.1", "http://127.0.0.1:port", "http://"])
+def test_an_address_that_is_none_is_told(tmp_path: Path, url: str) -> None:
+    """A mistyped URL costs one line, not a stack trace."""
+    done = _chat(url, tmp_path, "hello\n")
+    assert done.returncode == 1
+    assert "no server's address" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_server_of_the_configuration_is_found(parrot: tuple[Parrot, str], tmp_path: Path) -> None:
+    """Where `serve` listens by ./interlace.yaml, `chat` and `models` ask, without being told again."""
+    port = parrot[1].rpartition(":")[2]
+    (tmp_path / "interlace.yaml").write_text(f"port: {port}\n")
+    for words, shown in (("chat", "You said: hello\n"), ("models", "parrot")):
+        done = subprocess.run(
+            [sys.executable, "-m", "interlace", words],
+            input="hello\n", capture_output=True, text=True, env=_environment(tmp_path), cwd=tmp_path, check=False,
+            timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout
+
+
 def test_a_wrong_key_names_the_mend(parrot: tuple[Parrot, str], tmp_path: Path) -> None:
     """A refused key says where one can be given."""
     done = _chat(parrot[1], tmp_path, "hello\n", "--key", "wrong")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from interlace import __version__
-from tests.support.serving import COMMAND, environment
+from interlace.models import pull
+from tests.support.serving import COMMAND, environment, free_port
+from tests.support.tiny import tiny_llama_gguf
 
 
 def _run(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -80,3 +82,67 @@ def test_home_option_beats_the_environment(tmp_path: Path) -> None:
     other = tmp_path / "other"
     done = _run(tmp_path, "checkpoints", "list", "--home", str(other))
     assert str(other) in done.stderr
+
+
+def test_home_is_where_serve_would_have_it(tmp_path: Path) -> None:
+    """`home:` of ./interlace.yaml holds for the store too, and the environment still beats it."""
+    (tmp_path / "interlace.yaml").write_text("home: data\n")
+    clean = environment(tmp_path)
+    del clean["INTERLACE_HOME"]
+    command = [*COMMAND, "checkpoints", "list"]
+    done = subprocess.run(command, env=clean, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert str(tmp_path / "data") in done.stderr
+    assert str(tmp_path / "data") not in _run(tmp_path, "checkpoints", "list").stderr
+
+
+def test_one_broken_manifest_does_not_hide_the_others(tmp_path: Path) -> None:
+    """The sound ones are listed, the broken one is told with a way out that works, and the exit code says so."""
+    for name in ("broken", "sound"):
+        pull(str(tiny_llama_gguf(tmp_path / f"{name}.gguf")), tmp_path)
+    (tmp_path / "checkpoints/broken/manifest.json").write_bytes(b'{"\xff')
+    listed = _run(tmp_path, "checkpoints", "list")
+    assert listed.returncode == 1
+    assert listed.stdout.splitlines()[1].startswith("sound")
+    assert "interlace checkpoints rm broken" in listed.stderr
+    verified = _run(tmp_path, "checkpoints", "verify", "--json")
+    assert verified.returncode == 1
+    assert {each["name"]: each["ok"] for each in json.loads(verified.stdout)} == {"sound": True, "broken": False}
+    assert _run(tmp_path, "checkpoints", "rm", "broken").returncode == 0
+    assert _run(tmp_path, "checkpoints", "list").returncode == 0
+
+
+def test_show_says_the_suggested_sampling_in_words(tmp_path: Path) -> None:
+    """No Python types in what a person reads."""
+    pull(str(tiny_llama_gguf(tmp_path / "tiny.gguf")), tmp_path)
+    shown = _run(tmp_path, "checkpoints", "show", "tiny").stdout
+    assert "sampling        not stated\n" in shown
+    manifest = tmp_path / "checkpoints/tiny/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"sampling": {}', '"sampling": {"temperature": 0.2}'))
+    assert "sampling        temperature 0.2\n" in _run(tmp_path, "checkpoints", "show", "tiny").stdout
+
+
+def test_a_home_that_cannot_be_written_stops_serve_in_words(tmp_path: Path) -> None:
+    """A full disk or a folder that is not ours is no stack trace (here: a file where the home should be)."""
+    (tmp_path / "file").write_text("")
+    done = _run(tmp_path, "serve", "--port", "0", "--home", str(tmp_path / "file"))
+    assert done.returncode == 1
+    assert done.stderr == f"interlace: {tmp_path / 'file'}: File exists.\n"
+
+
+def test_names_are_never_cut(tmp_path: Path) -> None:
+    """Tables go to pipes and narrow terminals whole: their names are there to be copied."""
+    name = "a-model-with-a-rather-long-name-" * 3
+    config = tmp_path / "interlace.yaml"
+    config.write_text(f"port: {free_port()}\nmodels:\n  - {{name: {name}, checkpoint: /some/where/{name}}}\n")
+    done = _run(tmp_path, "models")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1].split() == [name, "not", "running", f"/some/where/{name}"]
+
+
+def test_models_asks_the_server_it_is_told_of(tmp_path: Path) -> None:
+    """With --url, a server that does not answer is an error, and so is an address that is none."""
+    for url, words in (("http://127.0.0.1:1", "No server answers"), ("http://[", "no server's address")):
+        done = _run(tmp_path, "models", "--url", url)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from interlace.config import Settings
 from interlace.errors import InterlaceError
 from interlace.gateway.keys import read_key
 
-DEFAULT_URL = "http://127.0.0.1:8080"
 HELP = """\
 /help          this list
 /clear         forget the conversation (the system text stays)
@@ -36,6 +36,10 @@ _LOADING_SECONDS = 300.0
 
 class ChatError(InterlaceError):
     """The server refused, failed or is not there; the message is meant for the person at the terminal."""
+
+
+class NoServer(ChatError):
+    """Nothing listens at the address."""
 
 
 class LeaveChat(Exception):
@@ -87,7 +91,20 @@ class Server:
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+        try:
+            parts = urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and bool(parts.hostname)
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+        except (ValueError, httpx.InvalidURL):
+            sound = False
+        if not sound:
+            raise ChatError(f"{url!r} is no server's address. Write one like http://127.0.0.1:8080")
+
+    @classmethod
+    def reached_as(cls, url: str, key: str | None, home: Path, env: Mapping[str, str]) -> Server:
+        """The server at `url`. The key defaults to `INTERLACE_API_KEY`, then, for a server on this machine only, to
+        the one kept under `home`."""
+        return cls(url, key or env.get("INTERLACE_API_KEY") or (read_key(home, env) if _on_this_machine(url) else None))
 
     def close(self) -> None:
         """Close every connection."""
@@ -96,7 +113,7 @@ class Server:
     def models(self) -> list[dict[str, Any]]:
         """The served models, as `/v1/models` lists them."""
         try:
-            response = self._http.get("/v1/models")
+            response = self._http.get("/v1/models", timeout=10.0)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         _raise_for_error(response)
@@ -127,7 +144,7 @@ class Server:
 
     def _unreachable(self, error: httpx.TransportError) -> ChatError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return ChatError(f"No server answers at {self.url}. Start one with: interlace serve")
+            return NoServer(f"No server answers at {self.url} (--url names another). Start one with: interlace serve")
         return ChatError(f"The connection to {self.url} broke: {str(error) or type(error).__name__}")
 
 
@@ -180,7 +197,7 @@ def _texts(event: Mapping[str, Any], timing: Timing) -> Iterator[str]:
 def chat_command(
     model: str | None,
     *,
-    url: str | None,
+    url: str,
     key: str | None,
     home: Path,
     system: str | None,
@@ -189,12 +206,9 @@ def chat_command(
 ) -> int:
     """Chat until the input ends; the exit code is 1 when a piped question failed.
 
-    `key` defaults to `INTERLACE_API_KEY`, then, for a server on this machine only, to the key kept under `home`.
     Raises `ChatError` when there is no server or no such model.
     """
-    url = url or env.get("INTERLACE_URL") or DEFAULT_URL
-    key = key or env.get("INTERLACE_API_KEY") or (read_key(home, env) if _on_this_machine(url) else None)
-    server = Server(url, key)
+    server = Server.reached_as(url, key, home, env)
     try:
         conversation = Conversation(_choose(server, model), system, options=options)
         _wait_until_loaded(server, conversation.model)
@@ -205,12 +219,18 @@ def chat_command(
         server.close()
 
 
+def server_url(settings: Settings) -> str:
+    """Where a server with these settings is asked from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (asked, not bound)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
 def _on_this_machine(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name, or no URL at all
+        return False
 
 
 def _choose(server: Server, wanted: str | None) -> str:

@@ -37,7 +37,9 @@ def serve_command(
         return 2
     except CheckpointError as error:
         print(f"interlace: {error.message}", file=sys.stderr)
-        return 1
+    except OSError as error:  # of a pull: a full disk, a folder that is not ours
+        print(f"interlace: {error.filename or settings.home}: {error.strerror or error}.", file=sys.stderr)
+    return 1
 
 
 def config_check_command(path: Path | None = None, *, env: Mapping[str, str] | None = None) -> int:
@@ -55,18 +57,22 @@ def config_check_command(path: Path | None = None, *, env: Mapping[str, str] | N
 def models_command(
     *,
     as_json: bool = False,
+    url: str | None = None,
     config: Path | None = None,
     home: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> int:
-    """`interlace models`: what the running server says it serves, else what the configuration names."""
+    """`interlace models`: what the running server says it serves, else what the configuration names.
+
+    Raises `ChatError` when the server that `url` or `INTERLACE_URL` names does not answer.
+    """
     env = os.environ if env is None else env
     try:
         settings = load_settings(config, env, {"home": home})
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2
-    rows = _served(settings, env)
+    rows = _served(settings, url or env.get("INTERLACE_URL"), env)
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
@@ -75,7 +81,7 @@ def models_command(
 
 
 def _pull_missing(settings: Settings) -> Settings:
-    """Bring checkpoints onto the disk that are named but not there yet; a source (`hf:…`) becomes the path it is at.
+    """Bring checkpoints onto the disk that are named but not there yet; a source (`hf:…`) becomes its name there.
 
     A model that cannot be had is told of and left to its engine, which will say so too: it must not keep the others
     from being served. When there are no others, `CheckpointError`.
@@ -107,49 +113,34 @@ def _present(model: ModelSettings, home: Path) -> ModelSettings:
             raise  # a path that is not there, or holds nothing we can serve, cannot be pulled
     with progress_for_people() as progress:
         pulled = models.pull(model.checkpoint, home, progress=progress)
-    return dataclasses.replace(model, checkpoint=str(pulled.path))
+    # By name: the manifest knows more of it than its files do (source, licence, suggested sampling).
+    return dataclasses.replace(model, checkpoint=pulled.name)
 
 
-def _served(settings: Settings, env: Mapping[str, str]) -> list[dict[str, Any]]:
-    running = _ask_server(settings, env)
-    if running is not None:
-        return running
+def _served(settings: Settings, url: str | None, env: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows of the server at `url`; with none given, of the configured one, else what it would serve."""
+    from interlace.gateway.chat import ChatError, NoServer, Server, server_url
+
+    server = Server.reached_as(url or server_url(settings), None, settings.home, env)
+    try:
+        return server.models()
+    except ChatError as error:
+        if url:
+            raise
+        if not isinstance(error, NoServer):  # something listens there, but not as ours does
+            print(f"interlace: {error.message}", file=sys.stderr)
+    finally:
+        server.close()
     return [
         {"id": model.name, "checkpoint": model.checkpoint, "engine": model.engine, "state": "not running"}
         for model in settings.models
     ]
 
 
-def _ask_server(settings: Settings, env: Mapping[str, str]) -> list[dict[str, Any]] | None:
-    """The model list of the server at the configured address; None when none answers there."""
-    import httpx
-
-    from interlace.gateway.keys import read_key
-
-    key = read_key(settings.home, env)
-    if key is None:
-        return None
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 (read, not bound)
-    try:
-        answer = httpx.get(
-            f"http://{host}:{settings.port}/v1/models",
-            headers={"authorization": f"Bearer {key}"},
-            timeout=2,
-            trust_env=False,  # a proxy has no business between us and our own server
-        )
-        rows = answer.json()["data"] if answer.status_code == 200 else None
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return None  # something else listens there, or nothing
-    return rows if isinstance(rows, list) else None
-
-
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from interlace.models import print_table
 
     columns = ("id", "state", "kind", "context_length", "precision", "checkpoint")
     shown = [column for column in columns if any(row.get(column) not in (None, "") for row in rows)]
-    table = Table(*(column.replace("_", " ") for column in shown))
-    for row in rows:
-        table.add_row(*(str(row.get(column, "")) for column in shown))
-    Console().print(table)
+    cells = [[str(row.get(column) or "") for column in shown] for row in rows]
+    print_table([column.replace("_", " ").upper() for column in shown], cells, right=("CONTEXT LENGTH",))

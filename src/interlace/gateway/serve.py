@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -226,7 +227,7 @@ def _instructions(settings: Settings, secret: str, url: str, engines: Mapping[st
     The key itself is shown to a person at a terminal only: elsewhere standard output ends up in a log.
     """
     from_env = bool(os.environ.get("INTERLACE_API_KEY"))
-    key = "$INTERLACE_API_KEY" if from_env else f"$(cat {key_file(settings.home)})"
+    key = "$INTERLACE_API_KEY" if from_env else f"$(cat {shlex.quote(str(key_file(settings.home)))})"
     where = "from INTERLACE_API_KEY" if from_env else f"in {key_file(settings.home)}"
     shown = f"{secret} ({where})" if sys.stdout.isatty() else where
     lines = ["", f"  URL      {url}/v1", f"  API key  {shown}"]

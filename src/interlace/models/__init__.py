@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         resolve,
         verify_checkpoint,
     )
+    from interlace.models.table import print_table
     from interlace.models.tensors import check_tensors
     from interlace.models.weights import StoredTensor, Weights, dequantise, open_weights
 
@@ -43,6 +44,7 @@ _HOMES = {
     "list_checkpoints": "store",
     "memory_needed": "room",
     "open_weights": "weights",
+    "print_table": "table",
     "pull": "pull",
     "read_architecture": "architecture",
     "remove_checkpoint": "store",
@@ -69,6 +71,7 @@ __all__ = [
     "list_checkpoints",
     "memory_needed",
     "open_weights",
+    "print_table",
     "pull",
     "read_architecture",
     "remove_checkpoint",

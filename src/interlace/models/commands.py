@@ -14,16 +14,17 @@ from typing import Any
 import msgspec
 
 from interlace.errors import CheckpointError
-from interlace.models.checkpoint import Checkpoint
+from interlace.models.checkpoint import Checkpoint, Manifest
 from interlace.models.refs import checked_name
 from interlace.models.room import gigabytes
 from interlace.models.store import (
     get_checkpoint,
-    list_checkpoints,
     remove_checkpoint,
     shelf,
+    survey,
     verify_checkpoint,
 )
+from interlace.models.table import print_table
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -47,17 +48,19 @@ def pull_command(what: str, home: Path, *, name: str | None = None, as_json: boo
 
 
 def list_command(home: Path, *, as_json: bool = False) -> int:
-    """All checkpoints on disk."""
+    """All checkpoints on disk; 1 when one of them cannot be read, which is told beside the others."""
 
     def run() -> int:
-        found = list_checkpoints(home)
+        found, faults = survey(home)
         if as_json:
             _print_json([_about(checkpoint) for checkpoint in found])
         elif found:
             _print_table(found)
-        else:
+        elif not faults:
             print(f"No checkpoints in {home}. Get one with: interlace pull smollm2-135m-instruct", file=sys.stderr)
-        return OK
+        for fault in faults.values():
+            print(f"Error: {fault}", file=sys.stderr)
+        return FAILED if faults else OK
 
     return _in_words(run, home)
 
@@ -80,8 +83,10 @@ def verify_command(name: str | None, home: Path, *, as_json: bool = False) -> in
     """Compare the files of one checkpoint, or of all, with the digests of their manifests; 1 when any differs."""
 
     def run() -> int:
-        names = [name] if name is not None else [checkpoint.name for checkpoint in list_checkpoints(home)]
+        there, broken = ([], {}) if name is not None else survey(home)
+        names = [name] if name is not None else [checkpoint.name for checkpoint in there]
         faults = {each: verify_checkpoint(each, home) for each in names}
+        faults |= {each: [fault] for each, fault in broken.items()}
         if as_json:
             _print_json([{"name": each, "ok": not found, "faults": found} for each, found in faults.items()])
         else:
@@ -138,28 +143,13 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(found: list[Checkpoint]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    headings = ("NAME", "ARCHITECTURE", "FORMAT", "PARAMETERS", "CONTEXT", "SIZE", "LICENCE", "PULLED")
+    print_table(headings, [_row(each.name, each.manifest) for each in found], right=("PARAMETERS", "CONTEXT", "SIZE"))
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("NAME", "ARCHITECTURE", "FORMAT", "PARAMETERS", "CONTEXT", "SIZE", "LICENCE", "PULLED"):
-        right = heading in ("PARAMETERS", "CONTEXT", "SIZE")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    for checkpoint in found:
-        facts = checkpoint.manifest
-        table.add_row(
-            checkpoint.name,
-            facts.architecture,
-            facts.format,
-            f"{facts.parameters / 1e6:,.0f} M",
-            f"{facts.context_length:,}",
-            gigabytes(facts.bytes),
-            facts.licence or "not stated",
-            facts.pulled[:10],
-            style=None,
-        )
-    # A pipe has no width: lines must not be cut there.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200, markup=False).print(table)
+
+def _row(name: str, facts: Manifest) -> list[str]:
+    size = f"{facts.parameters / 1e6:,.0f} M", f"{facts.context_length:,}", gigabytes(facts.bytes)
+    return [name, facts.architecture, facts.format, *size, facts.licence or "not stated", facts.pulled[:10]]
 
 
 def _print_facts(about: dict[str, Any]) -> None:
@@ -170,8 +160,15 @@ def _print_facts(about: dict[str, Any]) -> None:
         elif key == "bytes":
             print(f"{'size':15} {gigabytes(value)}")
         elif key != "version":
-            text = "not stated" if value is None else str(value)
+            text = _words(value)
             print(f"{key.replace('_', ' '):15} {_one_line(text)}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, msgspec.Struct):
+        said = {key: each for key, each in msgspec.structs.asdict(value).items() if each is not None}
+        return ", ".join(f"{key} {each}" for key, each in said.items()) or "not stated"
+    return "not stated" if value is None else str(value)
 
 
 def _one_line(text: str) -> str:

@@ -37,10 +37,23 @@ def lock_of(name: str, home: Path) -> Path:
 
 
 def list_checkpoints(home: Path) -> list[Checkpoint]:
-    """All checkpoints of the store, by name; half-pulled ones are not among them."""
+    """All checkpoints of the store, by name; those half-pulled, or without a sound manifest, are not among them."""
+    return survey(home)[0]
+
+
+def survey(home: Path) -> tuple[list[Checkpoint], dict[str, str]]:
+    """All checkpoints of the store, by name, and what is wrong with each whose manifest cannot be read."""
     folder = shelf(home)
     names = [entry.name for entry in folder.iterdir() if is_name(entry.name)] if folder.is_dir() else []
-    return [found for name in sorted(names) if (found := find_checkpoint(name, home)) is not None]
+    found: list[Checkpoint] = []
+    faults: dict[str, str] = {}
+    for name in sorted(names):
+        try:
+            if (checkpoint := find_checkpoint(name, home)) is not None:
+                found.append(checkpoint)
+        except CheckpointError as error:
+            faults[name] = error.message
+    return found, faults
 
 
 def find_checkpoint(name: str, home: Path) -> Checkpoint | None:
