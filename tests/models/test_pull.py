@@ -316,6 +316,15 @@ def test_a_local_folder_is_taken_and_its_links_refused(tmp_path: Path) -> None:
     assert find_checkpoint("again", tmp_path / "home") is None
 
 
+def test_the_original_may_change_after_the_pull(tmp_path: Path) -> None:
+    """What is in the store is its own: overwriting the file it came from changes nothing there."""
+    origin = tiny_llama_gguf(tmp_path / "tiny.gguf")
+    pull(str(origin), tmp_path / "home")
+    with origin.open("r+b") as file:
+        file.truncate(100)
+    assert verify_checkpoint("tiny", tmp_path / "home") == []
+
+
 def test_weights_without_their_config_are_refused(tmp_path: Path) -> None:
     """A lone safetensors file is no checkpoint; the error says what to pull instead, and nothing stays behind."""
     folder = tiny_llama_safetensors(tmp_path / "local")

@@ -1,4 +1,4 @@
-"""A checkpoint from a file or folder on this machine: hard-linked where possible, copied elsewhere."""
+"""A checkpoint from a file or folder on this machine, copied: a linked file would change with its original."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from interlace.errors import CheckpointError
-from interlace.models.files import choose, inspect_file, safe_name
+from interlace.models.files import CHUNK_BYTES, choose, inspect_file, safe_name
 from interlace.models.progress import Progress
 from interlace.models.refs import PathRef
 from interlace.models.room import check_disk
@@ -26,8 +26,7 @@ def pull_local(ref: PathRef, space: Space, progress: Progress) -> Origin:
     for name in names:
         target = space.files / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        progress.say(f"Taking {name}.")
-        _take(folder / name, target)
+        _copy(folder / name, target, name, progress)
     return Origin(str(ref))
 
 
@@ -56,8 +55,10 @@ def _refuse_link(path: Path, name: str) -> None:
         raise CheckpointError(f"{name} is a symbolic link; only plain files may enter the store. Copy it first.")
 
 
-def _take(origin: Path, target: Path) -> None:
-    try:
-        os.link(origin, target, follow_symlinks=False)
-    except (OSError, NotImplementedError):
-        shutil.copyfile(origin, target, follow_symlinks=False)
+def _copy(origin: Path, target: Path, name: str, progress: Progress) -> None:
+    with origin.open("rb") as file, target.open("wb") as copy:
+        progress.begin(f"Copying {name}", os.fstat(file.fileno()).st_size)
+        while chunk := file.read(CHUNK_BYTES):
+            copy.write(chunk)
+            progress.advance(len(chunk))
+        progress.end()
