@@ -21,6 +21,8 @@ from interlace.errors import CheckpointError, EngineFailed, InvalidRequest
 
 __all__ = ["Constraint", "GrammarCompiler", "validate_output"]
 
+_FORBIDDEN = "doesn't satisfy the grammar"  # llguidance's words; its `stop_reason` doesn't tell this from a limit
+
 
 class Constraint:
     """Where one choice stands in its grammar. Use `copy()` for each further choice, before the first `advance`."""
@@ -39,15 +41,23 @@ class Constraint:
         mask = np.zeros(self._words, np.int32)
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if self._matcher.is_error():
-            raise InvalidRequest(f"The output rule became too complex: {_reason(self._matcher)}", param=self._param)
+            raise self._too_complex()
         return mask
 
     def advance(self, token_id: int) -> None:
-        """Take the chosen token; after the end of the output any token is ignored."""
-        if self._matcher.is_stopped() and not self._matcher.is_error():
+        """Take the chosen token; after the end of the output any token is ignored.
+
+        `InvalidRequest` when the grammar exceeds its limits at this place, `EngineFailed` for a token it forbids.
+        """
+        if self.finished or self._matcher.consume_token(token_id):
             return
-        if not self._matcher.consume_token(token_id):
-            raise EngineFailed(f"Token {token_id} broke the output rule: {_reason(self._matcher)}")
+        reason = _reason(self._matcher)
+        if _FORBIDDEN in reason:
+            raise EngineFailed(f"Token {token_id} broke the output rule: {reason}")
+        raise self._too_complex()
+
+    def _too_complex(self) -> InvalidRequest:
+        return InvalidRequest(f"The output rule became too complex: {_reason(self._matcher)}", param=self._param)
 
     @property
     def finished(self) -> bool:

@@ -149,6 +149,7 @@ class LocalEngine:
         task = self._tasks.pop(request_id, None)
         if task is not None:
             self._release(task)
+            self._outcomes = [outcome for outcome in self._outcomes if outcome[0] != request_id]
 
     def has_work(self) -> bool:
         """Whether any sequence waits or runs, or an outcome has not been handed out."""
@@ -276,6 +277,8 @@ class LocalEngine:
     def _mask(self, sequence: Sequence) -> Iterator[Array | None]:
         """The constraint's mask for the next token (None: all allowed); nothing when it fails or none is wanted."""
         task, choice = sequence.owner
+        if task.request.id not in self._tasks:
+            return  # it failed earlier in this very step: in a sibling's mask, or in its prompt's logprobs
         with self._contained(task):
             if choice.max_tokens == 0:  # only the prompt's logprobs were wanted
                 self._told(task, choice, choice.end_without_tokens())
@@ -326,7 +329,7 @@ class LocalEngine:
                 self._scheduler.remove(choice.sequence)
 
     def _queue(self, task: _Task, choice: Choice, slice_limit: int | None = None) -> None:
-        if choice.max_tokens == 0 and not task.request.sampling.prompt_logprobs:
+        if choice.max_tokens == 0 and not task.reads_prompt:
             self._told(task, choice, choice.end_without_tokens())
             return
         choice.sequence = Sequence(list(task.prompt_ids), (task, choice), slice_limit)
