@@ -15,6 +15,7 @@ from rich.progress import Progress as RichProgress
 from interlace.models.room import gigabytes
 
 LINE_SECONDS = 5.0
+LABEL_WIDTH, BAR_WIDTH = 28, 14  # with size, speed and time left, a bar then fits a terminal of 80 columns
 
 
 class TerminalProgress:
@@ -23,7 +24,7 @@ class TerminalProgress:
     def __init__(self) -> None:
         self._bars = RichProgress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=BAR_WIDTH),
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
@@ -46,7 +47,8 @@ class TerminalProgress:
 
     def begin(self, label: str, total_bytes: int | None, done_bytes: int = 0) -> None:
         """Open a bar."""
-        self._task = self._bars.add_task(escape(label), total=total_bytes, completed=done_bytes)
+        short = label if len(label) <= LABEL_WIDTH else label[: LABEL_WIDTH - 1] + "…"
+        self._task = self._bars.add_task(escape(short), total=total_bytes, completed=done_bytes)
 
     def advance(self, count_bytes: int) -> None:
         """Move the bar."""
