@@ -178,6 +178,22 @@ def test_a_killed_pull_is_invisible_and_resumes(
     assert list((tmp_path / "checkpoints" / ".staging").iterdir()) == []
 
 
+def test_ctrl_c_stops_a_pull_in_words(server: FileServer, tiny_files: dict[str, bytes], tmp_path: Path) -> None:
+    """No stack trace, the usual exit code, what came stays for the next try, and a word that it does."""
+    put_hub_repo(server, "org/tiny", tiny_files)
+    server.stall_after = 100_000
+    process = start_pull(server, "hf:org/tiny", tmp_path)
+    assert server.stalled.wait(60)
+    _wait_for_part(tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    code, said = finish(process)
+    assert code == 130
+    assert "goes on where it stopped" in said
+    assert "Traceback" not in said
+    server.go.set()
+    assert run_pull(server, "hf:org/tiny", tmp_path)[0] == 0
+
+
 def _wait_for_part(home: Path, process: subprocess.Popen[str]) -> Path:
     """The part file, once something of it is on disk; fails when the pull ends first."""
     parts = home / "checkpoints" / ".staging" / "tiny" / "parts"

@@ -1,7 +1,7 @@
 """`interlace pull` and `interlace checkpoints …`: what the command line calls. Tables for people, JSON for programs.
 
-Each returns an exit code: 0 fine, 1 the store or a source says no, 2 the command was used wrongly. Results go to
-standard output, everything else to standard error.
+Each returns an exit code: 0 fine, 1 the store or a source says no, 2 the command was used wrongly, 130 ctrl-C. Results
+go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from interlace.models.store import (
 )
 from interlace.models.table import print_table
 
-OK, FAILED, USAGE = 0, 1, 2
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def pull_command(what: str, home: Path, *, name: str | None = None, as_json: bool = False) -> int:
@@ -44,7 +44,11 @@ def pull_command(what: str, home: Path, *, name: str | None = None, as_json: boo
         print(f"{there.name}  {there.path}")
         return OK
 
-    return _in_words(run, home, name)
+    try:
+        return _in_words(run, home, name)
+    except KeyboardInterrupt:
+        print("Stopped. The same pull goes on where it stopped.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def list_command(home: Path, *, as_json: bool = False) -> int:
