@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
-from interlace.engines.local.grammars import LIMITS, arguments_grammar, calls_grammar, rule_grammar, rule_param
+from interlace.engines.local.grammars import (
+    LIMITS,
+    arguments_grammar,
+    calls_grammar,
+    rule_grammar,
+    rule_limits,
+    rule_param,
+)
 from interlace.engines.local.tokenizer import Tokenizer
 from interlace.engines.local.toolcalls import ToolFormat
 from interlace.engines.local.validation import validate_output
@@ -100,7 +107,7 @@ class GrammarCompiler:
         offered = _offered(tools, tool_choice)
         forced = tool_choice not in {"auto", "none"}
         if not offered or not (forced or rule is not None or any(tool.strict for tool in offered)):
-            return None if rule is None else self._matcher(rule_grammar(rule), rule_param(rule))
+            return None if rule is None else self._matcher(rule_grammar(rule), rule_param(rule), rule_limits(rule))
         if rule is not None and rule.kind in {"regex", "grammar"} and not forced:
             raise InvalidRequest(f'A {rule.kind} and tools exclude each other; set "tool_choice".', param="tool_choice")
         self._check_parameters(tools, offered)
@@ -114,8 +121,8 @@ class GrammarCompiler:
                 param = f"tools[{place}].function.parameters"
                 self._matcher(arguments_grammar(tool, param), param)
 
-    def _matcher(self, grammar: str, param: str) -> Constraint:
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
+    def _matcher(self, grammar: str, param: str, limits: LLParserLimits = LIMITS) -> Constraint:
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise InvalidRequest(f"The output can't be held to this rule: {_reason(matcher)}", param=param)
         constraint = Constraint(matcher, -(-self._size // 32), param)

@@ -13,15 +13,26 @@ from interlace.engines.local.toolcalls import CLOSE_TAG, OPEN_TAG, ToolFormat
 from interlace.engines.types import OutputRule, Tool
 from interlace.errors import InvalidRequest
 
-# About a tenth of a second to compile and some milliseconds a token at the very most; llguidance gives their speeds.
-LIMITS = LLParserLimits(
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=200_000,
-    step_max_items=50_000,
-    max_lexer_states=50_000,
-    max_grammar_size=200_000,
-    verbose_errors=False,
-)
+
+def _limits(*, row: int, items: int) -> LLParserLimits:
+    """About a tenth of a second to compile and some milliseconds a token at the very most; llguidance gives their
+    speeds. `row` and `items` bound what may be open at one place and what one mask may try."""
+    return LLParserLimits(
+        initial_lexer_fuel=1_000_000,
+        step_lexer_fuel=200_000,
+        step_max_items=items,
+        max_items_in_row=row,
+        max_lexer_states=50_000,
+        max_grammar_size=200_000,
+        verbose_errors=False,
+    )
+
+
+LIMITS = _limits(row=2_000, items=50_000)
+# A caller's own grammar may be ambiguous without bound, and a mask costs the product of both: with the limits above
+# one was seen to take 1.4 s a token. A schema's brackets keep it from that, and four hundred optional properties need
+# more.
+_CALLERS_GRAMMAR_LIMITS = _limits(row=200, items=20_000)
 
 _RULE_PARAMS = {
     "json_object": "response_format",
@@ -38,6 +49,11 @@ _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 def rule_param(rule: OutputRule) -> str:
     """The request field a rule came from, for errors."""
     return _RULE_PARAMS[rule.kind]
+
+
+def rule_limits(rule: OutputRule) -> LLParserLimits:
+    """What checking text against the rule may cost."""
+    return _CALLERS_GRAMMAR_LIMITS if rule.kind == "grammar" else LIMITS
 
 
 def rule_grammar(rule: OutputRule) -> str:
