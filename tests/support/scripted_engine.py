@@ -104,6 +104,12 @@ class ScriptedEngine:
         rows = tuple(struct.pack("<4f", 0.5, len(words), 0.1, -1.0) for words in inputs)
         return Embeddings(rows, DIMENSIONS, sum(map(len, inputs)))
 
+    async def count(self, request: GenerateRequest | EmbedRequest) -> int:
+        """Words of the input, as `generate` and `embed` count them."""
+        if isinstance(request, EmbedRequest):
+            return sum(len(text.split()) for text in request.texts) + sum(map(len, request.ids))
+        return len(_prompt_tokens(request))
+
     def capabilities(self) -> Capabilities:
         """Chat with tools, or embeddings."""
         if self.state == "loading":

@@ -4,7 +4,7 @@
     endless        deltas until it is cancelled
     echo TEXT      one delta with TEXT
     report         one delta: JSON of `{"cancelled": {id: tokens made}, "running": [ids of others]}`
-    sleep S        a step that blocks for S seconds, GIL and all threads free, then ends
+    sleep S [PATH] a step that makes the file PATH, blocks for S seconds, GIL and all threads free, then ends
     segfault       dies in a step;  exit N: leaves with that status in a step
     raise          a step raises;  raise-in-add, raise-in-prepare: there
     refuse         `prepare` refuses with an `InvalidRequest`;  overload: `add` refuses with `Overloaded`
@@ -73,6 +73,11 @@ class ToyCore:
             time.sleep(float(argument))
         return Run(request, verb, argument)
 
+    def count(self, request: GenerateRequest | EmbedRequest) -> int:
+        """Words of the prompt; `refuse` and `raise-in-prepare` as in `prepare`."""
+        run = self.prepare(request)
+        return len(run.argument.split()) + 1
+
     def add(self, prepared: Run) -> None:
         """Take it on."""
         if prepared.verb == "overload":
@@ -131,7 +136,10 @@ class ToyCore:
 
 def _misbehave(run: Run) -> None:
     if run.verb == "sleep":
-        time.sleep(float(run.argument))
+        seconds, _, mark = run.argument.partition(" ")
+        if mark:
+            Path(mark).touch()
+        time.sleep(float(seconds))
     elif run.verb == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif run.verb == "exit":

@@ -54,7 +54,11 @@ class ModelSettings:
     context_length: int = setting("Longest prompt plus answer in tokens; 0: what the checkpoint says.", 0, minimum=0)
     max_sequences: int = setting("Sequences that run at once.", 64, minimum=1, maximum=4096)
     max_waiting: int = setting("Sequences queued in the engine before callers get 429.", 256, minimum=0)
-    step_tokens: int = setting("Token budget of one step, prefill and decode together.", 256, minimum=1)
+    step_tokens: int = setting(
+        "Token budget of one step, prefill and decode together; four times as much while nobody is being answered.",
+        256,
+        minimum=1,
+    )
     threads: int = setting("Threads of the engine; 0: one per physical core.", 0, minimum=0, maximum=1024)
 
 

@@ -166,11 +166,18 @@ class Delta(Struct, frozen=True, tag="delta"):
 
 
 class Usage(Struct, frozen=True, tag="usage"):
-    """The last event of a request, after every choice finished. `completion_tokens` counts all choices."""
+    """The last event of a request, after every choice finished. `completion_tokens` counts all choices.
+
+    `prompt_tokens` includes `cached_tokens` (read from a prefix cache) and `cache_write_tokens` (written to one);
+    `completion_tokens` includes `reasoning_tokens`. `estimated`: a provider did not report it, so it was counted here.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
 
 
 Event = Started | Delta | Usage
@@ -188,7 +195,11 @@ class Embeddings(Struct, frozen=True, tag="embeddings"):
 
 
 class Capabilities(Struct, frozen=True):
-    """What a loaded engine can do. `context_length` counts prompt and output tokens together."""
+    """What a loaded engine can do. `context_length` counts prompt and output tokens together; 0: not known here.
+
+    `stoppable`: closing its stream stops the work, so an answer can be ended when a budget is. One that is not takes
+    its bound (`Sampling.max_tokens`) with the request.
+    """
 
     generate: bool = False
     chat: bool = False  # has a chat template
@@ -198,6 +209,7 @@ class Capabilities(Struct, frozen=True):
     vocabulary: int = 0
     dimensions: int = 0  # of an embedding
     precision: str = ""
+    stoppable: bool = True
 
 
 class Health(Struct, frozen=True):
@@ -228,6 +240,11 @@ class Engine(Protocol):
         """Embed all texts of the request."""
         ...
 
+    async def count(self, request: GenerateRequest | EmbedRequest) -> int:
+        """The most prompt tokens the request can be billed for, before it runs: exact where the engine has the
+        tokenizer, else an upper bound. Raises what `generate` or `embed` would for a prompt that cannot be."""
+        ...
+
     def capabilities(self) -> Capabilities:
         """What it can do; raises `EngineUnavailable` before it is ready the first time."""
         ...
@@ -249,11 +266,16 @@ Outcome = Started | Delta | Usage | Embeddings | InterlaceError
 class Core(Protocol):
     """A local engine as its host drives it: plain calls, no event loop.
 
-    `prepare` may run on another thread while `step` runs; everything else is called from the stepping thread only.
+    `prepare` and `count` may run on other threads while `step` runs; everything else is called from the stepping
+    thread only.
     """
 
     def prepare(self, request: GenerateRequest | EmbedRequest) -> Any:
         """Tokenise, render and compile one request; raises `InvalidRequest` for the caller's fault."""
+        ...
+
+    def count(self, request: GenerateRequest | EmbedRequest) -> int:
+        """Tokens of the request's prompt; raises `InvalidRequest` as `prepare` does for a prompt that cannot be."""
         ...
 
     def add(self, prepared: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,21 @@ async def test_32_streams_come_in_order_and_side_by_side() -> None:
         assert texts == ["".join(f"{i} " for i in range(100 + n)) for n in range(32)]
         for stream in endless:
             await stream.aclose()
+
+
+async def test_a_prompt_is_counted_while_a_step_runs(tmp_path: Path) -> None:
+    """A count comes from beside the stepping thread, costs no run, and refuses as a run would."""
+    async with ready_engine() as engine:
+        step = asyncio.create_task(text_of(engine, f"sleep 20 {tmp_path / 'mark'}"))
+        await until((tmp_path / "mark").exists)
+        assert await engine.count(ask("count three words and more")) == 5
+        assert not step.done()
+        step.cancel()
+        await asyncio.wait([step])
+        with pytest.raises(InvalidRequest, match="no such thing"):
+            await engine.count(ask("refuse"))
+        with pytest.raises(EngineFailed, match="counting"):
+            await engine.count(ask("raise-in-prepare"))
 
 
 async def test_closing_a_stream_stops_its_work() -> None:

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from interlace.engines.host.protocol import LENGTH_BYTES, Cancel, Failure, Step, decode_from_host
-from interlace.engines.host.server import Reader, find_core
+from interlace.engines.host.server import Reader, Sender, find_core
 from interlace.engines.host.stepper import CoreBroken, Job, Note, Prepared, Stepper
 from interlace.engines.types import GenerateRequest
 from tests.support.toy_core import ToyCore
@@ -108,7 +108,7 @@ def test_a_reader_marks_a_job_that_its_cancel_overtook() -> None:
     """The reader tells the preparers' job, and passes the cancel on for a job that is past them."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        reader = Reader(ours)
+        reader = Reader(ours, Sender(ours))
         job = reader._jobs["a"] = Job("a")
         reader.take(Cancel("a"))
         assert job.cancelled

@@ -120,14 +120,16 @@ class Connection(asyncio.Protocol):
         """Tell the host what to load."""
         self._write(encode_frame(Setup(core, settings, home)))
 
-    def open(self, request: GenerateRequest | EmbedRequest) -> Stream:
-        """Send a request; raises `InvalidRequest` or `PayloadTooLarge` where it cannot be carried.
+    def open(self, request: GenerateRequest | EmbedRequest, *, count: bool = False) -> Stream:
+        """Send a request, to be run or only counted.
+
+        Raises `InvalidRequest` or `PayloadTooLarge` where it cannot be carried.
 
         Its id on the wire is our own: a caller's may come twice, or come back while the old one's last frame is on
         its way.
         """
         stream = Stream(f"{request.id}#{next(self._numbers)}")
-        frame = encode_request(stream.id, request)
+        frame = encode_request(stream.id, request, count=count)
         self._streams[stream.id] = stream
         if self._transport is None:
             stream.put(self.end_of_streams)

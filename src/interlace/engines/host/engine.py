@@ -80,6 +80,22 @@ class HostedEngine:
             raise EngineFailed("the engine answered an embedding request with text")
         return outcome
 
+    async def count(self, request: GenerateRequest | EmbedRequest) -> int:
+        """Tokens of the request's prompt, exactly; the host answers while a step runs."""
+        connection = self._supervisor.connection()
+        stream = connection.open(request, count=True)
+        finished = False
+        try:
+            outcome, *_ = await stream.take()
+            finished = True
+        finally:
+            connection.finish(stream, cancel=not finished)
+        if isinstance(outcome, Failure):
+            raise outcome.error()
+        if not isinstance(outcome, Usage):
+            raise EngineFailed("the engine answered a question for a count with something else")
+        return outcome.prompt_tokens
+
     def capabilities(self) -> Capabilities:
         """What it can do; raises `EngineUnavailable` before it was ready the first time."""
         return self._supervisor.capabilities()

@@ -11,8 +11,9 @@ A body is at most `MAX_FRAME_BYTES`; a longer one is a `FrameError`, never an al
 whose first item is its tag, then the fields in order:
 
     gateway → host   ["setup", core, settings, home]        once, first
-                     ["submit", id, kind, request]          `request` is decoded apart, so that a bad one costs
-                                                            only itself
+                     ["submit", id, kind, request, count]   `request` is decoded apart, so that a bad one costs
+                                                            only itself; with `count` it is not run, its prompt is
+                                                            only counted and told as "usage", at once
                      ["cancel", id]
     host → gateway   ["progress", text]                     while loading
                      ["load_failed", failure, hopeless]     then the host exits
@@ -97,6 +98,7 @@ class Submit(Message, frozen=True, tag="submit"):
     id: str
     kind: Kind
     body: msgspec.Raw
+    count: bool = False
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -217,7 +219,7 @@ class FrameReader:
 # --- requests --------------------------------------------------------------------------------------------------
 
 
-def encode_request(id: str, request: GenerateRequest | EmbedRequest) -> bytearray:
+def encode_request(id: str, request: GenerateRequest | EmbedRequest, *, count: bool = False) -> bytearray:
     """The `submit` frame for `request`, which goes by `id` on the wire.
 
     Raises `InvalidRequest`, naming the field, for a value that cannot be carried and `PayloadTooLarge` past the bound.
@@ -228,7 +230,7 @@ def encode_request(id: str, request: GenerateRequest | EmbedRequest) -> bytearra
     except _UNCARRIABLE as error:
         raise _uncarriable(request, error) from error
     try:
-        return encode_frame(Submit(id, kind, msgspec.Raw(body)))
+        return encode_frame(Submit(id, kind, msgspec.Raw(body), count))
     except FrameError as error:
         raise PayloadTooLarge(f"the request is too large for an engine: {error}; send less at once") from error
 

@@ -5,7 +5,8 @@ Three kinds of threads, no event loop:
 - the stepping thread (the main one) loads the core, then drives it and writes to the socket: `stepper.py`;
 - the reader takes frames off the socket and ends the process at once when the gateway is gone, whatever the
   stepping thread is busy with;
-- a few preparers tokenise and compile grammars, so that one slow grammar does not hold up the others.
+- a few preparers tokenise and compile grammars, so that one slow grammar does not hold up the others; they count
+  prompts too, and tell the count themselves.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ from interlace.engines.host.protocol import (
     Progress,
     Ready,
     Setup,
+    Step,
     Submit,
+    WireOutcome,
     decode_request,
     decode_to_host,
     encode_frame,
+    wire_outcome,
 )
 from interlace.engines.host.stepper import CoreBroken, Job, Note, Prepared, Stepper, bug
-from interlace.engines.types import Core
+from interlace.engines.types import Core, Usage
 from interlace.errors import EngineFailed, InterlaceError
 
 log = logging.getLogger(__name__)
@@ -110,15 +114,16 @@ def _exit(status: int) -> None:
 
 def serve(channel: socket.socket) -> int:
     """Load what the first frame says, then step until the end; returns the exit status."""
-    reader = Reader(channel)
+    send = Sender(channel)
+    reader = Reader(channel, send)
     threading.Thread(target=reader.run, name="reader", daemon=True).start()
     try:
-        core = _load(reader.setup.get(), channel)
+        core = _load(reader.setup.get(), send)
         if core is None:
             return EXIT_LOAD_FAILED
         reader.core = core  # before "ready": a request comes only after it
-        channel.sendall(encode_frame(Ready(core.capabilities(), core.health())))
-        Stepper(core, reader.inbox, channel.sendall).run()
+        send(encode_frame(Ready(core.capabilities(), core.health())))
+        Stepper(core, reader.inbox, send).run()
     except CoreBroken:
         log.exception("the engine failed in a step; this process ends")
     except OSError:
@@ -126,11 +131,24 @@ def serve(channel: socket.socket) -> int:
     return EXIT_CORE_BROKEN
 
 
-def _load(setup: Setup, channel: socket.socket) -> Core | None:
+class Sender:
+    """Writes whole frames, one at a time: preparers tell counts while the stepping thread is in a step."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+
+    def __call__(self, frame: bytearray) -> None:
+        """Send one frame; raises `OSError` when the gateway is gone."""
+        with self._lock:
+            self._channel.sendall(frame)
+
+
+def _load(setup: Setup, send: Sender) -> Core | None:
     """The core, or None once the gateway has been told why there is none."""
 
     def progress(text: str) -> None:
-        channel.sendall(encode_frame(Progress(text)))
+        send(encode_frame(Progress(text)))
 
     try:
         core = find_core(setup.core)(setup.settings, Path(setup.home), progress)
@@ -143,7 +161,7 @@ def _load(setup: Setup, channel: socket.socket) -> Core | None:
         gc.collect()
         gc.freeze()  # vocabularies and graphs stay for good: no need to walk them at every collection
         return core
-    channel.sendall(encode_frame(report))
+    send(encode_frame(report))
     return None
 
 
@@ -161,8 +179,9 @@ class Reader:
 
     core: Core
 
-    def __init__(self, channel: socket.socket, gone: Callable[[int], None] = _exit) -> None:
+    def __init__(self, channel: socket.socket, send: Sender, gone: Callable[[int], None] = _exit) -> None:
         self._channel = channel
+        self._send = send
         self._gone = gone
         self.setup: queue.SimpleQueue[Setup] = queue.SimpleQueue()
         self.inbox: queue.SimpleQueue[Note] = queue.SimpleQueue()
@@ -199,10 +218,29 @@ class Reader:
             self.setup.put(message)
 
     def _prepare(self, job: Job, message: Submit) -> None:
-        if not job.cancelled:
+        if job.cancelled:
+            return
+        if message.count:
+            self._tell_count(message)
+            self._jobs.pop(job.id, None)
+        else:
             prepared = self._prepared(job, message)
             self.inbox.put(prepared)
             self._jobs.pop(job.id, None)
+
+    def _tell_count(self, message: Submit) -> None:
+        """Count and answer from this thread: the stepping thread may be in a step for a long while."""
+        outcome: WireOutcome
+        try:
+            outcome = Usage(self.core.count(decode_request(message)), 0)
+        except InterlaceError as error:
+            outcome = wire_outcome(error)
+        except Exception as error:  # noqa: BLE001 - as in `_prepared`
+            outcome = wire_outcome(bug("counting", error))
+        try:
+            self._send(encode_frame(Step([(message.id, outcome)])))
+        except OSError:
+            log.debug("the gateway went away before it was told a count")  # the reader ends the process
 
     def _prepared(self, job: Job, message: Submit) -> Prepared:
         try:

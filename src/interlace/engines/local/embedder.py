@@ -105,6 +105,10 @@ class Embedder:
             return PreparedEmbedding(request.id, tuple(self._checked(i, ids) for i, ids in enumerate(request.ids)))
         return PreparedEmbedding(request.id, tuple(self._encoded(i, text) for i, text in enumerate(request.texts)))
 
+    def count(self, request: GenerateRequest | EmbedRequest) -> int:
+        """Tokens of all texts together."""
+        return self.prepare(request).tokens
+
     def _encoded(self, index: int, text: str) -> tuple[int, ...]:
         if not text:
             raise InvalidRequest(f"input[{index}] is an empty string; there is nothing to embed.", param="input")

@@ -118,6 +118,13 @@ class LocalEngine:
         constraints = self._prompts.constraints(request)
         return Prepared(request, ids, prompt_text, constraints)
 
+    def count(self, request: GenerateRequest | EmbedRequest) -> int:
+        """Tokens of the prompt, as `prepare` would see it."""
+        if isinstance(request, EmbedRequest):
+            raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
+        ids, _ = self._prompts.encode(request)
+        return len(ids)
+
     def add(self, prepared: Prepared) -> None:
         """Queue the request's choices, or refuse with `Overloaded` when they would not fit the queue."""
         request = prepared.request

@@ -1,7 +1,8 @@
 """Which tokens run in the next step: iteration-level batching over a paged cache (Orca, 2022; PagedAttention, 2023).
 
 A step takes one token of every sequence that decodes, then fills the rest of its token budget with prompt tokens:
-first of sequences whose prefill is under way, then of new ones in the order they came. A sequence is admitted once
+first of sequences whose prefill is under way, then of new ones in the order they came. While none decodes, nobody waits
+for a next token, and the budget is `ALONE` times as large. A sequence is admitted once
 the cache has room for its prompt; should the cache run out later, the sequence admitted last gives its blocks back
 and waits at the head of the queue to be computed again. One alone always fits, since none is longer than the cache.
 
@@ -16,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interlace.engines.local.graph import BLOCK
+
+ALONE = 4  # long steps read prompts faster, but are pauses to whoever is being answered (decision 0010)
 
 
 @dataclass(eq=False)
@@ -81,11 +84,14 @@ class Scheduler:
     def schedule(self) -> list[Slice]:
         """Choose the slices of the next step and give them their blocks. Empty only when nothing waits or runs."""
         plan: list[Slice] = []
-        budget = self.step_tokens - sum(s.remaining == 1 for s in self.running)
+        decoding = sum(s.remaining == 1 for s in self.running)
+        budget = self.step_tokens - decoding if decoding else ALONE * self.step_tokens
         turn = 0
         while turn < len(self.running):  # oldest first; whoever gives way to an older one is behind it in the list
             sequence = self.running[turn]
-            budget -= self._take(sequence, budget, plan)
+            decodes = sequence.remaining == 1  # its token is budgeted already
+            taken = self._take(sequence, budget, plan)
+            budget -= 0 if decodes else taken
             turn += 1
         while budget > 0 and self.waiting and len(self.running) < self.max_running and self._admits(self.waiting[0]):
             sequence = self.waiting.popleft()
@@ -101,9 +107,8 @@ class Scheduler:
     # --- blocks ----------------------------------------------------------------------------------------------
 
     def _take(self, sequence: Sequence, budget: int, plan: list[Slice]) -> int:
-        """Plan the next slice of a running sequence; return what it takes from the prompt budget."""
-        decodes = sequence.remaining == 1
-        count = 1 if decodes else min(sequence.remaining, budget, sequence.slice_limit or budget)
+        """Plan the next slice of a running sequence; return how many tokens that is."""
+        count = 1 if sequence.remaining == 1 else min(sequence.remaining, budget, sequence.slice_limit or budget)
         if count == 0:
             return 0
         while not self._grow(sequence, sequence.computed + count):
@@ -112,7 +117,7 @@ class Scheduler:
             if youngest is sequence:
                 return 0
         plan.append(Slice(sequence, count))
-        return 0 if decodes else count
+        return count
 
     def _admits(self, sequence: Sequence) -> bool:
         """Room for all of its tokens, beside what running prefills still need and a block more for each that runs,
