@@ -10,10 +10,15 @@ OpenAI's error shape without a table of its own, and so that they survive the tr
     ├── Forbidden               403
     ├── NotFound                404
     ├── PayloadTooLarge         413
+    ├── Conflict                409  it is there already
     ├── Overloaded              429  the queue is full; `retry_after_seconds` says when to come back
+    ├── RateLimited             429  the plan's requests or concurrency are used up for now
+    │   └── TokensLimited       429  the plan's tokens are
+    ├── InsufficientQuota       429  a budget cannot hold what the request may cost
     ├── ContentFiltered         400  a guard refused the request
     ├── EngineFailed            502  the engine died or broke its contract under this request
     ├── EngineUnavailable       503  the engine is loading, restarting or closed
+    ├── LedgerUnavailable       503  usage cannot be recorded now
     ├── CheckpointError         (command line) a checkpoint cannot be pulled, verified or loaded
     └── ConfigError             (command line) interlace.yaml is wrong; the message names line and mend
 """
@@ -107,6 +112,43 @@ class Overloaded(InterlaceError):
     status = 429
     type = "rate_limit_error"
     default_code = "rate_limit_exceeded"
+
+
+class RateLimited(InterlaceError):
+    """A limit of the key's plan is used up for now (HTTP 429 with Retry-After, OpenAI's `rate_limit_exceeded`)."""
+
+    status = 429
+    type = "requests"
+    default_code = "rate_limit_exceeded"
+
+
+class TokensLimited(RateLimited):
+    """The plan's tokens per minute are used up for now (HTTP 429)."""
+
+    type = "tokens"
+
+
+class InsufficientQuota(InterlaceError):
+    """A budget cannot hold what the request may cost (HTTP 429, OpenAI's `insufficient_quota`)."""
+
+    status = 429
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
+
+
+class LedgerUnavailable(InterlaceError):
+    """The ledger cannot record usage now, so nothing new is taken on (HTTP 503 with Retry-After)."""
+
+    status = 503
+    default_code = "ledger_unavailable"
+
+
+class Conflict(InterlaceError):
+    """It is there already, or it is not in a state for this (HTTP 409)."""
+
+    status = 409
+    type = "invalid_request_error"
+    default_code = "conflict"
 
 
 class EngineFailed(InterlaceError):

@@ -40,7 +40,7 @@ def test_the_line_to_paste_carries_the_key_wherever_it_is_kept(
     home = tmp_path / folder
     home.mkdir()
     (home / "key").write_text("sk-il-secret\n")
-    said = _instructions(Settings(home=home), "sk-il-secret", "http://127.0.0.1:1", {"m": ScriptedEngine()})
+    said = _instructions(Settings(home=home), "http://127.0.0.1:1", {"m": ScriptedEngine()})
     line = next(line for line in said.splitlines() if line.startswith("curl "))
     pasted = subprocess.run(
         ["sh", "-c", f"printf '%s\\n' {line.removeprefix('curl ')}"], capture_output=True, text=True, check=True

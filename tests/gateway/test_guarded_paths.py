@@ -88,13 +88,12 @@ def test_denied_input_is_refused(gateway: Gateway, path: str, stream: bool) -> N
     for body in INPUTS[path, stream]:
         model = "embedder" if path == EMBEDDINGS else "scripted"
         engine: Any = gateway.engines[model]
-        asked = len(engine.seen)
+        asked, recorded = len(engine.seen), len(gateway.events)
         answer = post(gateway, path, {"model": model, **body}, stream=stream)
         assert answer.status_code == 400, body
         assert answer.json()["error"]["code"] == "content_filter"
         assert len(engine.seen) == asked
-        event = gateway.events[-1]
-        assert (event.outcome, event.prompt_tokens, event.completion_tokens) == (Outcome.REFUSED, 0, 0)
+        assert len(gateway.events) == recorded, "what used nothing leaves no usage event"
 
 
 @pytest.mark.parametrize(("path", "stream"), list(OUTPUTS))
@@ -112,7 +111,7 @@ def test_denied_output_is_never_sent(gateway: Gateway, path: str, stream: bool) 
     assert engine.cancelled == before + prompts
     event = gateway.events[-1]
     assert event.outcome is Outcome.FILTERED
-    assert 0 < event.completion_tokens < 6 * len(texts)
+    assert 0 < event.tokens.completion < 6 * len(texts)
 
 
 @pytest.mark.parametrize("stream", [False, True])

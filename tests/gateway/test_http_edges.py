@@ -169,7 +169,7 @@ def test_a_dying_engine(gateway: Gateway, stream: bool) -> None:
     assert answer.status_code == (200 if stream else 502)
     assert '"code":"engine_failed"' in answer.text
     assert "[DONE]" not in answer.text
-    assert (gateway.events[-1].outcome, gateway.events[-1].completion_tokens) == ("failed", 2)
+    assert (gateway.events[-1].outcome, gateway.events[-1].tokens.completion) == ("failed", 2)
 
 
 def test_no_cors(gateway: Gateway) -> None:

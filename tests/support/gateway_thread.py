@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvloop
 
@@ -16,21 +19,10 @@ from interlace.engines.types import Engine
 from interlace.gateway.app import State, make_app
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.serve import Server, bind, make_pipeline
-from interlace.ledger import UsageEvent
+from interlace.ledger import Registry, UsageEvent, read_events
+from tests.support.prices import free
 
 KEY = "sk-il-test-key"
-
-
-@dataclass
-class MemorySink:
-    """Keeps usage events in memory."""
-
-    events: list[UsageEvent] = field(default_factory=list)
-
-    async def record(self, event: UsageEvent) -> None:
-        """Keep one; the same id twice is a bug of the gateway."""
-        assert event.id not in {known.id for known in self.events}, "settled twice"
-        self.events.append(event)
 
 
 @dataclass
@@ -42,10 +34,15 @@ class Gateway:
     key: str
     pipeline: Pipeline
     engines: Mapping[str, Engine]
-    events: list[UsageEvent]
+    registry: Registry
     server: Server
     loop: asyncio.AbstractEventLoop
     thread: threading.Thread
+
+    @property
+    def events(self) -> list[UsageEvent]:
+        """The usage events recorded so far, in the order in which their requests began."""
+        return self.registry.store.read(lambda connection: list(read_events(connection)))
 
     @property
     def headers(self) -> dict[str, str]:
@@ -59,10 +56,24 @@ class Gateway:
 
 @contextmanager
 def running_gateway(settings: Settings, engines: Mapping[str, Engine]) -> Iterator[Gateway]:
-    """Start a gateway, wait until it answers, and drain it at the end."""
+    """Start a gateway, wait until it answers, and drain it at the end. What has no price is free; `KEY` may do all."""
+    with TemporaryDirectory() as home:
+        prices = settings.prices or free(engines)
+        settings = dataclasses.replace(settings, home=Path(home), prices=prices)
+        registry = Registry.open(settings, {})
+        try:
+            registry.admit_first_key(KEY, from_environment=False)
+            with _running(registry, engines) as gateway:
+                yield gateway
+        finally:
+            registry.close()
+
+
+@contextmanager
+def _running(registry: Registry, engines: Mapping[str, Engine]) -> Iterator[Gateway]:
+    settings = registry.settings
     bound = bind("127.0.0.1", 0)
-    sink = MemorySink()
-    pipeline = make_pipeline(settings, KEY, engines, sink)
+    pipeline = make_pipeline(registry, engines)
     state = State()
     server = Server(make_app(settings, pipeline, state), settings, state)
     loop = uvloop.new_event_loop()
@@ -76,7 +87,7 @@ def running_gateway(settings: Settings, engines: Mapping[str, Engine]) -> Iterat
     thread.start()
     wait_for(lambda: server.started)
     try:
-        yield Gateway(f"http://127.0.0.1:{port}", port, KEY, pipeline, engines, sink.events, server, loop, thread)
+        yield Gateway(f"http://127.0.0.1:{port}", port, KEY, pipeline, engines, registry, server, loop, thread)
     finally:
         server.should_exit = True
         thread.join(20)

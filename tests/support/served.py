@@ -19,6 +19,7 @@ import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.prices import free_in_yaml
 from tests.support.serving import COMMAND, environment
 
 PATIENCE_SECONDS = 90.0  # far beyond what anything here takes on a busy machine; only a hang meets it
@@ -126,6 +127,7 @@ def served(
     by default, is ready. Gone at the end, whatever was done to it; what it wrote stays in `out` and `err`."""
     config = folder / "interlace.yaml"
     home = folder / "home"
+    settings.setdefault("prices", free_in_yaml(model["name"] for model in models))
     config.write_text(yaml.safe_dump({"port": 0, "models": models, **settings}))
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(

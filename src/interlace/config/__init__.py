@@ -12,9 +12,13 @@ from interlace.config.reader import (
 from interlace.config.settings import (
     DEFAULT_MODEL,
     GuardSettings,
+    LedgerSettings,
     LimitSettings,
     LogSettings,
     ModelSettings,
+    PerMillion,
+    PlanSettings,
+    PriceSettings,
     Settings,
 )
 
@@ -22,9 +26,13 @@ __all__ = [
     "DEFAULT_MODEL",
     "ENVIRONMENT",
     "GuardSettings",
+    "LedgerSettings",
     "LimitSettings",
     "LogSettings",
     "ModelSettings",
+    "PerMillion",
+    "PlanSettings",
+    "PriceSettings",
     "Problem",
     "SettingDoc",
     "Settings",

@@ -12,17 +12,19 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any, get_args, get_origin, get_type_hints
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import regex
 import yaml
 
-from interlace.config.settings import DEFAULT_MODEL, ModelSettings, Settings
+from interlace.config.settings import DEFAULT_MODEL, ModelSettings, PlanSettings, PriceSettings, Settings
 from interlace.errors import ConfigError
+from interlace.money import Micros, Nanos, parse_moment, parse_usd
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -40,8 +42,16 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "kib": 1 << 10, "m": 10**6, "mb": 10**6, "mib": 1 << 20}
 _UNITS |= {"g": 10**9, "gb": 10**9, "gib": 1 << 30, "t": 10**12, "tb": 10**12, "tib": 1 << 40}
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
+_KINDS: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    Nanos: "an amount of dollars",
+    Micros: "a date or time",
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +140,7 @@ class _Reader:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.file = ""
+        self._lines: dict[str, int] = {}  # of each value, by its path
 
     def settings(self, path: Path | None, env: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
         values: dict[str, Any] = {}
@@ -146,6 +157,7 @@ class _Reader:
                 self._put(values, setting, str(value), f"--{setting}")
         if not values.get("models"):
             values["models"] = ({"name": DEFAULT_MODEL, "checkpoint": DEFAULT_MODEL},)
+        self._check_models_named(values)
         if self.problems:
             return Settings()
         settings: Settings = _build(Settings, values)
@@ -175,7 +187,7 @@ class _Reader:
             self._add(_line(node), where or "the file", "is not a mapping", "Write `key: value` lines")
             return {}
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
         values: dict[str, Any] = {}
         for key_node, value_node in () if empty else node.value:
             key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a key that is no text"
@@ -192,6 +204,7 @@ class _Reader:
         return values
 
     def _value(self, node: yaml.Node, hint: Any, field: dataclasses.Field[Any], where: str) -> Any:
+        self._lines[where] = _line(node)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             return self._mapping(node, hint, where)
         if get_origin(hint) is tuple:
@@ -212,34 +225,59 @@ class _Reader:
             self._add(_line(node), where, "is not a list", "Start each item with `- `")
             return ()
         items = tuple(self._value(item, hint, field, f"{where}[{i}]") for i, item in enumerate(node.value))
-        if hint is ModelSettings:
-            self._check_names(node, items, where)
+        if hint in {ModelSettings, PlanSettings}:
+            self._check_names(node, items, where, "model" if hint is ModelSettings else "plan")
+        elif hint is PriceSettings:
+            self._check_prices(node, items, where)
         return items
 
-    def _check_names(self, node: yaml.Node, models: tuple[dict[str, Any], ...], where: str) -> None:
+    def _check_names(self, node: yaml.Node, entries: tuple[dict[str, Any], ...], where: str, what: str) -> None:
         seen: set[str] = set()
-        for item, model in zip(node.value, models, strict=True):
-            name = model.get("name")
+        for item, entry in zip(node.value, entries, strict=True):
+            name = entry.get("name")
             if name in seen:
-                self._add(
-                    _line(item), where, f"the name {_shown(repr(name))} is given twice", "Give each model its own name"
-                )
+                mend = f"Give each {what} its own name"
+                self._add(_line(item), where, f"the name {_shown(repr(name))} is given twice", mend)
             if isinstance(name, str):
                 seen.add(name)
-                if not _MODEL_NAME.fullmatch(name):
+                if not _NAME.fullmatch(name):
                     mend = "Use letters, digits and . _ - : / @, at most 128, a letter or digit first"
-                    self._add(_line(item), where, f"{_shown(repr(name))} cannot be a model's name", mend)
+                    self._add(_line(item), where, f"{_shown(repr(name))} cannot be a {what}'s name", mend)
+
+    def _check_prices(self, node: yaml.Node, prices: tuple[dict[str, Any], ...], where: str) -> None:
+        seen: set[tuple[Any, Any]] = set()
+        for item, price in zip(node.value, prices, strict=True):
+            entry = price.get("model"), price.get("since")
+            if entry in seen:
+                self._add(_line(item), where, f"two prices of {_shown(str(entry[0]))} begin together", "Remove one")
+            seen.add(entry)
+            amounts = price.get("usd_per_million", {})
+            if amounts.get("prompt") is None and amounts.get("embedding") is None:
+                mend = 'Add `usd_per_million: {prompt: "0.15", completion: "0.60"}`, or zeros for what is free'
+                self._add(_line(item), where, "has no amount for prompts", mend)
+
+    def _check_models_named(self, values: Mapping[str, Any]) -> None:
+        """Prices and plans name models that are served: a slip of the pen would leave a model without its price."""
+        served = [str(model.get("name")) for model in values.get("models", ())]
+        named = [(f"prices[{i}].model", price.get("model")) for i, price in enumerate(values.get("prices", ()))]
+        for i, plan in enumerate(values.get("plans", ())):
+            named += [(f"plans[{i}].models[{j}]", name) for j, name in enumerate(plan.get("models", ()))]
+        for where, name in named:
+            if isinstance(name, str) and name not in served:
+                close = _close(name, served) or f" Served are: {_shown(', '.join(served))}"
+                problem = f"names {_shown(repr(name))}, which is not among the models"
+                self._add(self._lines[where], where, problem, close.strip())
 
     def _put(self, values: dict[str, Any], setting: str, text: str, source: str) -> None:
         """Set the dotted `setting` from text, checked like a value of the file."""
         cls: Any = Settings
         *parents, name = setting.split(".")
         for parent in parents:
-            cls = get_type_hints(cls)[parent]
+            cls = _hints(cls)[parent]
             values = values.setdefault(parent, {})
         field = next(field for field in dataclasses.fields(cls) if field.name == name)
         try:
-            values[name] = _parse(text, get_type_hints(cls)[name], field)
+            values[name] = _parse(text, _hints(cls)[name], field)
         except _Wrong as wrong:
             self.problems.append(Problem(source, 0, setting, wrong.problem, wrong.mend))
 
@@ -261,6 +299,12 @@ def _parse(text: str, hint: Any, field: dataclasses.Field[Any]) -> Any:
         value = _number(text, float)
     elif hint is Path:
         value = _path(text)
+    elif hint is Nanos:
+        value = _said(parse_usd, text)
+    elif hint is Micros:
+        value = _said(parse_moment, text)
+    elif field.name == "time_zone":
+        value = _zone(text)
     elif field.name == "checkpoint" and text.startswith("~"):
         value = str(_path(text))
     elif field.name == "deny":
@@ -298,6 +342,23 @@ def _size(text: str) -> int:
     fraction = found[2] or ""
     scale: int = 10 ** len(fraction)
     return int(found[1] + fraction) * unit // scale
+
+
+def _said(parse: Callable[[str], int], text: str) -> int:
+    """What `parse` makes of the text; its `ValueError` says "problem; mend"."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        problem, _, mend = str(error).partition("; ")
+        raise _Wrong(f"{problem}: {_shown(repr(text))}", mend[:1].upper() + mend[1:]) from None
+
+
+def _zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise _Wrong(f"is no time zone: {_shown(repr(text))}", "Write a name such as UTC or Africa/Nairobi") from None
+    return text
 
 
 def _nonempty(text: str) -> str:
@@ -347,8 +408,17 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
             model["checkpoint"] = str((folder / Path(checkpoint)).absolute())
 
 
+def _hints(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass' fields; of one that may be left out, the type it has when given."""
+    found: dict[str, Any] = {}
+    for name, hint in get_type_hints(cls).items():
+        some = [each for each in get_args(hint) if each is not NoneType]
+        found[name] = some[0] if NoneType in get_args(hint) else hint
+    return found
+
+
 def _build(cls: Any, values: Mapping[str, Any]) -> Any:
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     return cls(**{name: _built(hints[name], value) for name, value in values.items()})
 
 
@@ -387,7 +457,7 @@ def _close(word: str, words: Any) -> str:
 
 
 def _reference(cls: Any, where: str) -> Iterator[SettingDoc]:
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     variables = {path: name for name, path in ENVIRONMENT.items()}
     for field in dataclasses.fields(cls):
         path, hint = f"{where}{field.name}", hints[field.name]
@@ -405,6 +475,8 @@ def _documented(path: str, hint: Any, field: dataclasses.Field[Any], variable: s
     kind = " | ".join(choices) if choices else _KINDS.get(hint, "a list of texts")
     if field.default_factory is not dataclasses.MISSING:
         default = "~/.interlace"
+    elif field.default is None:
+        default = "none"
     else:
         default = "required" if _required(field) else str(field.default)
     return SettingDoc(path, kind, default, field.metadata["doc"], variable)

@@ -13,6 +13,8 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from interlace.money import Micros, Nanos
+
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
@@ -89,6 +91,61 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PerMillion:
+    """Dollars per million tokens of each kind. A kind that is left out costs what its parent costs."""
+
+    prompt: Nanos | None = setting("Tokens of the prompt.", None)
+    cached: Nanos | None = setting("Prompt tokens read from a cache; else as prompt.", None)
+    cache_write: Nanos | None = setting("Prompt tokens written to a cache; else as prompt.", None)
+    completion: Nanos | None = setting("Generated tokens.", None)
+    reasoning: Nanos | None = setting("Generated tokens that only the model reads; else as completion.", None)
+    embedding: Nanos | None = setting("Tokens of texts to embed; else as prompt.", None)
+
+
+@dataclass(frozen=True, slots=True)
+class PriceSettings:
+    """What a model costs from a moment on. The past is never repriced."""
+
+    model: str = setting("The public name of the model.")
+    since: Micros = setting("From when on: a date (midnight UTC), or a time with its offset.")
+    usd_per_million: PerMillion = setting("Dollars per million tokens, by kind.", factory=PerMillion)
+    usd_per_request: Nanos = setting("Dollars for each request, beside its tokens.", Nanos(0))
+    batch_percent: int = setting("What a request of a batch pays, in per cent.", 100, minimum=0, maximum=100)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSettings:
+    """A tier. Its limits hold for each key on it."""
+
+    name: str = setting("What keys call it.")
+    rpm: int | None = setting("Requests in any sixty seconds.", None, minimum=0, maximum=10**9)
+    tpm: int | None = setting("Tokens in any sixty seconds.", None, minimum=0, maximum=10**12)
+    concurrency: int | None = setting("Requests that run at once.", None, minimum=0, maximum=10**6)
+    budget_usd: Nanos | None = setting("Dollars in a calendar month.", None)
+    priority: int = setting("Who goes first when requests queue: the greater.", 0, minimum=-1000, maximum=1000)
+    default_max_tokens: int | None = setting(
+        "Longest answer of a request that does not say `max_tokens`.", None, minimum=1, maximum=10**9
+    )
+    largest_max_tokens: int | None = setting("Largest `max_tokens` there may be.", None, minimum=1, maximum=10**9)
+    models: tuple[str, ...] | None = setting("The models its keys may use; left out: all.", None)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """Where usage is recorded, and how long a request waits for a budget."""
+
+    url: str = setting("The database; left out: the SQLite file `ledger.db` in the home folder.", "")
+    time_zone: str = setting("Whose calendar says when a month begins, such as Africa/Nairobi.", "UTC")
+    wait_seconds: float = setting(
+        "How long a request waits that would fit its budgets once running ones settle.", 30.0, minimum=0
+    )
+    waiting: int = setting("How many may wait so.", 1000, minimum=0)
+    details_days: int = setting(
+        "After how many days tags, times and endpoint of a usage event are erased; 0: never. Sums stay.", 0, minimum=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """JSON lines on standard error. `prompts` writes prompt and answer text too; off unless switched on."""
 
@@ -108,6 +165,9 @@ class Settings:
     host: str = setting("Address to listen on; 0.0.0.0 for every network.", "127.0.0.1")
     port: int = setting("Port to listen on; 0 takes a free one.", 8080, minimum=0, maximum=65535)
     models: tuple[ModelSettings, ...] = setting(f"The served models; {DEFAULT_MODEL} when none is named.", ())
+    prices: tuple[PriceSettings, ...] = setting("What models cost. A model without a price is not served.", ())
+    plans: tuple[PlanSettings, ...] = setting("Tiers for keys.", ())
+    ledger: LedgerSettings = setting("The record of usage.", factory=LedgerSettings)
     guards: GuardSettings = setting("Checks of every input and output.", factory=GuardSettings)
     limits: LimitSettings = setting("What is taken on at once.", factory=LimitSettings)
     log: LogSettings = setting("Logging.", factory=LogSettings)

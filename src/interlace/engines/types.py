@@ -150,6 +150,7 @@ class Started(Struct, frozen=True, tag="started"):
     cached_tokens: int = 0
     prompt_text: str | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    estimated: bool = False  # as in `Usage`
 
 
 class Delta(Struct, frozen=True, tag="delta"):
@@ -189,6 +190,7 @@ class Embeddings(Struct, frozen=True, tag="embeddings"):
     rows: tuple[bytes, ...]
     dimensions: int
     prompt_tokens: int
+    estimated: bool = False  # as in `Usage`
 
 
 # --- the engine ------------------------------------------------------------------------------------------------

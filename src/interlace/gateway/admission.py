@@ -3,63 +3,92 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import heapq
+import itertools
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from interlace.errors import Overloaded
 
 
+@dataclass(slots=True)
+class Slot:
+    """A place among the running requests."""
+
+    admission: Admission
+    priority: int
+    held: bool = True
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncGenerator[None, None]:
+        """Let others run meanwhile; at the end wait, in order, for a place again."""
+        self.held = False
+        self.admission.give_back()
+        yield  # when what is inside fails, there is nothing to come back for
+        await self.admission.take(self.priority, readmit=True)
+        self.held = True
+
+
 class Admission:
-    """`concurrency` slots with a first-in-first-out queue of at most `queue` waiting requests."""
+    """`concurrency` slots with a queue of at most `queue` waiting requests: the greater priority first, then whoever
+    came first."""
 
     def __init__(self, concurrency: int, queue: int) -> None:
         self._free = concurrency
         self._queue = queue
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
+        self._arrivals = itertools.count()
         self.running = 0
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait for a slot."""
-        return len(self._waiting)
+        self.waiting = 0  # for a slot
 
     @asynccontextmanager
-    async def slot(self) -> AsyncGenerator[None, None]:
+    async def slot(self, priority: int = 0) -> AsyncGenerator[Slot, None]:
         """Hold one slot. Waits in order for it; raises `Overloaded` at once when the queue is full."""
-        await self._acquire()
-        self.running += 1
+        await self.take(priority)
+        slot = Slot(self, priority)
         try:
-            yield
+            yield slot
         finally:
-            self.running -= 1
-            self._release()
+            if slot.held:
+                self.give_back()
 
-    async def _acquire(self) -> None:
+    async def take(self, priority: int, *, readmit: bool = False) -> None:
+        """Wait for a slot and have it. `readmit`: the queue's bound does not count for who was admitted before."""
         if self._free:
             self._free -= 1
-            return
-        if len(self._waiting) >= self._queue:
+        else:
+            await self._wait(priority, readmit=readmit)
+        self.running += 1
+
+    def give_back(self) -> None:
+        """Have the slot no more."""
+        self.running -= 1
+        self._release()
+
+    async def _wait(self, priority: int, *, readmit: bool) -> None:
+        if not readmit and self.waiting >= self._queue:
             raise Overloaded(
                 f"The server is at its limit: {self.running} requests run and {self.waiting} wait. Try again soon.",
                 retry_after_seconds=1,
             )
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        heapq.heappush(self._waiting, (-priority, next(self._arrivals), turn))
+        self.waiting += 1
         try:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
                 self._release()  # the slot had been handed to us already
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
             raise
+        finally:
+            self.waiting -= 1
 
     def _release(self) -> None:
         """Hand the slot to the first in the queue, so that nobody who comes later overtakes."""
         while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():  # done: cancelled a moment ago
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():  # done: its request has gone
                 turn.set_result(None)
                 return
         self._free += 1

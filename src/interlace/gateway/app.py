@@ -72,7 +72,7 @@ class Identified:
         async def send_identified(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", exchange.label)]
+                message["headers"] = [*message["headers"], *exchange.headers, (b"x-request-id", exchange.label)]
             await send(message)
 
         await self.inner(scope, receive, send_identified)
@@ -112,8 +112,9 @@ class Logged:
             "model": exchange.model[:200],
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
+            "cost_nanos": exchange.meter.cost_nanos,
             "latency_seconds": round(seconds, 4),
-            "outcome": exchange.outcome or "ok",
+            "outcome": exchange.outcome or exchange.meter.outcome or "ok",
         }
         _access.info("request", extra={"fields": fields})
 

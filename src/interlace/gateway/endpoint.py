@@ -19,10 +19,12 @@ from interlace.gateway.http import (
     ClientWatch,
     Exchange,
     ReaderStuck,
-    header,
+    credential_of,
+    rate_headers,
     read_json_body,
     send_whole,
     start_response,
+    tags_of,
 )
 from interlace.gateway.pipeline import Ask, Call, Done, Happening, Pipeline
 from interlace.gateway.rendering import Dialect, Rendering
@@ -57,14 +59,15 @@ class Endpoint:
             client.start()
             return ask
 
-        credential = header(scope, b"authorization")
         call = Call(
             id=exchange.id,
             endpoint=self.name,
-            credential=None if credential is None else credential.decode("latin-1"),
+            credential=credential_of(scope),
             read=read,
             client_gone=lambda: client.gone,
             meter=exchange.meter,
+            tags=tags_of(scope),
+            tell_limits=lambda left: exchange.headers.extend(rate_headers(left)),
         )
         async with client, aclosing(self.pipeline.answer(call)) as batches:
             first = await anext(batches)  # whatever fails until here becomes a status of its own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -14,10 +15,16 @@ from starlette.types import Receive, Scope, Send
 from interlace.errors import InterlaceError, InvalidRequest, PayloadTooLarge
 from interlace.gateway.meter import Meter
 from interlace.gateway.wire import UnsupportedMediaType, error_body
+from interlace.ledger import Left
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
+MOST_TAGS = 8
+
+Header = tuple[bytes, bytes]
+
+_TAG = re.compile(r"[A-Za-z0-9._:/=@+-]{1,64}")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -43,6 +50,7 @@ class Exchange:
     model: str = ""
     status: int = 0
     outcome: str = ""
+    headers: list[Header] = field(default_factory=list)  # of the answer, whatever it will be
 
     @classmethod
     def of(cls, scope: Scope) -> Exchange:
@@ -58,6 +66,42 @@ def header(scope: Scope, name: bytes) -> bytes | None:
         if key == name:
             return bytes(value)
     return None
+
+
+def credential_of(scope: Scope) -> str | None:
+    """The value of the `Authorization` header."""
+    value = header(scope, b"authorization")
+    return None if value is None else value.decode("latin-1")
+
+
+def tags_of(scope: Scope) -> tuple[str, ...]:
+    """The tags in `x-interlace-tags`, each once; raises `InvalidRequest` for too many or odd ones."""
+    value = header(scope, b"x-interlace-tags")
+    if value is None:
+        return ()
+    tags = tuple(dict.fromkeys(tag.strip() for tag in value.decode("latin-1").split(",") if tag.strip()))
+    if len(tags) > MOST_TAGS or not all(_TAG.fullmatch(tag) for tag in tags):
+        raise InvalidRequest(
+            f"The header x-interlace-tags takes at most {MOST_TAGS} tags, separated by commas, each of at most 64 "
+            "letters, digits and . _ : / = @ + -",
+            param="x-interlace-tags",
+            code="invalid_tags",
+        )
+    return tags
+
+
+def rate_headers(left: Mapping[str, Left]) -> list[Header]:
+    """`x-ratelimit-*` as OpenAI sends them; resets are durations such as 1m30s."""
+    headers: list[Header] = []
+    for name, one in left.items():
+        for what, value in (("limit", one.limit), ("remaining", one.remaining), ("reset", _span(one.reset_seconds))):
+            headers.append((f"x-ratelimit-{what}-{name}".encode(), str(value).encode()))
+    return headers
+
+
+def _span(seconds: float) -> str:
+    whole = -int(-seconds // 1)  # upwards
+    return f"{whole // 60}m{whole % 60}s" if whole >= 60 else f"{whole}s"
 
 
 async def read_json_body(scope: Scope, receive: Receive, most_bytes: int, most_seconds: float) -> bytes:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import msgspec
+
 from interlace.engines.types import Delta, Embeddings, Event, Started, Usage
 from interlace.gateway.metrics import TokenTimes
+
+_NOTHING = Usage(0, 0)
 
 
 @dataclass(slots=True)
@@ -16,7 +20,11 @@ class Meter:
     started_at: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
     first_token_seconds: float | None = None
-    filtered: bool = False
+    filtered: bool = False  # the output guard ended a choice
+    budget_ended: bool = False  # a budget ended the answer
+    completion_tokens: int = 0  # of all parts, so far
+    outcome: str = ""  # how the request ended, once it has
+    cost_nanos: int = 0
     times: TokenTimes | None = None
     said: dict[int, str] = field(default_factory=dict)  # by choice; filled only where prompts are logged
     _parts: dict[int, Usage] = field(default_factory=dict)
@@ -28,11 +36,11 @@ class Meter:
             if event.tokens:
                 self._generated(part, event)
         elif isinstance(event, Started):
-            self._parts[part] = Usage(event.prompt_tokens, 0, event.cached_tokens)
+            self._put(part, Usage(event.prompt_tokens, 0, event.cached_tokens, estimated=event.estimated))
         elif isinstance(event, Usage):
-            self._parts[part] = event
+            self._put(part, event)
         else:
-            self._parts[part] = Usage(event.prompt_tokens, 0)
+            self._put(part, Usage(event.prompt_tokens, 0, estimated=event.estimated))
 
     def usage(self) -> Usage:
         """Tokens of all parts, so far."""
@@ -41,16 +49,25 @@ class Meter:
             prompt_tokens=sum(part.prompt_tokens for part in parts),
             completion_tokens=sum(part.completion_tokens for part in parts),
             cached_tokens=sum(part.cached_tokens for part in parts),
+            cache_write_tokens=sum(part.cache_write_tokens for part in parts),
+            reasoning_tokens=sum(part.reasoning_tokens for part in parts),
+            estimated=any(part.estimated for part in parts),
         )
 
     def latency_seconds(self) -> float:
         """Since the request began."""
         return time.perf_counter() - self.started
 
+    def _put(self, part: int, usage: Usage) -> None:
+        before = self._parts.get(part) or _NOTHING
+        self.completion_tokens += usage.completion_tokens - before.completion_tokens
+        self._parts[part] = usage
+
     def _generated(self, part: int, delta: Delta) -> None:
         now = time.perf_counter()
-        before = self._parts.get(part) or Usage(0, 0)
-        self._parts[part] = Usage(before.prompt_tokens, before.completion_tokens + delta.tokens, before.cached_tokens)
+        before = self._parts.get(part) or _NOTHING
+        self._parts[part] = msgspec.structs.replace(before, completion_tokens=before.completion_tokens + delta.tokens)
+        self.completion_tokens += delta.tokens
         if self.first_token_seconds is None:
             self.first_token_seconds = now - self.started
             if self.times:

@@ -9,8 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from interlace.engines.types import Engine
+from interlace.engines.types import Engine, Usage
 from interlace.gateway.admission import Admission
+from interlace.ledger import Outcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nothing here reads
@@ -37,6 +38,8 @@ class Metrics:
         self.requests = self._counter("interlace_requests", "Answered requests.", "endpoint", "model", "status")
         self.tokens = self._counter("interlace_tokens", "Tokens of settled requests.", "model", "kind")
         self.refusals = self._counter("interlace_refusals", "Refused requests.", "reason")
+        self._outcomes = self._counter("interlace_outcomes", "Requests that ran, by their end.", "model", "outcome")
+        self._cost = self._counter("interlace_cost_nanos", "Charged nano-dollars.", "model")
         self.duration = self._histogram(
             "interlace_request_duration_seconds", "From request to last byte.", _SECONDS, "endpoint", "model"
         )
@@ -48,6 +51,16 @@ class Metrics:
         )
         self._times = {name: TokenTimes(self._first.labels(name), self._between.labels(name)) for name in engines}
         self.registry.register(_Gauges(admission, engines))
+
+    def settled(self, model: str, usage: Usage, outcome: Outcome, cost_nanos: int) -> None:
+        """Count a request that ran and is settled."""
+        self.tokens.labels(model, "prompt").inc(usage.prompt_tokens)
+        self.tokens.labels(model, "cached").inc(usage.cached_tokens)
+        self.tokens.labels(model, "completion").inc(usage.completion_tokens)
+        self._cost.labels(model).inc(cost_nanos)
+        self._outcomes.labels(model, outcome.value).inc()
+        if outcome is Outcome.FILTERED:
+            self.refusals.labels("content_filter_output").inc()
 
     def times(self, model: str) -> TokenTimes:
         """The histograms of a served model."""

@@ -12,12 +12,13 @@ from interlace import __version__
 from interlace.config import ModelSettings
 from interlace.engines.types import Capabilities
 from interlace.errors import EngineUnavailable
-from interlace.gateway.http import JSON, header, send_whole
+from interlace.gateway.http import JSON, credential_of, send_whole
 from interlace.gateway.metrics import CONTENT_TYPE, Metrics
 from interlace.gateway.openapi import document
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.routes import Routes
 from interlace.gateway.wire import encode
+from interlace.ledger import Caller
 
 _HELLO = {
     "interlace": __version__,
@@ -86,19 +87,18 @@ class ModelPages:
         self.one = Page(self._one)
 
     def _all(self, scope: Scope) -> tuple[int, bytes, bytes]:
-        self._authenticate(scope)
-        models = [self._model(name) for name in self._pipeline.routes.engines]
+        caller = self._authenticate(scope)
+        models = [self._model(name) for name in self._pipeline.routes.engines if caller.may_use(name)]
         return 200, JSON, encode({"object": "list", "data": models})
 
     def _one(self, scope: Scope) -> tuple[int, bytes, bytes]:
-        self._authenticate(scope)
+        caller = self._authenticate(scope)
         name = scope["path_params"]["model"]
-        self._pipeline.routes.find(name)
+        self._pipeline.routes.find(name, caller)
         return 200, JSON, encode(self._model(name))
 
-    def _authenticate(self, scope: Scope) -> None:
-        credential = header(scope, b"authorization")
-        self._pipeline.keys.authenticate(None if credential is None else credential.decode("latin-1"))
+    def _authenticate(self, scope: Scope) -> Caller:
+        return self._pipeline.ledger.authenticate(credential_of(scope))
 
     def _model(self, name: str) -> dict[str, Any]:
         engine = self._pipeline.routes.engines[name]

@@ -1,4 +1,4 @@
-"""The way of one request: authenticate → admit → guard input → route → engine → guard output → settle → respond.
+"""The way of one request: authenticate → admit → guard input → route → reserve → engine → guard output → settle.
 
 `Pipeline.answer` is that line, top to bottom. It knows no HTTP and no dialect: it takes a `Call` and yields batches of
 neutral events, which the endpoint turns into bytes. Streaming or not, every request of every endpoint comes through
@@ -8,22 +8,23 @@ here, and every step cleans up after itself when a later one fails or the caller
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import msgspec
 
 from interlace.engines.types import Delta, Embeddings, EmbedRequest, Engine, GenerateRequest, Started, Usage
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
-from interlace.gateway.admission import Admission
+from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches
-from interlace.gateway.keys import Caller, Keys
+from interlace.gateway.bounds import bound_of, tokens_of, within_plan
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
-from interlace.ledger import Outcome, UsageEvent, UsageSink
+from interlace.ledger import Caller, Hold, Ledger, Left, Outcome, Price, Used
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read."""
+    """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read.
+    `tell_limits` hears what is left of the caller's rates, for the answer's headers."""
 
     id: str
     endpoint: str
@@ -50,6 +52,18 @@ class Call:
     read: Callable[[], Awaitable[Ask]]
     client_gone: Callable[[], bool]
     meter: Meter
+    tags: tuple[str, ...] = ()
+    tell_limits: Callable[[dict[str, Left]], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An ask that is about to run. `open_ended`: nobody said how long the answer may be, and it can be stopped."""
+
+    ask: Ask
+    engine: Engine
+    price: Price
+    open_ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +89,44 @@ Happening = PartStarted | Delta | Embeddings | Done
 class Pipeline:
     """The rooms one request passes through."""
 
-    keys: Keys
+    ledger: Ledger
     admission: Admission
     guards: Guards
     routes: Routes
-    sink: UsageSink
     metrics: Metrics
     log_prompts: bool = False
 
     async def answer(self, call: Call) -> AsyncGenerator[list[Happening], None]:
         """Answer one request. Errors are `InterlaceError`s; closing the generator stops the work and bills what was
         done."""
-        caller = self.keys.authenticate(call.credential)
+        caller = self.ledger.authenticate(call.credential)
         ask = await call.read()
-        async with self.admission.slot(), self._settled(call, caller, ask):
-            await self._guard_input(ask)
-            engine = self._route(ask, call.meter)
-            async with Batches(self._streams(ask, engine, caller, call.meter)) as batches:
-                async for batch in batches:
-                    yield batch
+        with self._begun(call, caller):
+            async with self.admission.slot(caller.plan.priority) as slot:
+                await self._guard_input(ask)
+                work = self._route(ask, caller, call.meter)
+                async with (
+                    self._held(call, caller, work, slot) as hold,
+                    Batches(self._streams(work, hold, call.meter)) as batches,
+                ):
+                    async for batch in batches:
+                        yield batch
         yield [Done(call.meter.usage())]
+
+    # --- admit ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _begun(self, call: Call, caller: Caller) -> Generator[None, None, None]:
+        """The request counts against the rates of its key's plan, whatever becomes of it."""
+        try:
+            self.ledger.begin(caller)
+        finally:
+            if left := self.ledger.left(caller):
+                call.tell_limits(left)
+        try:
+            yield
+        finally:
+            self.ledger.end(caller)
 
     # --- guard input ---------------------------------------------------------------------------------------------
 
@@ -118,89 +150,61 @@ class Pipeline:
 
     # --- route ---------------------------------------------------------------------------------------------------
 
-    def _route(self, ask: Ask, meter: Meter) -> Engine:
-        """The engine for this ask, ready and able."""
-        engine = self.routes.find(ask.model)
+    def _route(self, ask: Ask, caller: Caller, meter: Meter) -> Work:
+        """The ask as the caller's plan lets it pass, the engine for it, ready and able, and what it costs."""
+        engine = self.routes.find(ask.model, caller)
         meter.times = self.metrics.times(ask.model)
+        price = self.ledger.price(ask.model, embedding=ask.embed is not None)
         can = ready_capabilities(engine)
         for work in ask.generate if ask.embed is None else (ask.embed,):
             check_fits(work, can, ask.dimensions)
-        return engine
+        open_ended = can.stoppable and any(work.sampling.max_tokens is None for work in ask.generate)
+        works = (within_plan(work, caller.plan, stoppable=can.stoppable) for work in ask.generate)
+        tenanted = tuple(msgspec.structs.replace(work, tenant=caller.tenant) for work in works)
+        return Work(dataclasses.replace(ask, generate=tenanted), engine, price, open_ended)
 
-    # --- engine and guard output ---------------------------------------------------------------------------------
-
-    def _streams(self, ask: Ask, engine: Engine, caller: Caller, meter: Meter) -> list[AsyncGenerator[Happening, None]]:
-        if ask.embed is not None:
-            return [_embedded(engine, ask.embed, meter)]
-        return [
-            self._generated(ask, part, engine, msgspec.structs.replace(request, tenant=caller.tenant), meter)
-            for part, request in enumerate(ask.generate)
-        ]
-
-    async def _generated(
-        self, ask: Ask, part: int, engine: Engine, request: GenerateRequest, meter: Meter
-    ) -> AsyncGenerator[Happening, None]:
-        """One prompt's events, past the output guard. When the guard has ended the last choice, work stops."""
-        guard = self.guards.open_output()
-        unfinished, shift, filtered = request.n, part * request.n, False
-        async with aclosing(engine.generate(request)) as events:
-            async for event in events:
-                meter.see(part, event)
-                if isinstance(event, Started):
-                    await self._guard_decoded(ask, request, event)
-                    yield PartStarted(part, event)
-                elif isinstance(event, Delta):
-                    for delta in guard.feed(event) if guard else (event,):
-                        if delta.finish_reason is not None:
-                            unfinished -= 1
-                            filtered |= delta.finish_reason == "content_filter"
-                        if self.log_prompts:
-                            meter.said[shift + delta.index] = meter.said.get(shift + delta.index, "") + delta.text
-                        yield msgspec.structs.replace(delta, index=shift + delta.index) if shift else delta
-                    meter.filtered |= filtered
-                    if filtered and not unfinished:
-                        return
-        if unfinished:
-            raise EngineFailed("The engine stopped before the answer was complete. Try again.")
-
-    # --- settle --------------------------------------------------------------------------------------------------
+    # --- reserve, and settle -------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _settled(self, call: Call, caller: Caller, ask: Ask) -> AsyncGenerator[None, None]:
-        """Whatever happens inside ends in exactly one usage event, recorded before anything else is said."""
+    async def _held(self, call: Call, caller: Caller, work: Work, slot: Slot) -> AsyncGenerator[Hold, None]:
+        """The most that the request can cost is held while it runs; whatever happens inside ends in exactly one usage
+        event, durable before anything else is said. Whoever waits for a budget lends its slot to others."""
+        ask, count = work.ask, self.ledger.needs_count(caller, work.price)
+        bound = await bound_of(work.engine, ask.generate, ask.embed, open_ended=work.open_ended, count=count)
+        hold = await self.ledger.reserve(
+            call.id,
+            caller,
+            work.price,
+            bound,
+            model=ask.model,
+            engine=self.routes.kind(ask.model),
+            endpoint=call.endpoint,
+            tags=call.tags,
+            while_waiting=slot.lent,
+        )
         outcome = Outcome.FAILED
         try:
-            yield
-            outcome = Outcome.FILTERED if call.meter.filtered else Outcome.FINISHED
+            yield hold
+            outcome = _outcome_of_answer(call.meter)
         except BaseException as error:
-            outcome = _outcome_of(error, call)
+            outcome = _outcome_of_error(error, call)
             raise
         finally:
-            await self._settle(call, caller, ask, outcome)
+            await self._settle(call, ask, hold, outcome)
 
-    async def _settle(self, call: Call, caller: Caller, ask: Ask, outcome: Outcome) -> None:
+    async def _settle(self, call: Call, ask: Ask, hold: Hold, outcome: Outcome) -> None:
         usage, meter = call.meter.usage(), call.meter
-        model = ask.model if ask.model in self.routes.engines else ""
-        event = UsageEvent(
-            id=call.id,
-            key_id=caller.key_id,
-            endpoint=call.endpoint,
-            model=model,
+        first = meter.first_token_seconds
+        used = Used(
             outcome=outcome,
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            completion_tokens=usage.completion_tokens,
-            started_at=meter.started_at,
-            latency_seconds=meter.latency_seconds(),
-            first_token_seconds=meter.first_token_seconds,
+            tokens=tokens_of(usage, embedding=ask.embed is not None),
+            latency_us=round(meter.latency_seconds() * 1e6),
+            first_token_us=None if first is None else round(first * 1e6),
+            estimated=usage.estimated,
         )
-        await self.sink.record(event)
-        if model:
-            self.metrics.tokens.labels(model, "prompt").inc(usage.prompt_tokens)
-            self.metrics.tokens.labels(model, "cached").inc(usage.cached_tokens)
-            self.metrics.tokens.labels(model, "completion").inc(usage.completion_tokens)
-        if outcome is Outcome.FILTERED:
-            self.metrics.refusals.labels("content_filter_output").inc()
+        meter.outcome = outcome.value
+        meter.cost_nanos = await self.ledger.settle(hold, used)
+        self.metrics.settled(ask.model, usage, outcome, meter.cost_nanos)
         if self.log_prompts:
             texts = {
                 "id": call.id,
@@ -208,6 +212,54 @@ class Pipeline:
                 "output": [meter.said[i] for i in sorted(meter.said)],
             }
             _log.info("prompt", extra={"fields": texts})
+
+    # --- engine and guard output ---------------------------------------------------------------------------------
+
+    def _streams(self, work: Work, hold: Hold, meter: Meter) -> list[AsyncGenerator[Happening, None]]:
+        if work.ask.embed is not None:
+            return [_embedded(work.engine, work.ask.embed, meter)]
+        return [self._generated(work, part, request, hold, meter) for part, request in enumerate(work.ask.generate)]
+
+    async def _generated(
+        self, work: Work, part: int, request: GenerateRequest, hold: Hold, meter: Meter
+    ) -> AsyncGenerator[Happening, None]:
+        """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
+        budget pays for the next token; what nobody pays for is not shown."""
+        guard = self.guards.open_output()
+        unfinished, shift = set(range(request.n)), part * request.n
+        stoppable = work.engine.capabilities().stoppable
+
+        def passed(delta: Delta) -> Iterator[Delta]:
+            for shown in guard.feed(delta) if guard else (delta,):
+                if shown.finish_reason is not None:
+                    unfinished.discard(shown.index)
+                    meter.filtered |= shown.finish_reason == "content_filter"
+                if self.log_prompts:
+                    meter.said[shift + shown.index] = meter.said.get(shift + shown.index, "") + shown.text
+                yield msgspec.structs.replace(shown, index=shift + shown.index) if shift else shown
+
+        async with aclosing(work.engine.generate(request)) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    if event.tokens and stoppable and not hold.cover(meter.completion_tokens + event.tokens):
+                        meter.budget_ended = True
+                        break
+                    meter.see(part, event)
+                    for delta in passed(event):
+                        yield delta
+                    if meter.filtered and not unfinished:
+                        return
+                else:
+                    meter.see(part, event)
+                    if isinstance(event, Started):
+                        await self._guard_decoded(work.ask, request, event)
+                        yield PartStarted(part, event)
+        if meter.budget_ended:
+            for index in sorted(unfinished):
+                for delta in passed(Delta(index=index, finish_reason="length")):
+                    yield delta
+        elif unfinished:
+            raise EngineFailed("The engine stopped before the answer was complete. Try again.")
 
 
 async def _embedded(engine: Engine, request: EmbedRequest, meter: Meter) -> AsyncGenerator[Happening, None]:
@@ -217,7 +269,13 @@ async def _embedded(engine: Engine, request: EmbedRequest, meter: Meter) -> Asyn
     yield embeddings
 
 
-def _outcome_of(error: BaseException, call: Call) -> Outcome:
+def _outcome_of_answer(meter: Meter) -> Outcome:
+    if meter.filtered:
+        return Outcome.FILTERED
+    return Outcome.BUDGET_ENDED if meter.budget_ended else Outcome.FINISHED
+
+
+def _outcome_of_error(error: BaseException, call: Call) -> Outcome:
     if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and call.client_gone()):
         return Outcome.CLIENT_GONE
     if isinstance(error, asyncio.CancelledError):

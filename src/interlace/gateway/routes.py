@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from interlace.engines.types import Capabilities, EmbedRequest, Engine, GenerateRequest
-from interlace.errors import EngineUnavailable, InvalidRequest, NotFound
+from interlace.errors import EngineUnavailable, Forbidden, InvalidRequest, NotFound
+from interlace.ledger import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +15,24 @@ class Routes:
     """The served models by name. Weighted routes and fallback orders come with remote providers."""
 
     engines: Mapping[str, Engine]
+    kinds: Mapping[str, str] = field(default_factory=dict)  # model → what runs it, as the settings call it
 
-    def find(self, model: str) -> Engine:
-        """The engine behind a public name; raises `NotFound`."""
+    def kind(self, model: str) -> str:
+        """What runs a served model: "local", ..."""
+        return self.kinds.get(model, "local")
+
+    def find(self, model: str, caller: Caller) -> Engine:
+        """The engine behind a public name; raises `NotFound`, or `Forbidden` where key or plan do not allow it."""
         engine = self.engines.get(model)
         if engine is None:
             raise NotFound(
                 f"The model `{model[:200]}` does not exist or you do not have access to it.",
+                param="model",
+                code="model_not_found",
+            )
+        if not caller.may_use(model):
+            raise Forbidden(
+                f"This API key does not have access to model `{model}`. GET /v1/models lists what it may use.",
                 param="model",
                 code="model_not_found",
             )

@@ -25,12 +25,12 @@ from interlace.engines.types import Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
 from interlace.gateway.app import State, make_app
-from interlace.gateway.keys import Keys, ensure_key, key_file
+from interlace.gateway.keys import ensure_key, key_file, read_key
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.routes import Routes
-from interlace.ledger import LogSink, UsageSink
+from interlace.ledger import Ledger, Registry
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
@@ -60,15 +60,29 @@ def serve(
     """
     env = os.environ if env is None else env
     bound = bind(settings.host, settings.port)
-    try:
-        key = ensure_key(settings.home, env)
-    except OSError as error:
-        raise ConfigError(f"The home folder {settings.home} cannot be written: {error}. Set INTERLACE_HOME.") from error
     set_up_logs(settings.log)
     greeting = functools.partial(announce, flush=True) if announce is print else announce
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, key, bound, build or build_engine, greeting))
+    with (
+        contextlib.closing(open_registry(settings, env)) as registry,  # closed last: events are still being written
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
+        runner.run(_serve(registry, bound, build or build_engine, greeting))
     return 0
+
+
+def open_registry(settings: Settings, env: Mapping[str, str]) -> Registry:
+    """The ledger's office, the server's own key known to it; raises `ConfigError`."""
+    registry = Registry.open(settings, env)
+    try:
+        key = ensure_key(settings.home, env)
+        registry.admit_first_key(key, from_environment=bool(env.get("INTERLACE_API_KEY")))
+    except OSError as error:
+        registry.close()
+        raise ConfigError(f"The home folder {settings.home} cannot be written: {error}. Set INTERLACE_HOME.") from error
+    except BaseException:
+        registry.close()
+        raise
+    return registry
 
 
 def build_engine(model: ModelSettings, home: Path) -> StartingEngine:
@@ -99,17 +113,15 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def make_pipeline(
-    settings: Settings, key: str, engines: Mapping[str, Engine], sink: UsageSink | None = None
-) -> Pipeline:
+def make_pipeline(registry: Registry, engines: Mapping[str, Engine]) -> Pipeline:
     """The pipeline over these engines."""
+    settings = registry.settings
     admission = Admission(settings.limits.concurrency, settings.limits.queue)
     return Pipeline(
-        keys=Keys(key),
+        ledger=Ledger(registry),
         admission=admission,
         guards=Guards.from_settings(settings.guards),
-        routes=Routes(engines),
-        sink=sink or LogSink(),
+        routes=Routes(engines, {model.name: model.engine for model in settings.models}),
         metrics=Metrics(admission, engines),
         log_prompts=settings.log.prompts,
     )
@@ -167,17 +179,16 @@ class Server(uvicorn.Server):
         _log.info("draining")
 
 
-async def _serve(
-    settings: Settings, key: str, bound: socket.socket, build: Build, announce: Callable[[str], None]
-) -> None:
+async def _serve(registry: Registry, bound: socket.socket, build: Build, announce: Callable[[str], None]) -> None:
+    settings = registry.settings
     engines = {model.name: build(model, settings.home) for model in settings.models}
-    pipeline = make_pipeline(settings, key, engines)
+    pipeline = make_pipeline(registry, engines)
     state = State()
     server = Server(make_app(settings, pipeline, state), settings, state)
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, server.drain)
-    greeter = asyncio.create_task(_greet(settings, key, bound.getsockname(), engines, announce))
+    greeter = asyncio.create_task(_greet(registry, bound.getsockname(), engines, announce))
     starting = asyncio.create_task(_start(engines))
     try:
         await server.serve(sockets=[bound])
@@ -197,8 +208,7 @@ async def _start(engines: Mapping[str, StartingEngine]) -> None:
 
 
 async def _greet(
-    settings: Settings,
-    key: str,
+    registry: Registry,
     address: tuple[object, ...],
     engines: Mapping[str, Engine],
     announce: Callable[[str], None],
@@ -218,10 +228,13 @@ async def _greet(
             elif health.state in {"failed", "closed"}:
                 announce(f"{name} could not be loaded: {health.detail}")
                 del waiting[name]
-    announce(_instructions(settings, key, url, engines))
+    for name in engines:
+        if registry.directory.price(name, registry.clock.now()) is None:
+            announce(f"{name} has no price, so it is not served yet: interlace prices create {name} --prompt 0 ...")
+    announce(_instructions(registry.settings, url, engines))
 
 
-def _instructions(settings: Settings, secret: str, url: str, engines: Mapping[str, Engine]) -> str:
+def _instructions(settings: Settings, url: str, engines: Mapping[str, Engine]) -> str:
     """URL, key, and one line to paste, for the first model that can answer.
 
     The key itself is shown to a person at a terminal only: elsewhere standard output ends up in a log.
@@ -229,7 +242,7 @@ def _instructions(settings: Settings, secret: str, url: str, engines: Mapping[st
     from_env = bool(os.environ.get("INTERLACE_API_KEY"))
     key = "$INTERLACE_API_KEY" if from_env else f"$(cat {shlex.quote(str(key_file(settings.home)))})"
     where = "from INTERLACE_API_KEY" if from_env else f"in {key_file(settings.home)}"
-    shown = f"{secret} ({where})" if sys.stdout.isatty() else where
+    shown = f"{read_key(settings.home)} ({where})" if sys.stdout.isatty() else where
     lines = ["", f"  URL      {url}/v1", f"  API key  {shown}"]
     for name, engine in engines.items():
         if engine.health().state == "ready":

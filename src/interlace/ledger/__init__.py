@@ -1,5 +1,79 @@
-"""The ledger: what was used, by whom. Usage events are logged as JSON lines; nothing is stored or priced."""
+"""The ledger: who may use what, what it costs, and a durable record of every request that ran.
 
-from interlace.ledger.events import LogSink, Outcome, UsageEvent, UsageSink
+The front door; what is heavy (SQLAlchemy) is imported when first used.
+"""
 
-__all__ = ["LogSink", "Outcome", "UsageEvent", "UsageSink"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interlace.ledger.book import Book
+    from interlace.ledger.directory import Caller, Plan, new_key
+    from interlace.ledger.events import UsageEvent
+    from interlace.ledger.ledger import Bound, Hold, Ledger, Used
+    from interlace.ledger.limits import Left
+    from interlace.ledger.outcomes import RULES, Outcome
+    from interlace.ledger.prices import Price, Tokens
+    from interlace.ledger.private_files import make_private, read_private
+    from interlace.ledger.registry import LedgerBusy, Registry
+    from interlace.ledger.usage import read_events
+
+# name → the module that has it
+_HOMES = {
+    "Book": "book",
+    "Bound": "ledger",
+    "Caller": "directory",
+    "Hold": "ledger",
+    "Ledger": "ledger",
+    "LedgerBusy": "registry",
+    "Left": "limits",
+    "Outcome": "outcomes",
+    "Plan": "directory",
+    "Price": "prices",
+    "RULES": "outcomes",
+    "Registry": "registry",
+    "Tokens": "prices",
+    "UsageEvent": "events",
+    "Used": "ledger",
+    "make_private": "private_files",
+    "new_key": "directory",
+    "read_events": "usage",
+    "read_private": "private_files",
+}
+
+__all__ = [
+    "RULES",
+    "Book",
+    "Bound",
+    "Caller",
+    "Hold",
+    "Ledger",
+    "LedgerBusy",
+    "Left",
+    "Outcome",
+    "Plan",
+    "Price",
+    "Registry",
+    "Tokens",
+    "UsageEvent",
+    "Used",
+    "make_private",
+    "new_key",
+    "read_events",
+    "read_private",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the front door from its module on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

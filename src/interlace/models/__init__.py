@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interlace.models.architecture import Architecture, BertArchitecture, LlamaArchitecture, read_architecture
+    from interlace.models.catalogue import known_models
     from interlace.models.checkpoint import Checkpoint, Manifest, SuggestedSampling
+    from interlace.models.lock import HeldLock, try_lock
     from interlace.models.metadata import gguf_metadata
     from interlace.models.pull import pull
     from interlace.models.room import check_memory, memory_needed
@@ -29,6 +31,7 @@ _HOMES = {
     "Architecture": "architecture",
     "BertArchitecture": "architecture",
     "Checkpoint": "checkpoint",
+    "HeldLock": "lock",
     "LlamaArchitecture": "architecture",
     "Manifest": "checkpoint",
     "StoredTensor": "weights",
@@ -41,6 +44,7 @@ _HOMES = {
     "find_checkpoint": "store",
     "get_checkpoint": "store",
     "gguf_metadata": "metadata",
+    "known_models": "catalogue",
     "list_checkpoints": "store",
     "memory_needed": "room",
     "open_weights": "weights",
@@ -49,6 +53,7 @@ _HOMES = {
     "read_architecture": "architecture",
     "remove_checkpoint": "store",
     "resolve": "store",
+    "try_lock": "lock",
     "verify_checkpoint": "store",
 }
 
@@ -56,6 +61,7 @@ __all__ = [
     "Architecture",
     "BertArchitecture",
     "Checkpoint",
+    "HeldLock",
     "LlamaArchitecture",
     "Manifest",
     "StoredTensor",
@@ -68,6 +74,7 @@ __all__ = [
     "find_checkpoint",
     "get_checkpoint",
     "gguf_metadata",
+    "known_models",
     "list_checkpoints",
     "memory_needed",
     "open_weights",
@@ -76,6 +83,7 @@ __all__ = [
     "read_architecture",
     "remove_checkpoint",
     "resolve",
+    "try_lock",
     "verify_checkpoint",
 ]
 

@@ -28,6 +28,11 @@ class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sampling: SuggestedSampling = SuggestedSampling()  # as the model card suggests
 
 
+def known_models() -> tuple[str, ...]:
+    """The names in the catalogue."""
+    return tuple(catalogue())
+
+
 @cache
 def catalogue() -> dict[str, CatalogueEntry]:
     """Name → entry, in the order of the file."""

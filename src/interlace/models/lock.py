@@ -32,6 +32,28 @@ else:
         return True
 
 
+class HeldLock:
+    """A lock that this process has, until `release` or its death."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let others have it; safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def try_lock(file: Path) -> HeldLock | None:
+    """`file`'s lock; None while someone else has it. The folder must be there."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    if _try_lock(descriptor):
+        return HeldLock(descriptor)
+    os.close(descriptor)
+    return None
+
+
 @contextmanager
 def locked(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold `file`'s lock. When someone else has it, call `waiting` once and wait.

@@ -1,0 +1,387 @@
+"""The ledger of a running gateway: who asks, whether there is room, the hold before a request runs, the charge after.
+
+    caller = authenticate(key)          who
+    begin(caller) … end(caller)         requests per minute, concurrency
+    hold = await reserve(…)             tokens per minute and every budget: the most the request can cost
+    hold.cover(tokens)                  grows the hold while an open-ended answer comes
+    await settle(hold, used)            the exact charge, durable when this returns
+
+All of it runs on the gateway's event loop and none of it waits for the disk but `settle`. Amounts are nano-dollars.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+
+from interlace.errors import (
+    Forbidden,
+    InsufficientQuota,
+    LedgerUnavailable,
+    RateLimited,
+    TokensLimited,
+    Unauthenticated,
+)
+from interlace.ledger.book import Book, Reservation, Verdict, Waiter
+from interlace.ledger.directory import Caller
+from interlace.ledger.events import UsageEvent
+from interlace.ledger.limits import Counted, Exceeded, Left, Limits
+from interlace.ledger.outcomes import RULES, Outcome
+from interlace.ledger.prices import Price, Tokens, affordable, charge, most
+from interlace.ledger.registry import Registry
+from interlace.ledger.usage import balances_of_month
+from interlace.money import show_usd
+
+STEP_TOKENS = 16  # the first step of an open-ended answer: what it holds beyond what it has used
+LARGEST_STEP_TOKENS = 256
+
+_Meanwhile = Callable[[], AbstractAsyncContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The most a request may use. `completion` None: open-ended, held in steps; else all of it is held at once."""
+
+    prompt: int
+    completion: int | None = 0
+    embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a request turned out to use, and how it ended."""
+
+    outcome: Outcome
+    tokens: Tokens
+    latency_us: int
+    first_token_us: int | None = None
+    estimated: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """One request's right to run: its reservation, at its price, on its day."""
+
+    id: str
+    caller: Caller
+    model: str
+    engine: str
+    endpoint: str
+    tags: tuple[str, ...]
+    price: Price
+    bound: Bound
+    day: str
+    started_us: int
+    counted: Counted
+    counted_tokens: int
+    reservation: Reservation
+    book: Book
+    covered: int | None = 0  # completion tokens that the reservation pays for; None: any number
+    settled: bool = False
+
+    def cover(self, completion: int) -> bool:
+        """Whether `completion` tokens in all are paid for; raises the hold where it has to. Never waits.
+
+        Steps double with the answer, so that one caller never holds a whole budget, and a long answer asks seldom.
+        Near the end of a budget a step is what is left of it.
+        """
+        if self.covered is None or completion <= self.covered:
+            return True
+        step = min(max(STEP_TOKENS, completion), LARGEST_STEP_TOKENS)
+        least, wanted = (most(self.price, self.bound.prompt, tokens) for tokens in (completion, completion + step))
+        if not self.book.grow(self.reservation, least, wanted):
+            return False
+        self.covered = affordable(self.price, self.bound.prompt, self.reservation.nanos)
+        return True
+
+
+class Ledger:
+    """See the module. `registry` is its office; administrators work there, from other threads."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.limits = Limits()
+        self._settings = registry.settings.ledger
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._durable: dict[str, asyncio.Future[None]] = {}
+        self._months: set[str] = set()
+        self.book = Book(registry.directory.budget)
+        registry.store.durable = self._tell_durable
+        registry.changed = self._budgets_changed
+
+    @property
+    def trouble(self) -> str | None:
+        """Why usage cannot be recorded now; None when it can."""
+        return self.registry.store.trouble
+
+    # --- who -----------------------------------------------------------------------------------------------------
+
+    def authenticate(self, credential: str | None, scope: str = "inference") -> Caller:
+        """The caller behind the value of an `Authorization` header; raises `Unauthenticated` or `Forbidden`."""
+        scheme, _, key = (credential or "").partition(" ")
+        key = key.strip()
+        if scheme.lower() != "bearer" or not key:
+            raise Unauthenticated(
+                "You didn't provide an API key. You need to provide your API key in an Authorization header using "
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+            )
+        caller = self.registry.directory.caller(self.registry.hasher.digest(key))
+        if caller is None or caller.key.revoked_at is not None:
+            raise Unauthenticated("Incorrect API key provided. Ask whoever runs this server for a key.")
+        if caller.key.expires_at is not None and caller.key.expires_at <= self.registry.clock.now():
+            raise Unauthenticated("This API key has expired. Ask whoever runs this server for a new one.")
+        if scope not in caller.key.scopes:
+            raise Forbidden(f"This API key does not have the scope `{scope}`, which this needs.")
+        return caller
+
+    # --- rates ---------------------------------------------------------------------------------------------------
+
+    def begin(self, caller: Caller) -> None:
+        """Count a request of the caller that begins; raises `RateLimited`. Whoever begins must `end`."""
+        exceeded = self.limits.begin(caller.key.id, caller.plan.rates, self.registry.clock.monotonic())
+        if exceeded is not None:
+            raise _rate_limited(exceeded)
+
+    def end(self, caller: Caller) -> None:
+        """The request is over."""
+        self.limits.end(caller.key.id)
+
+    def left(self, caller: Caller) -> dict[str, Left]:
+        """What is left of the plan's requests and tokens."""
+        return self.limits.left(caller.key.id, caller.plan.rates, self.registry.clock.monotonic())
+
+    # --- what it costs -------------------------------------------------------------------------------------------
+
+    def price(self, model: str, *, embedding: bool) -> Price:
+        """The price of a model now; raises `Forbidden`: what has no price is not served."""
+        price = self.registry.directory.price(model, self.registry.clock.now())
+        if price is None or not price.covers(embedding=embedding):
+            kind = "embeddings" if embedding else "prompt and answer"
+            raise Forbidden(
+                f"The model `{model}` has no price for {kind} yet, so it is not served. Whoever runs this server can "
+                f"set one, zero for what is free: interlace prices create {model} --prompt 0 --completion 0",
+                param="model",
+                code="model_not_priced",
+            )
+        return price
+
+    def needs_count(self, caller: Caller, price: Price) -> bool:
+        """Whether anything depends on how long the prompt is: a limit on tokens, or a budget and a price."""
+        if caller.plan.rates.tpm is not None:
+            return True
+        return not price.free and self.bounded(caller)
+
+    def bounded(self, caller: Caller) -> bool:
+        """Whether any budget holds for the caller."""
+        return any(self.registry.directory.budget(account) is not None for account in caller.accounts(""))
+
+    async def reserve(
+        self,
+        id: str,
+        caller: Caller,
+        price: Price,
+        bound: Bound,
+        *,
+        model: str,
+        engine: str,
+        endpoint: str,
+        tags: tuple[str, ...] = (),
+        while_waiting: _Meanwhile = nullcontext,
+    ) -> Hold:
+        """Hold the most that the request can cost, on all its accounts; waits, in order, where it would fit once
+        running requests settle. `while_waiting` is entered meanwhile.
+
+        Raises `TokensLimited`, `InsufficientQuota`, `RateLimited` where it has waited long enough, and
+        `LedgerUnavailable` while usage cannot be recorded.
+        """
+        if self.trouble:
+            raise LedgerUnavailable("Usage cannot be recorded now, so nothing is taken on.", retry_after_seconds=5)
+        tokens = bound.prompt + (STEP_TOKENS if bound.completion is None else bound.completion)
+        counted = self._count_tokens(caller, tokens)
+        try:
+            day, reservation = await self._reservation(id, caller, price, bound, while_waiting)
+        except BaseException:
+            self._settle_tokens(caller, counted, tokens, 0)
+            raise
+        covered = bound.completion
+        if bound.completion is None:
+            covered = affordable(price, bound.prompt, reservation.nanos) if self.bounded(caller) else None
+        return Hold(
+            id=id,
+            caller=caller,
+            model=model,
+            engine=engine,
+            endpoint=endpoint,
+            tags=tags,
+            price=price,
+            bound=bound,
+            day=day,
+            started_us=self.registry.clock.now(),
+            counted=counted,
+            counted_tokens=tokens,
+            reservation=reservation,
+            book=self.book,
+            covered=covered,
+        )
+
+    async def settle(self, hold: Hold, used: Used) -> int:
+        """Turn the hold into the exact charge, once; a second time changes nothing. Returns the charge, and only once
+        its usage event is durable, whether or not its caller is still there."""
+        if hold.settled:
+            return 0
+        hold.settled = True
+        event = self._event(hold, used)
+        if not RULES[used.outcome].recorded:
+            return 0
+        self._loop = asyncio.get_running_loop()
+        durable = self._durable[hold.id] = self._loop.create_future()
+        self.registry.store.record(event)
+        await asyncio.shield(durable)
+        return event.cost_nanos
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _event(self, hold: Hold, used: Used) -> UsageEvent:
+        """Settle the counters in memory and say what is to be written."""
+        tokens = used.tokens
+        cost = charge(hold.price, tokens) if RULES[used.outcome].charged else 0
+        overrun = self.book.settle(hold.reservation, cost)
+        self._settle_tokens(
+            hold.caller, hold.counted, hold.counted_tokens, tokens.prompt + tokens.completion + tokens.embedding
+        )
+        return UsageEvent(
+            id=hold.id,
+            org_id=hold.caller.organisation.id,
+            project_id=hold.caller.project.id,
+            key_id=hold.caller.key.id,
+            model=hold.model,
+            engine=hold.engine,
+            endpoint=hold.endpoint,
+            outcome=used.outcome,
+            price_id=hold.price.id,
+            tokens=tokens,
+            cost_nanos=cost,
+            day=hold.day,
+            started_us=hold.started_us,
+            latency_us=used.latency_us,
+            first_token_us=used.first_token_us,
+            tags=hold.tags,
+            estimated=used.estimated,
+            overrun_nanos=overrun if self.bounded(hold.caller) else 0,
+        )
+
+    def _count_tokens(self, caller: Caller, tokens: int) -> Counted:
+        now = self.registry.clock.monotonic()
+        counted = self.limits.take_tokens(caller.key.id, caller.plan.rates, tokens, now)
+        if isinstance(counted, Exceeded):
+            raise _rate_limited(counted)
+        return counted
+
+    def _settle_tokens(self, caller: Caller, counted: Counted, tokens: int, used: int) -> None:
+        self.limits.settle_tokens(caller.key.id, counted, tokens, used, self.registry.clock.monotonic())
+
+    async def _reservation(
+        self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile
+    ) -> tuple[str, Reservation]:
+        """The day and the reservation; over the end of a month it is asked of the new month's budgets."""
+        least, wanted = self._amounts(caller, price, bound)
+        while True:
+            day = self._today()
+            accounts = caller.accounts(day[:7])
+            answer = self.book.reserve(id, accounts, least, wanted)
+            if answer is Verdict.WAIT:
+                answer = await self._wait(Waiter(id, accounts, least, wanted, tell=_untold), while_waiting)
+            if isinstance(answer, Reservation):
+                return day, answer
+            if self._today()[:7] == day[:7]:
+                raise self._no_budget(caller, day[:7], least)
+
+    def _amounts(self, caller: Caller, price: Price, bound: Bound) -> tuple[int, int]:
+        """The least and the most nano-dollars to hold at first."""
+        if not self.bounded(caller):
+            return 0, 0
+        if bound.completion is None:
+            return most(price, bound.prompt, 1), most(price, bound.prompt, STEP_TOKENS)
+        amount = most(price, bound.prompt, bound.completion, embedding=bound.embedding)
+        return amount, amount
+
+    async def _wait(self, waiter: Waiter, while_waiting: _Meanwhile) -> Reservation | Verdict:
+        """Stand in the queue; whatever happens, what was given and is not used goes back."""
+        if self.book.waiting >= self._settings.waiting:
+            raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
+        told: asyncio.Future[Reservation | Verdict] = asyncio.get_running_loop().create_future()
+        waiter.tell = told.set_result
+        self.book.wait(waiter)
+        taken = False
+        try:
+            async with while_waiting():
+                await asyncio.wait((told,), timeout=self._settings.wait_seconds)
+            if not told.done():
+                raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
+            taken = True
+            return told.result()
+        finally:
+            if not told.done():
+                self.book.leave(waiter)
+            elif not taken and isinstance(answer := told.result(), Reservation):
+                self.book.settle(answer, 0)
+
+    def _no_budget(self, caller: Caller, month: str, least: int) -> InsufficientQuota:
+        names = {"org": "organisation", "project": "project", "key": "API key"}
+        for account in caller.accounts(month):
+            budget = self.registry.directory.budget(account)
+            spent = self.book.account(account).spent
+            if budget is not None and spent + least > budget:
+                return InsufficientQuota(
+                    f"You exceeded the budget of your {names[account[0]]} for {month}: {show_usd(spent)} of "
+                    f"{show_usd(budget)} dollars are spent, and this request may cost {show_usd(least)}. Ask for fewer "
+                    "tokens, or ask whoever runs this server for a larger budget."
+                )
+        return InsufficientQuota("A budget has no room for this request. Ask for fewer tokens.")
+
+    def _today(self) -> str:
+        """The day, its month's balances loaded."""
+        day = self.registry.calendar.day(self.registry.clock.now())
+        if day[:7] not in self._months:
+            for account, nanos in self.registry.store.read(lambda c: balances_of_month(c, day[:7])).items():
+                self.book.account(account).spent += nanos
+            self._months.add(day[:7])
+        return day
+
+    # --- told from other threads -----------------------------------------------------------------------------------
+
+    def _tell_durable(self, events: Sequence[UsageEvent]) -> None:
+        """On the writing thread: one call to the loop for all that a commit made last."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._resolve, [event.id for event in events])
+
+    def _resolve(self, ids: Sequence[str]) -> None:
+        for id in ids:
+            future = self._durable.pop(id, None)
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    def _budgets_changed(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.book.budgets_changed)
+
+
+_RESERVED = (
+    "This request would fit its budgets, but requests that are running hold what is left of them, and it has waited "
+    "long enough. Try again soon."
+)
+
+
+def _untold(_: Reservation | Verdict) -> None:
+    raise AssertionError("nobody waits here yet")
+
+
+def _rate_limited(exceeded: Exceeded) -> RateLimited:
+    kind = TokensLimited if exceeded.what.startswith("tokens") else RateLimited
+    text = f"Rate limit reached on {exceeded.what}: limit {exceeded.most}, used {exceeded.used}, "
+    if exceeded.hopeless:
+        return kind(f"{text}requested {exceeded.wanted}, which is more than the limit itself. Ask for fewer tokens.")
+    wait = exceeded.retry_after_seconds
+    return kind(f"{text}requested {exceeded.wanted}. Try again in {wait:.0f} s.", retry_after_seconds=wait)

@@ -1,0 +1,160 @@
+"""Rates and concurrency of a plan, for each key on it: in any sixty seconds, so many requests and tokens; at any
+instant, so many requests. In memory: after a restart the minute starts afresh.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+WINDOW_SECONDS = 60
+
+
+@dataclass(slots=True)
+class Counted:
+    """What was counted within one second."""
+
+    second: int
+    amount: int
+
+
+@dataclass(slots=True)
+class Window:
+    """How much happened in the last sixty seconds, counted second by second: memory is bounded by the window's length,
+    and no sixty seconds, wherever they begin, hold more than the limit."""
+
+    total: int = 0
+    _seconds: deque[Counted] = field(default_factory=deque)
+
+    def used(self, now: float) -> int:
+        """The amount in the window that ends at `now` (monotonic seconds)."""
+        oldest = int(now) - WINDOW_SECONDS
+        while self._seconds and self._seconds[0].second < oldest:
+            self.total -= self._seconds.popleft().amount
+        return self.total
+
+    def add(self, amount: int, now: float) -> Counted:
+        """Count `amount` at `now`; what is returned can be corrected later."""
+        second = int(now)
+        if not self._seconds or self._seconds[-1].second < second:
+            self._seconds.append(Counted(second, 0))
+        entry = self._seconds[-1]
+        entry.amount += amount
+        self.total += amount
+        return entry
+
+    def take_back(self, entry: Counted, amount: int, now: float) -> None:
+        """Uncount `amount` where it was counted: taken back at any other second it would outlive what it cancels."""
+        self.used(now)
+        if entry.second >= int(now) - WINDOW_SECONDS:
+            entry.amount -= amount
+            self.total -= amount
+
+    def seconds_until(self, amount: int, limit: int, now: float) -> float:
+        """How long until `amount` more fits under `limit`; 0 when it does. A window's length when it never will."""
+        excess = self.used(now) + amount - limit
+        for entry in self._seconds:
+            if excess <= 0:
+                break
+            excess -= entry.amount
+            if excess <= 0:
+                return entry.second + WINDOW_SECONDS + 1 - now
+        return 0.0 if excess <= 0 else float(WINDOW_SECONDS)
+
+
+@dataclass(slots=True)
+class KeyUse:
+    """What one key does now."""
+
+    requests: Window = field(default_factory=Window)
+    tokens: Window = field(default_factory=Window)
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a plan allows each key; None: any number."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+
+
+NO_RATES = Rates()
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """Which limit stands in the way, and when to come back. `most` is the limit, `used` what is taken of it."""
+
+    what: str  # "requests per minute", "tokens per minute", "concurrent requests"
+    most: int
+    used: int
+    wanted: int
+    retry_after_seconds: float
+    hopeless: bool = False  # more at once than the limit ever allows
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is left of one limit, for the `x-ratelimit-*` headers."""
+
+    limit: int
+    remaining: int
+    reset_seconds: float
+
+
+class Limits:
+    """The uses of all keys."""
+
+    def __init__(self) -> None:
+        self._uses: dict[str, KeyUse] = {}
+
+    def use(self, key_id: str) -> KeyUse:
+        """What this key does now."""
+        found = self._uses.get(key_id)
+        if found is None:
+            found = self._uses[key_id] = KeyUse()
+        return found
+
+    def begin(self, key_id: str, rates: Rates, now: float) -> Exceeded | None:
+        """Count one request that begins, or say what stands in its way. Whoever begins must `end`."""
+        use = self.use(key_id)
+        if rates.concurrency is not None and use.running >= rates.concurrency:
+            return Exceeded("concurrent requests", rates.concurrency, use.running, 1, 1.0)
+        if rates.rpm is not None and (wait := use.requests.seconds_until(1, rates.rpm, now)):
+            return Exceeded("requests per minute", rates.rpm, use.requests.used(now), 1, wait)
+        use.running += 1
+        use.requests.add(1, now)
+        return None
+
+    def end(self, key_id: str) -> None:
+        """One request of the key is over."""
+        use = self._uses[key_id]
+        use.running -= 1
+        assert use.running >= 0
+
+    def take_tokens(self, key_id: str, rates: Rates, tokens: int, now: float) -> Counted | Exceeded:
+        """Count the tokens a request may use before it runs, or say when there is room for them."""
+        use = self.use(key_id)
+        if rates.tpm is not None and (wait := use.tokens.seconds_until(tokens, rates.tpm, now)):
+            return Exceeded("tokens per minute", rates.tpm, use.tokens.used(now), tokens, wait, tokens > rates.tpm)
+        return use.tokens.add(tokens, now)
+
+    def settle_tokens(self, key_id: str, counted: Counted, tokens: int, used: int, now: float) -> None:
+        """A request for which `tokens` were counted has used `used`."""
+        window = self.use(key_id).tokens
+        if used > tokens:
+            window.add(used - tokens, now)
+        else:
+            window.take_back(counted, tokens - used, now)
+
+    def left(self, key_id: str, rates: Rates, now: float) -> dict[str, Left]:
+        """What is left of the limits on requests and tokens that the key has."""
+        use = self.use(key_id)
+        found: dict[str, Left] = {}
+        for name, limit, window in (("requests", rates.rpm, use.requests), ("tokens", rates.tpm, use.tokens)):
+            if limit is not None:
+                remaining = max(0, limit - window.used(now))
+                found[name] = Left(limit, remaining, window.seconds_until(limit, limit, now))
+        return found

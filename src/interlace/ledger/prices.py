@@ -1,0 +1,129 @@
+"""What tokens cost: a price of one model from one moment on, and the charge of one request by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from interlace.money import Nanos
+
+MILLION = 10**6
+
+Kind = Literal["prompt", "cached", "cache_write", "completion", "reasoning", "embedding"]
+KINDS: tuple[Kind, ...] = ("prompt", "cached", "cache_write", "completion", "reasoning", "embedding")
+PARENTS: Mapping[Kind, Kind] = {
+    "cached": "prompt",
+    "cache_write": "prompt",
+    "reasoning": "completion",
+    "embedding": "prompt",
+}
+"""A kind without an amount of its own costs what its parent costs."""
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Tokens of one request by kind. `prompt` includes `cached` and `cache_write`; `completion` includes `reasoning`;
+    `embedding` stands alone."""
+
+    prompt: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    embedding: int = 0
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """Nano-dollars per million tokens of each kind (None: the parent's), and per request.
+
+    It holds for `model` from `since` (microseconds) on, until a later one does. `batch_percent` is what a request of
+    a batch pays of it. Never changed once written: usage events name it by `id`.
+    """
+
+    id: int = 0
+    model: str
+    since: int
+    prompt: int | None = None
+    cached: int | None = None
+    cache_write: int | None = None
+    completion: int | None = None
+    reasoning: int | None = None
+    embedding: int | None = None
+    request: int = 0
+    batch_percent: int = 100
+    source: str = "db"
+    recorded_at: int = 0
+    retired_at: int | None = None
+
+    def of(self, kind: Kind) -> int | None:
+        """Nano-dollars per million tokens of `kind`; None where neither it nor its parent has an amount."""
+        amount: int | None = getattr(self, kind)
+        if amount is None and kind in PARENTS:
+            return self.of(PARENTS[kind])
+        return amount
+
+    def covers(self, *, embedding: bool) -> bool:
+        """Whether every token of a request of that sort has an amount; without one it must not be served."""
+        if embedding:
+            return self.of("embedding") is not None
+        return self.of("prompt") is not None and self.of("completion") is not None
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing costs anything."""
+        return self.request == 0 and not any(self.of(kind) for kind in KINDS)
+
+
+def charge(price: Price, tokens: Tokens, *, batch: bool = False) -> Nanos:
+    """Nano-dollars for one request, rounded once, upwards. All that money arithmetic there is."""
+    plain = tokens.prompt - tokens.cached - tokens.cache_write
+    spoken = tokens.completion - tokens.reasoning
+    assert plain >= 0, "cached tokens are prompt tokens"
+    assert spoken >= 0, "reasoning tokens are completion tokens"
+    return _rounded(
+        price,
+        plain * (price.of("prompt") or 0)
+        + tokens.cached * (price.of("cached") or 0)
+        + tokens.cache_write * (price.of("cache_write") or 0)
+        + spoken * (price.of("completion") or 0)
+        + tokens.reasoning * (price.of("reasoning") or 0)
+        + tokens.embedding * (price.of("embedding") or 0),
+        batch=batch,
+    )
+
+
+def most(price: Price, prompt: int, completion: int, *, embedding: bool = False, batch: bool = False) -> Nanos:
+    """The most that a request can cost: every prompt token at the dearest kind it may turn out to be, likewise every
+    completion token. `charge` of the same or fewer tokens is never more."""
+    if embedding:
+        return _rounded(price, prompt * _dearest(price, "embedding"), batch=batch)
+    millionths = prompt * _dearest(price, "prompt", "cached", "cache_write")
+    return _rounded(price, millionths + completion * _dearest(price, "completion", "reasoning"), batch=batch)
+
+
+def affordable(price: Price, prompt: int, nanos: int, *, batch: bool = False) -> int | None:
+    """How many completion tokens fit into `nanos` beside the prompt (negative: not even it); None: any number."""
+    each = _dearest(price, "completion", "reasoning")
+    percent = price.batch_percent if batch else 100
+    if each * percent == 0:
+        return None if most(price, prompt, 0, batch=batch) <= nanos else -1
+    millionths = nanos * 100 * MILLION // percent - price.request * MILLION
+    return (millionths - prompt * _dearest(price, "prompt", "cached", "cache_write")) // each
+
+
+def price_at(prices: Iterable[Price], moment: int) -> Price | None:
+    """The price that holds at a moment: of those begun, the one that began last; of two such, the one written last."""
+    begun = [price for price in prices if price.since <= moment and price.retired_at is None]
+    return max(begun, key=lambda price: (price.since, price.id), default=None)
+
+
+def _dearest(price: Price, *kinds: Kind) -> int:
+    return max(price.of(kind) or 0 for kind in kinds)
+
+
+def _rounded(price: Price, millionths: int, *, batch: bool) -> Nanos:
+    millionths += price.request * MILLION
+    if batch:
+        return Nanos(-(-millionths * price.batch_percent // (100 * MILLION)))
+    return Nanos(-(-millionths // MILLION))

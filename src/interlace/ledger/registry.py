@@ -1,0 +1,282 @@
+"""The ledger's office: the open database with its directory, and what a start does to them.
+
+    lock → open → migrate → take over what interlace.yaml names → first organisation, project and key → load
+
+One process at a time has a ledger on SQLite: the others go through its admin API. The lock is the system's, so it is
+free the moment its holder dies, and whatever that one had reserved is gone with it, never before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, select, update
+
+from interlace.config import PerMillion, PlanSettings, PriceSettings, Settings
+from interlace.errors import ConfigError
+from interlace.ledger.clock import Calendar, Clock, SystemClock
+from interlace.ledger.directory import (
+    SCOPES,
+    Directory,
+    Key,
+    KeyHasher,
+    Organisation,
+    Plan,
+    Project,
+    ensure_secret,
+    entry_of,
+    hint_of,
+)
+from interlace.ledger.migrations import migrate
+from interlace.ledger.prices import KINDS, Price
+from interlace.ledger.schema import api_keys, organisations, plans, prices, projects
+from interlace.ledger.store import Store, sqlite_url
+from interlace.models import HeldLock, known_models, try_lock
+from interlace.money import Micros, Nanos
+
+Entry = Organisation | Project | Plan | Key | Price
+
+DEFAULT_ORGANISATION = DEFAULT_PROJECT = "default"
+FIRST_KEY, ENVIRONMENT_KEY = "first", "environment"
+
+
+class LedgerBusy(ConfigError):
+    """Another process has the ledger open."""
+
+
+@dataclass
+class Registry:
+    """The open ledger, without the running counters of a gateway. `changed` is told after every change of who may
+    use what."""
+
+    store: Store
+    directory: Directory
+    hasher: KeyHasher
+    clock: Clock
+    calendar: Calendar
+    settings: Settings
+    changed: Callable[[], None] = field(default=lambda: None)
+    _lock: HeldLock | None = None
+
+    @classmethod
+    def open(cls, settings: Settings, env: Mapping[str, str] | None = None, clock: Clock | None = None) -> Registry:
+        """Open the ledger that settings name, made at the first time.
+
+        Raises `LedgerBusy` while another process has it, `ConfigError` when it cannot be opened.
+        """
+        env = os.environ if env is None else env
+        url = settings.ledger.url or sqlite_url(settings.home / "ledger.db")
+        try:
+            settings.home.mkdir(parents=True, exist_ok=True)
+            lock = try_lock(settings.home / "ledger.lock")
+        except OSError as error:
+            raise ConfigError(
+                f"The home folder {settings.home} cannot be used: {error}. Set INTERLACE_HOME."
+            ) from error
+        if lock is None:
+            raise LedgerBusy(
+                f"Another Interlace has the ledger in {settings.home} open. Stop it, or give this one another home."
+            )
+        clock = clock or SystemClock()
+        hasher = KeyHasher(ensure_secret(settings.home, env))
+        store = Store(url)
+        store.start()
+        registry = cls(store, Directory(), hasher, clock, Calendar(settings.ledger.time_zone), settings, _lock=lock)
+        try:
+            registry.directory = store.write(registry._set_up)
+        except BaseException:
+            registry.close()
+            raise
+        return registry
+
+    def close(self) -> None:
+        """Write what is queued and let the next process have the ledger."""
+        self.store.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def change(self, work: Callable[[Connection], list[Entry]]) -> list[Entry]:
+        """Run `work` in one transaction and take the entries that it made or changed into the directory."""
+        entries = self.store.write(work)
+        for entry in entries:
+            self.directory.put(entry)
+        self.changed()
+        return entries
+
+    # --- a start -------------------------------------------------------------------------------------------------
+
+    def _set_up(self, connection: Connection) -> Directory:
+        migrate(connection)
+        now = self.clock.now()
+        _take_over_plans(connection, self.settings.plans, now)
+        _take_over_prices(connection, self.settings.prices, "file", now)
+        _take_over_prices(connection, _default_prices(), "default", now)
+        return Directory.load(connection)
+
+    def admit_first_key(self, key: str, *, from_environment: bool) -> None:
+        """Make the server's own key known, with every scope, in the default project. One that was revoked stays so.
+
+        A key from the environment replaces the one that came from there before.
+        """
+        digest, now = self.hasher.digest(key), self.clock.now()
+        known = self.directory.caller(digest)
+        name = ENVIRONMENT_KEY if from_environment else FIRST_KEY
+
+        def work(connection: Connection) -> list[Entry]:
+            project = self._default_project(connection, now)
+            entries: list[Entry] = []
+            if from_environment:
+                entries += _revoke_others(connection, project.id, digest, now)
+            if known is None:
+                entries.append(_first_key(connection, project.id, name, key, digest, now))
+            return [*self._default_entries(connection), *entries]
+
+        if known is None or from_environment:
+            self.change(work)
+
+    def _default_project(self, connection: Connection, now: int) -> Project:
+        organisation = row_named(connection, organisations, DEFAULT_ORGANISATION)
+        if organisation is None:
+            organisation = add(connection, organisations, name=DEFAULT_ORGANISATION, budget_nanos=None, created_at=now)
+        assert isinstance(organisation, Organisation)
+        there = select(projects).where(projects.c.org_id == organisation.id, projects.c.name == DEFAULT_PROJECT)
+        if row := connection.execute(there).first():
+            project = entry_of(projects, row)
+        else:
+            values = {"org_id": organisation.id, "name": DEFAULT_PROJECT, "budget_nanos": None, "created_at": now}
+            project = add(connection, projects, **values)
+        assert isinstance(project, Project)
+        return project
+
+    def _default_entries(self, connection: Connection) -> list[Entry]:
+        found = [row_named(connection, organisations, DEFAULT_ORGANISATION)]
+        found += [entry_of(projects, row) for row in connection.execute(select(projects))]
+        return [entry for entry in found if entry is not None]
+
+
+# --- rows --------------------------------------------------------------------------------------------------------
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id that says what it is of: `key_…`."""
+    return f"{prefix}_{secrets.token_hex(10)}"
+
+
+_PREFIXES = {"organisations": "org", "projects": "proj", "plans": "plan", "api_keys": "key"}
+
+
+def add(connection: Connection, table: Table, **values: Any) -> Entry:
+    """Insert a row with a fresh id and return it as an entry."""
+    if table is not prices:
+        values["id"] = new_id(_PREFIXES[table.name])
+    key = connection.execute(insert(table).values(**values)).inserted_primary_key
+    assert key is not None
+    return fetch(connection, table, key[0])
+
+
+def alter(connection: Connection, table: Table, id: Any, **values: Any) -> Entry:
+    """Change a row and return it as an entry."""
+    connection.execute(update(table).where(table.c.id == id).values(**values))
+    return fetch(connection, table, id)
+
+
+def fetch(connection: Connection, table: Table, id: Any) -> Entry:
+    """The row with that id, which is there."""
+    return entry_of(table, connection.execute(select(table).where(table.c.id == id)).one())
+
+
+def row_named(connection: Connection, table: Table, name: str) -> Entry | None:
+    """The row with that name."""
+    row = connection.execute(select(table).where(table.c.name == name)).first()
+    return None if row is None else entry_of(table, row)
+
+
+def _first_key(connection: Connection, project_id: str, name: str, key: str, digest: bytes, now: int) -> Entry:
+    return add(
+        connection,
+        api_keys,
+        project_id=project_id,
+        plan_id=None,
+        name=name,
+        digest=digest,
+        hint=hint_of(key),
+        scopes=json.dumps(SCOPES),
+        created_at=now,
+    )
+
+
+def _revoke_others(connection: Connection, project_id: str, digest: bytes, now: int) -> list[Entry]:
+    earlier = select(api_keys.c.id).where(
+        api_keys.c.project_id == project_id,
+        api_keys.c.name == ENVIRONMENT_KEY,
+        api_keys.c.digest != digest,
+        api_keys.c.revoked_at.is_(None),
+    )
+    return [alter(connection, api_keys, id, revoked_at=now) for id in list(connection.scalars(earlier))]
+
+
+# --- what the file names -----------------------------------------------------------------------------------------
+
+
+def _take_over_plans(connection: Connection, wanted: Iterable[PlanSettings], now: int) -> None:
+    """Plans of the file as the file has them; those it has no more are retired: keys on them keep their limits."""
+    named = {plan.name: plan for plan in wanted}
+    for row in connection.execute(select(plans).where(plans.c.source == "file", plans.c.retired_at.is_(None))):
+        if row.name not in named:
+            alter(connection, plans, row.id, retired_at=now)
+    for plan in named.values():
+        values: dict[str, Any] = {
+            "rpm": plan.rpm,
+            "tpm": plan.tpm,
+            "concurrency": plan.concurrency,
+            "budget_nanos": plan.budget_usd,
+            "priority": plan.priority,
+            "default_max_tokens": plan.default_max_tokens,
+            "largest_max_tokens": plan.largest_max_tokens,
+            "models": None if plan.models is None else json.dumps(plan.models),
+            "source": "file",
+            "retired_at": None,
+        }
+        if (there := row_named(connection, plans, plan.name)) is None:
+            add(connection, plans, name=plan.name, created_at=now, **values)
+        else:
+            assert isinstance(there, Plan)
+            alter(connection, plans, there.id, **values)
+
+
+def _take_over_prices(connection: Connection, wanted: Iterable[PriceSettings], source: str, now: int) -> None:
+    """Prices that are new are added; those that the file has no more, or otherwise, are retired, never changed."""
+    rows = [_price_row(price) for price in wanted]
+    there = select(prices).where(prices.c.source == source, prices.c.retired_at.is_(None))
+    for row in connection.execute(there).all():
+        values = {name: getattr(row, name) for name in _PRICE_COLUMNS}
+        if values in rows:
+            rows.remove(values)
+        else:
+            connection.execute(update(prices).where(prices.c.id == row.id).values(retired_at=now))
+    for values in rows:
+        add(connection, prices, source=source, recorded_at=now, **values)
+
+
+_PRICE_COLUMNS = ("model", "since", *KINDS, "request", "batch_percent")
+
+
+def _price_row(price: PriceSettings) -> dict[str, Any]:
+    values: dict[str, Any] = {kind: getattr(price.usd_per_million, kind) for kind in KINDS}
+    return values | {
+        "model": price.model,
+        "since": price.since,
+        "request": price.usd_per_request,
+        "batch_percent": price.batch_percent,
+    }
+
+
+def _default_prices() -> Iterable[PriceSettings]:
+    """The models of our catalogue cost nothing until somebody says otherwise: zero, written down."""
+    free = PerMillion(prompt=Nanos(0), completion=Nanos(0))
+    return [PriceSettings(model=name, since=Micros(0), usd_per_million=free) for name in known_models()]

@@ -1,0 +1,147 @@
+"""The tables, declared. Migrations must arrive at exactly this; a test compares.
+
+Everything that tells who, what and how much is written once and stays. Rows are closed by a moment in a `*_at` column
+(microseconds since 1970), never deleted: usage events name them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+organisations = Table(
+    "organisations",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("budget_nanos", BigInteger),  # a calendar month's; NULL: no bound, here and in every table
+    Column("created_at", BigInteger, nullable=False),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("org_id", ForeignKey("organisations.id"), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("budget_nanos", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("erased_at", BigInteger),
+    UniqueConstraint("org_id", "name"),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("rpm", BigInteger),
+    Column("tpm", BigInteger),
+    Column("concurrency", BigInteger),
+    Column("budget_nanos", BigInteger),
+    Column("priority", Integer, nullable=False),
+    Column("default_max_tokens", BigInteger),
+    Column("largest_max_tokens", BigInteger),
+    Column("models", String),  # JSON list; NULL: every model
+    Column("source", String(8), nullable=False),  # "file": interlace.yaml's; "db"
+    Column("created_at", BigInteger, nullable=False),
+    Column("retired_at", BigInteger),  # no longer in the file
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("plan_id", ForeignKey("plans.id")),
+    Column("name", String(128), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("hint", String(16), nullable=False),  # the last characters of the key, to tell keys apart
+    Column("scopes", String, nullable=False),  # JSON list
+    Column("models", String),  # JSON list; NULL: whatever the plan allows
+    Column("budget_nanos", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+)
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("model", String(128), nullable=False),
+    Column("since", BigInteger, nullable=False),
+    *(Column(kind, BigInteger) for kind in ("prompt", "cached", "cache_write", "completion", "reasoning", "embedding")),
+    Column("request", BigInteger, nullable=False),
+    Column("batch_percent", Integer, nullable=False),
+    Column("source", String(8), nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("retired_at", BigInteger),
+)
+
+usage_events = Table(
+    "usage_events",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("org_id", String(32), nullable=False),
+    Column("project_id", String(32), nullable=False),
+    Column("key_id", String(32), nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("engine", String(16), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("price_id", Integer, nullable=False),
+    *(
+        Column(f"{kind}_tokens", BigInteger, nullable=False)
+        for kind in ("prompt", "cached", "cache_write", "completion", "reasoning", "embedding")
+    ),
+    Column("cost_nanos", BigInteger, nullable=False),
+    Column("overrun_nanos", BigInteger, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("batch", Boolean, nullable=False),
+    Column("day", String(10), nullable=False),
+    Column("started_us", BigInteger, nullable=False),
+    # Details: emptied by retention and erasure, and no sum is made of them.
+    Column("endpoint", String(32)),
+    Column("latency_us", BigInteger),
+    Column("first_token_us", BigInteger),
+    Index(None, "day"),
+)
+
+event_tags = Table(
+    "event_tags",
+    metadata,
+    Column("event_id", String(32), primary_key=True),
+    Column("tag", String(64), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+balances = Table(
+    "balances",
+    metadata,
+    Column("scope", String(8), primary_key=True),  # "org", "project", "key"
+    Column("scope_id", String(32), primary_key=True),
+    Column("month", String(7), primary_key=True),
+    Column("spent_nanos", BigInteger, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
