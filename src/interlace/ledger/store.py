@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import queue
 import threading
 import time
@@ -300,6 +301,8 @@ def sqlite_url(path: Path) -> str:
 def _engine(url: str) -> Engine:
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
+        if engine.url.database:  # SQLite would make it readable by all; its side files follow its mode
+            os.close(os.open(engine.url.database, os.O_RDWR | os.O_CREAT, 0o600))
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_immediate)
     return engine
