@@ -1,0 +1,75 @@
+"""Organisations, projects and keys for tests, put straight into an open ledger."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from interlace.ledger import Registry, new_key
+from interlace.ledger.directory import Key, Organisation, Project, hint_of
+from interlace.ledger.registry import Entry, add
+from interlace.ledger.schema import api_keys, organisations, plans, projects
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A key of its own project and organisation, and its text."""
+
+    text: str
+    key: Key
+    project: Project
+    organisation: Organisation
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a caller with the key sends."""
+        return {"authorization": f"Bearer {self.text}"}
+
+
+def tenant(
+    registry: Registry,
+    *,
+    org_budget: int | None = None,
+    project_budget: int | None = None,
+    key_budget: int | None = None,
+    scopes: tuple[str, ...] = ("inference",),
+    models: tuple[str, ...] | None = None,
+    **plan: Any,
+) -> Tenant:
+    """A fresh tenant; budgets in nano-dollars, and whatever a plan has."""
+    number, text, now = next(_numbers), new_key(), registry.clock.now()
+    made: list[Entry] = []
+
+    def work(connection: Connection) -> list[Entry]:
+        org = add(connection, organisations, name=f"org-{number}", budget_nanos=org_budget, created_at=now)
+        project = add(connection, projects, org_id=org.id, name="p", budget_nanos=project_budget, created_at=now)
+        values = {"priority": 0, "source": "db", "created_at": now, **plan}
+        tier = add(connection, plans, name=f"plan-{number}", **values)
+        key = add(
+            connection,
+            api_keys,
+            project_id=project.id,
+            plan_id=tier.id,
+            name="k",
+            digest=registry.hasher.digest(text),
+            hint=hint_of(text),
+            scopes=json.dumps(scopes),
+            models=None if models is None else json.dumps(models),
+            budget_nanos=key_budget,
+            created_at=now,
+        )
+        made[:] = [org, project, tier, key]
+        return made
+
+    registry.change(work)
+    org, project, _, key = made
+    assert isinstance(org, Organisation)
+    assert isinstance(project, Project)
+    assert isinstance(key, Key)
+    return Tenant(text, key, project, org)
