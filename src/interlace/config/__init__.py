@@ -15,6 +15,7 @@ from interlace.config.settings import (
     LimitSettings,
     LogSettings,
     ModelSettings,
+    SecretSettings,
     Settings,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "LogSettings",
     "ModelSettings",
     "Problem",
+    "SecretSettings",
     "SettingDoc",
     "Settings",
     "check_config",

@@ -62,6 +62,26 @@ class ModelSettings:
     threads: int = setting("Threads of the engine; 0: one per physical core.", 0, minimum=0, maximum=1024)
 
 
+_SECRET_ACTIONS = ("off", "mask", "refuse")
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSettings:
+    """What becomes of each kind of secret, in input or in output. `off` unless switched on: a mask changes what was
+    said, which nobody should be surprised by."""
+
+    card: str = setting("What becomes of payment card numbers.", "off", choices=_SECRET_ACTIONS)
+    api_key: str = setting(
+        "What becomes of API keys (OpenAI, Anthropic, AWS, Google, GitHub, Slack, Hugging Face, Stripe, Interlace and "
+        "others), and JSON Web Tokens.",
+        "off",
+        choices=_SECRET_ACTIONS,
+    )
+    private_key: str = setting(
+        "What becomes of private keys in PEM, from their BEGIN line to END.", "off", choices=_SECRET_ACTIONS
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
     """The guards of every request. `deny` are regular expressions, matched on input and output alike."""
@@ -74,6 +94,8 @@ class GuardSettings:
         minimum=1,
         maximum=1_000_000,
     )
+    secrets_input: SecretSettings = setting("Secrets in what callers send.", factory=SecretSettings)
+    secrets_output: SecretSettings = setting("Secrets in what models say.", factory=SecretSettings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Metrics:
         self.requests = self._counter("interlace_requests", "Answered requests.", "endpoint", "model", "status")
         self.tokens = self._counter("interlace_tokens", "Tokens of settled requests.", "model", "kind")
         self.refusals = self._counter("interlace_refusals", "Refused requests.", "reason")
+        self._secrets = self._counter("interlace_secrets", "Secrets found by guards.", "direction", "kind", "action")
         self.duration = self._histogram(
             "interlace_request_duration_seconds", "From request to last byte.", _SECONDS, "endpoint", "model"
         )
@@ -52,6 +53,10 @@ class Metrics:
     def times(self, model: str) -> TokenTimes:
         """The histograms of a served model."""
         return self._times[model]
+
+    def secret(self, direction: str, kind: str, action: str) -> None:
+        """Count a secret that a guard masked or refused."""
+        self._secrets.labels(direction, kind, action).inc()
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""

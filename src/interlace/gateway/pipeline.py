@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -54,10 +54,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class PartStarted:
-    """The prompt of part number `part` is accepted."""
+    """The prompt of part number `part` is accepted; `prompt` is its text, as guards let it pass, where it was text."""
 
     part: int
     started: Started
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Pipeline:
         caller = self.keys.authenticate(call.credential)
         ask = await call.read()
         async with self.admission.slot(), self._settled(call, caller, ask):
-            await self._guard_input(ask)
+            ask = await self._guard_input(ask)
             engine = self._route(ask, call.meter)
             async with Batches(self._streams(ask, engine, caller, call.meter)) as batches:
                 async for batch in batches:
@@ -98,21 +99,26 @@ class Pipeline:
 
     # --- guard input ---------------------------------------------------------------------------------------------
 
-    async def _guard_input(self, ask: Ask) -> None:
-        """Every text a model would read passes the guards. Prompts of token ids are guarded as the engine decodes
-        them; embeddings have no such echo, so there token ids are refused while there is a pattern to look for."""
+    async def _guard_input(self, ask: Ask) -> Ask:
+        """Every text a model would read passes the guards; the ask as the model may read it. Prompts of token ids are
+        guarded as the engine decodes them; embeddings have no such echo, so there token ids are refused while there is
+        anything to look for."""
         if ask.embed is not None and ask.embed.ids and self.guards.reads_text:
             raise ContentFiltered(
                 "This server's content guard reads text, so token ids cannot be embedded here. Send the text.",
                 param=ask.input_param,
             )
         await self.guards.check_input(input_texts(ask), param=ask.input_param)
+        if ask.embed is not None:
+            (embed,) = await self.guards.clean((ask.embed,), param=ask.input_param)
+            return replace(ask, embed=embed)
+        return replace(ask, generate=await self.guards.clean(ask.generate, param=ask.input_param))
 
     async def _guard_decoded(self, ask: Ask, request: GenerateRequest, started: Started) -> None:
         if request.prompt_ids is None:
             return
         if started.prompt_text is not None:
-            await self.guards.check_input([started.prompt_text], param=ask.input_param)
+            await self.guards.check_decoded(started.prompt_text, param=ask.input_param)
         elif self.guards.reads_text:
             raise ContentFiltered("The engine did not decode these token ids, so they could not be checked. Send text.")
 
@@ -141,14 +147,14 @@ class Pipeline:
         self, ask: Ask, part: int, engine: Engine, request: GenerateRequest, meter: Meter
     ) -> AsyncGenerator[Happening, None]:
         """One prompt's events, past the output guard. When the guard has ended the last choice, work stops."""
-        guard = self.guards.open_output()
+        guard = self.guards.open_output(request.output)
         unfinished, shift, filtered = request.n, part * request.n, False
         async with aclosing(engine.generate(request)) as events:
             async for event in events:
                 meter.see(part, event)
                 if isinstance(event, Started):
                     await self._guard_decoded(ask, request, event)
-                    yield PartStarted(part, event)
+                    yield PartStarted(part, event, request.prompt)
                 elif isinstance(event, Delta):
                     for delta in guard.feed(event) if guard else (event,):
                         if delta.finish_reason is not None:
@@ -204,7 +210,7 @@ class Pipeline:
         if self.log_prompts:
             texts = {
                 "id": call.id,
-                "input": list(input_texts(ask)),
+                "input": self.guards.redacted(input_texts(ask)),
                 "output": [meter.said[i] for i in sorted(meter.said)],
             }
             _log.info("prompt", extra={"fields": texts})

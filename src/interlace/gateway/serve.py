@@ -104,13 +104,14 @@ def make_pipeline(
 ) -> Pipeline:
     """The pipeline over these engines."""
     admission = Admission(settings.limits.concurrency, settings.limits.queue)
+    metrics = Metrics(admission, engines)
     return Pipeline(
         keys=Keys(key),
         admission=admission,
-        guards=Guards.from_settings(settings.guards),
+        guards=Guards.from_settings(settings.guards, metrics.secret),
         routes=Routes(engines),
         sink=sink or LogSink(),
-        metrics=Metrics(admission, engines),
+        metrics=metrics,
         log_prompts=settings.log.prompts,
     )
 
