@@ -49,7 +49,7 @@ _COULD = regex.compile(  # the same as far as it goes; looking ahead is for `_WR
     r"[0-9]{13,19}|[0-9]{4}(GAP)(?:[0-9]{4}\1[0-9]{4}\1[0-9]{4}|[0-9]{6}\1[0-9]{4}|[0-9]{3}\1[0-9]{3}\1[0-9]{3})"
     r"|[0-9](GAP)[0-9](?:\2[0-9]){11}".replace("GAP", _GAP)
 )
-_RUN = regex.compile(rf"[0-9](?:{_GAP}?[0-9])*+(?:{_GAP}|\.)?")
+_RUN = regex.compile(rf"[0-9](?:{_GAP}?[0-9]){{0,40}}+(?:{_GAP}|\.)?")
 _NO_DIGIT = regex.compile(r"[^0-9]")
 
 CARD_START = r"(?<![0-9][.\-])[2-68]"
@@ -84,7 +84,8 @@ def card_at(text: str, at: int, *, final: bool) -> int | None:
 
 
 def _written(text: str, at: int) -> Iterable[str]:
-    return (found[0] for shape in _WRITTEN if (found := shape.match(text, at)))
+    shapes = _WRITTEN[:-1] if text[at + 1 : at + 2].isdigit() else _WRITTEN[-1:]
+    return (found[0] for shape in shapes if (found := shape.match(text, at)))
 
 
 def _article(digits: str) -> bool:
