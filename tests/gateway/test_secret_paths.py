@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from interlace.config import GuardSettings, ModelSettings, SecretSettings, Settings
+from interlace.config import GuardSettings, LogSettings, ModelSettings, SecretSettings, Settings
 from interlace.engines.types import Delta, EmbedRequest, Started, ToolCallDelta
 from interlace.ledger import Outcome
 from tests.gateway.test_guarded_paths import CHAT, COMPLETIONS, EMBEDDINGS, POSTS, post, texts_and_ends
@@ -252,3 +252,25 @@ def test_embedding_requests_are_what_the_engine_takes(masking: Gateway) -> None:
     assert isinstance(engine.seen[-1], EmbedRequest)
     assert engine.seen[-1].texts == ("a", "b [card number removed] c", "d")
     assert [row["index"] for row in answer.json()["data"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("action", ["mask", "refuse"])
+def test_logged_prompts_hold_no_secret(action: str, caplog: pytest.LogCaptureFixture) -> None:
+    """With `log.prompts`, what a guard keeps from the engine or the caller is not written down instead."""
+    secrets = SecretSettings(card=action, api_key=action)
+    settings = Settings(
+        home=Path("/nonexistent"),
+        models=(ModelSettings(name="leaky", checkpoint="leaky"),),
+        guards=GuardSettings(secrets_input=secrets, secrets_output=secrets),
+        log=LogSettings(prompts=True),
+    )
+    with (
+        caplog.at_level("INFO", "interlace.gateway.pipeline"),
+        running_gateway(settings, {"leaky": ScriptedEngine(tokens=SAID)}) as gateway,
+    ):
+        post(gateway, CHAT, body(CHAT, "leaky"), stream=True)
+        post(gateway, COMPLETIONS, body(COMPLETIONS, "leaky", prompt=f"{CARD} {KEY}"), stream=False)
+    logged = [str(vars(record)["fields"]) for record in caplog.records if record.getMessage() == "prompt"]
+    assert len(logged) == 2
+    assert "[card number removed] [API key removed]" in logged[1]
+    assert not any("1111" in line or "FODNN" in line for line in logged)

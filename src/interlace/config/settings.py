@@ -63,22 +63,24 @@ class ModelSettings:
 
 
 _SECRET_ACTIONS = ("off", "mask", "refuse")
+_UNLESS = " Off unless switched on, because a mask changes what was said."
 
 
 @dataclass(frozen=True, slots=True)
 class SecretSettings:
-    """What becomes of each kind of secret, in input or in output. `off` unless switched on: a mask changes what was
-    said, which nobody should be surprised by."""
+    """What becomes of each kind of secret, in input or in output."""
 
-    card: str = setting("What becomes of payment card numbers.", "off", choices=_SECRET_ACTIONS)
+    card: str = setting("What becomes of payment card numbers." + _UNLESS, "off", choices=_SECRET_ACTIONS)
     api_key: str = setting(
         "What becomes of API keys (OpenAI, Anthropic, AWS, Google, GitHub, Slack, Hugging Face, Stripe, Interlace and "
-        "others), and JSON Web Tokens.",
+        "others) and JSON Web Tokens." + _UNLESS,
         "off",
         choices=_SECRET_ACTIONS,
     )
     private_key: str = setting(
-        "What becomes of private keys in PEM, from their BEGIN line to END.", "off", choices=_SECRET_ACTIONS
+        "What becomes of private keys in PEM, from their BEGIN line to END." + _UNLESS,
+        "off",
+        choices=_SECRET_ACTIONS,
     )
 
 
@@ -89,7 +91,7 @@ class GuardSettings:
     max_input_characters: int = setting("Longest input of one request, in characters.", 1_000_000, minimum=1)
     deny: tuple[str, ...] = setting("Regular expressions that neither input nor output may contain.", ())
     window_characters: int = setting(
-        "Longest match that is caught before any of it is sent, and so the most output that is ever held back.",
+        "Longest match of `deny` that is caught before any of it is sent, and so the most output it ever holds back.",
         1024,
         minimum=1,
         maximum=1_000_000,
