@@ -39,6 +39,8 @@ MISTAKES: dict[str, tuple[str, int, str, str]] = {
     "a name with a blank": ("models:\n  - {name: 'a b', checkpoint: b}\n", 2, "models", "cannot be a model's name"),
     "no pattern": ("guards:\n  deny: ['(']\n", 2, "guards.deny[0]", "not a regular expression"),
     "a pattern of nothing": ("guards:\n  deny: ['a*']\n", 2, "guards.deny[0]", "refuse everything"),
+    "no word for secrets": ("guards:\n  secrets_input: {card: no}\n", 2, "guards.secrets_input.card",
+                            "is 'no'. Use one of off, mask, refuse"),
     "an empty path": ("home: ''\n", 1, "home", "is empty"),
     "a NUL in a path": ('home: "a\\0b"\n', 1, "home", "NUL"),
     "nobody's home": ("home: ~nobody-of-this-name/x\n", 1, "home", "Write the whole path"),
@@ -155,3 +157,11 @@ def test_settings_cannot_change_after_the_load() -> None:
     """What was read once holds until the next load."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_off_needs_no_quotes_where_it_is_a_choice(tmp_path: Path) -> None:
+    """YAML reads a bare `off` as false; where a setting has that word among its choices, it is the word."""
+    file = tmp_path / "interlace.yaml"
+    file.write_text("guards:\n  secrets_output: {card: off, api_key: mask}\n")
+    secrets = load_settings(file, {}).guards.secrets_output
+    assert (secrets.card, secrets.api_key, secrets.private_key) == ("off", "mask", "off")

@@ -19,6 +19,7 @@ from interlace.config.settings import (
     PerMillion,
     PlanSettings,
     PriceSettings,
+    SecretSettings,
     Settings,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "PlanSettings",
     "PriceSettings",
     "Problem",
+    "SecretSettings",
     "SettingDoc",
     "Settings",
     "check_config",

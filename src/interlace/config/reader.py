@@ -213,7 +213,8 @@ class _Reader:
             self._add(_line(node), where, f"is not {_KINDS[hint]}", "Write one value on the line")
             return None
         try:
-            if hint is str and not node.tag.endswith(":str") and node.style is None:
+            quoted = node.tag.endswith(":str") or node.style is not None or field.metadata["choices"]  # `off` is a word
+            if hint is str and not quoted:
                 raise _Wrong(f"is not text but `{_shown(node.value)}`", f'Put it in quotes: "{_shown(node.value)}"')
             return _parse(node.value, hint, field)
         except _Wrong as wrong:

@@ -64,6 +64,28 @@ class ModelSettings:
     threads: int = setting("Threads of the engine; 0: one per physical core.", 0, minimum=0, maximum=1024)
 
 
+_SECRET_ACTIONS = ("off", "mask", "refuse")
+_UNLESS = " Off unless switched on, because a mask changes what was said."
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSettings:
+    """What becomes of each kind of secret, in input or in output."""
+
+    card: str = setting("What becomes of payment card numbers." + _UNLESS, "off", choices=_SECRET_ACTIONS)
+    api_key: str = setting(
+        "What becomes of API keys (OpenAI, Anthropic, AWS, Google, GitHub, Slack, Hugging Face, Stripe, Interlace and "
+        "others) and JSON Web Tokens." + _UNLESS,
+        "off",
+        choices=_SECRET_ACTIONS,
+    )
+    private_key: str = setting(
+        "What becomes of private keys in PEM, from their BEGIN line to END." + _UNLESS,
+        "off",
+        choices=_SECRET_ACTIONS,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
     """The guards of every request. `deny` are regular expressions, matched on input and output alike."""
@@ -71,11 +93,13 @@ class GuardSettings:
     max_input_characters: int = setting("Longest input of one request, in characters.", 1_000_000, minimum=1)
     deny: tuple[str, ...] = setting("Regular expressions that neither input nor output may contain.", ())
     window_characters: int = setting(
-        "Longest match that is caught before any of it is sent, and so the most output that is ever held back.",
+        "Longest match of `deny` that is caught before any of it is sent, and so the most output it ever holds back.",
         1024,
         minimum=1,
         maximum=1_000_000,
     )
+    secrets_input: SecretSettings = setting("Secrets in what callers send.", factory=SecretSettings)
+    secrets_output: SecretSettings = setting("Secrets in what models say.", factory=SecretSettings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class Metrics:
         self.refusals = self._counter("interlace_refusals", "Refused requests.", "reason")
         self._outcomes = self._counter("interlace_outcomes", "Requests that ran, by their end.", "model", "outcome")
         self._cost = self._counter("interlace_cost_nanos", "Charged nano-dollars.", "model")
+        self._secrets = self._counter("interlace_secrets", "Secrets found by guards.", "direction", "kind", "action")
         self.duration = self._histogram(
             "interlace_request_duration_seconds", "From request to last byte.", _SECONDS, "endpoint", "model"
         )
@@ -65,6 +66,10 @@ class Metrics:
     def times(self, model: str) -> TokenTimes:
         """The histograms of a served model."""
         return self._times[model]
+
+    def secret(self, direction: str, kind: str, action: str) -> None:
+        """Count a secret that a guard masked or refused."""
+        self._secrets.labels(direction, kind, action).inc()
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""

@@ -91,7 +91,6 @@ class CompletionRendering:
         self._id = f"cmpl-{request_id}"
         self._model = model
         self._created = int(time.time())
-        self._requests = requests
         self._n = requests[0].n
         self._logprobs = requests[0].sampling.logprobs is not None
         self._echo = echo
@@ -153,8 +152,7 @@ class CompletionRendering:
         return range(happening.part * self._n, (happening.part + 1) * self._n)
 
     def _prompt(self, happening: PartStarted) -> str:
-        given = self._requests[happening.part].prompt
-        return given if given is not None else happening.started.prompt_text or ""
+        return happening.prompt if happening.prompt is not None else happening.started.prompt_text or ""
 
     def _write(self, out: bytearray, choice: CompletionChoice) -> None:
         write_event(out, Completion(self._id, self._created, self._model, [choice], self._no_usage))

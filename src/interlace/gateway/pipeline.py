@@ -68,10 +68,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class PartStarted:
-    """The prompt of part number `part` is accepted."""
+    """The prompt of part number `part` is accepted; `prompt` is its text, as guards let it pass, where it was text."""
 
     part: int
     started: Started
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Pipeline:
         ask = await call.read()
         with self._begun(call, caller):
             async with self.admission.slot(caller.plan.priority) as slot:
-                await self._guard_input(ask)
+                ask = await self._guard_input(ask)
                 work = self._route(ask, caller, call.meter)
                 async with (
                     self._held(call, caller, work, slot) as hold,
@@ -130,21 +131,26 @@ class Pipeline:
 
     # --- guard input ---------------------------------------------------------------------------------------------
 
-    async def _guard_input(self, ask: Ask) -> None:
-        """Every text a model would read passes the guards. Prompts of token ids are guarded as the engine decodes
-        them; embeddings have no such echo, so there token ids are refused while there is a pattern to look for."""
+    async def _guard_input(self, ask: Ask) -> Ask:
+        """Every text a model would read passes the guards; the ask as the model may read it. Prompts of token ids are
+        guarded as the engine decodes them; embeddings have no such echo, so there token ids are refused while there is
+        anything to look for."""
         if ask.embed is not None and ask.embed.ids and self.guards.reads_text:
             raise ContentFiltered(
                 "This server's content guard reads text, so token ids cannot be embedded here. Send the text.",
                 param=ask.input_param,
             )
         await self.guards.check_input(input_texts(ask), param=ask.input_param)
+        if ask.embed is not None:
+            (embed,) = await self.guards.clean((ask.embed,), param=ask.input_param)
+            return dataclasses.replace(ask, embed=embed)
+        return dataclasses.replace(ask, generate=await self.guards.clean(ask.generate, param=ask.input_param))
 
     async def _guard_decoded(self, ask: Ask, request: GenerateRequest, started: Started) -> None:
         if request.prompt_ids is None:
             return
         if started.prompt_text is not None:
-            await self.guards.check_input([started.prompt_text], param=ask.input_param)
+            await self.guards.check_decoded(started.prompt_text, param=ask.input_param)
         elif self.guards.reads_text:
             raise ContentFiltered("The engine did not decode these token ids, so they could not be checked. Send text.")
 
@@ -208,7 +214,7 @@ class Pipeline:
         if self.log_prompts:
             texts = {
                 "id": call.id,
-                "input": list(input_texts(ask)),
+                "input": self.guards.redacted(input_texts(ask)),
                 "output": [meter.said[i] for i in sorted(meter.said)],
             }
             _log.info("prompt", extra={"fields": texts})
@@ -225,7 +231,7 @@ class Pipeline:
     ) -> AsyncGenerator[Happening, None]:
         """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
         budget pays for the next token; what nobody pays for is not shown."""
-        guard = self.guards.open_output()
+        guard = self.guards.open_output(request.output)
         unfinished, shift = set(range(request.n)), part * request.n
         stoppable = work.engine.capabilities().stoppable
 
@@ -253,7 +259,7 @@ class Pipeline:
                     meter.see(part, event)
                     if isinstance(event, Started):
                         await self._guard_decoded(work.ask, request, event)
-                        yield PartStarted(part, event)
+                        yield PartStarted(part, event, request.prompt)
         if meter.budget_ended:
             for index in sorted(unfinished):
                 for delta in passed(Delta(index=index, finish_reason="length")):
@@ -280,6 +286,8 @@ def _outcome_of_error(error: BaseException, call: Call) -> Outcome:
         return Outcome.CLIENT_GONE
     if isinstance(error, asyncio.CancelledError):
         return Outcome.CANCELLED
+    if isinstance(error, ContentFiltered):
+        return Outcome.FILTERED  # token ids that a guard refused once the engine had decoded them
     if isinstance(error, Overloaded):
         return Outcome.OVERLOADED
     if isinstance(error, InvalidRequest) or (isinstance(error, InterlaceError) and error.status < 500):

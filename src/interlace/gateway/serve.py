@@ -117,12 +117,13 @@ def make_pipeline(registry: Registry, engines: Mapping[str, Engine]) -> Pipeline
     """The pipeline over these engines."""
     settings = registry.settings
     admission = Admission(settings.limits.concurrency, settings.limits.queue)
+    metrics = Metrics(admission, engines)
     return Pipeline(
         ledger=Ledger(registry),
         admission=admission,
-        guards=Guards.from_settings(settings.guards),
+        guards=Guards.from_settings(settings.guards, metrics.secret),
         routes=Routes(engines, {model.name: model.engine for model in settings.models}),
-        metrics=Metrics(admission, engines),
+        metrics=metrics,
         log_prompts=settings.log.prompts,
     )
 

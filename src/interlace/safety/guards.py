@@ -1,4 +1,4 @@
-"""The guards of one gateway, made once from settings: input is checked here, output by the `OutputGuard` it opens.
+"""The guards of one gateway, made once from settings: input is checked here, output by the guard it opens.
 
 Default deny: a guard that cannot decide (it raises, it runs out of time) refuses.
 """
@@ -7,42 +7,66 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import regex
 
-from interlace.config import GuardSettings
+from interlace.config import GuardSettings, SecretSettings
+from interlace.engines.types import Delta, OutputRule
 from interlace.errors import ContentFiltered
 from interlace.safety.output import OutputGuard
+from interlace.safety.redactor import Action, Search, masked
+from interlace.safety.secret_input import Cleaner, Work, size_of
+from interlace.safety.secret_output import SecretGuard
+from interlace.safety.secrets import Kind
 
 _log = logging.getLogger(__name__)
 
 INPUT_SECONDS = 2.0  # for one pattern and one text of a request
 _INLINE_CHARACTERS = 20_000  # longer inputs are searched on a thread, without the GIL
 
+Seen = Callable[[str, Kind, Action], None]
+"""Told of each secret that is masked or refused: "input" or "output", its kind, and what became of it."""
+
+
+def _unseen(direction: str, kind: Kind, action: Action) -> None:
+    """Where nobody counts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """Maximum size and denied patterns, for input and output alike."""
+    """Maximum size, denied patterns for input and output alike, and what becomes of secrets in each."""
 
     max_input_characters: int
     patterns: tuple[regex.Pattern[str], ...] = ()
     window_characters: int = 1024
+    secrets_input: Search | None = None
+    secrets_output: Search | None = None
+    seen: Seen = _unseen
 
     @classmethod
-    def from_settings(cls, settings: GuardSettings) -> Guards:
+    def from_settings(cls, settings: GuardSettings, seen: Seen = _unseen) -> Guards:
         """Compile the patterns; the reader of the configuration has checked them."""
         patterns = tuple(regex.compile(text) for text in settings.deny)
-        return cls(settings.max_input_characters, patterns, settings.window_characters)
+        return cls(
+            settings.max_input_characters,
+            patterns,
+            settings.window_characters,
+            _search(settings.secrets_input),
+            _search(settings.secrets_output),
+            seen,
+        )
 
     @property
     def reads_text(self) -> bool:
         """Whether there is anything that needs to see text: then input that comes as token ids must be decoded."""
-        return bool(self.patterns)
+        return bool(self.patterns) or self.secrets_input is not None
 
     async def check_input(self, texts: Iterable[str], *, param: str) -> None:
-        """Raise `ContentFiltered` unless every guard passes every text; `param` names the field they came from."""
+        """Raise `ContentFiltered` unless every guard passes every text; `param` names the field they came from.
+        Secrets are not looked for here: see `clean` and `check_decoded`."""
         texts = list(texts)
         size = sum(map(len, texts))
         reason: str | None
@@ -54,14 +78,55 @@ class Guards:
             else:
                 reason = self._denied(texts)
         except Exception as error:  # whatever goes wrong in a guard, the answer is no
-            _log.exception("an input guard failed, so the request is refused")
-            raise ContentFiltered("The input could not be checked, so it was refused.", param=param) from error
+            raise _undecided(error, param) from error
         if reason:
             raise ContentFiltered(reason, param=param)
 
-    def open_output(self) -> OutputGuard | None:
-        """A guard for one request's output; None when no pattern is set, and nothing needs to be held back."""
-        return OutputGuard(self.patterns, self.window_characters) if self.patterns else None
+    async def clean(self, works: Sequence[Work], *, param: str) -> tuple[Work, ...]:
+        """The requests with their secrets masked, each the very same where nothing was. Raises `ContentFiltered` for
+        a secret that is to be refused, or that stands where it cannot be masked."""
+        if self.secrets_input is None:
+            return tuple(works)
+        cleaner = Cleaner(self.secrets_input, partial(self.seen, "input"), param)
+        try:
+            if sum(map(size_of, works)) > _INLINE_CHARACTERS:
+                return await asyncio.to_thread(lambda: tuple(map(cleaner.clean, works)))
+            return tuple(map(cleaner.clean, works))
+        except ContentFiltered:
+            raise
+        except Exception as error:
+            raise _undecided(error, param) from error
+
+    async def check_decoded(self, text: str, *, param: str) -> None:
+        """As `check_input`, for a prompt that came as token ids: a secret in it cannot be masked any more, so it is
+        refused."""
+        await self.check_input([text], param=param)
+        if self.secrets_input is None:
+            return
+        try:
+            Cleaner(self.secrets_input, partial(self.seen, "input"), param).check(text, "a prompt of token ids")
+        except ContentFiltered:
+            raise
+        except Exception as error:
+            raise _undecided(error, param) from error
+
+    def open_output(self, rule: OutputRule | None = None) -> OutputGuard | SecretGuard | Chain | None:
+        """A guard for one request's output, whose text follows `rule`; None when there is nothing to look for, and so
+        nothing needs to be held back."""
+        patterns = OutputGuard(self.patterns, self.window_characters) if self.patterns else None
+        if self.secrets_output is None:
+            return patterns
+        json = rule is not None and rule.kind in ("json_object", "json_schema")
+        secrets = SecretGuard(self.secrets_output, partial(self.seen, "output"), json=json)
+        return secrets if patterns is None else Chain(patterns, secrets)
+
+    def redacted(self, texts: Iterable[str]) -> list[str]:
+        """The texts as they may be logged: without secrets of any kind that is not `off` on both sides."""
+        kinds = {kind for search in (self.secrets_input, self.secrets_output) if search for kind in search.actions}
+        if not kinds:
+            return list(texts)
+        search = Search(dict.fromkeys(kinds, "mask"))
+        return [masked(search, text) for text in texts]
 
     def _denied(self, texts: list[str], *, release_gil: bool = False) -> str | None:
         for pattern in self.patterns:
@@ -71,3 +136,25 @@ class Guards:
                         "The request was refused by the content guard of this server. Change the input and try again."
                     )
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Denied patterns first, as the engine wrote the text; then secrets in what is left."""
+
+    patterns: OutputGuard
+    secrets: SecretGuard
+
+    def feed(self, delta: Delta) -> list[Delta]:
+        """The deltas that may be shown now."""
+        return [shown for passed in self.patterns.feed(delta) for shown in self.secrets.feed(passed)]
+
+
+def _search(settings: SecretSettings) -> Search | None:
+    search = Search({"card": settings.card, "api_key": settings.api_key, "private_key": settings.private_key})
+    return search if search.actions else None
+
+
+def _undecided(error: Exception, param: str) -> ContentFiltered:
+    _log.error("an input guard failed, so the request is refused", exc_info=error)
+    return ContentFiltered("The input could not be checked, so it was refused.", param=param)

@@ -1,0 +1,100 @@
+"""Masks or refuses secrets in what a caller sends, before an engine sees it.
+
+What a model reads as text is masked: messages, names of those who speak, arguments of earlier calls, descriptions of
+tools, prompts, texts to embed. Where a mask would change what the request means (names of functions, JSON schemas,
+output rules) a secret is refused, whatever the setting says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from interlace.engines.types import EmbedRequest, GenerateRequest, Message, Tool, ToolCall
+from interlace.errors import ContentFiltered
+from interlace.safety.redactor import Action, Redactor, Search, whole
+from interlace.safety.secrets import NAMES, Kind
+
+Work = TypeVar("Work", GenerateRequest, EmbedRequest)
+_replace = msgspec.structs.replace
+
+
+class Cleaner:
+    """Cleans the requests of one ask; `param` names the field they came from in refusals."""
+
+    def __init__(self, search: Search, seen: Callable[[Kind, Action], None], param: str) -> None:
+        self._search = search
+        self._seen = seen
+        self._param = param
+
+    def clean(self, work: Work) -> Work:
+        """The request with its secrets masked, or the very same where it has none. Raises `ContentFiltered`."""
+        if isinstance(work, EmbedRequest):
+            texts = tuple(map(self.text, work.texts))
+            return work if texts == work.texts else _replace(work, texts=texts)
+        messages = None if work.messages is None else tuple(map(self._message, work.messages))
+        prompt = None if work.prompt is None else self.text(work.prompt)
+        tools = tuple(map(self._tool, work.tools))
+        if work.output is not None:
+            self.check(work.output.rule, "an output rule")
+        if (messages, prompt, tools) == (work.messages, work.prompt, work.tools):
+            return work
+        return _replace(work, messages=messages, prompt=prompt, tools=tools)
+
+    def text(self, text: str, *, json: bool = False) -> str:
+        """The text with its secrets masked."""
+        redactor = self._read(text, json=json)
+        for kind in redactor.found:
+            self._seen(kind, self._search.actions[kind])
+        if redactor.refused:
+            raise ContentFiltered(
+                f"The input holds what looks like {_a(redactor.refused)}, which this server refuses. Remove it and try "
+                "again.",
+                param=self._param,
+            )
+        return redactor.render(text, 0)[0]
+
+    def check(self, text: str, place: str) -> None:
+        """Refuse a secret where it cannot be masked."""
+        redactor = self._read(text)
+        if redactor.found:
+            self._seen(redactor.found[0], "refuse")
+            raise ContentFiltered(
+                f"The input holds what looks like {_a(redactor.found[0])} in {place}, where it cannot be masked. "
+                "Remove it and try again.",
+                param=self._param,
+            )
+
+    def _read(self, text: str, *, json: bool = False) -> Redactor:
+        return whole(self._search, text, json=json)
+
+    def _message(self, message: Message) -> Message:
+        content = self.text(message.content)
+        name = message.name and self.text(message.name)
+        calls = tuple(map(self._call, message.tool_calls))
+        if (content, name, calls) == (message.content, message.name, message.tool_calls):
+            return message
+        return _replace(message, content=content, name=name, tool_calls=calls)
+
+    def _call(self, call: ToolCall) -> ToolCall:
+        self.check(call.name, "the name of a function")
+        return _replace(call, arguments=self.text(call.arguments, json=True))
+
+    def _tool(self, tool: Tool) -> Tool:
+        self.check(tool.name, "the name of a function")
+        self.check(msgspec.json.encode(tool.parameters).decode(), "the parameters of a function")
+        return _replace(tool, description=self.text(tool.description))
+
+
+def size_of(work: GenerateRequest | EmbedRequest) -> int:
+    """About how many characters there are to look at."""
+    if isinstance(work, EmbedRequest):
+        return sum(map(len, work.texts))
+    return len(work.prompt or "") + sum(len(message.content) for message in work.messages or ())
+
+
+def _a(kind: Kind) -> str:
+    name = NAMES[kind]
+    return f"{'an' if name[0] in 'aeiouA' else 'a'} {name}"

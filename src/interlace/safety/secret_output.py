@@ -1,0 +1,145 @@
+"""Masks or refuses secrets in what an engine says, delta by delta, whatever the chunks were.
+
+A delta is released whole, in order, once it is decided of all its text whether it belongs to a secret. A delta that
+held a part of one keeps its token count and loses its logprobs; so does one whose logprobs tell more than its text,
+such as those of a tool call before it is complete.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from interlace.engines.types import Delta, ToolCallDelta
+from interlace.safety.redactor import Action, Redactor, Search, masked, whole
+from interlace.safety.secrets import Kind
+
+_log = logging.getLogger(__name__)
+
+Seen = Callable[[Kind, Action], None]
+"""Told of each secret that is masked or refused: for counting. Never of its value."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A delta that waits, with where its text and the arguments of its calls begin."""
+
+    delta: Delta
+    text_at: int
+    calls_at: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Choice:
+    """One choice: its text, its tool calls (each a text of its own), and what is held back."""
+
+    text: Redactor
+    calls: dict[int, Redactor] = field(default_factory=dict)
+    names: list[Redactor] = field(default_factory=list)  # of the functions called: each comes in one piece
+    held: deque[_Held] = field(default_factory=deque)
+    ended: bool = False
+
+    def redactors(self) -> list[Redactor]:
+        return [self.text, *self.calls.values(), *self.names]
+
+
+class SecretGuard:
+    """The secret guard of one request's output, for all of its choices. `json`: its text is JSON and stays valid."""
+
+    def __init__(self, search: Search, seen: Seen, *, json: bool = False) -> None:
+        self._search = search
+        self._seen = seen
+        self._json = json
+        self._choices: dict[int, _Choice] = {}
+
+    def feed(self, delta: Delta) -> list[Delta]:
+        """The deltas that may be shown now. Deltas of a choice that has ended are dropped."""
+        choice = self._choices.get(delta.index)
+        if choice is None:
+            choice = self._choices[delta.index] = _Choice(Redactor(self._search, json=self._json))
+        if choice.ended:
+            return []
+        try:
+            self._scan(choice, delta)
+            released = self._release(choice)
+        except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
+            _log.exception("the secret guard failed, so the answer is refused")
+            return [_end(choice, delta.index, "")]
+        if any(redactor.refused for redactor in choice.redactors()):
+            clean = _clean(choice)
+            released = [msgspec.structs.replace(shown, finish_reason=None) for shown in released]
+            return [*released, _end(choice, delta.index, clean)]
+        choice.ended = delta.finish_reason is not None
+        return released
+
+    def _scan(self, choice: _Choice, delta: Delta) -> None:
+        text_at, calls_at, final = choice.text.fed, [], delta.finish_reason is not None
+        choice.text.feed(delta.text)
+        for call in delta.tool_calls:
+            if call.index not in choice.calls:
+                choice.calls[call.index] = Redactor(self._search, json=True)
+            calls_at.append(choice.calls[call.index].fed)
+            choice.calls[call.index].feed(call.arguments)
+            if call.name:
+                choice.names.append(whole(self._search, call.name))
+        choice.held.append(_Held(delta, text_at, tuple(calls_at)))
+        for redactor in choice.redactors():
+            if final:
+                redactor.feed("", final=True)
+            for kind in redactor.found:
+                self._seen(kind, self._search.actions[kind])
+            redactor.found.clear()
+
+    def _release(self, choice: _Choice) -> list[Delta]:
+        released: list[Delta] = []
+        while choice.held and _decided(choice, choice.held[0]):
+            released.append(self._shown(choice, choice.held.popleft()))
+        return released
+
+    def _shown(self, choice: _Choice, held: _Held) -> Delta:
+        """The delta with its secrets replaced; the very same where it has none."""
+        delta = held.delta
+        text, cut = choice.text.render(delta.text, held.text_at)
+        calls: list[ToolCallDelta] = []
+        for call, at in zip(delta.tool_calls, held.calls_at, strict=True):
+            arguments, touched = choice.calls[call.index].render(call.arguments, at)
+            name = call.name and masked(self._search, call.name)
+            cut |= touched or name != call.name
+            calls.append(msgspec.structs.replace(call, arguments=arguments, name=name))
+        if cut:
+            kept = tuple(call for call in calls if call.arguments or call.id or call.name)
+            return msgspec.structs.replace(delta, text=text, logprobs=(), tool_calls=kept)
+        if delta.logprobs and not _told(delta):
+            return msgspec.structs.replace(delta, logprobs=())
+        return delta
+
+
+def _decided(choice: _Choice, held: _Held) -> bool:
+    if held.text_at + len(held.delta.text) > choice.text.decided:
+        return False
+    calls = zip(held.delta.tool_calls, held.calls_at, strict=True)
+    return all(at + len(call.arguments) <= choice.calls[call.index].decided for call, at in calls)
+
+
+def _told(delta: Delta) -> bool:
+    """Whether the text of the delta's logprobs stands in its text: then they tell nothing that waits to be decided."""
+    said = b"".join(logprob.bytes for logprob in delta.logprobs).decode("utf-8", "replace")
+    return said.strip() in delta.text
+
+
+def _clean(choice: _Choice) -> str:
+    """What may be shown of the text of the first delta that waits."""
+    if not choice.held:
+        return ""
+    held = choice.held[0]
+    return choice.text.render(held.delta.text, held.text_at)[0]
+
+
+def _end(choice: _Choice, index: int, clean: str) -> Delta:
+    choice.ended = True
+    choice.held.clear()
+    return Delta(index=index, text=clean, finish_reason="content_filter")
