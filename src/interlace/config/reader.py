@@ -12,7 +12,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -57,6 +57,10 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         return f"{place}: {self.where}: {self.problem}. {self.mend}"
+
+
+Faults = Callable[[Settings], Iterable[tuple[str, str, str]]]
+"""Settings → the setting's dotted path, what is wrong with it, and the mend, of each problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +112,19 @@ def load_settings(
     return settings
 
 
-def check_config(path: Path | None = None, env: Mapping[str, str] | None = None) -> list[Problem]:
-    """Every problem of the file and the environment, in the order of the file."""
+def check_config(
+    path: Path | None = None, env: Mapping[str, str] | None = None, faults: Faults | None = None
+) -> list[Problem]:
+    """Every problem of the file and the environment, in the order of the file.
+
+    `faults` is what other rooms find wrong with settings that are sound in form.
+    """
     env = os.environ if env is None else env
     reader = _Reader()
-    reader.settings(find_config(path, env), env, {})
+    settings = reader.settings(find_config(path, env), env, {})
+    if faults is not None and not reader.problems:
+        for where, problem, mend in faults(settings):
+            reader.problems.append(Problem(reader.file, reader.lines.get(where, 0), where, problem, mend))
     return sorted(reader.problems, key=lambda problem: (problem.file, problem.line))
 
 
@@ -125,10 +137,11 @@ def settings_reference() -> list[SettingDoc]:
 
 
 class _Reader:
-    """One load: collects values as nested dictionaries and problems as a list."""
+    """One load: collects values as nested dictionaries, problems as a list, and the line of each value."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        self.lines: dict[str, int] = {}
         self.file = ""
 
     def settings(self, path: Path | None, env: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
@@ -192,6 +205,7 @@ class _Reader:
         return values
 
     def _value(self, node: yaml.Node, hint: Any, field: dataclasses.Field[Any], where: str) -> Any:
+        self.lines[where] = _line(node)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             return self._mapping(node, hint, where)
         if get_origin(hint) is tuple:
