@@ -222,6 +222,12 @@ def test_the_server_of_the_configuration_is_found(parrot: tuple[Parrot, str], tm
         assert shown in done.stdout
 
 
+def test_blanks_around_a_key_are_no_part_of_it(parrot: tuple[Parrot, str], tmp_path: Path) -> None:
+    """A key pasted with its line end, or exported with a blank, is the key."""
+    done = _chat(parrot[1], tmp_path, "hello\n", key=f"{KEY} \n")
+    assert (done.returncode, done.stdout) == (0, "You said: hello\n"), done.stderr
+
+
 def test_a_wrong_key_names_the_mend(parrot: tuple[Parrot, str], tmp_path: Path) -> None:
     """A refused key says where one can be given."""
     done = _chat(parrot[1], tmp_path, "hello\n", "--key", "wrong")

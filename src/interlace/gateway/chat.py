@@ -90,7 +90,8 @@ class Server:
 
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
-        if key and not (key.isascii() and key.isprintable()):
+        key = (key or "").strip()
+        if not (key.isascii() and key.isprintable()):
             raise ChatError("The key holds a character that no key has. (Name a key with --key or INTERLACE_API_KEY.)")
         headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
