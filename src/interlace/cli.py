@@ -5,6 +5,7 @@ Rooms are imported inside the verbs, so that `interlace --help` loads none of th
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -38,8 +39,13 @@ Name = Annotated[
 
 def main() -> None:
     """Entry point of the command `interlace`: errors meant for people are one clear text and an exit code."""
+    _say_what_can_be_said()
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:  # None: started with it closed
+                sys.stdout.flush()  # now: at the interpreter's end a reader who left would be a stack trace
     except ConfigError as error:
         print(f"Error: {error.message}", file=sys.stderr)
         sys.exit(2)
@@ -50,6 +56,13 @@ def main() -> None:
         # The reader of our output left (`interlace checkpoints list | head`): no error, but nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _say_what_can_be_said() -> None:
+    """A letter that the terminal's encoding lacks becomes `?`: an answer must not end in an encoding error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _home(home: Path | None) -> Path:

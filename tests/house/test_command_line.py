@@ -1,6 +1,7 @@
 """The command `interlace` as a process: exit codes, streams, and errors as one clear line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,32 @@ def test_a_home_that_cannot_be_written_stops_serve_in_words(tmp_path: Path) -> N
     done = _run(tmp_path, "serve", "--port", "0", "--home", str(tmp_path / "file"))
     assert done.returncode == 1
     assert done.stderr == f"interlace: {tmp_path / 'file'}: File exists.\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [("checkpoints", "list"), ("checkpoints", "show", "tiny"), ("config", "check")])
+def test_a_reader_who_leaves_is_no_error(tmp_path: Path, words: tuple[str, ...], unbuffered: str) -> None:
+    """`interlace checkpoints list | true` says nothing, least of all that something is wrong with the store."""
+    pull(str(tiny_llama_gguf(tmp_path / "tiny.gguf")), tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*COMMAND, *words], env=environment(tmp_path) | {"PYTHONUNBUFFERED": unbuffered}, cwd=tmp_path,
+        stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_terminal_without_the_letter_gets_another(tmp_path: Path) -> None:
+    """Where the terminal's encoding lacks a letter, a question mark stands for it; the command does its work."""
+    (tmp_path / "\u043c\u043e\u0439.yaml").write_text("port: 1\n")
+    done = subprocess.run(
+        [*COMMAND, "config", "check", "\u043c\u043e\u0439.yaml"],
+        env=environment(tmp_path) | {"PYTHONIOENCODING": "latin-1"}, cwd=tmp_path, capture_output=True, check=False,
+        timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"???.yaml is good\n")
 
 
 def test_names_are_never_cut(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, NoneType
@@ -69,6 +69,10 @@ class Problem:
         return f"{place}: {self.where}: {self.problem}. {self.mend}"
 
 
+Faults = Callable[[Settings], Iterable[tuple[str, str, str]]]
+"""Settings → the setting's dotted path, what is wrong with it, and the mend, of each problem."""
+
+
 @dataclass(frozen=True, slots=True)
 class SettingDoc:
     """One line of the settings reference."""
@@ -118,11 +122,19 @@ def load_settings(
     return settings
 
 
-def check_config(path: Path | None = None, env: Mapping[str, str] | None = None) -> list[Problem]:
-    """Every problem of the file and the environment, in the order of the file."""
+def check_config(
+    path: Path | None = None, env: Mapping[str, str] | None = None, faults: Faults | None = None
+) -> list[Problem]:
+    """Every problem of the file and the environment, in the order of the file.
+
+    `faults` is what other rooms find wrong with settings that are sound in form.
+    """
     env = os.environ if env is None else env
     reader = _Reader()
-    reader.settings(find_config(path, env), env, {})
+    settings = reader.settings(find_config(path, env), env, {})
+    if faults is not None and not reader.problems:
+        for where, problem, mend in faults(settings):
+            reader.problems.append(Problem(reader.file, reader.lines.get(where, 0), where, problem, mend))
     return sorted(reader.problems, key=lambda problem: (problem.file, problem.line))
 
 
@@ -135,12 +147,12 @@ def settings_reference() -> list[SettingDoc]:
 
 
 class _Reader:
-    """One load: collects values as nested dictionaries and problems as a list."""
+    """One load: collects values as nested dictionaries, problems as a list, and the line of each value."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        self.lines: dict[str, int] = {}  # of each value, by its path
         self.file = ""
-        self._lines: dict[str, int] = {}  # of each value, by its path
 
     def settings(self, path: Path | None, env: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
         values: dict[str, Any] = {}
@@ -204,7 +216,7 @@ class _Reader:
         return values
 
     def _value(self, node: yaml.Node, hint: Any, field: dataclasses.Field[Any], where: str) -> Any:
-        self._lines[where] = _line(node)
+        self.lines[where] = _line(node)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             return self._mapping(node, hint, where)
         if get_origin(hint) is tuple:
@@ -267,7 +279,7 @@ class _Reader:
             if isinstance(name, str) and name not in served:
                 close = _close(name, served) or f" Served are: {_shown(', '.join(served))}"
                 problem = f"names {_shown(repr(name))}, which is not among the models"
-                self._add(self._lines[where], where, problem, close.strip())
+                self._add(self.lines[where], where, problem, close.strip())
 
     def _put(self, values: dict[str, Any], setting: str, text: str, source: str) -> None:
         """Set the dotted `setting` from text, checked like a value of the file."""

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def config_check_command(path: Path | None = None, *, env: Mapping[str, str] | N
     """`interlace config check`: one line per problem on standard output; exit code 1 when there is any."""
     env = os.environ if env is None else env
     found = find_config(path, env)
-    problems = check_config(path, env)
+    problems = check_config(path, env, _checkpoint_faults)
     for problem in problems:
         print(problem)
     if not problems:
@@ -101,6 +101,27 @@ def _pull_missing(settings: Settings) -> Settings:
     return dataclasses.replace(settings, models=tuple(present))
 
 
+def _checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Of each checkpoint that `serve` could neither find nor pull: its setting, the problem, the mend."""
+    from interlace import models
+
+    mend = "Name one of the store or the catalogue, hf:ORG/NAME, or a path that starts with / ./ or ~"
+    for number, model in enumerate(settings.models):
+        try:
+            try:
+                models.resolve(model.checkpoint, settings.home)
+            except CheckpointError:
+                if _is_path(model.checkpoint):
+                    raise
+                models.check_source(model.checkpoint)
+        except CheckpointError as error:
+            yield f"models[{number}].checkpoint", error.message.removesuffix("."), mend
+
+
+def _is_path(checkpoint: str) -> bool:
+    return checkpoint.startswith(("/", ".", "~"))
+
+
 def _present(model: ModelSettings, home: Path) -> ModelSettings:
     from interlace import models
     from interlace.models.bars import progress_for_people
@@ -109,7 +130,7 @@ def _present(model: ModelSettings, home: Path) -> ModelSettings:
         models.resolve(model.checkpoint, home)
         return model
     except CheckpointError:
-        if model.checkpoint.startswith(("/", ".", "~")):
+        if _is_path(model.checkpoint):
             raise  # a path that is not there, or holds nothing we can serve, cannot be pulled
     with progress_for_people() as progress:
         pulled = models.pull(model.checkpoint, home, progress=progress)
