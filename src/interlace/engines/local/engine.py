@@ -106,23 +106,18 @@ class LocalEngine:
 
     def prepare(self, request: GenerateRequest | EmbedRequest) -> Prepared:
         """Render and tokenise the prompt, check lengths and ids, compile the constraint. Runs beside `step`."""
-        if isinstance(request, EmbedRequest):
-            raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
+        request = _generation(request)
         if not 1 <= request.n <= MAX_CHOICES:
             raise InvalidRequest(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", param="n")
         request = self._with_suggestions(request)
         check_sampling(request.sampling, self._vocabulary)
-        ids, prompt_text = self._prompts.encode(request)
-        self._check_ids(request, ids)
-        self._check_length(request, len(ids))
+        ids, prompt_text = self._prompt(request)
         constraints = self._prompts.constraints(request)
         return Prepared(request, ids, prompt_text, constraints)
 
     def count(self, request: GenerateRequest | EmbedRequest) -> int:
-        """Tokens of the prompt, as `prepare` would see it."""
-        if isinstance(request, EmbedRequest):
-            raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
-        ids, _ = self._prompts.encode(request)
+        """Tokens of the prompt; refuses one that `prepare` would refuse."""
+        ids, _ = self._prompt(_generation(request))
         return len(ids)
 
     def add(self, prepared: Prepared) -> None:
@@ -207,6 +202,13 @@ class LocalEngine:
         if not fill:
             return request
         return msgspec.structs.replace(request, sampling=msgspec.structs.replace(request.sampling, **fill))
+
+    def _prompt(self, request: GenerateRequest) -> tuple[list[int], str | None]:
+        """The prompt's ids, known to the model and with room for an answer, and its text where it came as ids."""
+        ids, text = self._prompts.encode(request)
+        self._check_ids(request, ids)
+        self._check_length(request, len(ids))
+        return ids, text
 
     def _check_ids(self, request: GenerateRequest, ids: list[int]) -> None:
         for token in ids:
@@ -353,6 +355,12 @@ class LocalEngine:
         if isinstance(sampled, EngineFailed):
             raise sampled
         return token_logprob(self._tokenizer, sampled)
+
+
+def _generation(request: GenerateRequest | EmbedRequest) -> GenerateRequest:
+    if isinstance(request, EmbedRequest):
+        raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
+    return request
 
 
 def _prompt_param(request: GenerateRequest) -> str:
