@@ -27,7 +27,7 @@ class Sequence:
 
     tokens: list[int]
     owner: Any = None  # whoever queued it; the scheduler does not look
-    slice_limit: int | None = None  # at most so many tokens in one step
+    slice_limit: int | None = None  # at most so many prompt tokens in one step, of all that have a limit together
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
 
@@ -108,8 +108,8 @@ class Scheduler:
 
     def _take(self, sequence: Sequence, budget: int, plan: list[Slice]) -> int:
         """Plan the next slice of a running sequence; return how many tokens that is."""
-        count = 1 if sequence.remaining == 1 else min(sequence.remaining, budget, sequence.slice_limit or budget)
-        if count == 0:
+        count = 1 if sequence.remaining == 1 else min(sequence.remaining, budget, _left_of_limit(sequence, plan))
+        if count <= 0:
             return 0
         while not self._grow(sequence, sequence.computed + count):
             youngest = self.running[-1]
@@ -141,6 +141,14 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         self._free += reversed(sequence.blocks)
         sequence.blocks = []
+
+
+def _left_of_limit(sequence: Sequence, plan: Iterable[Slice]) -> int:
+    """How many prompt tokens the limit of `sequence` still allows beside those planned for others with one."""
+    if sequence.slice_limit is None:
+        return sequence.remaining
+    others = (piece for piece in plan if piece.sequence.slice_limit is not None)
+    return sequence.slice_limit - sum(piece.count for piece in others if piece.sequence.remaining > 1)
 
 
 def _blocks_for(tokens: int) -> int:
