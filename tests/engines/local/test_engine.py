@@ -200,14 +200,32 @@ def test_one_bad_request_never_disturbs_thirty_good_ones(decoder: Core, paris: s
 
 
 def test_a_full_queue_is_refused_and_empties(smollm2_gguf: Path) -> None:
-    """Past max_waiting a request is refused with a time to come back; those queued are answered."""
-    core = load(smollm2_gguf, cache_bytes=16 << 20, max_sequences=1, max_waiting=2)
-    requests = [_ask(str(i), max_tokens=4) for i in range(4)]
+    """What comes at once is taken on as far as it can run or wait; the rest is refused with a time to come back."""
+    core = load(smollm2_gguf, cache_bytes=16 << 20, max_sequences=3, max_waiting=2)
+    requests = [_ask(str(i), max_tokens=4) for i in range(7)]
     outcomes = run(core, requests)
     refused = [outcomes[r.id][0] for r in requests if isinstance(outcomes[r.id][0], Overloaded)]
     assert len(refused) == 2
     assert all(error.retry_after_seconds for error in refused)
-    assert sum(isinstance(o[-1], Usage) for o in outcomes.values()) == 2
+    assert sum(isinstance(o[-1], Usage) for o in outcomes.values()) == 5
+
+
+def test_a_full_cache_leaves_the_queue_its_length(smollm2_gguf: Path) -> None:
+    """Slots that the cache has no room for are no places to wait."""
+    core = load(smollm2_gguf, cache_bytes=6 << 20, max_sequences=64, max_waiting=2)
+    core.add(core.prepare(_ask("long", prompt="word " * 90, max_tokens=4)))
+    core.step()
+    requests = [_ask(str(i), prompt="word " * 60, max_tokens=4) for i in range(4)]
+    outcomes: Outcomes = {"long": []} | {r.id: [] for r in requests}
+    for request in requests[:2]:
+        core.add(core.prepare(request))
+    for request in requests[2:]:
+        with pytest.raises(Overloaded):
+            core.add(core.prepare(request))
+    while core.has_work():
+        for request_id, outcome in core.step():
+            outcomes[request_id].append(outcome)
+    assert [isinstance(outcomes[r.id][-1], Usage) for r in requests[:2]] == [True, True]
 
 
 def test_cancel_frees_at_once(decoder: Core, paris: str) -> None:

@@ -123,17 +123,18 @@ class LocalEngine:
     def add(self, prepared: Prepared) -> None:
         """Queue the request's choices, or refuse with `Overloaded` when they would not fit the queue."""
         request = prepared.request
-        if len(self._scheduler.waiting) + request.n > max(self._max_waiting, request.n):
+        room = self._max_waiting + self._scheduler.could_start(len(prepared.ids))
+        if len(self._scheduler.waiting) + request.n > max(room, request.n):
             raise Overloaded(
                 f"The model's queue is full ({len(self._scheduler.waiting)} sequences are waiting). Try again shortly.",
                 retry_after_seconds=1.0,
             )
         if request.id in self._tasks:
             raise InvalidRequest(f"A request with the id {request.id!r} is already running.", param="id")
-        room = self._context_length - len(prepared.ids)
+        left = self._context_length - len(prepared.ids)
         wanted = request.sampling.max_tokens
         choices = [
-            Choice.create(index, request, self._prompts, prepared.ids, constraint, room if wanted is None else wanted)
+            Choice.create(index, request, self._prompts, prepared.ids, constraint, left if wanted is None else wanted)
             for index, constraint in enumerate(prepared.constraints)
         ]
         task = _Task(request, prepared.ids, prepared.prompt_text, choices)

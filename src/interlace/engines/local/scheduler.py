@@ -68,6 +68,11 @@ class Scheduler:
         """Cache blocks that no sequence holds."""
         return len(self._free)
 
+    def could_start(self, tokens: int) -> int:
+        """How many sequences of that length slots and cache would take on at once, did none wait."""
+        blocks = (self.free_blocks - self._promised()) // _blocks_for(tokens + 1)
+        return max(0, min(self.max_running - len(self.running), blocks))
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; it must fit the cache alone."""
         assert _blocks_for(len(sequence.tokens) + 1) <= self.total_blocks
@@ -122,8 +127,10 @@ class Scheduler:
     def _admits(self, sequence: Sequence) -> bool:
         """Room for all of its tokens, beside what running prefills still need and a block more for each that runs,
         so that a sequence which gave way is not computed anew for a few tokens only to give way again."""
-        promised = sum(_blocks_for(len(s.tokens) + 1) - len(s.blocks) + 1 for s in self.running)
-        return _blocks_for(len(sequence.tokens) + 1) <= self.free_blocks - promised
+        return _blocks_for(len(sequence.tokens) + 1) <= self.free_blocks - self._promised()
+
+    def _promised(self) -> int:
+        return sum(_blocks_for(len(s.tokens) + 1) - len(s.blocks) + 1 for s in self.running)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
