@@ -256,6 +256,25 @@ def test_the_last_check_sees_what_is_wrong_in_bounded_time(rule: OutputRule, tex
     assert validate_output(rule, text) is not None
 
 
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (_schema({"type": "object", "additionalProperties": {"type": "integer"}}), '{"zebra": "zebra"}'),
+        (_schema({"enum": ["quartz"]}), '"zebra"'),
+        (_schema({"type": "string", "pattern": "quartz"}), '"zebra"'),
+        (_schema({"$ref": "#/quartz"}), '"zebra"'),
+        (OutputRule(kind="json_object"), '{"a": zebra}'),
+        (OutputRule(kind="regex", rule="quartz"), "zebra"),
+    ],
+)
+def test_the_last_check_quotes_neither_output_nor_rule(rule: OutputRule, text: str) -> None:
+    """What it says of a stream that failed is logged, and logs hold no text of prompts or answers."""
+    fault = validate_output(rule, text)
+    assert fault is not None
+    assert "zebra" not in fault
+    assert "quartz" not in fault
+
+
 def test_a_costly_schema_can_still_be_met() -> None:
     """Where the plain check gives up, the automaton decides."""
     assert validate_output(_schema(_doubling(40)), '"text"') is None

@@ -23,7 +23,8 @@ _UNBOUNDED = ("patternProperties", "unevaluatedProperties", "unevaluatedItems", 
 
 
 def validate_output(rule: OutputRule, text: str) -> str | None:
-    """What is wrong with a finished output, in a sentence; None when it is as it should be."""
+    """What is wrong with a finished output, in a sentence; None when it is as it should be. The sentence ends up in
+    logs, so it quotes neither the output nor the rule."""
     if rule.kind in {"regex", "grammar"}:
         fits = _matches(rule_grammar(rule), text)
         return None if fits else f"the output does not match the {rule.kind}"
@@ -51,11 +52,11 @@ def _schema_fault(schema: dict[str, Any], value: Any) -> str | None:
         error = next(_validator_class()(schema, registry=Registry()).iter_errors(value), None)
     except (_TooMuchWork, RecursionError):
         return _grammar_fault(schema, value)
-    except Unresolvable as failure:
-        return f"the schema refers to what is not in it: {failure}"
+    except Unresolvable:
+        return "the schema refers to what is not in it"
     if error is None:
         return None
-    return f"the output does not match the schema at {error.json_path}: {error.message[:200]}"
+    return f"the output does not match the schema's {error.validator!r}"
 
 
 def _grammar_fault(schema: dict[str, Any], value: Any) -> str | None:
