@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import regex
 import yaml
@@ -41,6 +42,7 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "kib": 1 << 10, "m": 10**6, "mb": 10**6, "mib": 1 << 20}
 _UNITS |= {"g": 10**9, "gb": 10**9, "gib": 1 << 30, "t": 10**12, "tb": 10**12, "tib": 1 << 40}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_KEY_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})\}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 
 
@@ -95,13 +97,16 @@ def load_settings(
     path: Path | None = None,
     env: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    need_keys: bool = True,
 ) -> Settings:
     """Settings from file, then environment, then `overrides` (dotted path → value; None is no override).
 
-    Raises `ConfigError` whose message lists every problem, one a line.
+    Raises `ConfigError` whose message lists every problem, one a line. A missing provider's key is one unless
+    `need_keys` is False, as for commands that only ask a running server.
     """
     env = os.environ if env is None else env
-    reader = _Reader()
+    reader = _Reader(need_keys=need_keys)
     settings = reader.settings(find_config(path, env), env, overrides or {})
     if reader.problems:
         raise ConfigError("\n".join(str(problem) for problem in reader.problems))
@@ -127,12 +132,15 @@ def settings_reference() -> list[SettingDoc]:
 class _Reader:
     """One load: collects values as nested dictionaries and problems as a list."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, need_keys: bool = True) -> None:
         self.problems: list[Problem] = []
         self.file = ""
+        self.env: Mapping[str, str] = {}
+        self.need_keys = need_keys
 
     def settings(self, path: Path | None, env: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
         values: dict[str, Any] = {}
+        self.env = env
         if path is not None:
             self.file = str(path)
             node = self._compose(path)
@@ -177,6 +185,7 @@ class _Reader:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
+        lines: dict[str, int] = {}
         for key_node, value_node in () if empty else node.value:
             key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a key that is no text"
             path = f"{where}.{key}" if where else key
@@ -186,8 +195,14 @@ class _Reader:
                 self._add(_line(key_node), path, "is given twice", "Remove one of them")
             else:
                 values[key] = self._value(value_node, hints[key], fields[key], path)
+                lines[key] = _line(key_node)
+        engine = str(values.get("engine") or "local")
         for name, field in fields.items():
-            if _required(field) and name not in values:
+            only = field.metadata["only"] if values.get("engine", "local") is not None else ""  # else told already
+            if name in values and only not in ("", engine):
+                mend = f"Remove the line, or write `engine: {only}`"
+                self._add(lines[name], f"{where}.{name}", f"is no setting of engine {engine} but of {only}", mend)
+            elif name not in values and (_required(field) or (field.metadata["required"] and only == engine)):
                 self._add(_line(node), f"{where}.{name}", "is missing", f"Add `{name}:`. {field.metadata['doc']}")
         return values
 
@@ -200,12 +215,26 @@ class _Reader:
             self._add(_line(node), where, f"is not {_KINDS[hint]}", "Write one value on the line")
             return None
         try:
+            if field.name == "api_key":
+                return self._key_reference(node.value)
             if hint is str and not node.tag.endswith(":str") and node.style is None:
                 raise _Wrong(f"is not text but `{_shown(node.value)}`", f'Put it in quotes: "{_shown(node.value)}"')
             return _parse(node.value, hint, field)
         except _Wrong as wrong:
             self._add(_line(node), where, wrong.problem, wrong.mend)
             return None
+
+    def _key_reference(self, text: str) -> str:
+        """`${NAME}` of a variable that is set. The text is never shown: it may be a key, written where none belongs."""
+        found = _KEY_REFERENCE.fullmatch(text)
+        if found is None:
+            raise _Wrong(
+                "is not written as ${NAME}",
+                "Put the key into an environment variable and name that: api_key: ${OPENAI_API_KEY}",
+            )
+        if self.need_keys and not self.env.get(found[1], "").strip():
+            raise _Wrong(f"the environment variable {found[1]} is not set", f"Set it: export {found[1]}=...")
+        return text
 
     def _list(self, node: yaml.Node, hint: Any, field: dataclasses.Field[Any], where: str) -> tuple[Any, ...]:
         if not isinstance(node, yaml.SequenceNode):
@@ -265,6 +294,8 @@ def _parse(text: str, hint: Any, field: dataclasses.Field[Any]) -> Any:
         value = str(_path(text))
     elif field.name == "deny":
         value = _pattern(text)
+    elif field.name == "base_url":
+        value = _base_url(text)
     else:
         value = _nonempty(text)
     _within(value, field)
@@ -313,6 +344,23 @@ def _path(text: str) -> Path:
         return Path(_nonempty(text)).expanduser()
     except RuntimeError:
         raise _Wrong(f"names the home folder of nobody known: {_shown(repr(text))}", "Write the whole path") from None
+
+
+def _base_url(text: str) -> str:
+    """An http(s) URL without user, query and fragment, and without its last slash."""
+    mend = "Write where the API begins, such as https://api.openai.com/v1"
+    try:
+        url = urlsplit(text)
+        strange = url.scheme not in {"http", "https"} or not url.hostname or url.port == 0
+    except ValueError:
+        strange = True
+    if strange or not text.isascii() or any(not c.isprintable() or c in ' \\"<>^`{|}' for c in text):
+        raise _Wrong("is not a URL that begins with http:// or https://", mend)
+    if "@" in url.netloc:
+        raise _Wrong("holds a user name or password", "Remove it, and write `api_key: ${NAME}`")
+    if "?" in text or "#" in text:
+        raise _Wrong("holds a query or a fragment", mend)
+    return text.rstrip("/")
 
 
 def _pattern(text: str) -> str:
@@ -406,5 +454,6 @@ def _documented(path: str, hint: Any, field: dataclasses.Field[Any], variable: s
     if field.default_factory is not dataclasses.MISSING:
         default = "~/.interlace"
     else:
-        default = "required" if _required(field) else str(field.default)
-    return SettingDoc(path, kind, default, field.metadata["doc"], variable)
+        default = "required" if _required(field) or field.metadata["required"] else str(field.default)
+    only = f" (engine {field.metadata['only']})" if field.metadata["only"] else ""
+    return SettingDoc(path, kind, default, field.metadata["doc"] + only, variable)

@@ -28,11 +28,11 @@ class Meter:
             if event.tokens:
                 self._generated(part, event)
         elif isinstance(event, Started):
-            self._parts[part] = Usage(event.prompt_tokens, 0, event.cached_tokens)
+            self._parts[part] = Usage(event.prompt_tokens, 0, event.cached_tokens, estimated=event.estimated)
         elif isinstance(event, Usage):
             self._parts[part] = event
         else:
-            self._parts[part] = Usage(event.prompt_tokens, 0)
+            self._parts[part] = Usage(event.prompt_tokens, 0, estimated=event.estimated)
 
     def usage(self) -> Usage:
         """Tokens of all parts, so far."""
@@ -41,6 +41,9 @@ class Meter:
             prompt_tokens=sum(part.prompt_tokens for part in parts),
             completion_tokens=sum(part.completion_tokens for part in parts),
             cached_tokens=sum(part.cached_tokens for part in parts),
+            cache_write_tokens=sum(part.cache_write_tokens for part in parts),
+            reasoning_tokens=sum(part.reasoning_tokens for part in parts),
+            estimated=any(part.estimated for part in parts),
         )
 
     def latency_seconds(self) -> float:
@@ -50,7 +53,12 @@ class Meter:
     def _generated(self, part: int, delta: Delta) -> None:
         now = time.perf_counter()
         before = self._parts.get(part) or Usage(0, 0)
-        self._parts[part] = Usage(before.prompt_tokens, before.completion_tokens + delta.tokens, before.cached_tokens)
+        self._parts[part] = Usage(
+            before.prompt_tokens,
+            before.completion_tokens + delta.tokens,
+            before.cached_tokens,
+            estimated=before.estimated,
+        )
         if self.first_token_seconds is None:
             self.first_token_seconds = now - self.started
             if self.times:

@@ -67,12 +67,19 @@ def serve(
     set_up_logs(settings.log)
     greeting = functools.partial(announce, flush=True) if announce is print else announce
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, key, bound, build or build_engine, greeting))
+        runner.run(_serve(settings, key, bound, build or functools.partial(build_engine, env=env), greeting))
     return 0
 
 
-def build_engine(model: ModelSettings, home: Path) -> StartingEngine:
-    """The engine that settings name; the one place that knows how engines are made."""
+def build_engine(model: ModelSettings, home: Path, env: Mapping[str, str] | None = None) -> StartingEngine:
+    """The engine that settings name; the one place that knows how engines are made. Providers' keys come from `env`.
+
+    Raises `ConfigError` when one is missing there.
+    """
+    if model.engine == "openai":
+        from interlace.engines.remote import RemoteEngine
+
+        return RemoteEngine(model, env)
     from interlace.engines.host import HostedEngine
 
     return HostedEngine(model, home)
