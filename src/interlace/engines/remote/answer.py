@@ -54,7 +54,7 @@ class WireChoice(msgspec.Struct, frozen=True):
     delta: WireDelta | None = None
     message: WireDelta | None = None
     text: str | None = None
-    logprobs: msgspec.Raw | None = None  # of many shapes; read where they were asked for
+    logprobs: msgspec.Raw = msgspec.Raw()  # of many shapes; read where they were asked for
     finish_reason: str | None = None
 
 
@@ -213,7 +213,7 @@ class Answer:
         if gained.refusal:
             text += gained.refusal
         calls = choice.calls(gained.tool_calls) if gained.tool_calls else ()
-        logprobs = () if self._logprobs is None or wire.logprobs is None else read_logprobs(wire.logprobs)
+        logprobs = () if self._logprobs is None or not wire.logprobs else read_logprobs(wire.logprobs)
         tokens = likely_chunk_tokens(text) + likely_chunk_tokens(gained.reasoning_content or gained.reasoning or "")
         for call in calls:
             tokens += likely_chunk_tokens((call.name or "") + call.arguments)
