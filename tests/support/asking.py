@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+import asyncio
+import dataclasses
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
-from interlace.config import ModelSettings
+from interlace.config import ModelSettings, Settings
 from interlace.engines.remote import RemoteEngine
 from interlace.engines.types import Delta, Event, GenerateRequest, Message, Sampling
+from interlace.gateway.serve import build_engine
+from tests.support.gateway_thread import Gateway, running_gateway
 
 OPEN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # what a caller that says nothing leaves open
 KEY_NAME, KEY = "PROVIDER_KEY", "sk-very-secret-0123456789"
@@ -69,3 +74,27 @@ def calls_of(events: list[Event]) -> list[tuple[str, str, str]]:
             call = calls.setdefault(piece.index, [piece.id or "", piece.name or "", ""])
             call[2] += piece.arguments
     return [(id, name, arguments) for _, (id, name, arguments) in sorted(calls.items())]
+
+
+@contextmanager
+def gateway_to(url: str, models: Mapping[str, str], key: str = KEY, **more: Any) -> Iterator[Gateway]:
+    """A gateway whose models (public name → the provider's) all run on the server at `url`; what a model called
+    `embedder…` makes is embeddings; what `hang…` is called is given up soon. `more` are further settings of each."""
+    env, soon = {KEY_NAME: key}, {"first_token_seconds": 0.3, "between_tokens_seconds": 0.3}
+    settings = [
+        dataclasses.replace(
+            remote_settings(
+                url,
+                model,
+                embeds=name.startswith("embedder"),
+                **(more | soon if model.startswith("hang") else more),
+            ),
+            name=name,
+        )
+        for name, model in models.items()
+    ]
+    engines = {one.name: build_engine(one, Path("/nonexistent"), env) for one in settings}
+    with running_gateway(Settings(home=Path("/nonexistent"), models=tuple(settings), drain_seconds=5), engines) as made:
+        yield made
+        for engine in engines.values():
+            asyncio.run_coroutine_threadsafe(engine.close(), made.loop).result(10)
