@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
+import socket
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -620,10 +622,30 @@ def no_stream(exchange: Exchange) -> None:
 
 
 def stale(exchange: Exchange) -> None:
-    """It closes a kept connection just when it is used again."""
+    """It closes a kept connection just when it is used again; with `reset`, not even politely."""
     if exchange.connection.answered:
+        if exchange.argument == "reset":
+            wire = exchange.connection.transport.get_extra_info("socket")
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return exchange.connection.transport.abort()
         return exchange.close()
-    return instant(Exchange(exchange.connection, exchange.request, exchange.argument))
+    return instant(Exchange(exchange.connection, exchange.request, "1"))
+
+
+async def bad_chunk(exchange: Exchange) -> None:
+    """A word, and then a chunk whose size is no number; with `head`, a header without end instead."""
+    if exchange.argument == "head":
+        exchange.write(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000)
+        return
+    exchange.begin()
+    exchange.chunk({"content": "one "})
+    await asyncio.sleep(0.05)  # by itself, so that what was good is seen
+    exchange.write(b"ZZ\r\nhello\r\n")
+
+
+def gzip_anyway(exchange: Exchange) -> None:
+    """Compressed, though nobody asked for it: a megabyte of blanks in a few hundred bytes."""
+    exchange.whole(gzip.compress(b"data: " + b" " * (1 << 20)), kind="text/event-stream", content_encoding="gzip")
 
 
 def embed(exchange: Exchange) -> None:
@@ -652,6 +674,6 @@ SCRIPTS: dict[str, Callable[[Exchange], Awaitable[None] | None]] = {
     for script in (
         instant, slow, hang_first, hang_head, hang_mid, hang_end, drip, cut, quiet_end, half_json, garbage, no_http,
         html, long_line, redirect, status, refuse, error_inside, no_usage, usage, liar, odd_lines, finish_always,
-        thinker, fewer, tools, no_stream_options, no_stream, stale, embed,
+        thinker, fewer, tools, no_stream_options, no_stream, stale, embed, bad_chunk, gzip_anyway,
     )
 }  # fmt: skip

@@ -154,9 +154,10 @@ async def test_no_more_connections_than_were_allowed(provider: Provider) -> None
     assert provider.connections == before + 2
 
 
-async def test_a_connection_that_was_closed_meanwhile_is_made_anew(provider: Provider) -> None:
+@pytest.mark.parametrize("how", ["polite", "reset"])
+async def test_a_connection_that_was_closed_meanwhile_is_made_anew(provider: Provider, how: str) -> None:
     """A server that drops kept connections costs nobody an error."""
-    async with remote(provider.url, "stale:1") as engine:
+    async with remote(provider.url, f"stale:{how}") as engine:
         for _ in range(3):
             assert text_of(await collect(engine, chat())) == "w0 "
 
@@ -177,16 +178,19 @@ async def test_a_hundred_callers_at_once_are_kept_apart(provider: Provider) -> N
         assert engine.health().running == 0
 
 
-async def test_closing_ends_what_runs_and_what_comes(provider: Provider) -> None:
+@pytest.mark.parametrize("model", ["hang-first", "hang-head", "hang-mid"])
+async def test_closing_ends_what_runs_and_what_comes(provider: Provider, model: str) -> None:
     """At the end of the process nothing waits for a provider; a later request hears that it is closed."""
-    async with remote(provider.url, "hang-mid") as engine:
+    patience = {"first_token_seconds": 60, "between_tokens_seconds": 60}
+    async with remote(provider.url, model, **patience) as engine, asyncio.timeout(20):
         running = asyncio.create_task(collect(engine, chat()))
-        while not engine.health().running or not provider.bodies("hang-mid"):
+        while not provider.bodies(model):
             await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
         assert engine.health().state == "ready"
         await engine.close()
         await engine.close()
-        with pytest.raises((EngineFailed, EngineUnavailable)):
+        with pytest.raises(EngineUnavailable, match="shutting down"):
             await running
         with pytest.raises(EngineUnavailable):
             await collect(engine, chat())

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import aiohttp
-from aiohttp.client_exceptions import ClientConnectionResetError
 
 from interlace import __version__
 from interlace.config import ModelSettings
 from interlace.engines.remote.secret import Secret
 from interlace.errors import EngineFailed, EngineUnavailable, InterlaceError
 
+T = TypeVar("T")
+
 KEEP_SECONDS = 30.0  # an idle connection is closed by us before most servers close theirs
 STALE_SECONDS = 0.5  # a kept connection that the server had closed meanwhile fails at once
+LOOK_SECONDS = 1.0  # how often one who waits for bytes makes sure that the connection is still there
 END_SECONDS = 0.25  # an answer's last bytes come with its last event; else the connection is not worth the wait
 _LARGE_BYTES = 1 << 20  # larger bodies are written in pieces
 
@@ -28,6 +32,8 @@ class Provider:
 
     def __init__(self, settings: ModelSettings, key: Secret | None) -> None:
         self._base = settings.base_url
+        self._closed = False
+        self._waits: set[asyncio.Timeout] = set()
         headers = {"User-Agent": f"interlace/{__version__}", "Accept-Encoding": "identity"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key.reveal()}"
@@ -45,8 +51,9 @@ class Provider:
     async def post(self, path: str, body: bytes, accept: str, until: float) -> Reply:
         """Send JSON and return once the answer's headers are there; `until` is a time of the loop's clock.
 
-        A kept connection may turn out to have been closed by the server: then nothing was read, the failure comes at
-        once, and one more try is made. Raises `TimeoutError` after `until`, else `EngineUnavailable` or `EngineFailed`.
+        A kept connection may turn out to have been closed by the server meanwhile: nothing comes back, and that at
+        once. Then, and only then, one more try is made. Raises `TimeoutError` after `until`, else `EngineUnavailable`
+        or `EngineFailed`.
         """
         began = asyncio.get_running_loop().time()
         try:
@@ -63,27 +70,45 @@ class Provider:
         headers = {"Content-Type": "application/json", "Accept": accept}
         data = body if len(body) < _LARGE_BYTES else io.BytesIO(body)
         try:
-            async with asyncio.timeout_at(until):
-                return Reply(
-                    await self._session.post(self._base + path, data=data, headers=headers, allow_redirects=False)
-                )
-        except (aiohttp.ServerDisconnectedError, ClientConnectionResetError):
-            problem: Exception = _Stale()
+            asked = self._session.post(self._base + path, data=data, headers=headers, allow_redirects=False)
+            return Reply(self, await self.within(until, asked))
+        except aiohttp.ClientConnectorError as error:
+            problem: Exception = _translated(error)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            problem = _Stale()
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
                 raise TimeoutError from None
             problem = _translated(error)
         raise problem
 
+    async def within(self, until: float, waiting: Awaitable[T]) -> T:
+        """What is awaited; `TimeoutError` after `until`, `EngineUnavailable` once the provider is closed."""
+        wait = asyncio.timeout_at(until)
+        self._waits.add(wait)
+        try:
+            async with wait:
+                return await waiting
+        except TimeoutError:
+            if self._closed:
+                raise _closing() from None
+            raise
+        finally:
+            self._waits.discard(wait)
+
     async def close(self) -> None:
-        """Close every connection; safe to call twice."""
+        """Close every connection and end every wait, which the client alone would not do; safe to call twice."""
+        self._closed = True
+        for wait in self._waits:
+            wait.reschedule(asyncio.get_running_loop().time())
         await self._session.close()
 
 
 class Reply:
     """An answer whose headers have come. Close it whatever happens: an answer not read to its end is cut off."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, provider: Provider, response: aiohttp.ClientResponse) -> None:
+        self._provider = provider
         self._response = response
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -91,17 +116,33 @@ class Reply:
 
     async def read(self, until: float) -> bytes:
         """The bytes that have come, at least one; none at the end. Errors as those of `Provider.post`."""
-        content = self._response.content
         try:
-            if data := content.read_nowait():
-                return data
-            async with asyncio.timeout_at(until):
-                return await content.readany()
+            return await self._read(until)
         except TimeoutError:
             raise TimeoutError from None
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
             problem = _translated(error)
         raise problem
+
+    async def _read(self, until: float) -> bytes:
+        """Looks up now and then: bytes that are no HTTP make the client close a connection without telling the one
+        who reads from it."""
+        content, lost = self._response.content, False
+        while True:
+            if data := content.read_nowait():
+                return data
+            if content.at_eof():
+                return b""
+            if lost:
+                raise _broken()
+            look = min(until, asyncio.get_running_loop().time() + LOOK_SECONDS)
+            try:
+                return await self._provider.within(look, content.readany())
+            except TimeoutError:
+                if look == until:
+                    raise
+            connection = self._response.connection
+            lost = connection is None or connection.protocol is None or not connection.protocol.is_connected()
 
     async def whole(self, until: float, most_bytes: int) -> bytes:
         """All of it; raises `EngineFailed` beyond `most_bytes`."""
@@ -132,6 +173,10 @@ class _Stale(Exception):
     """The connection ended before anything of an answer came."""
 
 
+def _closing() -> EngineUnavailable:
+    return EngineUnavailable("The gateway is shutting down.")
+
+
 def _broken() -> EngineFailed:
     return EngineFailed("The server behind this model ended the connection. Try again.")
 
@@ -147,5 +192,5 @@ def _translated(error: Exception) -> InterlaceError:
     if isinstance(error, aiohttp.ClientResponseError):
         return EngineFailed("The server behind this model does not speak HTTP as it should. Try again.")
     if isinstance(error, RuntimeError):  # the session was closed meanwhile
-        return EngineUnavailable("The gateway is shutting down.")
+        return _closing()
     return _broken()
