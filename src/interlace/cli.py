@@ -69,7 +69,7 @@ def _home(home: Path | None) -> Path:
     """The home folder that the option, else the environment, else ./interlace.yaml names: where `serve` looks too."""
     from interlace.config import load_settings
 
-    return load_settings(overrides={"home": home}).home
+    return load_settings(overrides={"home": home}, need_keys=False).home
 
 
 def _version(wanted: bool) -> None:
@@ -230,7 +230,7 @@ def chat(
     from interlace.config import load_settings
     from interlace.gateway.chat import chat_command, server_url
 
-    settings = load_settings(config, overrides={"home": home})
+    settings = load_settings(config, overrides={"home": home}, need_keys=False)
     url = url or os.environ.get("INTERLACE_URL") or server_url(settings)
     given = {"temperature": temperature, "max_tokens": max_tokens}
     options = {name: value for name, value in given.items() if value is not None}

@@ -68,7 +68,7 @@ def models_command(
     """
     env = os.environ if env is None else env
     try:
-        settings = load_settings(config, env, {"home": home})
+        settings = load_settings(config, env, {"home": home}, need_keys=False)
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2
@@ -90,7 +90,7 @@ def _pull_missing(settings: Settings) -> Settings:
     reasons: list[str] = []
     for model in settings.models:
         try:
-            present.append(_present(model, settings.home))
+            present.append(_present(model, settings.home) if model.engine == "local" else model)
         except CheckpointError as error:
             present.append(model)
             reasons.append(f"{model.name}: {error.message}")
@@ -107,6 +107,8 @@ def _checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
     mend = "Name one of the store or the catalogue, hf:ORG/NAME, or a path that starts with / ./ or ~"
     for number, model in enumerate(settings.models):
+        if model.engine != "local":
+            continue
         try:
             try:
                 models.resolve(model.checkpoint, settings.home)
@@ -152,16 +154,20 @@ def _served(settings: Settings, url: str | None, env: Mapping[str, str]) -> list
             print(f"interlace: {error.message}", file=sys.stderr)
     finally:
         server.close()
-    return [
-        {"id": model.name, "checkpoint": model.checkpoint, "engine": model.engine, "state": "not running"}
-        for model in settings.models
-    ]
+    return [_not_running(model) for model in settings.models]
+
+
+def _not_running(model: ModelSettings) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": model.name, "state": "not running", "engine": model.engine}
+    if model.engine == "local":
+        return {**row, "checkpoint": model.checkpoint}
+    return {**row, "context_length": model.context_length or None, "provider": f"{model.model} at {model.base_url}"}
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     from interlace.models import print_table
 
-    columns = ("id", "state", "kind", "context_length", "precision", "checkpoint")
+    columns = ("id", "state", "engine", "kind", "context_length", "precision", "checkpoint", "provider")
     shown = [column for column in columns if any(row.get(column) not in (None, "") for row in rows)]
     cells = [[str(row.get(column) or "") for column in shown] for row in rows]
     print_table([column.replace("_", " ").upper() for column in shown], cells, right=("CONTEXT LENGTH",))

@@ -57,9 +57,8 @@ def check_fits(work: GenerateRequest | EmbedRequest, can: Capabilities, dimensio
         if not can.embed:
             raise InvalidRequest("This model makes no embeddings.", param="model", code="model_not_supported")
         if dimensions is not None and dimensions != can.dimensions:
-            raise InvalidRequest(
-                f"This model's embeddings have {can.dimensions} dimensions and cannot be shortened.", param="dimensions"
-            )
+            have = f"have {can.dimensions} dimensions and" if can.dimensions else "are as its provider makes them, and"
+            raise InvalidRequest(f"This model's embeddings {have} cannot be shortened.", param="dimensions")
         _check_ids((token for row in work.ids for token in row), can, "input")
         return
     if not can.generate:
