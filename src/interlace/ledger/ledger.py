@@ -78,6 +78,7 @@ class Hold:
     counted_tokens: int
     reservation: Reservation
     book: Book
+    bounded: bool = False  # whether any budget holds
     covered: int | None = 0  # completion tokens that the reservation pays for; None: any number
     settled: bool = False
 
@@ -205,9 +206,9 @@ class Ledger:
         except BaseException:
             self._settle_tokens(caller, counted, tokens, 0)
             raise
-        covered = bound.completion
+        covered, bounded = bound.completion, self.bounded(caller)
         if bound.completion is None:
-            covered = affordable(price, bound.prompt, reservation.nanos) if self.bounded(caller) else None
+            covered = affordable(price, bound.prompt, reservation.nanos) if bounded else None
         return Hold(
             id=id,
             caller=caller,
@@ -223,6 +224,7 @@ class Ledger:
             counted_tokens=tokens,
             reservation=reservation,
             book=self.book,
+            bounded=bounded,
             covered=covered,
         )
 
@@ -238,7 +240,7 @@ class Ledger:
         self._loop = asyncio.get_running_loop()
         durable = self._durable[hold.id] = self._loop.create_future()
         self.registry.store.record(event)
-        await asyncio.shield(durable)
+        await durable  # whoever waits may be cancelled: the event is on its way all the same
         return event.cost_nanos
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -269,7 +271,7 @@ class Ledger:
             first_token_us=used.first_token_us,
             tags=hold.tags,
             estimated=used.estimated,
-            overrun_nanos=overrun if self.bounded(hold.caller) else 0,
+            overrun_nanos=overrun if hold.bounded else 0,
         )
 
     def _count_tokens(self, caller: Caller, tokens: int) -> Counted:
