@@ -36,7 +36,7 @@ from interlace.engines.types import (
 from interlace.gateway.app import State, make_app
 from interlace.gateway.batches import Batches
 from interlace.gateway.logs import set_up_logs
-from interlace.gateway.pipeline import Call, Done, Happening, Pipeline, PartStarted
+from interlace.gateway.pipeline import Call, Done, Happening, PartStarted, Pipeline
 from interlace.gateway.serve import Server, bind, make_pipeline
 from interlace.ledger import Registry, new_key
 from interlace.ledger.directory import hint_of
@@ -130,7 +130,7 @@ def fill(registry: Registry, keys: int) -> str:
 def main(kind: str, keys: int) -> None:
     """Serve until standard input ends."""
     told = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    set_up_logs(LogSettings(), open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the process' life
+    set_up_logs(LogSettings(), Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for the process' life
     logging.captureWarnings(capture=True)
     with tempfile.TemporaryDirectory() as home:
         price = PerMillion(prompt=Nanos(150_000_000), completion=Nanos(600_000_000))
