@@ -75,8 +75,8 @@ def _panel(axis: Any, rates: list[Rate]) -> None:
         whiskers = [[spread.median - spread.low], [spread.high - spread.median]]
         axis.bar(at, spread.median, 0.92 * width, yerr=whiskers, color=_COLOURS[rate.contestant],
                  error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"})  # fmt: skip
-        digits = 1 if spread.median < 20 else 0
-        axis.annotate(f"{spread.median:,.{digits}f}", (at, spread.high), (0, 5), textcoords="offset points", ha="center",
+        value = f"{spread.median:,.{1 if spread.median < 20 else 0}f}"
+        axis.annotate(value, (at, spread.high), (0, 5), textcoords="offset points", ha="center",
                       fontsize=7, rotation=90 if crowded else 0)  # fmt: skip
     axis.set_xticks(range(len(shapes)), [shape.replace(", ", "\n") for shape in shapes])
     axis.set_ylabel(_UNITS.get(rates[0].phase, "tokens/s"))
