@@ -14,6 +14,7 @@ from interlace.ledger.directory import Key, Plan, hint_of, new_key
 from interlace.ledger.operations.operation import Operation
 from interlace.ledger.operations.spending import spent_this_month
 from interlace.ledger.operations.words import (
+    LONGEST_NAME,
     Input,
     Word,
     Words,
@@ -283,7 +284,7 @@ def _buried(connection: Connection, key: Key, now: int) -> Entry:
         api_keys,
         project_id=key.project_id,
         plan_id=key.plan_id,
-        name=key.name,
+        name=f"{key.name[:LONGEST_NAME - 10]} (rotated)",
         digest=key.digest,
         hint=key.hint,
         scopes=json.dumps(key.scopes),
