@@ -284,7 +284,7 @@ def _buried(connection: Connection, key: Key, now: int) -> Entry:
         api_keys,
         project_id=key.project_id,
         plan_id=key.plan_id,
-        name=f"{key.name[:LONGEST_NAME - 10]} (rotated)",
+        name=f"{key.name[: LONGEST_NAME - 10]} (rotated)",
         digest=key.digest,
         hint=key.hint,
         scopes=json.dumps(key.scopes),
