@@ -43,7 +43,7 @@ $(BIN)/python:
 	"$$python" -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing Interlace and its default engine (about 200 MB; a minute or two, once)"
+	@echo "Installing Interlace and its default engine (about 100 MB to fetch, 400 MB on disk; a minute or two, once)"
 	@$(PIP_INSTALL) -e .
 	@touch $@
 

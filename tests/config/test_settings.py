@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from interlace.config import DEFAULT_MODEL, Settings, check_config, load_setting
 from interlace.errors import ConfigError
 
 MODEL = "models:\n  - {name: a, checkpoint: b"
+FAR = "models:\n  - {name: a, engine: openai, base_url: http://x, model: m"
 
 # file → line, setting and words of the one problem in it
 MISTAKES: dict[str, tuple[str, int, str, str]] = {
@@ -35,6 +37,29 @@ MISTAKES: dict[str, tuple[str, int, str, str]] = {
     "no list": ("models: {name: a}\n", 1, "models", "Start each item with `- `"),
     "a list as the file": ("- a\n", 1, "the file", "not a mapping"),
     "a model without checkpoint": ("models:\n  - name: a\n", 2, "models[0].checkpoint", "is missing"),
+    "a remote model without address": (FAR.replace("base_url: http://x, ", "") + "}\n", 2, "models[0].base_url",
+                                       "is missing"),
+    "a remote model without name": (FAR.replace(", model: m", "") + "}\n", 2, "models[0].model", "is missing"),
+    "an address for a local one": (MODEL + ",\n    base_url: http://x}\n", 3, "models[0].base_url",
+                                   "write `engine: openai`"),
+    "a cache for a remote one": (FAR + ",\n    cache_bytes: 1GiB}\n", 3, "models[0].cache_bytes",
+                                 "is no setting of engine openai but of local"),
+    "no engine": (MODEL + ", engine: opnai}\n", 2, "models[0].engine", "Did you mean `openai`?"),
+    "an address without scheme": (FAR.replace("http://x", "api.openai.com") + "}\n", 2, "models[0].base_url",
+                                  "begins with http"),
+    "an address of a file": (FAR.replace("http://x", "file:///etc/passwd") + "}\n", 2, "models[0].base_url",
+                             "begins with http"),
+    "an address with a password": (FAR.replace("http://x", "http://me:sesame@x") + "}\n", 2, "models[0].base_url",
+                                   "holds a user name or password"),
+    "an address with a query": (FAR.replace("http://x", "'http://x?a=b'") + "}\n", 2, "models[0].base_url", "a query"),
+    "an address with a bad port": (FAR.replace("http://x", "http://x:99999") + "}\n", 2, "models[0].base_url",
+                                   "begins with http"),
+    "a key in the file": (FAR + ", api_key: sk-sesame}\n", 2, "models[0].api_key", "api_key: ${OPENAI_API_KEY}"),
+    "a number as a key": (FAR + ", api_key: 1234567}\n", 2, "models[0].api_key", "is not written as ${NAME}"),
+    "a key beside a name": (FAR + ", api_key: '${A}sk-sesame'}\n", 2, "models[0].api_key", "not written as"),
+    "a variable that is not there": (FAR + ", api_key: '${NOBODY_SET_THIS}'}\n", 2, "models[0].api_key",
+                                     "NOBODY_SET_THIS is not set"),
+    "no patience": (FAR + ", total_seconds: 0}\n", 2, "models[0].total_seconds", "too little"),
     "a name twice": ("models:\n  - {name: a, checkpoint: b}\n  - {name: a, checkpoint: c}\n", 3, "models", "twice"),
     "a name with a blank": ("models:\n  - {name: 'a b', checkpoint: b}\n", 2, "models", "cannot be a model's name"),
     "no pattern": ("guards:\n  deny: ['(']\n", 2, "guards.deny[0]", "not a regular expression"),
@@ -66,6 +91,7 @@ def test_a_mistake_is_named_with_line_and_mend(tmp_path: Path, mistake: str) -> 
     assert (problem.file, problem.line, problem.where) == (str(file), line, where)
     assert words in f"{problem.problem}. {problem.mend}"
     assert len(str(problem)) < 1000
+    assert not {"sesame", "1234567"} & set(re.split(r"\W", str(problem)))  # a key is not shown
     with pytest.raises(ConfigError) as caught:
         load_settings(file, {})
     assert caught.value.message == str(problem)
@@ -151,6 +177,19 @@ def test_without_a_home_folder_one_must_be_named(monkeypatch: pytest.MonkeyPatch
 
 def _nobody(uid: int) -> Any:
     raise KeyError(uid)
+
+
+def test_a_key_stays_in_the_environment(tmp_path: Path) -> None:
+    """Settings hold the variable's name; only those who will need the key insist that it is there."""
+    file = tmp_path / "interlace.yaml"
+    file.write_text(FAR.replace("http://x", "https://x.org/v1/") + ", api_key: '${FAR_KEY}'}\n")
+    read = load_settings(file, {"FAR_KEY": "sk-sesame"})
+    assert (read.models[0].api_key, read.models[0].base_url) == ("${FAR_KEY}", "https://x.org/v1")
+    assert "sesame" not in repr(read)
+    assert load_settings(file, {}, need_keys=False) == read
+    for env in ({}, {"FAR_KEY": " "}):
+        with pytest.raises(ConfigError, match="FAR_KEY is not set"):
+            load_settings(file, env)
 
 
 def test_settings_cannot_change_after_the_load() -> None:

@@ -145,6 +145,20 @@ def test_an_answer_that_breaks_off_is_said_to(parrot: tuple[Parrot, str], tmp_pa
     assert "The engine died." in done.stderr
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_question_in_any_bytes_is_asked(parrot: tuple[Parrot, str], tmp_path: Path, encoding: str) -> None:
+    """Bytes that are no UTF-8 are asked as U+FFFD, and a plain terminal's UTF-8 is understood: no stack trace."""
+    app, url = parrot
+    done = subprocess.run(
+        [sys.executable, "-m", "interlace", "chat", "--url", url], input=b"caf\xc3\xa9 \xff\n",
+        env=_environment(tmp_path) | {"PYTHONIOENCODING": f"{encoding}:surrogateescape"}, capture_output=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert app.requests[-1]["messages"] == [{"role": "user", "content": "caf\u00e9 \ufffd"}]
+    assert done.stdout == "You said: caf\u00e9 \ufffd\n".encode(encoding, "replace")
+
+
 def test_an_empty_answer_is_no_turn(parrot: tuple[Parrot, str], tmp_path: Path) -> None:
     """A model that says nothing is not quoted with an empty turn."""
     app, url = parrot
@@ -208,11 +222,26 @@ def test_the_server_of_the_configuration_is_found(parrot: tuple[Parrot, str], tm
         assert shown in done.stdout
 
 
+def test_blanks_around_a_key_are_no_part_of_it(parrot: tuple[Parrot, str], tmp_path: Path) -> None:
+    """A key pasted with its line end, or exported with a blank, is the key."""
+    done = _chat(parrot[1], tmp_path, "hello\n", key=f"{KEY} \n")
+    assert (done.returncode, done.stdout) == (0, "You said: hello\n"), done.stderr
+
+
 def test_a_wrong_key_names_the_mend(parrot: tuple[Parrot, str], tmp_path: Path) -> None:
     """A refused key says where one can be given."""
     done = _chat(parrot[1], tmp_path, "hello\n", "--key", "wrong")
     assert done.returncode == 1
     assert "--key" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["cl\u00e9", "two\nlines"])
+def test_a_key_that_no_header_can_carry_is_told(parrot: tuple[Parrot, str], tmp_path: Path, key: str) -> None:
+    """The key is named as what is wrong, not the address or the connection, and it is not shown."""
+    done = _chat(parrot[1], tmp_path, "hello\n", "--key", key)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The key holds a character")
+    assert key not in done.stderr
 
 
 @pytest.mark.parametrize(

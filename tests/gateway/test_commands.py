@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from interlace.config import ModelSettings, Settings
-from interlace.gateway.commands import _pull_missing
+from interlace.gateway.commands import _pull_missing, config_check_command
 from interlace.gateway.serve import _instructions
 from interlace.models import SuggestedSampling, resolve
 from interlace.models.catalogue import CatalogueEntry, CatalogueSource
@@ -24,7 +24,7 @@ def test_a_model_pulled_just_now_is_served_as_at_the_next_start(
     file = tiny_llama_gguf(tmp_path / "origin.gguf")
     suggested = SuggestedSampling(temperature=0.2, top_p=0.9)
     entry = CatalogueEntry("tiny", "llama", "MIT", (CatalogueSource(str(file), 0, {}),), suggested)
-    monkeypatch.setattr(import_module("interlace.models.pull"), "catalogue", lambda: {"tiny": entry})
+    monkeypatch.setattr(import_module("interlace.models.pulling"), "catalogue", lambda: {"tiny": entry})
     settings = Settings(home=tmp_path / "home", models=(ModelSettings("m", "tiny"),))
     first, second = _pull_missing(settings), _pull_missing(settings)
     assert first == second
@@ -47,3 +47,25 @@ def test_the_line_to_paste_carries_the_key_wherever_it_is_kept(
     )
     assert "Authorization: Bearer sk-il-secret\n" in pasted.stdout
     assert pasted.stderr == ""
+
+
+def test_config_check_finds_the_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint that `serve` could neither find nor pull is a mistake with a line, not "good"."""
+    tiny_llama_gguf(tmp_path / "here.gguf")
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    file = tmp_path / "interlace.yaml"
+    good = ("./here.gguf", "smollm2-135m-instruct", "hf:org/name")
+    bad = {"./not-here": "does not exist", "./broken.gguf": "sound GGUF", "nope": "catalogue", "hf:name": "Hub source"}
+    checkpoints = [*good, *bad]
+    lines = [f"  - name: m{number}\n    checkpoint: '{each}'\n" for number, each in enumerate(checkpoints)]
+    env = {"INTERLACE_HOME": str(tmp_path)}
+    file.write_text("models:\n" + "".join(lines))
+    assert config_check_command(file, env=env) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == len(bad)
+    for number, (line, words) in enumerate(zip(shown, bad.values(), strict=True), len(good)):
+        assert line.startswith(f"{file}:{2 * number + 3}: models[{number}].checkpoint: ")
+        assert words in line
+        assert "Name one of the store" in line
+    file.write_text("models:\n" + "".join(lines[: len(good)]))
+    assert config_check_command(file, env=env) == 0

@@ -1,6 +1,7 @@
 """The command `interlace` as a process: exit codes, streams, and errors as one clear line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,32 @@ def test_a_home_that_cannot_be_written_stops_serve_in_words(tmp_path: Path) -> N
     assert done.stderr == f"interlace: {tmp_path / 'file'}: File exists.\n"
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [("checkpoints", "list"), ("checkpoints", "show", "tiny"), ("config", "check")])
+def test_a_reader_who_leaves_is_no_error(tmp_path: Path, words: tuple[str, ...], unbuffered: str) -> None:
+    """`interlace checkpoints list | true` says nothing, least of all that something is wrong with the store."""
+    pull(str(tiny_llama_gguf(tmp_path / "tiny.gguf")), tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*COMMAND, *words], env=environment(tmp_path) | {"PYTHONUNBUFFERED": unbuffered}, cwd=tmp_path,
+        stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_terminal_without_the_letter_gets_another(tmp_path: Path) -> None:
+    """Where the terminal's encoding lacks a letter, a question mark stands for it; the command does its work."""
+    (tmp_path / "\u043c\u043e\u0439.yaml").write_text("port: 1\n")
+    done = subprocess.run(
+        [*COMMAND, "config", "check", "\u043c\u043e\u0439.yaml"],
+        env=environment(tmp_path) | {"PYTHONIOENCODING": "latin-1"}, cwd=tmp_path, capture_output=True, check=False,
+        timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"???.yaml is good\n")
+
+
 def test_names_are_never_cut(tmp_path: Path) -> None:
     """Tables go to pipes and narrow terminals whole: their names are there to be copied."""
     name = "a-model-with-a-rather-long-name-" * 3
@@ -136,7 +163,7 @@ def test_names_are_never_cut(tmp_path: Path) -> None:
     config.write_text(f"port: {free_port()}\nmodels:\n  - {{name: {name}, checkpoint: /some/where/{name}}}\n")
     done = _run(tmp_path, "models")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[1].split() == [name, "not", "running", f"/some/where/{name}"]
+    assert done.stdout.splitlines()[1].split() == [name, "not", "running", "local", f"/some/where/{name}"]
 
 
 def test_models_asks_the_server_it_is_told_of(tmp_path: Path) -> None:

@@ -14,8 +14,12 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 HEAVY = (
     "openvino", "torch", "transformers", "tokenizers", "llguidance", "huggingface_hub", "gguf", "numpy", "safetensors",
+    "aiohttp",
 )  # fmt: skip
-ROOMS = ("cli", "config", "engines", "engines.host", "engines.local", "errors", "gateway", "ledger", "models", "safety")
+ROOMS = (
+    "cli", "config", "engines", "engines.host", "engines.local", "engines.remote", "errors", "gateway", "ledger",
+    "models", "safety",
+)  # fmt: skip
 
 
 def _modules() -> list[str]:

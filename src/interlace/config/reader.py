@@ -8,23 +8,19 @@ checks; the dataclasses are built at the end.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, NoneType
-from typing import Any, get_args, get_origin, get_type_hints
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from types import MappingProxyType
+from typing import Any, get_args, get_origin
 
-import regex
 import yaml
 
 from interlace.config.settings import DEFAULT_MODEL, ModelSettings, PlanSettings, PriceSettings, Settings
+from interlace.config.values import KINDS, Wrong, close_to, hints_of, parse, shown
 from interlace.errors import ConfigError
-from interlace.money import Micros, Nanos, parse_moment, parse_usd
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -40,17 +36,7 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 )
 """Which variable sets which setting. `INTERLACE_CONFIG` names the file, `INTERLACE_API_KEY` the key; they are apart."""
 
-_UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "kib": 1 << 10, "m": 10**6, "mb": 10**6, "mib": 1 << 20}
-_UNITS |= {"g": 10**9, "gb": 10**9, "gib": 1 << 30, "t": 10**12, "tb": 10**12, "tib": 1 << 40}
-_KINDS: Mapping[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    Path: "a path",
-    Nanos: "an amount of dollars",
-    Micros: "a date or time",
-}
+_KEY_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})\}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 
 
@@ -69,6 +55,10 @@ class Problem:
         return f"{place}: {self.where}: {self.problem}. {self.mend}"
 
 
+Faults = Callable[[Settings], Iterable[tuple[str, str, str]]]
+"""Settings → the setting's dotted path, what is wrong with it, and the mend, of each problem."""
+
+
 @dataclass(frozen=True, slots=True)
 class SettingDoc:
     """One line of the settings reference."""
@@ -78,14 +68,6 @@ class SettingDoc:
     default: str
     doc: str
     environment: str | None
-
-
-class _Wrong(Exception):
-    """A value that cannot be what the setting wants: the problem and its mend."""
-
-    def __init__(self, problem: str, mend: str) -> None:
-        super().__init__(problem)
-        self.problem, self.mend = problem, mend
 
 
 # --- the front ---------------------------------------------------------------------------------------------------
@@ -105,24 +87,35 @@ def load_settings(
     path: Path | None = None,
     env: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    need_keys: bool = True,
 ) -> Settings:
     """Settings from file, then environment, then `overrides` (dotted path → value; None is no override).
 
-    Raises `ConfigError` whose message lists every problem, one a line.
+    Raises `ConfigError` whose message lists every problem, one a line. A missing provider's key is one unless
+    `need_keys` is False, as for commands that only ask a running server.
     """
     env = os.environ if env is None else env
-    reader = _Reader()
+    reader = _Reader(need_keys=need_keys)
     settings = reader.settings(find_config(path, env), env, overrides or {})
     if reader.problems:
         raise ConfigError("\n".join(str(problem) for problem in reader.problems))
     return settings
 
 
-def check_config(path: Path | None = None, env: Mapping[str, str] | None = None) -> list[Problem]:
-    """Every problem of the file and the environment, in the order of the file."""
+def check_config(
+    path: Path | None = None, env: Mapping[str, str] | None = None, faults: Faults | None = None
+) -> list[Problem]:
+    """Every problem of the file and the environment, in the order of the file.
+
+    `faults` is what other rooms find wrong with settings that are sound in form.
+    """
     env = os.environ if env is None else env
     reader = _Reader()
-    reader.settings(find_config(path, env), env, {})
+    settings = reader.settings(find_config(path, env), env, {})
+    if faults is not None and not reader.problems:
+        for where, problem, mend in faults(settings):
+            reader.problems.append(Problem(reader.file, reader.lines.get(where, 0), where, problem, mend))
     return sorted(reader.problems, key=lambda problem: (problem.file, problem.line))
 
 
@@ -135,15 +128,18 @@ def settings_reference() -> list[SettingDoc]:
 
 
 class _Reader:
-    """One load: collects values as nested dictionaries and problems as a list."""
+    """One load: collects values as nested dictionaries, problems as a list, and the line of each value."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, need_keys: bool = True) -> None:
         self.problems: list[Problem] = []
+        self.lines: dict[str, int] = {}  # of each value, by its path
         self.file = ""
-        self._lines: dict[str, int] = {}  # of each value, by its path
+        self.env: Mapping[str, str] = {}
+        self.need_keys = need_keys
 
     def settings(self, path: Path | None, env: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
         values: dict[str, Any] = {}
+        self.env = env
         if path is not None:
             self.file = str(path)
             node = self._compose(path)
@@ -187,39 +183,60 @@ class _Reader:
             self._add(_line(node), where or "the file", "is not a mapping", "Write `key: value` lines")
             return {}
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        hints = _hints(cls)
+        hints = hints_of(cls)
         values: dict[str, Any] = {}
+        lines: dict[str, int] = {}
         for key_node, value_node in () if empty else node.value:
             key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a key that is no text"
             path = f"{where}.{key}" if where else key
             if key not in fields:
-                self._add(_line(key_node), _shown(path), "is no setting", _did_you_mean(key, fields))
+                self._add(_line(key_node), shown(path), "is no setting", _did_you_mean(key, fields))
             elif key in values:
                 self._add(_line(key_node), path, "is given twice", "Remove one of them")
             else:
                 values[key] = self._value(value_node, hints[key], fields[key], path)
+                lines[key] = _line(key_node)
+        engine = str(values.get("engine") or "local")
         for name, field in fields.items():
-            if _required(field) and name not in values:
+            only = field.metadata["only"] if values.get("engine", "local") is not None else ""  # else told already
+            if name in values and only not in ("", engine):
+                mend = f"Remove the line, or write `engine: {only}`"
+                self._add(lines[name], f"{where}.{name}", f"is no setting of engine {engine} but of {only}", mend)
+            elif name not in values and (_required(field) or (field.metadata["required"] and only == engine)):
                 self._add(_line(node), f"{where}.{name}", "is missing", f"Add `{name}:`. {field.metadata['doc']}")
         return values
 
     def _value(self, node: yaml.Node, hint: Any, field: dataclasses.Field[Any], where: str) -> Any:
-        self._lines[where] = _line(node)
+        self.lines[where] = _line(node)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             return self._mapping(node, hint, where)
         if get_origin(hint) is tuple:
             return self._list(node, get_args(hint)[0], field, where)
         if not isinstance(node, yaml.ScalarNode) or node.tag.endswith(":null"):
-            self._add(_line(node), where, f"is not {_KINDS[hint]}", "Write one value on the line")
+            self._add(_line(node), where, f"is not {KINDS[hint]}", "Write one value on the line")
             return None
         try:
+            if field.name == "api_key" and hint is str and not field.metadata["choices"]:
+                return self._key_reference(node.value)
             quoted = node.tag.endswith(":str") or node.style is not None or field.metadata["choices"]  # `off` is a word
             if hint is str and not quoted:
-                raise _Wrong(f"is not text but `{_shown(node.value)}`", f'Put it in quotes: "{_shown(node.value)}"')
-            return _parse(node.value, hint, field)
-        except _Wrong as wrong:
+                raise Wrong(f"is not text but `{shown(node.value)}`", f'Put it in quotes: "{shown(node.value)}"')
+            return parse(node.value, hint, field)
+        except Wrong as wrong:
             self._add(_line(node), where, wrong.problem, wrong.mend)
             return None
+
+    def _key_reference(self, text: str) -> str:
+        """`${NAME}` of a variable that is set. The text is never shown: it may be a key, written where none belongs."""
+        found = _KEY_REFERENCE.fullmatch(text)
+        if found is None:
+            raise Wrong(
+                "is not written as ${NAME}",
+                "Put the key into an environment variable and name that: api_key: ${OPENAI_API_KEY}",
+            )
+        if self.need_keys and not self.env.get(found[1], "").strip():
+            raise Wrong(f"the environment variable {found[1]} is not set", f"Set it: export {found[1]}=...")
+        return text
 
     def _list(self, node: yaml.Node, hint: Any, field: dataclasses.Field[Any], where: str) -> tuple[Any, ...]:
         if not isinstance(node, yaml.SequenceNode):
@@ -238,19 +255,19 @@ class _Reader:
             name = entry.get("name")
             if name in seen:
                 mend = f"Give each {what} its own name"
-                self._add(_line(item), where, f"the name {_shown(repr(name))} is given twice", mend)
+                self._add(_line(item), where, f"the name {shown(repr(name))} is given twice", mend)
             if isinstance(name, str):
                 seen.add(name)
                 if not _NAME.fullmatch(name):
                     mend = "Use letters, digits and . _ - : / @, at most 128, a letter or digit first"
-                    self._add(_line(item), where, f"{_shown(repr(name))} cannot be a {what}'s name", mend)
+                    self._add(_line(item), where, f"{shown(repr(name))} cannot be a {what}'s name", mend)
 
     def _check_prices(self, node: yaml.Node, prices: tuple[dict[str, Any], ...], where: str) -> None:
         seen: set[tuple[Any, Any]] = set()
         for item, price in zip(node.value, prices, strict=True):
             entry = price.get("model"), price.get("since")
             if entry in seen:
-                self._add(_line(item), where, f"two prices of {_shown(str(entry[0]))} begin together", "Remove one")
+                self._add(_line(item), where, f"two prices of {shown(str(entry[0]))} begin together", "Remove one")
             seen.add(entry)
             amounts = price.get("usd_per_million", {})
             if amounts.get("prompt") is None and amounts.get("embedding") is None:
@@ -265,138 +282,25 @@ class _Reader:
             named += [(f"plans[{i}].models[{j}]", name) for j, name in enumerate(plan.get("models", ()))]
         for where, name in named:
             if isinstance(name, str) and name not in served:
-                close = _close(name, served) or f" Served are: {_shown(', '.join(served))}"
-                problem = f"names {_shown(repr(name))}, which is not among the models"
-                self._add(self._lines[where], where, problem, close.strip())
+                close = close_to(name, served) or f" Served are: {shown(', '.join(served))}"
+                problem = f"names {shown(repr(name))}, which is not among the models"
+                self._add(self.lines[where], where, problem, close.strip())
 
     def _put(self, values: dict[str, Any], setting: str, text: str, source: str) -> None:
         """Set the dotted `setting` from text, checked like a value of the file."""
         cls: Any = Settings
         *parents, name = setting.split(".")
         for parent in parents:
-            cls = _hints(cls)[parent]
+            cls = hints_of(cls)[parent]
             values = values.setdefault(parent, {})
         field = next(field for field in dataclasses.fields(cls) if field.name == name)
         try:
-            values[name] = _parse(text, _hints(cls)[name], field)
-        except _Wrong as wrong:
+            values[name] = parse(text, hints_of(cls)[name], field)
+        except Wrong as wrong:
             self.problems.append(Problem(source, 0, setting, wrong.problem, wrong.mend))
 
     def _add(self, line: int, where: str, problem: str, mend: str) -> None:
         self.problems.append(Problem(self.file, line, where, problem, mend))
-
-
-# --- values ------------------------------------------------------------------------------------------------------
-
-
-def _parse(text: str, hint: Any, field: dataclasses.Field[Any]) -> Any:
-    """The value of one setting from its text; raises `_Wrong`."""
-    value: Any
-    if hint is bool:
-        value = _boolean(text)
-    elif hint is int:
-        value = _size(text) if field.name.endswith("_bytes") else _number(text, int)
-    elif hint is float:
-        value = _number(text, float)
-    elif hint is Path:
-        value = _path(text)
-    elif hint is Nanos:
-        value = _said(parse_usd, text)
-    elif hint is Micros:
-        value = _said(parse_moment, text)
-    elif field.name == "time_zone":
-        value = _zone(text)
-    elif field.name == "checkpoint" and text.startswith("~"):
-        value = str(_path(text))
-    elif field.name == "deny":
-        value = _pattern(text)
-    else:
-        value = _nonempty(text)
-    _within(value, field)
-    return value
-
-
-def _boolean(text: str) -> bool:
-    word = text.strip().lower()
-    if word in {"true", "yes", "on", "1"}:
-        return True
-    if word in {"false", "no", "off", "0"}:
-        return False
-    raise _Wrong(f"is not true or false but {_shown(repr(text))}", "Write true or false")
-
-
-def _number(text: str, kind: type[int | float]) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        raise _Wrong(f"is not {_KINDS[kind]} but {_shown(repr(text))}", f"Write {_KINDS[kind]}") from None
-    if not math.isfinite(value):
-        raise _Wrong(f"is not a finite number but {_shown(repr(text))}", "Write a finite number")
-    return value
-
-
-def _size(text: str) -> int:
-    found = re.fullmatch(r"\s*(\d{1,18})(?:\.(\d{1,6}))?\s*([A-Za-z]*)\s*", text)
-    unit = _UNITS.get(found[3].lower()) if found else None
-    if found is None or unit is None:
-        raise _Wrong(f"is not a size but {_shown(repr(text))}", "Write bytes or a size such as 512MiB or 2GiB")
-    fraction = found[2] or ""
-    scale: int = 10 ** len(fraction)
-    return int(found[1] + fraction) * unit // scale
-
-
-def _said(parse: Callable[[str], int], text: str) -> int:
-    """What `parse` makes of the text; its `ValueError` says "problem; mend"."""
-    try:
-        return parse(text)
-    except ValueError as error:
-        problem, _, mend = str(error).partition("; ")
-        raise _Wrong(f"{problem}: {_shown(repr(text))}", mend[:1].upper() + mend[1:]) from None
-
-
-def _zone(text: str) -> str:
-    try:
-        ZoneInfo(text)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise _Wrong(f"is no time zone: {_shown(repr(text))}", "Write a name such as UTC or Africa/Nairobi") from None
-    return text
-
-
-def _nonempty(text: str) -> str:
-    if not text.strip():
-        raise _Wrong("is empty", "Write a value or remove the line")
-    if "\0" in text:
-        raise _Wrong("holds a NUL character", "Remove it")
-    return text
-
-
-def _path(text: str) -> Path:
-    try:
-        return Path(_nonempty(text)).expanduser()
-    except RuntimeError:
-        raise _Wrong(f"names the home folder of nobody known: {_shown(repr(text))}", "Write the whole path") from None
-
-
-def _pattern(text: str) -> str:
-    try:
-        pattern = regex.compile(text)
-    except (regex.error, OverflowError, RecursionError) as error:
-        raise _Wrong(
-            f"is not a regular expression: {error}", "Mind brackets and backslashes; quote it with '...'"
-        ) from None
-    if pattern.search(""):
-        raise _Wrong("matches empty text, so it would refuse everything", "Make it need at least one character")
-    return text
-
-
-def _within(value: Any, field: dataclasses.Field[Any]) -> None:
-    minimum, maximum, choices = (field.metadata[name] for name in ("minimum", "maximum", "choices"))
-    if choices and value not in choices:
-        raise _Wrong(f"is {_shown(repr(value))}", f"Use one of {', '.join(choices)}.{_close(str(value), choices)}")
-    if minimum is not None and value < minimum:
-        raise _Wrong(f"is {value}, which is too little", f"Use {minimum} or more")
-    if maximum is not None and value > maximum:
-        raise _Wrong(f"is {value}, which is too much", f"Use {maximum} or less")
 
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
@@ -409,17 +313,8 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
             model["checkpoint"] = str((folder / Path(checkpoint)).absolute())
 
 
-def _hints(cls: Any) -> dict[str, Any]:
-    """The types of a dataclass' fields; of one that may be left out, the type it has when given."""
-    found: dict[str, Any] = {}
-    for name, hint in get_type_hints(cls).items():
-        some = [each for each in get_args(hint) if each is not NoneType]
-        found[name] = some[0] if NoneType in get_args(hint) else hint
-    return found
-
-
 def _build(cls: Any, values: Mapping[str, Any]) -> Any:
-    hints = _hints(cls)
+    hints = hints_of(cls)
     return cls(**{name: _built(hints[name], value) for name, value in values.items()})
 
 
@@ -434,12 +329,6 @@ def _built(hint: Any, value: Any) -> Any:
 # --- words -------------------------------------------------------------------------------------------------------
 
 
-def _shown(text: str) -> str:
-    """A piece of the file for a message: one line of bounded length."""
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:120])
-    return plain if len(text) <= 120 else plain + " ..."
-
-
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
@@ -449,16 +338,11 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _did_you_mean(key: str, names: Mapping[str, Any]) -> str:
-    return _close(key, names).strip() or f"Settings here: {', '.join(names)}"
-
-
-def _close(word: str, words: Any) -> str:
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f" Did you mean `{close[0]}`?" if close else ""
+    return close_to(key, names).strip() or f"Settings here: {', '.join(names)}"
 
 
 def _reference(cls: Any, where: str) -> Iterator[SettingDoc]:
-    hints = _hints(cls)
+    hints = hints_of(cls)
     variables = {path: name for name, path in ENVIRONMENT.items()}
     for field in dataclasses.fields(cls):
         path, hint = f"{where}{field.name}", hints[field.name]
@@ -473,11 +357,12 @@ def _reference(cls: Any, where: str) -> Iterator[SettingDoc]:
 
 def _documented(path: str, hint: Any, field: dataclasses.Field[Any], variable: str | None) -> SettingDoc:
     choices = field.metadata["choices"]
-    kind = " | ".join(choices) if choices else _KINDS.get(hint, "a list of texts")
+    kind = " | ".join(choices) if choices else KINDS.get(hint, "a list of texts")
     if field.default_factory is not dataclasses.MISSING:
         default = "~/.interlace"
     elif field.default is None:
         default = "none"
     else:
-        default = "required" if _required(field) else str(field.default)
-    return SettingDoc(path, kind, default, field.metadata["doc"], variable)
+        default = "required" if _required(field) or field.metadata["required"] else str(field.default)
+    only = f" (engine {field.metadata['only']})" if field.metadata["only"] else ""
+    return SettingDoc(path, kind, default, field.metadata["doc"] + only, variable)

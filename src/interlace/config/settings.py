@@ -26,9 +26,15 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: Sequence[str] = (),
+    only: str = "",
+    required: bool = False,
 ) -> Any:
-    """A dataclass field that carries its documentation, bounds and choices for the reader."""
+    """A dataclass field that carries its documentation, bounds and choices for the reader.
+
+    `only` names the engine of a model that the field belongs to; with it, `required` means: by that engine.
+    """
     metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": tuple(choices)}
+    metadata |= {"only": only, "required": required}
     if factory is not MISSING:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -36,32 +42,97 @@ def setting(
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """One served model. `cache_bytes` caps the KV cache; `threads` 0 means one per physical core."""
+    """One served model. `cache_bytes` caps the KV cache; `threads` 0 means one per physical core.
+
+    `api_key` is a reference such as `${OPENAI_API_KEY}`: the key itself stays in the environment and is read when the
+    engine is made, so that settings can be shown, logged and sent to an engine host.
+    """
 
     name: str = setting("The public name callers put into `model`.")
     checkpoint: str = setting(
-        "A name in the store (`interlace checkpoints list`), or a path that starts with / ./ or ~."
+        "A name in the store (`interlace checkpoints list`), or a path that starts with / ./ or ~.",
+        "",
+        only="local",
+        required=True,
     )
-    engine: str = setting("What runs it.", "local", choices=("local",))
+    engine: str = setting(
+        "What runs it: this machine (local), or a server that speaks OpenAI's API (openai).",
+        "local",
+        choices=("local", "openai"),
+    )
     precision: str = setting(
-        "Arithmetic and weights: as in the file, or converted.", "file", choices=("file", "f32", "bf16", "int8")
+        "Arithmetic and weights: as in the file, or converted.",
+        "file",
+        choices=("file", "f32", "bf16", "int8"),
+        only="local",
     )
     sampling: str = setting(
         "What fills temperature, top_p, ... that a caller leaves out: what the model's makers suggest, or OpenAI's "
         "defaults (temperature 1).",
         "model",
         choices=("model", "openai"),
+        only="local",
     )
-    cache_bytes: int = setting("Cap of the KV cache; sizes such as 512MiB are understood.", 1 << 30, minimum=1 << 20)
-    context_length: int = setting("Longest prompt plus answer in tokens; 0: what the checkpoint says.", 0, minimum=0)
-    max_sequences: int = setting("Sequences that run at once.", 64, minimum=1, maximum=4096)
-    max_waiting: int = setting("Sequences queued in the engine before callers get 429.", 256, minimum=0)
+    cache_bytes: int = setting(
+        "Cap of the KV cache; sizes such as 512MiB are understood.", 1 << 30, minimum=1 << 20, only="local"
+    )
+    context_length: int = setting(
+        "Longest prompt plus answer in tokens; 0: what the checkpoint says, or not known.", 0, minimum=0
+    )
+    max_sequences: int = setting("Sequences that run at once.", 64, minimum=1, maximum=4096, only="local")
+    max_waiting: int = setting("Sequences queued in the engine before callers get 429.", 256, minimum=0, only="local")
     step_tokens: int = setting(
         "Token budget of one step, prefill and decode together; four times as much while nobody is being answered.",
         256,
         minimum=1,
+        only="local",
     )
-    threads: int = setting("Threads of the engine; 0: one per physical core.", 0, minimum=0, maximum=1024)
+    threads: int = setting("Threads of the engine; 0: one per physical core.", 0, minimum=0, maximum=1024, only="local")
+    base_url: str = setting(
+        "Where the server's API begins, such as https://api.openai.com/v1.", "", only="openai", required=True
+    )
+    model: str = setting("What the server calls the model.", "", only="openai", required=True)
+    api_key: str = setting(
+        "The environment variable that holds the server's key, written `${NAME}`; left out: none is sent.",
+        "",
+        only="openai",
+    )
+    embeds: bool = setting("It makes embeddings, not text.", False, only="openai")
+    dimensions: int = setting(
+        "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only="openai"
+    )
+    stream: bool = setting(
+        "Answers are streamed from the server, so that one can be stopped; false for a server that cannot.",
+        True,
+        only="openai",
+    )
+    extensions: bool = setting(
+        "The server knows vLLM's fields beyond OpenAI's: top_k, min_p, repetition_penalty, ignore_eos, "
+        "structured_outputs. Otherwise a request with one of them is refused.",
+        False,
+        only="openai",
+    )
+    max_tokens_field: str = setting(
+        "What the server calls the longest answer; newer models of OpenAI want max_completion_tokens.",
+        "max_tokens",
+        choices=("max_tokens", "max_completion_tokens"),
+        only="openai",
+    )
+    connections: int = setting(
+        "Connections to the server at once; further requests wait for one.",
+        256,
+        minimum=1,
+        maximum=65536,
+        only="openai",
+    )
+    connect_seconds: float = setting("Longest wait for a connection.", 10.0, minimum=0.01, only="openai")
+    first_token_seconds: float = setting(
+        "Longest wait for the first token, with `stream`.", 300.0, minimum=0.01, only="openai"
+    )
+    between_tokens_seconds: float = setting(
+        "Longest wait from one token to the next, with `stream`.", 60.0, minimum=0.01, only="openai"
+    )
+    total_seconds: float = setting("Longest time a whole answer may take.", 1800.0, minimum=0.01, only="openai")
 
 
 _SECRET_ACTIONS = ("off", "mask", "refuse")

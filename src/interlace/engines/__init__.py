@@ -1,6 +1,7 @@
-"""Where tokens come from: one `Engine` protocol, and the local engine behind its host."""
+"""Where tokens come from: one `Engine` protocol, the local engine behind its host, and engines on other servers."""
 
 from interlace.engines.host import HostedEngine, RestartPolicy
+from interlace.engines.remote import RemoteEngine
 from interlace.engines.types import (
     Capabilities,
     Delta,
@@ -34,6 +35,7 @@ __all__ = [
     "HostedEngine",
     "Message",
     "OutputRule",
+    "RemoteEngine",
     "RestartPolicy",
     "Sampling",
     "Started",

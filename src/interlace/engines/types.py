@@ -57,10 +57,14 @@ class OutputRule(Struct, frozen=True):
 
     `json_object`: any JSON object (`rule` unused); `json_schema`: `rule` is the schema as JSON text;
     `regex`: a regular expression the whole output matches; `grammar`: a Lark grammar as llguidance reads it.
+    The rest is for providers that ask for it: what a schema is called, and whether it must hold (here it always does).
     """
 
     kind: Literal["json_object", "json_schema", "regex", "grammar"]
     rule: str = ""
+    name: str = "answer"
+    description: str = ""
+    strict: bool = True
 
 
 class Sampling(Struct, frozen=True):
@@ -114,7 +118,8 @@ class EmbedRequest(Struct, frozen=True):
 
 
 class TopLogprob(Struct, frozen=True):
-    """A token that could have been chosen; `logprob` is natural-log, before any penalty, bias or temperature."""
+    """A token that could have been chosen; `logprob` is natural-log, before any penalty, bias or temperature. `id` -1:
+    a provider did not tell it."""
 
     id: int
     bytes: builtins.bytes
@@ -150,7 +155,7 @@ class Started(Struct, frozen=True, tag="started"):
     cached_tokens: int = 0
     prompt_text: str | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    estimated: bool = False  # as in `Usage`
+    estimated: bool = False
 
 
 class Delta(Struct, frozen=True, tag="delta"):
@@ -185,12 +190,12 @@ Event = Started | Delta | Usage
 
 
 class Embeddings(Struct, frozen=True, tag="embeddings"):
-    """One row per input, little-endian float32 bytes, all of `dimensions` numbers."""
+    """One row per input, little-endian float32 bytes, all of `dimensions` numbers. `estimated` as in `Usage`."""
 
     rows: tuple[bytes, ...]
     dimensions: int
     prompt_tokens: int
-    estimated: bool = False  # as in `Usage`
+    estimated: bool = False
 
 
 # --- the engine ------------------------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ class Health(Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """Where tokens come from: a local engine behind its host, or (later) a remote provider.
+    """Where tokens come from: a local engine behind its host, or a remote provider.
 
     Errors are `InterlaceError`s: `InvalidRequest` for the caller's fault, `Overloaded` when the queue is full,
     `EngineUnavailable` before it is ready, `EngineFailed` when it dies underneath. Any of them may come out of the

@@ -90,6 +90,9 @@ class Server:
 
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
+        key = (key or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ChatError("The key holds a character that no key has. (Name a key with --key or INTERLACE_API_KEY.)")
         headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
             parts = urlsplit(self.url)
@@ -217,7 +220,7 @@ def chat_command(
     """
     server = Server.reached_as(url, key, home, env)
     try:
-        conversation = Conversation(_choose(server, model), system, options=options)
+        conversation = Conversation(_choose(server, model), _readable(system) if system else None, options=options)
         _wait_until_loaded(server, conversation.model)
         if sys.stdin.isatty():
             return _interactive(server, conversation)
@@ -321,7 +324,7 @@ def _piped(server: Server, conversation: Conversation) -> int:
 
 def _take(server: Server, conversation: Conversation, line: str) -> None:
     """Do what one line of input says: a command, a question, or nothing."""
-    line = line.strip()
+    line = _readable(line).strip()
     if line.startswith("/"):
         _obey(server, conversation, line)
     elif line:
@@ -392,6 +395,12 @@ def _save(conversation: Conversation, name: str) -> None:
     except OSError as error:
         raise ChatError(f"{name} cannot be written: {error.strerror}") from error
     _say(f"(saved to {name})")
+
+
+def _readable(text: str) -> str:
+    """`text` with bytes that the terminal's encoding could not read taken as UTF-8, and as U+FFFD where they are not:
+    Python keeps them as lone surrogates, which no request can carry."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _printable(text: str) -> str:

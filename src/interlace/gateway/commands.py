@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def config_check_command(path: Path | None = None, *, env: Mapping[str, str] | N
     """`interlace config check`: one line per problem on standard output; exit code 1 when there is any."""
     env = os.environ if env is None else env
     found = find_config(path, env)
-    problems = check_config(path, env)
+    problems = check_config(path, env, _checkpoint_faults)
     for problem in problems:
         print(problem)
     if not problems:
@@ -68,7 +68,7 @@ def models_command(
     """
     env = os.environ if env is None else env
     try:
-        settings = load_settings(config, env, {"home": home})
+        settings = load_settings(config, env, {"home": home}, need_keys=False)
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2
@@ -90,7 +90,7 @@ def _pull_missing(settings: Settings) -> Settings:
     reasons: list[str] = []
     for model in settings.models:
         try:
-            present.append(_present(model, settings.home))
+            present.append(_present(model, settings.home) if model.engine == "local" else model)
         except CheckpointError as error:
             present.append(model)
             reasons.append(f"{model.name}: {error.message}")
@@ -101,6 +101,29 @@ def _pull_missing(settings: Settings) -> Settings:
     return dataclasses.replace(settings, models=tuple(present))
 
 
+def _checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Of each checkpoint that `serve` could neither find nor pull: its setting, the problem, the mend."""
+    from interlace import models
+
+    mend = "Name one of the store or the catalogue, hf:ORG/NAME, or a path that starts with / ./ or ~"
+    for number, model in enumerate(settings.models):
+        if model.engine != "local":
+            continue
+        try:
+            try:
+                models.resolve(model.checkpoint, settings.home)
+            except CheckpointError:
+                if _is_path(model.checkpoint):
+                    raise
+                models.check_source(model.checkpoint)
+        except CheckpointError as error:
+            yield f"models[{number}].checkpoint", error.message.removesuffix("."), mend
+
+
+def _is_path(checkpoint: str) -> bool:
+    return checkpoint.startswith(("/", ".", "~"))
+
+
 def _present(model: ModelSettings, home: Path) -> ModelSettings:
     from interlace import models
     from interlace.models.bars import progress_for_people
@@ -109,7 +132,7 @@ def _present(model: ModelSettings, home: Path) -> ModelSettings:
         models.resolve(model.checkpoint, home)
         return model
     except CheckpointError:
-        if model.checkpoint.startswith(("/", ".", "~")):
+        if _is_path(model.checkpoint):
             raise  # a path that is not there, or holds nothing we can serve, cannot be pulled
     with progress_for_people() as progress:
         pulled = models.pull(model.checkpoint, home, progress=progress)
@@ -131,16 +154,21 @@ def _served(settings: Settings, url: str | None, env: Mapping[str, str]) -> list
             print(f"interlace: {error.message}", file=sys.stderr)
     finally:
         server.close()
-    return [
-        {"id": model.name, "checkpoint": model.checkpoint, "engine": model.engine, "state": "not running"}
-        for model in settings.models
-    ]
+    return [_not_running(model) for model in settings.models]
+
+
+def _not_running(model: ModelSettings) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": model.name, "state": "not running", "engine": model.engine}
+    if model.engine == "local":
+        return {**row, "checkpoint": model.checkpoint}
+    return {**row, "context_length": model.context_length or None, "provider": f"{model.model} at {model.base_url}"}
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     from interlace.models import print_table
 
-    columns = ("id", "state", "kind", "context_length", "precision", "checkpoint")
-    shown = [column for column in columns if any(row.get(column) not in (None, "") for row in rows)]
+    columns = ("id", "state", "engine", "kind", "context_length", "precision", "checkpoint", "provider")
+    plain = (None, "", "local")  # where every model runs here, nobody needs to be told
+    shown = [column for column in columns if any(row.get(column) not in plain for row in rows)]
     cells = [[str(row.get(column) or "") for column in shown] for row in rows]
     print_table([column.replace("_", " ").upper() for column in shown], cells, right=("CONTEXT LENGTH",))

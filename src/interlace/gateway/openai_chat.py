@@ -354,4 +354,10 @@ def _output_rule(chat: ChatBody) -> OutputRule | None:
             param="response_format.json_schema.schema",
             code="missing_required_parameter",
         )
-    return OutputRule("json_schema", msgspec.json.encode(schema).decode())
+    return OutputRule(
+        "json_schema",
+        msgspec.json.encode(schema).decode(),
+        name=wanted.json_schema.name,
+        description=wanted.json_schema.description or "",
+        strict=bool(wanted.json_schema.strict),
+    )

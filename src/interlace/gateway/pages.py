@@ -82,7 +82,7 @@ class ModelPages:
     def __init__(self, pipeline: Pipeline, created: int, settings: Sequence[ModelSettings]) -> None:
         self._pipeline = pipeline
         self._created = created
-        self._checkpoints = {model.name: model.checkpoint for model in settings}
+        self._settings = {model.name: model for model in settings}
         self.all = Page(self._all)
         self.one = Page(self._one)
 
@@ -101,7 +101,7 @@ class ModelPages:
         return self._pipeline.ledger.authenticate(credential_of(scope))
 
     def _model(self, name: str) -> dict[str, Any]:
-        engine = self._pipeline.routes.engines[name]
+        engine, settings = self._pipeline.routes.engines[name], self._settings.get(name)
         try:
             can = engine.capabilities()
         except EngineUnavailable:
@@ -116,7 +116,8 @@ class ModelPages:
             "context_length": can.context_length or None,
             "dimensions": can.dimensions or None,
             "precision": can.precision or None,
-            "checkpoint": self._checkpoints.get(name),
+            "engine": None if settings is None else settings.engine,
+            "checkpoint": None if settings is None else settings.checkpoint or None,
         }
 
 

@@ -313,3 +313,4 @@ def input_texts(ask: Ask) -> Iterator[str]:
             yield msgspec.json.encode(tool.parameters).decode()
         if request.output is not None:
             yield request.output.rule
+            yield request.output.description

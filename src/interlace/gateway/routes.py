@@ -43,10 +43,10 @@ def ready_capabilities(engine: Engine) -> Capabilities:
     """What the engine can do; raises `EngineUnavailable`, saying when to come back, while it is not ready."""
     health = engine.health()
     if health.state != "ready":
-        detail = f" ({health.detail})" if health.detail else ""
+        if health.state == "failed":  # the reason, with its paths, is for the operator: it is in the log and /readyz
+            raise EngineUnavailable("The model could not be loaded. Whoever runs this server can see why in /readyz.")
         raise EngineUnavailable(
-            f"The model is {health.state}{detail}. Try again soon; /readyz says when.",
-            retry_after_seconds=2,
+            f"The model is {health.state}. Try again soon; /readyz says when.", retry_after_seconds=2
         )
     return engine.capabilities()
 
@@ -57,9 +57,8 @@ def check_fits(work: GenerateRequest | EmbedRequest, can: Capabilities, dimensio
         if not can.embed:
             raise InvalidRequest("This model makes no embeddings.", param="model", code="model_not_supported")
         if dimensions is not None and dimensions != can.dimensions:
-            raise InvalidRequest(
-                f"This model's embeddings have {can.dimensions} dimensions and cannot be shortened.", param="dimensions"
-            )
+            have = f"have {can.dimensions} dimensions and" if can.dimensions else "are as its provider makes them, and"
+            raise InvalidRequest(f"This model's embeddings {have} cannot be shortened.", param="dimensions")
         _check_ids((token for row in work.ids for token in row), can, "input")
         return
     if not can.generate:

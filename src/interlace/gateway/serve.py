@@ -66,7 +66,7 @@ def serve(
         contextlib.closing(open_registry(settings, env)) as registry,  # closed last: events are still being written
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        runner.run(_serve(registry, bound, build or build_engine, greeting))
+        runner.run(_serve(registry, bound, build or functools.partial(build_engine, env=env), greeting))
     return 0
 
 
@@ -85,8 +85,15 @@ def open_registry(settings: Settings, env: Mapping[str, str]) -> Registry:
     return registry
 
 
-def build_engine(model: ModelSettings, home: Path) -> StartingEngine:
-    """The engine that settings name; the one place that knows how engines are made."""
+def build_engine(model: ModelSettings, home: Path, env: Mapping[str, str] | None = None) -> StartingEngine:
+    """The engine that settings name; the one place that knows how engines are made. Providers' keys come from `env`.
+
+    Raises `ConfigError` when one is missing there.
+    """
+    if model.engine == "openai":
+        from interlace.engines.remote import RemoteEngine
+
+        return RemoteEngine(model, env)
     from interlace.engines.host import HostedEngine
 
     return HostedEngine(model, home)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from interlace.models.checkpoint import Checkpoint, Manifest, SuggestedSampling
     from interlace.models.lock import HeldLock, try_lock
     from interlace.models.metadata import gguf_metadata
-    from interlace.models.pull import pull
+    from interlace.models.pulling import pull
     from interlace.models.room import check_memory, memory_needed
     from interlace.models.store import (
         default_home,
@@ -38,6 +38,7 @@ _HOMES = {
     "SuggestedSampling": "checkpoint",
     "Weights": "weights",
     "check_memory": "room",
+    "check_source": "pulling",
     "check_tensors": "tensors",
     "default_home": "store",
     "dequantise": "weights",
@@ -49,7 +50,7 @@ _HOMES = {
     "memory_needed": "room",
     "open_weights": "weights",
     "print_table": "table",
-    "pull": "pull",
+    "pull": "pulling",
     "read_architecture": "architecture",
     "remove_checkpoint": "store",
     "resolve": "store",
@@ -68,6 +69,7 @@ __all__ = [
     "SuggestedSampling",
     "Weights",
     "check_memory",
+    "check_source",
     "check_tensors",
     "default_home",
     "dequantise",

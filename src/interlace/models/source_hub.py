@@ -27,7 +27,7 @@ def pull_hub(ref: HubRef, space: Space, progress: Progress) -> Origin:
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
     names = [safe_name(name) for name in _chosen(ref, list(siblings))]
     space.keep_only(names)
-    check_disk(space.root, sum(siblings[name].size or 0 for name in names) - _already(space))
+    check_disk(space.root, sum(siblings[name].size or 0 for name in names) - space.held_bytes())
     for name in names:
         fetch(_remote(ref, commit, siblings[name], space.digests.get(name)), space.files / name, space.parts, progress)
     return Origin(str(HubRef(ref.repo, commit, ref.file)), _licence(info))
@@ -67,17 +67,12 @@ def _in_words(error: Exception, ref: HubRef) -> SourceUnavailable | None:
 
 def _chosen(ref: HubRef, offered: list[str]) -> list[str]:
     if ref.file is None:
-        return choose(offered, f"hf:{ref.repo}")
+        return choose(offered, f"hf:{ref.repo}", lambda name: str(HubRef(ref.repo, ref.revision, name)))
     if ref.file not in offered:
         raise CheckpointError(f"hf:{ref.repo} has no file {ref.file}.")
     if not ref.file.endswith(".gguf"):
         raise CheckpointError(f"{ref.file} is not a GGUF file; only one of those can be taken alone.")
     return [ref.file]
-
-
-def _already(space: Space) -> int:
-    """Bytes an earlier try of this pull left in place."""
-    return sum(file.stat().st_size for folder in (space.files, space.parts) for file in folder.rglob("*"))
 
 
 def _remote(ref: HubRef, commit: str, sibling: Any, wanted_sha256: str | None) -> Remote:

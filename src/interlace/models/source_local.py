@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from interlace.errors import CheckpointError
-from interlace.models.files import CHUNK_BYTES, choose, inspect_file, safe_name
+from interlace.models.files import CHUNK_BYTES, choose, inspect_file, is_pickle_name, safe_name
 from interlace.models.progress import Progress
 from interlace.models.refs import PathRef
 from interlace.models.room import check_disk
@@ -17,7 +17,7 @@ from interlace.models.space import Origin, Space
 def pull_local(ref: PathRef, space: Space, progress: Progress) -> Origin:
     """Bring the files of a local checkpoint into `space`; symbolic links and pickles are refused by name."""
     if not ref.path.exists():
-        raise CheckpointError(f"{ref.path} does not exist.")
+        raise CheckpointError(f"{ref.path} does not exist.{ref.hint}")
     folder, names = _listed(ref.path)
     for name in names:
         inspect_file(folder / name, name)
@@ -36,6 +36,8 @@ def _listed(path: Path) -> tuple[Path, list[str]]:
         _refuse_link(path, path.name)
         if path.suffix == ".safetensors":
             raise CheckpointError(f"{path.name} alone is no checkpoint: pull the folder that has its config.json too.")
+        if path.suffix != ".gguf" and not is_pickle_name(path.name):  # those get their own words
+            raise CheckpointError(f"{path.name} is no checkpoint: give a file that ends with .gguf, or a folder.")
         return path.parent, [safe_name(path.name)]
     found = [
         entry.relative_to(path).as_posix()
@@ -43,7 +45,7 @@ def _listed(path: Path) -> tuple[Path, list[str]]:
         for entry in path.glob(pattern)
         if entry.is_symlink() or entry.is_file()
     ]
-    names = choose(found, str(path))
+    names = choose(found, str(path), lambda name: str(path / name))
     for name in names:
         _refuse_link(path / name, name)
         _refuse_link((path / name).parent, name)

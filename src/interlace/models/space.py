@@ -41,6 +41,10 @@ class Space:
         """The checkpoint's own files, each complete."""
         return self.ready / "files"
 
+    def held_bytes(self) -> int:
+        """How much earlier tries of this pull left in place."""
+        return sum(file.stat().st_size for place in (self.files, self.parts) for file in place.rglob("*"))
+
     def begin(self, source: str) -> None:
         """Make the folders; finished files of an earlier try are kept only when they came from the same `source`."""
         marker = self.root / "source"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from interlace.errors import CheckpointError
+from interlace.models.catalogue import catalogue
 from interlace.models.checkpoint import MANIFEST_NAME, Checkpoint, Manifest, read_manifest
 from interlace.models.describe import describe
 from interlace.models.files import sha256_of
@@ -65,10 +67,11 @@ def find_checkpoint(name: str, home: Path) -> Checkpoint | None:
 
 
 def get_checkpoint(name: str, home: Path) -> Checkpoint:
-    """The checkpoint of that name; CheckpointError says how to get it when it is not there."""
+    """The checkpoint of that name; CheckpointError says how to get it, or what to look at, when it is not there."""
     found = find_checkpoint(name, home)
     if found is None:
-        raise CheckpointError(f"There is no checkpoint {name} in {shelf(home)}. Get it with: interlace pull {name}")
+        mend = f"Get it with: interlace pull {name}" if name in catalogue() else "See: interlace checkpoints list"
+        raise CheckpointError(f"There is no checkpoint {name} in {shelf(home)}. {mend}")
     return found
 
 
@@ -125,18 +128,25 @@ def verify_checkpoint(name: str, home: Path) -> list[str]:
     return faults
 
 
-def remove_checkpoint(name: str, home: Path) -> None:
-    """Remove a checkpoint and what an unfinished pull of it left. It is gone at once, by one rename."""
-    with locked(lock_of(checked_name(name), home)):
+def remove_checkpoint(name: str, home: Path, waiting: Callable[[], None] = lambda: None) -> int:
+    """Remove a checkpoint and what an unfinished pull of it left, and return how many bytes are free again.
+
+    It is gone at once, by one rename. Calls `waiting` once when a pull of that name has to end first.
+    """
+    with locked(lock_of(checked_name(name), home), waiting):
         folder, staging = shelf(home) / name, staging_of(name, home)
         if not folder.exists() and not staging.exists():
             get_checkpoint(name, home)  # raises, in words
+        # Counted on disk: a checkpoint whose manifest is broken must be removable too.
+        left = [file for place in (folder, staging) for file in place.rglob("*") if not file.is_dir()]
+        freed = sum(file.lstat().st_size for file in left)
         if folder.exists():
             trash = staging.parent / f".removed-{uuid.uuid4().hex}"
             trash.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(trash)
         sweep(home)
         shutil.rmtree(staging, ignore_errors=True)
+        return freed
 
 
 def sweep(home: Path) -> None:

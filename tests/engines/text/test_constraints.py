@@ -46,6 +46,7 @@ def _takes(constraint: Constraint | None, tokenizer: Tokenizer, text: str) -> bo
         (_schema(_SCHEMA), '{\n  "x": 12\n}', '{"x": "12"}'),
         (_schema({"type": "array", "items": {"enum": ["a", 2]}, "maxItems": 2}), '["a", 2]', '["a", 2, 2]'),
         (_schema({"type": "string", "pattern": "^[a-c]{2,3}$"}), '"abc"', '"abcd"'),
+        (_schema({"type": "number", "multipleOf": 0.1, "minimum": 0, "maximum": 1}), "0.3", "0.35"),
         (OutputRule(kind="regex", rule=r"(yes|no)[.!]?"), "yes!", "maybe"),
         (OutputRule(kind="regex", rule=r"(a+)+b"), "aaab", "aaa"),
         (OutputRule(kind="grammar", rule='start: "a" NUMBER\nNUMBER: /[0-9]+/'), "a42", "a"),
@@ -162,9 +163,9 @@ _BROKEN = {
         _schema({"allOf": [{"anyOf": [{"properties": {f"p{i}{j}": {}}} for j in range(4)]} for i in range(10)]}),
         _SCHEMA_PARAM,
     ),
-    "broken regex": (OutputRule(kind="regex", rule="(a"), "regex"),
-    "look-ahead": (OutputRule(kind="regex", rule="(?=a)b"), "regex"),
-    "broken grammar": (OutputRule(kind="grammar", rule="start: nowhere"), "grammar"),
+    "broken regex": (OutputRule(kind="regex", rule="(a"), "structured_outputs.regex"),
+    "look-ahead": (OutputRule(kind="regex", rule="(?=a)b"), "structured_outputs.regex"),
+    "broken grammar": (OutputRule(kind="grammar", rule="start: nowhere"), "structured_outputs.grammar"),
 }
 
 
@@ -253,6 +254,25 @@ def test_compiling_beside_stepping(compiler: GrammarCompiler, smollm2: Tokenizer
 def test_the_last_check_sees_what_is_wrong_in_bounded_time(rule: OutputRule, text: str) -> None:
     """Cut output, patterns that backtrack for ever elsewhere, references to other machines, doubling schemas."""
     assert validate_output(rule, text) is not None
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (_schema({"type": "object", "additionalProperties": {"type": "integer"}}), '{"zebra": "zebra"}'),
+        (_schema({"enum": ["quartz"]}), '"zebra"'),
+        (_schema({"type": "string", "pattern": "quartz"}), '"zebra"'),
+        (_schema({"$ref": "#/quartz"}), '"zebra"'),
+        (OutputRule(kind="json_object"), '{"a": zebra}'),
+        (OutputRule(kind="regex", rule="quartz"), "zebra"),
+    ],
+)
+def test_the_last_check_quotes_neither_output_nor_rule(rule: OutputRule, text: str) -> None:
+    """What it says of a stream that failed is logged, and logs hold no text of prompts or answers."""
+    fault = validate_output(rule, text)
+    assert fault is not None
+    assert "zebra" not in fault
+    assert "quartz" not in fault
 
 
 def test_a_costly_schema_can_still_be_met() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,15 @@ def test_a_broken_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         load_tokenizer(tmp_path)
+
+
+def test_a_long_text_leaves_the_interpreter_to_others(smollm2: Tokenizer) -> None:
+    """While a million characters are read, other threads run: those of everybody's next token."""
+    turns, done = 0, threading.Event()
+    reading = threading.Thread(target=lambda: (smollm2.encode("word " * 200_000, special=True), done.set()))
+    reading.start()
+    while not done.is_set():
+        time.sleep(0.001)
+        turns += 1
+    reading.join()
+    assert turns > 10

@@ -44,7 +44,7 @@ from interlace.engines.host.protocol import (
     encode_frame,
     wire_outcome,
 )
-from interlace.engines.host.stepper import CoreBroken, Job, Note, Prepared, Stepper, bug
+from interlace.engines.host.stepper import CoreBroken, Job, Note, Prepared, Stepper, bug, step_frames
 from interlace.engines.types import Core, Usage
 from interlace.errors import EngineFailed, InterlaceError
 
@@ -238,7 +238,8 @@ class Reader:
         except Exception as error:  # noqa: BLE001 - as in `_prepared`
             outcome = wire_outcome(bug("counting", error))
         try:
-            self._send(encode_frame(Step([(message.id, outcome)])))
+            for frame in step_frames(Step([(message.id, outcome)])):
+                self._send(frame)
         except OSError:
             log.debug("the gateway went away before it was told a count")  # the reader ends the process
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 
@@ -45,6 +46,7 @@ class Choice:
     constraint: Constraint | None = None
     rule: OutputRule | None = None
     tools: ToolCallParser | None = None
+    argument_rules: Mapping[str, OutputRule] = field(default_factory=dict)  # of the strict tools, by name
     wants_logprobs: bool = False
     top_logprobs: int = 0
 
@@ -73,6 +75,7 @@ class Choice:
             constraint=constraint,
             rule=request.output,
             tools=prompts.tool_parser(request),
+            argument_rules=prompts.argument_rules(request),
             wants_logprobs=sampling.logprobs is not None,
             top_logprobs=sampling.logprobs or 0,
         )
@@ -123,12 +126,14 @@ class Choice:
     def _delta(self, shown: str, reason: FinishReason | None = None, stop: str | None = None) -> Delta:
         self._shown += len(shown)
         content, calls = self._parse(shown, last=reason is not None)
-        if self.rule is not None:
-            self._text.append(shown)
-            if reason == "stop" and stop is None:
-                self._validate(self.rule)
-        if calls:
+        for call in calls:
             self._called_tools = True
+            if rule := self.argument_rules.get(call.name or ""):
+                self._validate(rule, call.arguments)
+        if self.rule is not None:  # for an answer that is no call
+            self._text.append(shown)
+            if reason == "stop" and stop is None and not self._called_tools:
+                self._validate(self.rule, "".join(self._text))
         if reason == "stop" and stop is None and self._called_tools:
             reason = "tool_calls"
         keep_rest = reason is not None and stop is None
@@ -149,8 +154,8 @@ class Choice:
         text = "".join(piece for piece in pieces if isinstance(piece, str))
         return text, tuple(piece for piece in pieces if isinstance(piece, ToolCallDelta))
 
-    def _validate(self, rule: OutputRule) -> None:
-        problem = validate_output(rule, "".join(self._text))
+    def _validate(self, rule: OutputRule, text: str) -> None:
+        problem = validate_output(rule, text)
         if problem is not None:
             raise EngineFailed(f"The model's output does not follow the asked-for format: {problem}")
 

@@ -106,39 +106,35 @@ class LocalEngine:
 
     def prepare(self, request: GenerateRequest | EmbedRequest) -> Prepared:
         """Render and tokenise the prompt, check lengths and ids, compile the constraint. Runs beside `step`."""
-        if isinstance(request, EmbedRequest):
-            raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
+        request = _generation(request)
         if not 1 <= request.n <= MAX_CHOICES:
             raise InvalidRequest(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", param="n")
         request = self._with_suggestions(request)
         check_sampling(request.sampling, self._vocabulary)
-        ids, prompt_text = self._prompts.encode(request)
-        self._check_ids(request, ids)
-        self._check_length(request, len(ids))
+        ids, prompt_text = self._prompt(request)
         constraints = self._prompts.constraints(request)
         return Prepared(request, ids, prompt_text, constraints)
 
     def count(self, request: GenerateRequest | EmbedRequest) -> int:
-        """Tokens of the prompt, as `prepare` would see it."""
-        if isinstance(request, EmbedRequest):
-            raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
-        ids, _ = self._prompts.encode(request)
+        """Tokens of the prompt; refuses one that `prepare` would refuse."""
+        ids, _ = self._prompt(_generation(request))
         return len(ids)
 
     def add(self, prepared: Prepared) -> None:
         """Queue the request's choices, or refuse with `Overloaded` when they would not fit the queue."""
         request = prepared.request
-        if len(self._scheduler.waiting) + request.n > max(self._max_waiting, request.n):
+        room = self._max_waiting + self._scheduler.could_start(len(prepared.ids))
+        if len(self._scheduler.waiting) + request.n > max(room, request.n):
             raise Overloaded(
                 f"The model's queue is full ({len(self._scheduler.waiting)} sequences are waiting). Try again shortly.",
                 retry_after_seconds=1.0,
             )
         if request.id in self._tasks:
             raise InvalidRequest(f"A request with the id {request.id!r} is already running.", param="id")
-        room = self._context_length - len(prepared.ids)
+        left = self._context_length - len(prepared.ids)
         wanted = request.sampling.max_tokens
         choices = [
-            Choice.create(index, request, self._prompts, prepared.ids, constraint, room if wanted is None else wanted)
+            Choice.create(index, request, self._prompts, prepared.ids, constraint, left if wanted is None else wanted)
             for index, constraint in enumerate(prepared.constraints)
         ]
         task = _Task(request, prepared.ids, prepared.prompt_text, choices)
@@ -207,6 +203,13 @@ class LocalEngine:
         if not fill:
             return request
         return msgspec.structs.replace(request, sampling=msgspec.structs.replace(request.sampling, **fill))
+
+    def _prompt(self, request: GenerateRequest) -> tuple[list[int], str | None]:
+        """The prompt's ids, known to the model and with room for an answer, and its text where it came as ids."""
+        ids, text = self._prompts.encode(request)
+        self._check_ids(request, ids)
+        self._check_length(request, len(ids))
+        return ids, text
 
     def _check_ids(self, request: GenerateRequest, ids: list[int]) -> None:
         for token in ids:
@@ -353,6 +356,12 @@ class LocalEngine:
         if isinstance(sampled, EngineFailed):
             raise sampled
         return token_logprob(self._tokenizer, sampled)
+
+
+def _generation(request: GenerateRequest | EmbedRequest) -> GenerateRequest:
+    if isinstance(request, EmbedRequest):
+        raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
+    return request
 
 
 def _prompt_param(request: GenerateRequest) -> str:

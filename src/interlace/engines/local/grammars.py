@@ -37,8 +37,8 @@ _CALLERS_GRAMMAR_LIMITS = _limits(row=200, items=20_000)
 _RULE_PARAMS = {
     "json_object": "response_format",
     "json_schema": "response_format.json_schema.schema",
-    "regex": "regex",
-    "grammar": "grammar",
+    "regex": "structured_outputs.regex",
+    "grammar": "structured_outputs.grammar",
 }
 # Small models like to fill an answer with blank lines; this still lets them indent.
 _JSON_OPTIONS: Mapping[str, Any] = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n\t]{0,40}"}

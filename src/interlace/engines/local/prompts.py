@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass
 
 from interlace.engines.local.constraints import Constraint, GrammarCompiler
+from interlace.engines.local.grammars import arguments_schema
 from interlace.engines.local.template import ChatTemplate
 from interlace.engines.local.tokenizer import Tokenizer
 from interlace.engines.local.toolcalls import ToolCallParser, ToolFormat
-from interlace.engines.types import GenerateRequest
+from interlace.engines.types import GenerateRequest, OutputRule
 from interlace.errors import InvalidRequest
 
 _RANDOMNESS = random.SystemRandom()  # ids of tool calls
@@ -54,6 +56,11 @@ class Prompts:
     def tool_parser(self, request: GenerateRequest) -> ToolCallParser | None:
         """A parser of tool calls where the request offers tools."""
         return ToolCallParser(request.tools, _RANDOMNESS) if _offers_tools(request) else None
+
+    def argument_rules(self, request: GenerateRequest) -> dict[str, OutputRule]:
+        """What a finished call's arguments must follow, for those tools whose schemas are promised to be kept."""
+        strict = [tool for tool in request.tools if tool.strict and request.tool_choice != "none"]
+        return {tool.name: OutputRule("json_schema", json.dumps(arguments_schema(tool, "tools"))) for tool in strict}
 
 
 def _offers_tools(request: GenerateRequest) -> bool:

@@ -1,8 +1,8 @@
 """Choosing the next token of each running sequence from the logits of one step. numpy only.
 
 For one row, in this order: repetition penalty (prompt and output), presence and frequency penalties (output), logit
-bias, the grammar's mask, temperature, top_k, top_p, min_p, then one uniform draw and the inverse of the cumulative
-distribution by token id. Temperature 0 takes the largest logit after the mask, ties by lowest id, and draws nothing.
+bias, the grammar's mask, temperature, top_k, top_p, min_p, then a race of the tokens left
+(`survivors.draw`). Temperature 0 takes the largest logit after the mask, ties by lowest id, and draws nothing.
 
 Rows never meet: each is computed alone, bit for bit the same in any batch, so a seed gives the same tokens whatever
 runs beside it. A row that cannot be sampled (NaN or infinite logits, a mask that allows nothing) yields an
@@ -139,8 +139,8 @@ def sample(
 ) -> list[Sampled | EngineFailed]:
     """Choose one token for each row of `logits`, which is read only.
 
-    `masks[i]` is packed 32 tokens a word (bit set: allowed), as llguidance fills it; None allows all. A drawn token
-    advances its state's generator by one number; call `observe` on the state once the token is accepted.
+    `masks[i]` is packed 32 tokens a word (bit set: allowed), as llguidance fills it; None allows all. A draw advances
+    its state's generator by the same number of numbers always; call `observe` on the state once the token is accepted.
     """
     best = logits.argmax(axis=1)  # of a row with a NaN: the first NaN
     peaks = np.take_along_axis(logits, best[:, None], axis=1)[:, 0]
@@ -197,7 +197,7 @@ def _choose(raw: _Raw, state: SamplerState, mask: Bitmask | None, scratch: Row) 
         top_p=sampling.top_p,
         min_p=sampling.min_p,
     )
-    return draw(scratch, state.generator.random())
+    return draw(scratch, state.generator)
 
 
 def prompt_logprobs(logits: Logits, next_ids: Sequence[int], k: int) -> list[Sampled | EngineFailed]:

