@@ -126,6 +126,13 @@ class Server:
             raise ChatError(f"{self.url} is not an OpenAI-compatible server: /v1/models is not a list.") from None
         return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
 
+    def send(self, method: str, path: str, query: Mapping[str, Any] | None, body: Any) -> httpx.Response:
+        """One request and its answer, whatever the answer says; `body` None: none."""
+        try:
+            return self._http.request(method, path, params=query, json=body, timeout=60.0)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
     def answer(self, conversation: Conversation, timing: Timing) -> Generator[str, None, None]:
         """The pieces of one answer; closing the generator closes the connection, which stops the work."""
         body = {

@@ -174,6 +174,10 @@ class Ledger:
             return True
         return not price.free and self.bounded(caller)
 
+    def month(self) -> str:
+        """The calendar month now, in the ledger's time zone; the book knows what is spent of it."""
+        return self._today()[:7]
+
     def bounded(self, caller: Caller) -> bool:
         """Whether any budget holds for the caller."""
         return any(self.registry.directory.budget(account) is not None for account in caller.accounts(""))
