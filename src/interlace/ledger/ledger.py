@@ -313,7 +313,8 @@ class Ledger:
         """Stand in the queue; whatever happens, what was given and is not used goes back."""
         if self.book.waiting >= self._settings.waiting:
             raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
-        told: asyncio.Future[Reservation | Verdict] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()  # for whoever changes a budget meanwhile
+        told: asyncio.Future[Reservation | Verdict] = self._loop.create_future()
         waiter.tell = told.set_result
         self.book.wait(waiter)
         taken = False
