@@ -107,6 +107,7 @@ class Ledger:
         self._settings = registry.settings.ledger
         self._loop: asyncio.AbstractEventLoop | None = None
         self._durable: dict[str, asyncio.Future[None]] = {}
+        self.unwritten: dict[str, UsageEvent] = {}  # counted as spent, and not known to be durable
         self._months: set[str] = set()
         self.book = Book(registry.directory.budget)
         registry.store.durable = self._tell_durable
@@ -206,7 +207,7 @@ class Ledger:
         tokens = bound.prompt + (STEP_TOKENS if bound.completion is None else bound.completion)
         counted = self._count_tokens(caller, tokens)
         try:
-            day, reservation = await self._reservation(id, caller, price, bound, while_waiting)
+            now, day, reservation = await self._reservation(id, caller, price, bound, while_waiting)
         except BaseException:
             self._settle_tokens(caller, counted, tokens, 0)
             raise
@@ -223,7 +224,7 @@ class Ledger:
             price=price,
             bound=bound,
             day=day,
-            started_us=self.registry.clock.now(),
+            started_us=now,
             counted=counted,
             counted_tokens=tokens,
             reservation=reservation,
@@ -243,6 +244,7 @@ class Ledger:
             return 0
         self._loop = asyncio.get_running_loop()
         durable = self._durable[hold.id] = self._loop.create_future()
+        self.unwritten[hold.id] = event
         self.registry.store.record(event)
         await durable  # whoever waits may be cancelled: the event is on its way all the same
         return event.cost_nanos
@@ -290,18 +292,18 @@ class Ledger:
 
     async def _reservation(
         self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile
-    ) -> tuple[str, Reservation]:
-        """The day and the reservation; over the end of a month it is asked of the new month's budgets."""
+    ) -> tuple[int, str, Reservation]:
+        """Moment and day of admission, and the reservation; over the end of a month, of the new month's budgets."""
         least, wanted = self._amounts(caller, price, bound)
         while True:
-            day = self._today()
+            now, day = self._today()
             accounts = caller.accounts(day[:7])
             answer = self.book.reserve(id, accounts, least, wanted)
             if answer is Verdict.WAIT:
                 answer = await self._wait(Waiter(id, accounts, least, wanted, tell=_untold), while_waiting)
             if isinstance(answer, Reservation):
-                return day, answer
-            if self._today()[:7] == day[:7]:
+                return now, day, answer
+            if self._today()[1][:7] == day[:7]:
                 raise self._no_budget(caller, day[:7], least)
 
     def _amounts(self, caller: Caller, price: Price, bound: Bound) -> tuple[int, int]:
@@ -317,7 +319,8 @@ class Ledger:
         """Stand in the queue; whatever happens, what was given and is not used goes back."""
         if self.book.waiting >= self._settings.waiting:
             raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
-        told: asyncio.Future[Reservation | Verdict] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()  # for whoever changes a budget meanwhile
+        told: asyncio.Future[Reservation | Verdict] = self._loop.create_future()
         waiter.tell = told.set_result
         self.book.wait(waiter)
         taken = False
@@ -347,14 +350,15 @@ class Ledger:
                 )
         return InsufficientQuota("A budget has no room for this request. Ask for fewer tokens.")
 
-    def _today(self) -> str:
-        """The day, its month's balances loaded."""
-        day = self.registry.calendar.day(self.registry.clock.now())
+    def _today(self) -> tuple[int, str]:
+        """The moment and its day, the balances of its month loaded."""
+        now = self.registry.clock.now()
+        day = self.registry.calendar.day(now)
         if day[:7] not in self._months:
             for account, nanos in self.registry.store.read(lambda c: balances_of_month(c, day[:7])).items():
                 self.book.account(account).spent += nanos
             self._months.add(day[:7])
-        return day
+        return now, day
 
     # --- told from other threads -----------------------------------------------------------------------------------
 
@@ -365,6 +369,7 @@ class Ledger:
 
     def _resolve(self, ids: Sequence[str]) -> None:
         for id in ids:
+            self.unwritten.pop(id, None)
             future = self._durable.pop(id, None)
             if future is not None and not future.done():
                 future.set_result(None)
