@@ -177,7 +177,7 @@ class Ledger:
 
     def month(self) -> str:
         """The calendar month now, in the ledger's time zone; the book knows what is spent of it."""
-        return self._today()[:7]
+        return self._today()[1][:7]
 
     def bounded(self, caller: Caller) -> bool:
         """Whether any budget holds for the caller."""
