@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Engine, bindparam, create_engine, event, insert, select
+from sqlalchemy import URL, Connection, Engine, bindparam, create_engine, event, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     DataError,
@@ -34,7 +34,6 @@ from sqlalchemy.exc import (
     IntegrityError,
     NotSupportedError,
     ProgrammingError,
-    SQLAlchemyError,
 )
 
 from interlace.errors import LedgerUnavailable
@@ -52,7 +51,14 @@ RETRY_SECONDS = (0.05, 1.0)  # the first pause after a failed commit, and the lo
 CLOSE_SECONDS = 5.0  # how long closing tries to write what is left
 WRITE_SECONDS = 15.0  # how long other work waits for its turn, and so for a database in trouble
 
-_NOT_THE_DATABASE = (DataError, IntegrityError, ProgrammingError, NotSupportedError)
+_NOT_THE_DATABASE = (
+    DataError,
+    IntegrityError,
+    ProgrammingError,
+    NotSupportedError,
+    ArithmeticError,  # an integer beyond 64 bits
+    ValueError,  # text that is no text
+)
 """What a statement's own values cause: trying again would not mend it."""
 
 
@@ -62,7 +68,7 @@ class Store:
     `durable` is called on the writing thread with the events that a commit has just made last.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         self.url = url
         self.trouble: str | None = None
         self.engine = _engine(url)
@@ -152,7 +158,7 @@ class Store:
                 with self.engine.begin() as connection:
                     self._insert(events, connection, look_first=look_first)
                 break
-            except SQLAlchemyError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody would be billed without this thread
                 if isinstance(error, _NOT_THE_DATABASE):
                     if look_first:
                         return self._persist_singly(events, error)
@@ -166,22 +172,28 @@ class Store:
         if self.trouble:
             log.warning("the ledger can write again")
             self.trouble = None
-        return self.durable(events)
+        return self._tell(events)
 
-    def _persist_singly(self, events: list[UsageEvent], error: SQLAlchemyError) -> None:
+    def _tell(self, events: list[UsageEvent]) -> None:
+        try:
+            self.durable(events)
+        except Exception:
+            log.exception("whoever waits for usage events could not be told that they are durable")
+
+    def _persist_singly(self, events: list[UsageEvent], error: Exception) -> None:
         """One of several cannot be written, whatever we do: the others must not suffer for it."""
         if len(events) == 1:
             self._lost(events, error)
-            return self.durable(events)  # its caller need not wait for ever
+            return self._tell(events)  # its caller need not wait for ever
         for usage in events:
             self._persist([usage])
         return None
 
-    def _lost(self, events: list[UsageEvent], error: SQLAlchemyError) -> None:
+    def _lost(self, events: list[UsageEvent], error: Exception) -> None:
         fields = {"error": _cause(error), "usage": [msgspec.to_builtins(usage) for usage in events]}
         log.critical("usage events could not be written; this line is all there is of them", extra={"fields": fields})
 
-    def _in_trouble(self, error: SQLAlchemyError) -> None:
+    def _in_trouble(self, error: Exception) -> None:
         if self.trouble is None:
             log.error("the ledger cannot write", extra={"fields": {"error": _cause(error)}})
         self.trouble = _cause(error)
@@ -293,12 +305,12 @@ def _balance_upsert(dialect: str) -> Any:
 # --- the engine --------------------------------------------------------------------------------------------------
 
 
-def sqlite_url(path: Path) -> str:
-    """The URL of a SQLite file."""
-    return f"sqlite:///{path}"
+def sqlite_url(path: Path) -> URL:
+    """The URL of a SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path))
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str | URL) -> Engine:
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
         if engine.url.database:  # SQLite would make it readable by all; its side files follow its mode
@@ -328,6 +340,6 @@ def _unavailable(verb: str, cause: str) -> LedgerUnavailable:
     return LedgerUnavailable(f"The ledger cannot {verb} now: {cause}. Try again soon.", retry_after_seconds=5)
 
 
-def _cause(error: SQLAlchemyError) -> str:
+def _cause(error: Exception) -> str:
     """The driver's own words: SQLAlchemy's would quote statement and values."""
     return str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__
