@@ -108,7 +108,7 @@ def test_events_from_many_threads_all_arrive(registry: Registry) -> None:
     assert is_right(registry)
 
 
-def test_an_event_that_is_there_changes_nothing(registry: Registry) -> None:
+def test_an_event_that_is_there_changes_nothing(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     """A request billed twice: in one commit, in two, or before and after a restart."""
     who = tenant(registry)
     first, second = fresh(registry, who, 2)
@@ -118,6 +118,7 @@ def test_an_event_that_is_there_changes_nothing(registry: Registry) -> None:
     wait_for(lambda: len(told.ids) == 4)
     record(registry, first, msgspec.structs.replace(second, cost_nanos=999))
     assert [usage.id for usage in recorded(registry)] == [first.id, second.id]
+    assert caplog.records == [], "told of as a loss"
     assert is_right(registry)
 
 
