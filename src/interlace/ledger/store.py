@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Dialect, Engine, PoolProxiedConnection, create_engine, event, insert, select
+from sqlalchemy import URL, Connection, Dialect, Engine, PoolProxiedConnection, create_engine, event, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     DataError,
@@ -62,7 +62,7 @@ class Store:
     `durable` is called on the writing thread with the events that a commit has just made last.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         self.url = url
         self.trouble: str | None = None
         self.engine = _engine(url)
@@ -155,7 +155,7 @@ class Store:
                     self._leave_out_what_is_there(new)
                 self._events.write(list(new.values()))
                 break
-            except (self._events.error, SQLAlchemyError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody would be billed without this thread
                 if self._events.is_our_fault(error):
                     if looked:
                         return self._persist_singly(events, error)
@@ -169,7 +169,13 @@ class Store:
         if self.trouble:
             log.warning("the ledger can write again")
             self.trouble = None
-        return self.durable(events)
+        return self._tell(events)
+
+    def _tell(self, events: list[UsageEvent]) -> None:
+        try:
+            self.durable(events)
+        except Exception:
+            log.exception("whoever waits for usage events could not be told that they are durable")
 
     def _leave_out_what_is_there(self, new: dict[str, UsageEvent]) -> None:
         there = select(usage_events.c.id).where(usage_events.c.id.in_(list(new)))
@@ -181,7 +187,7 @@ class Store:
         """One of several cannot be written, whatever we do: the others must not suffer for it."""
         if len(events) == 1:
             self._lost(events, error)
-            return self.durable(events)  # its caller need not wait for ever
+            return self._tell(events)  # its caller need not wait for ever
         for usage in events:
             self._persist([usage])
         return None
@@ -239,16 +245,12 @@ class _EventWriter:
         self._add_to_balances = _Statement(_balance_upsert(dialect.name), _BALANCE_COLUMNS, dialect)
         self._connection: PoolProxiedConnection | None = None
 
-    @property
-    def error(self) -> type[Exception]:
-        """The driver's errors."""
-        error: type[Exception] = self._dbapi.Error
-        return error
-
     def is_our_fault(self, error: Exception) -> bool:
-        """Whether a statement's own values cause it, so that trying again would not mend it."""
+        """Whether a statement's own values cause it (an integer beyond 64 bits, text that is no text, an id that is
+        there), so that trying again would not mend it."""
         names = ("DataError", "IntegrityError", "ProgrammingError", "NotSupportedError")
-        return isinstance(error, tuple(getattr(self._dbapi, name) for name in names))
+        ours = tuple(getattr(self._dbapi, name) for name in names)
+        return isinstance(error, (*ours, ArithmeticError, ValueError, TypeError))
 
     def write(self, events: list[UsageEvent]) -> None:
         """One transaction; raises the driver's errors, and then nothing is known of the commit."""
@@ -358,12 +360,12 @@ def _balance_upsert(dialect: str) -> Any:
 # --- the engine --------------------------------------------------------------------------------------------------
 
 
-def sqlite_url(path: Path) -> str:
-    """The URL of a SQLite file."""
-    return f"sqlite:///{path}"
+def sqlite_url(path: Path) -> URL:
+    """The URL of a SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path))
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str | URL) -> Engine:
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
         if engine.url.database:  # SQLite would make it readable by all; its side files follow its mode
