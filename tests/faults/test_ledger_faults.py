@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ async def test_kill_9_under_load_loses_no_answer_and_bills_none_twice(
 ) -> None:
     """Were the last byte sent before the commit, an answer would be free; were a request written again after the
     restart, it would be paid twice; were holds written down, the cut ones would stay."""
-    chance, books = random.Random(kills), Books(tmp_path)  # noqa: S311 - what is random here guards nothing
+    chance, books = random.Random(kills), Books(tmp_path)
     every: list[Asked] = []
     for _ in range(kills):
         with billing(tmp_path, provider, WORKS) as there:
@@ -72,7 +73,7 @@ async def _killed_under_load(there: Served, chance: random.Random) -> list[Asked
         there.process.kill()
         ends = await asyncio.gather(*asking, return_exceptions=True)
     assert {isinstance(end, httpx.TransportError) for end in ends} == {True}, ends
-    assert not any(asked.failed for asked in every)
+    assert {asked.refusal for asked in every} <= {(200, ""), (0, "")}
     return every
 
 
@@ -181,9 +182,10 @@ class FullDisk:
 
     def fill(self, _: Served) -> None:
         """Not a byte is left."""
-        with (self.home / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
+        with (self.home / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
             while True:
                 filler.write(b"x" * 4096)
+        assert shutil.disk_usage(self.home).free == 0
 
     def free(self, _: Served) -> None:
         """There is room."""
@@ -220,7 +222,7 @@ def _limit_files(there: Served, size: int) -> None:
 @pytest.fixture(params=[FullDisk, FilesCannotGrow])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """Where the home will be, and how it runs out of room."""
-    with closing(request.param(tmp_path / "home")) as disk:
+    with contextlib.closing(request.param(tmp_path / "home")) as disk:
         yield disk
 
 
@@ -245,7 +247,7 @@ async def test_a_full_disk_stops_new_work_and_loses_nothing(tmp_path: Path, prov
             assert not any(asked.whole for asked in running), "an answer ended before its event could be written"
             for stream in (False, True, False):
                 refused = await Asked({"model": "instant:5", "stream": stream}).run(client)
-                assert (refused.answer.status, refused.answer.error["code"]) == (503, "ledger_unavailable")  # type: ignore[index]
+                assert refused.refusal == (503, "ledger_unavailable")
                 assert int(refused.answer.headers["retry-after"]) >= 1
             assert there.get("/healthz").status_code == httpx.codes.OK
             assert len(books.events()) == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,7 +21,7 @@ import httpx
 from interlace.config import Settings
 from interlace.ledger import Registry
 from tests.support.provider import Provider
-from tests.support.served import CHAT, Answer, Served, ask, served
+from tests.support.served import CHAT, COMPLETIONS, Answer, Served, ask, served
 from tests.support.tenants import Tenant, tenant
 
 PROMPT_NANOS, ANSWER_NANOS = 2, 5  # for a token, unless a test says otherwise
@@ -52,14 +52,17 @@ def priced(model: str, prompt: int = PROMPT_NANOS, completion: int = ANSWER_NANO
 def billing(
     folder: Path,
     provider: Provider,
-    models: Iterable[str],
+    models: Iterable[str] | Mapping[str, str],
     *,
     prices: list[dict[str, Any]] | None = None,
     **settings: Any,
 ) -> Iterator[Served]:
-    """A gateway whose models are the provider's scripts of that name, with its home in `folder/home`."""
-    named = list(dict.fromkeys(models))
-    remote = [{"name": name, "engine": "openai", "base_url": provider.url, "model": name} for name in named]
+    """A gateway whose models are the provider's scripts, under their own or other names, with its home in
+    `folder/home`."""
+    named = models if isinstance(models, Mapping) else {name: name for name in models}
+    remote = [
+        {"name": name, "engine": "openai", "base_url": provider.url, "model": script} for name, script in named.items()
+    ]
     prices = [priced(name) for name in named] if prices is None else prices
     with served(folder, remote, prices=prices, **settings) as there:
         yield there
@@ -76,11 +79,12 @@ def tenants(folder: Path, *wanted: dict[str, Any]) -> list[Tenant]:
 
 @dataclass
 class Asked:
-    """One request with a tag of its own, which is also its prompt of one word; `answer` fills while it runs."""
+    """One request with a tag of its own, which is also its prompt of one word unless the body has another; `answer`
+    fills while it runs."""
 
     body: dict[str, Any]
     who: Tenant | None = None  # else the server's own key
-    tag: str = field(default_factory=lambda: f"r-{next(_numbers)}")
+    tag: str = field(default_factory=lambda: f"r-{next(_numbers):05}")
     answer: Answer = field(default_factory=Answer)
 
     @property
@@ -94,14 +98,14 @@ class Asked:
         return self.answer.status == 200 and (self.answer.done if self.streams else bool(self.answer.events))
 
     @property
-    def failed(self) -> bool:
-        """Whether it was answered, with an error."""
-        return self.answer.error is not None
+    def refusal(self) -> tuple[int, str]:
+        """Its status and, where it ended in an error, the error's code."""
+        return self.answer.status, str((self.answer.error or {}).get("code") or "")
 
     @property
     def id(self) -> str:
         """The id of its usage event."""
-        return str(self.answer.events[0]["id"]).removeprefix("chatcmpl-")
+        return str(self.answer.events[0]["id"]).partition("-")[2]
 
     @property
     def usage(self) -> tuple[int, int]:
@@ -117,10 +121,10 @@ class Asked:
     async def run(self, client: httpx.AsyncClient) -> Asked:
         """Send it, and read the answer to its end."""
         headers = {"x-interlace-tags": self.tag} | (self.who.headers if self.who else {})
-        body = {"messages": [{"role": "user", "content": self.tag}], **self.body}
-        if self.streams:
-            body["stream_options"] = {"include_usage": True}
-        await ask(client, body, CHAT, self.answer, headers)
+        body = {"stream_options": {"include_usage": True} if self.streams else None, **self.body}
+        if "prompt" not in body:
+            body["messages"] = [{"role": "user", "content": self.tag}]
+        await ask(client, body, COMPLETIONS if "prompt" in body else CHAT, self.answer, headers)
         return self
 
 
@@ -193,7 +197,7 @@ class Books:
     def _budgets(self) -> dict[tuple[str, str], int]:
         found: dict[tuple[str, str], int] = {}
         for scope, table in (("org", "organisations"), ("project", "projects"), ("key", "api_keys")):
-            for row in self.rows(f"SELECT id, budget_nanos AS n FROM {table} WHERE n IS NOT NULL"):  # noqa: S608
+            for row in self.rows(f"SELECT id, budget_nanos AS n FROM {table} WHERE n IS NOT NULL"):
                 found[scope, row["id"]] = row["n"]
         joined = "SELECT api_keys.id, plans.budget_nanos AS n FROM api_keys JOIN plans ON plans.id = plan_id"
         for row in self.rows(joined):

@@ -53,7 +53,8 @@ CLOSE_SECONDS = 5.0  # how long closing tries to write what is left
 WRITE_SECONDS = 15.0  # how long other work waits for its turn, and so for a database in trouble
 
 _NOT_THE_DATABASE = (DataError, IntegrityError, ProgrammingError, NotSupportedError)
-"""What a statement's own values cause: trying again would not mend it."""
+"""What a statement's own values cause: trying again would not mend it. So with whatever is no error of SQLAlchemy's,
+such as SQLite's `OverflowError` for a number beyond 64 bits."""
 
 
 class Store:
@@ -152,8 +153,8 @@ class Store:
                 with self.engine.begin() as connection:
                     self._insert(events, connection, look_first=look_first)
                 break
-            except SQLAlchemyError as error:
-                if isinstance(error, _NOT_THE_DATABASE):
+            except Exception as error:  # noqa: BLE001 - without this thread nothing is written any more, for anybody
+                if isinstance(error, _NOT_THE_DATABASE) or not isinstance(error, SQLAlchemyError):
                     if look_first:
                         return self._persist_singly(events, error)
                 elif time.monotonic() > self._give_up_at:
@@ -168,7 +169,7 @@ class Store:
             self.trouble = None
         return self.durable(events)
 
-    def _persist_singly(self, events: list[UsageEvent], error: SQLAlchemyError) -> None:
+    def _persist_singly(self, events: list[UsageEvent], error: Exception) -> None:
         """One of several cannot be written, whatever we do: the others must not suffer for it."""
         if len(events) == 1:
             self._lost(events, error)
@@ -177,7 +178,7 @@ class Store:
             self._persist([usage])
         return None
 
-    def _lost(self, events: list[UsageEvent], error: SQLAlchemyError) -> None:
+    def _lost(self, events: list[UsageEvent], error: Exception) -> None:
         fields = {"error": _cause(error), "usage": [msgspec.to_builtins(usage) for usage in events]}
         log.critical("usage events could not be written; this line is all there is of them", extra={"fields": fields})
 
@@ -328,6 +329,6 @@ def _unavailable(verb: str, cause: str) -> LedgerUnavailable:
     return LedgerUnavailable(f"The ledger cannot {verb} now: {cause}. Try again soon.", retry_after_seconds=5)
 
 
-def _cause(error: SQLAlchemyError) -> str:
+def _cause(error: Exception) -> str:
     """The driver's own words: SQLAlchemy's would quote statement and values."""
     return str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__
