@@ -9,7 +9,7 @@ It has a parser of its own and shares nothing with the product. The `model` of a
 - every other name is a fault or a peculiarity; see the functions below `# --- scripts`.
 
 What it saw is kept in `seen`; `cancelled` has the model of each request whose connection was closed by the other side
-before it was answered to the end.
+before it was answered to the end. `said` counts the words it has written, by the text of the prompt.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import json
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +51,9 @@ class Provider:
     seen: list[Seen] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     connections: int = 0  # made so far
+    running: int = 0  # answers under way, of scripts that take time
+    most: int = 0  # of them at once, so far
+    said: Counter[str] = field(default_factory=Counter)
 
     def bodies(self, model: str) -> list[dict[str, Any]]:
         """Bodies of the requests for one model."""
@@ -136,7 +140,12 @@ class Connection(asyncio.Protocol):
             self.answered += 1
 
     async def _done(self, doing: Awaitable[None]) -> None:
-        await doing
+        self.provider.running += 1
+        self.provider.most = max(self.provider.most, self.provider.running)
+        try:
+            await doing
+        finally:
+            self.provider.running -= 1
         self.answered += 1
 
 
@@ -171,6 +180,12 @@ class Exchange:
         prompt = self.body["prompt"]
         return len(prompt.split()) if isinstance(prompt, str) else len(prompt)
 
+    def says(self, words: int) -> None:
+        """So many words go out now."""
+        if self.connection.keep_seen:
+            prompt = self.body["messages"][-1]["content"] if "messages" in self.body else str(self.body["prompt"])
+            self.connection.provider.said[prompt] += words
+
     def write(self, data: bytes) -> None:
         """Raw bytes."""
         self.connection.transport.write(data)
@@ -201,6 +216,7 @@ class Exchange:
         self, delta: dict[str, Any] | None = None, finish: str | None = None, index: int = 0, **more: Any
     ) -> None:
         """One event of a streamed chat (or text) completion."""
+        self.says(bool(delta and delta.get("content")))
         self.piece(_event(_choice(index, delta or {}, finish, chat=self.chat), more))
 
     def usage(self, completion: int, **more: Any) -> None:
@@ -293,6 +309,7 @@ def instant(exchange: Exchange) -> None:
     tokens, n, finish, logprobs = _plan(exchange)
     body = exchange.body
     usage = usage_of(exchange.prompt_tokens, tokens * n)
+    exchange.says(tokens * n)
     if not body.get("stream"):
         return exchange.whole(json.dumps(_completion(exchange, tokens, n, finish, logprobs, usage)).encode())
     events = _instant_events(tokens, n, finish, logprobs, chat=exchange.chat)
@@ -462,7 +479,7 @@ def refuse(exchange: Exchange) -> None:
 
 def error_inside(exchange: Exchange) -> None:
     """An error after a status of 200: `json` whole, `first` as the first event, `mid` after a word, `text` as a text,
-    `flat` without `error`, `limit` with a number for a code."""
+    `flat` without `error`, `limit` with a number for a code, `busy` the same after a word."""
     error: Any = {"message": "maximum context length", "type": "invalid_request_error", "code": None}
     if exchange.argument == "json":
         return exchange.whole(json.dumps({"error": error}).encode())
@@ -472,7 +489,9 @@ def error_inside(exchange: Exchange) -> None:
         error = {"message": "it broke", "type": "server_error", "code": None}
     elif exchange.argument == "text":
         error = "it broke"
-    elif exchange.argument == "limit":
+    elif exchange.argument in {"limit", "busy"}:
+        if exchange.argument == "busy":
+            exchange.chunk({"content": "one "})
         error = {"message": "slow down", "code": 429}
     flat = {"object": "error", "message": "too long", "type": "BadRequestError", "code": 400}
     exchange.piece(b"data: " + json.dumps(flat if exchange.argument == "flat" else {"error": error}).encode() + b"\n\n")

@@ -232,10 +232,17 @@ class Answer:
         return "".join(message.get("content") or "" for message in said)
 
 
-async def ask(client: httpx.AsyncClient, body: dict[str, Any], path: str = CHAT, into: Answer | None = None) -> Answer:
-    """One request, read to its end; a body cut off in the middle raises. `into` fills while it runs."""
+async def ask(
+    client: httpx.AsyncClient,
+    body: dict[str, Any],
+    path: str = CHAT,
+    into: Answer | None = None,
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    """One request, read to its end; a body cut off in the middle raises. `into` fills while it runs; `headers` go
+    beside, or instead of, the client's."""
     answer = Answer() if into is None else into
-    async with client.stream("POST", path, json=body) as response:
+    async with client.stream("POST", path, json=body, headers=headers) as response:
         answer.status, answer.headers = response.status_code, response.headers
         if response.headers["content-type"].startswith("text/event-stream"):
             async for line in response.aiter_lines():

@@ -288,6 +288,8 @@ def _outcome_of_error(error: BaseException, call: Call) -> Outcome:
         return Outcome.CANCELLED
     if isinstance(error, ContentFiltered):
         return Outcome.FILTERED  # token ids that a guard refused once the engine had decoded them
+    if call.meter.completion_tokens:
+        return Outcome.FAILED  # whatever a provider calls it: once there is work, it is recorded
     if isinstance(error, Overloaded):
         return Outcome.OVERLOADED
     if isinstance(error, InvalidRequest) or (isinstance(error, InterlaceError) and error.status < 500):

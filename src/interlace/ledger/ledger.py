@@ -12,6 +12,7 @@ All of it runs on the gateway's event loop and none of it waits for the disk but
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from interlace.ledger.outcomes import RULES, Outcome
 from interlace.ledger.prices import Price, Tokens, affordable, charge, most
 from interlace.ledger.registry import Registry
 from interlace.ledger.usage import balances_of_month
-from interlace.money import show_usd
+from interlace.money import MOST_NANOS, show_usd
 
 STEP_TOKENS = 16  # the first step of an open-ended answer: what it holds beyond what it has used
 LARGEST_STEP_TOKENS = 256
@@ -252,9 +253,10 @@ class Ledger:
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _event(self, hold: Hold, used: Used) -> UsageEvent:
-        """Settle the counters in memory and say what is to be written."""
+        """Settle the counters in memory and say what is to be written. A provider may claim any number of tokens: the
+        charge for them is held to the largest amount that is written anywhere."""
         tokens = used.tokens
-        cost = charge(hold.price, tokens) if RULES[used.outcome].charged else 0
+        cost = min(charge(hold.price, tokens), MOST_NANOS) if RULES[used.outcome].charged else 0
         overrun = self.book.settle(hold.reservation, cost)
         self._settle_tokens(
             hold.caller, hold.counted, hold.counted_tokens, tokens.prompt + tokens.completion + tokens.embedding
@@ -364,8 +366,9 @@ class Ledger:
 
     def _tell_durable(self, events: Sequence[UsageEvent]) -> None:
         """On the writing thread: one call to the loop for all that a commit made last."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._resolve, [event.id for event in events])
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits; the thread has more to write
+                self._loop.call_soon_threadsafe(self._resolve, [event.id for event in events])
 
     def _resolve(self, ids: Sequence[str]) -> None:
         for id in ids:
