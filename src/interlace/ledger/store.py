@@ -272,9 +272,11 @@ class _EventWriter:
             raise
 
     def close(self) -> None:
-        """Let go of the connection, and with it of what was not committed."""
+        """Let go of the connection, and with it of what was not committed: it must not keep the database locked."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            with contextlib.suppress(Exception):  # one that is broken cannot be rolled back
+                connection.rollback()
             connection.invalidate()
 
 
@@ -383,6 +385,7 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten
 
 
 def _begin_immediate(connection: Connection) -> None:
