@@ -301,9 +301,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(fates=st.lists(st.sampled_from([Fate.FAILED, Fate.UNKNOWN]), min_size=1, max_size=2))
     def the_disk_is_full(self, fates: list[Fate]) -> None:
         """Commits fail until further notice: nothing new is taken on, nothing is lost."""
-        queued = self.world.store.queued
         self.world.store.pump(8, *fates)
-        assert not queued or fates[-1] is Fate.UNKNOWN or self.world.ledger.trouble
+        assert bool(self.world.ledger.trouble) == self.world.store.stuck
         self._turn()
 
     @precondition(lambda self: self.age >= 5)

@@ -8,14 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import event, func, select, text
+from sqlalchemy import func, select, text
 
 from interlace.errors import LedgerUnavailable
 from interlace.ledger import Registry, UsageEvent, read_events
@@ -40,19 +40,19 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 class Told:
     """What the writing thread said is durable, and how many commits it took."""
 
-    ids: list[str]
+    ids: list[str] = field(default_factory=list)
     commits: int = 0
 
     @classmethod
     def of(cls, store: Store) -> Told:
         """From now on."""
-        told = cls([])
-        store.durable = lambda events: told.ids.extend(usage.id for usage in events)
+        told = cls()
 
-        def count(_: Any) -> None:
+        def durable(events: Sequence[UsageEvent]) -> None:
             told.commits += 1
+            told.ids += [usage.id for usage in events]
 
-        event.listen(store.engine, "commit", count)
+        store.durable = durable
         return told
 
 
@@ -78,7 +78,6 @@ def fresh(registry: Registry, who: Tenant, count: int) -> list[UsageEvent]:
 def test_many_events_share_a_commit(registry: Registry) -> None:
     """A commit, and so an fsync, for each request would let a disk bound the traffic."""
     told, events = Told.of(registry.store), fresh(registry, tenant(registry), 3000)
-    told.commits = 0
     for usage in events:
         registry.store.record(usage)
     wait_for(lambda: len(told.ids) == len(events))

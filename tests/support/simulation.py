@@ -14,8 +14,7 @@ from functools import cache
 from typing import Any, TypeVar
 from unittest import mock
 
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Engine, PoolProxiedConnection
 
 from interlace.config import Settings
 from interlace.ledger import Ledger, Registry, UsageEvent
@@ -23,7 +22,7 @@ from interlace.ledger import store as store_module
 from interlace.ledger.clock import Calendar
 from interlace.ledger.directory import Directory, KeyHasher
 from interlace.ledger.migrations import migrate
-from interlace.ledger.store import Store
+from interlace.ledger.store import Store, _EventWriter
 from interlace.money import Micros
 
 T = TypeVar("T")
@@ -109,8 +108,13 @@ class ScriptedStore(Store):
         with mock.patch.object(store_module, "_engine", return_value=_database()):
             super().__init__("sqlite://")
         self._stuck: list[UsageEvent] = []  # at the head of the queue, after a commit that failed
-        self._fates = _fates(self.engine)
-        self._fates.clear()
+        self._fates: deque[Fate] = deque()
+        self._events = _FatedWriter(self.engine, self._fates)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the last commit failed, and has not been made since."""
+        return bool(self._stuck)
 
     @property
     def queued(self) -> int:
@@ -150,16 +154,44 @@ class ScriptedStore(Store):
             raise _Paused
 
 
-def _meet_fate(connection: Connection) -> None:
-    fates = _fates(connection.engine)
-    fate = fates.popleft() if fates else Fate.COMMITTED
-    if fate in {Fate.UNKNOWN, Fate.CUT_OFF_LATE}:
-        driver: Any = connection.connection.dbapi_connection
-        driver.commit()
-    if fate in {Fate.CUT_OFF, Fate.CUT_OFF_LATE}:
-        raise Died
-    if fate is not Fate.COMMITTED:
-        raise OperationalError("COMMIT", {}, sqlite3.OperationalError("database or disk is full"))
+class _FatedWriter(_EventWriter):
+    """Writes events for good, or as its fates say; all on one connection, which is the database."""
+
+    def __init__(self, engine: Engine, fates: deque[Fate]) -> None:
+        super().__init__(engine)
+        self._fates = fates
+
+    def write(self, events: list[UsageEvent]) -> None:
+        """As the real one, up to the commit."""
+        if self._connection is None:
+            self._connection = _FatedConnection(self._engine.raw_connection(), self._fates)  # type: ignore[assignment]
+        super().write(events)
+
+
+@dataclass
+class _FatedConnection:
+    """What the writer uses of a connection."""
+
+    inner: PoolProxiedConnection
+    fates: deque[Fate]
+
+    def cursor(self) -> Any:
+        return self.inner.cursor()
+
+    def rollback(self) -> None:
+        self.inner.rollback()
+
+    def invalidate(self) -> None:
+        self.inner.close()  # back into the pool: a database in memory is gone with its connection
+
+    def commit(self) -> None:
+        fate = self.fates.popleft() if self.fates else Fate.COMMITTED
+        if fate in {Fate.COMMITTED, Fate.UNKNOWN, Fate.CUT_OFF_LATE}:
+            self.inner.commit()
+        if fate in {Fate.CUT_OFF, Fate.CUT_OFF_LATE}:
+            raise Died
+        if fate is not Fate.COMMITTED:
+            raise sqlite3.OperationalError("database or disk is full")
 
 
 @dataclass
@@ -201,10 +233,7 @@ class World:
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
-        for _ in range(100):  # each may have things to clean up
-            if all(task.done() for task in tasks):
-                break
-            self.loop.turn()
+        self.loop.turn()
         for task in tasks:
             if not task.cancelled():
                 task.exception()
@@ -214,15 +243,7 @@ class World:
 @cache
 def _database() -> Engine:
     """One database for all worlds, one after the other: statements are compiled once."""
-    engine = store_module._engine("sqlite://")
-    event.listen(engine, "commit", _meet_fate)
-    return engine
-
-
-@cache
-def _fates(_: Engine) -> deque[Fate]:
-    """What will become of the next commits of an engine; all others take place."""
-    return deque()
+    return store_module._engine("sqlite://")
 
 
 @cache

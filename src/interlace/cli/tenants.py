@@ -103,6 +103,15 @@ def projects_set(
     return {"project": project, "org": org, "name": name, "budget_usd": budget_usd}
 
 
+@verb_of(projects, "projects.erase")
+def projects_erase(project: Annotated[str, typer.Argument(metavar="PROJECT")], org: Org = None) -> Given:
+    """Empty the details of a project's usage events: tags, endpoint, times. What it used and what it cost stay.
+
+    Example: interlace projects erase search
+    """
+    return {"project": project, "org": org}
+
+
 # --- keys --------------------------------------------------------------------------------------------------------
 
 PlanOfKey = Annotated[str | None, typer.Option("--plan", metavar="PLAN", help="The plan, by name or id.")]

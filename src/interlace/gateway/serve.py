@@ -30,7 +30,7 @@ from interlace.gateway.logs import set_up_logs
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.routes import Routes
-from interlace.ledger import Ledger, Registry
+from interlace.ledger import Ledger, Registry, Retention
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
@@ -198,12 +198,13 @@ async def _serve(registry: Registry, bound: socket.socket, build: Build, announc
         loop.add_signal_handler(name, server.drain)
     greeter = asyncio.create_task(_greet(registry, bound.getsockname(), engines, announce))
     starting = asyncio.create_task(_start(engines))
+    forgetting = asyncio.create_task(Retention(registry).keep())
     try:
         await server.serve(sockets=[bound])
     finally:
-        greeter.cancel()
-        starting.cancel()
-        await asyncio.gather(greeter, starting, return_exceptions=True)
+        for task in (greeter, starting, forgetting):
+            task.cancel()
+        await asyncio.gather(greeter, starting, forgetting, return_exceptions=True)
         await asyncio.gather(*(engine.close() for engine in engines.values()))
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from interlace.ledger.prices import Price, Tokens
     from interlace.ledger.private_files import make_private, read_private
     from interlace.ledger.registry import LedgerBusy, Registry
+    from interlace.ledger.retention import Retention
     from interlace.ledger.usage import read_events
 
 # name → the module that has it
@@ -34,6 +35,7 @@ _HOMES = {
     "Price": "prices",
     "RULES": "outcomes",
     "Registry": "registry",
+    "Retention": "retention",
     "Tokens": "prices",
     "UsageEvent": "events",
     "Used": "ledger",
@@ -56,6 +58,7 @@ __all__ = [
     "Plan",
     "Price",
     "Registry",
+    "Retention",
     "Tokens",
     "UsageEvent",
     "Used",

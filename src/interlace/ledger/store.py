@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, insert, select
+from sqlalchemy import URL, Connection, Dialect, Engine, PoolProxiedConnection, create_engine, event, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     DataError,
@@ -231,18 +231,19 @@ class _Stop:
 class _EventWriter:
     """Writes events, and what they add to balances, all or nothing, on a connection of its own.
 
-    Statements are compiled once and run by the driver itself, on a connection that stays: this is the hot path, and
-    SQLAlchemy's own way took twice the time. For the writing thread only.
+    Statements are compiled once and run by the driver itself: this is the hot path, and SQLAlchemy's own way took
+    twice the time. For the writing thread only.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         dialect = engine.dialect
         self._dbapi: Any = dialect.loaded_dbapi
+        self._begin = "BEGIN IMMEDIATE" if dialect.name == "sqlite" else None  # others begin by themselves
         self._add_events = _Statement(insert(usage_events), _EVENT_COLUMNS, dialect)
         self._add_tags = _Statement(insert(event_tags), ("event_id", "tag"), dialect)
         self._add_to_balances = _Statement(_balance_upsert(dialect.name), _BALANCE_COLUMNS, dialect)
-        self._connection: Connection | None = None
+        self._connection: PoolProxiedConnection | None = None
 
     def is_our_fault(self, error: Exception) -> bool:
         """Whether a statement's own values cause it (an integer beyond 64 bits, text that is no text, an id that is
@@ -257,22 +258,26 @@ class _EventWriter:
             return
         try:
             if self._connection is None:
-                self._connection = self._engine.connect()
-            with self._connection.begin():
-                cursor = self._connection.connection.cursor()
-                self._add_events.run(cursor, [_row(usage) for usage in events])
-                if tags := [(usage.id, tag) for usage in events for tag in usage.tags]:
-                    self._add_tags.run(cursor, tags)
-                self._add_to_balances.run(cursor, _balance_rows(events))
+                self._connection = self._engine.raw_connection()
+            cursor = self._connection.cursor()
+            if self._begin:
+                cursor.execute(self._begin)
+            self._add_events.run(cursor, [_row(usage) for usage in events])
+            if tags := [(usage.id, tag) for usage in events for tag in usage.tags]:
+                self._add_tags.run(cursor, tags)
+            self._add_to_balances.run(cursor, _balance_rows(events))
+            self._connection.commit()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Let go of the connection, and with it of what was not committed."""
+        """Let go of the connection, and with it of what was not committed: it must not keep the database locked."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            with contextlib.suppress(Exception):  # one that is broken cannot be rolled back
+                connection.rollback()
+            connection.invalidate()
 
 
 class _Statement:
@@ -380,6 +385,7 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten
 
 
 def _begin_immediate(connection: Connection) -> None:

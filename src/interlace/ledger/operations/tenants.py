@@ -24,6 +24,7 @@ from interlace.ledger.operations.words import (
     usd,
 )
 from interlace.ledger.registry import DEFAULT_ORGANISATION, Entry, Registry, add, alter
+from interlace.ledger.retention import erase_project
 from interlace.ledger.schema import organisations, projects
 
 # --- organisations -----------------------------------------------------------------------------------------------
@@ -174,6 +175,16 @@ class ProjectView(msgspec.Struct, frozen=True, kw_only=True):
     erased_at: str | None
 
 
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """A project whose events have lost their details: `erased_events` of them now."""
+
+    id: str
+    name: str
+    org: str
+    erased_at: str | None
+    erased_events: int
+
+
 def create_project(registry: Registry, given: NewProject) -> ProjectView:
     """Make a project."""
     name, budget, now = checked_name(given.name), nanos_of(given.budget_usd), registry.clock.now()
@@ -213,6 +224,15 @@ def set_project(registry: Registry, given: ProjectChanges) -> ProjectView:
     return _project(registry, registry.change(work))
 
 
+def erase(registry: Registry, given: ProjectNamed) -> Erasure:
+    """Empty the details of a project's events so far; sums stay."""
+    project = find_project(registry, given.project, given.org)
+    count = erase_project(registry, project.id)
+    now = registry.directory.projects[project.id]
+    org = registry.directory.organisations[project.org_id].name
+    return Erasure(id=project.id, name=project.name, org=org, erased_at=time(now.erased_at), erased_events=count)
+
+
 def _refuse_project_named(registry: Registry, org_id: str, name: str) -> None:
     if any(each.name == name and each.org_id == org_id for each in registry.directory.projects.values()):
         raise Conflict(f"The organisation has a project {name!r} already. Choose another name.", param="name")
@@ -250,4 +270,7 @@ PROJECTS = (
     Operation("projects.list", "GET", "/projects", "All projects.", ProjectFilter, list[ProjectView], list_projects),
     Operation("projects.show", "GET", "/projects/{project}", "One project.", ProjectNamed, ProjectView, show_project),
     Operation("projects.set", "PATCH", "/projects/{project}", "Change one.", ProjectChanges, ProjectView, set_project),
+    Operation(
+        "projects.erase", "POST", "/projects/{project}/erase", "Erase events' details.", ProjectNamed, Erasure, erase
+    ),
 )
