@@ -92,6 +92,7 @@ DOES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("projects.create", {"name": "p"}, {"org": "default", "name": "p"}),
     ("projects.show", {"project": "search", "org": "acme"}, {"org": "acme", "budget_usd": "5.00"}),
     ("projects.set", {"project": "search", "org": "acme", "name": "find"}, {"name": "find", "budget_usd": "5.00"}),
+    ("projects.erase", {"project": "search", "org": "acme"}, {"name": "search", "org": "acme", "erased_events": 0}),
     ("keys.create", {"project": "default"}, {"name": "key-1", "scopes": ["inference"], "plan": None}),
     (
         "keys.create",
@@ -185,6 +186,8 @@ REFUSES: list[tuple[str, dict[str, Any], type[InterlaceError], str]] = [
     ("projects.show", {"project": "search"}, Conflict, "`org`"),
     ("projects.set", {"project": "search", "name": "x"}, Conflict, "`org`"),
     ("projects.set", {"project": "default", "name": "search"}, Conflict, "already"),
+    ("projects.erase", {"project": "search"}, Conflict, "`org`"),
+    ("projects.erase", {"project": "nowhere"}, NotFound, "nowhere"),
     ("keys.create", {"project": "nowhere"}, NotFound, "nowhere"),
     ("keys.create", {"project": "search"}, Conflict, "`org`"),
     ("keys.create", {"project": "default", "plan": "platinum"}, NotFound, "platinum"),
