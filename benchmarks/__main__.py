@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.engine import measure_engine
 from benchmarks.hop import measure_hop
+from benchmarks.ledger import measure_ledger
 from benchmarks.report import Report
 from benchmarks.worker import ContestantFailed
 from interlace.errors import InterlaceError
@@ -59,6 +60,10 @@ def _measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
         with _progress(console) as progress:
             report = measure_hop(progress, rounds, options.threads, quick=options.quick)
         yield report
+    if options.only in {None, "ledger"}:
+        with _progress(console) as progress:
+            report = measure_ledger(progress, rounds, quick=options.quick)
+        yield report
 
 
 def _progress(console: Console) -> Progress:
@@ -70,7 +75,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     from interlace.engines.local.load import physical_cores
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=("engine", "hop"), help="measure one part alone")
+    parser.add_argument("--only", choices=("engine", "hop", "ledger"), help="measure one part alone")
     parser.add_argument("--rounds", type=_positive, default=5, help="turns of each contestant at each shape")
     parser.add_argument("--threads", type=_positive, default=physical_cores(), help="of every engine")
     parser.add_argument("--quick", action="store_true", help="one round of small shapes: does it run at all?")

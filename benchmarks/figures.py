@@ -75,6 +75,40 @@ class Comparison:
         return asdict(self) | {"met": self.met}
 
 
+@dataclass(frozen=True, slots=True)
+class Added:
+    """How much more one contestant takes than another at one shape, and the most that was promised (None: for
+    information)."""
+
+    phase: str
+    shape: str
+    contestant: str
+    against: str
+    amount: Spread
+    most: float | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median stays below the promise; None without one."""
+        return None if self.most is None else self.amount.median <= self.most
+
+    def json(self) -> dict[str, Any]:
+        """All fields and the verdict."""
+        return asdict(self) | {"met": self.met}
+
+
+def added(rates: Sequence[Rate], phase: str, contestant: str, against: str, most: float | None) -> list[Added]:
+    """What `contestant` takes beyond `against` in one phase, round by round."""
+    of_phase = [rate for rate in rates if rate.phase == phase]
+    theirs = {rate.shape: rate for rate in of_phase if rate.contestant == against}
+    found = []
+    for ours in of_phase:
+        if ours.contestant == contestant and ours.shape in theirs:
+            more = [a - b for a, b in zip(ours.values, theirs[ours.shape].values, strict=True)]
+            found.append(Added(phase, ours.shape, contestant, against, Spread.of(more), most))
+    return found
+
+
 def compare(rates: Sequence[Rate], contestant: str, against: str, goal: float | None) -> list[Comparison]:
     """Hold one contestant against another at each shape both were measured at."""
     theirs = {(rate.phase, rate.shape): rate for rate in rates if rate.contestant == against}

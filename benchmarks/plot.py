@@ -24,8 +24,20 @@ _COLOURS = {
     "interlace int8": "#e69f00",
     "called directly": "#999999",
     "host and HTTP": "#0072b2",
+    "bare pipeline": "#999999",
+    "whole pipeline": "#0072b2",
+    "whole, 10,000 keys": "#56b4e9",
 }  # fmt: skip  (Okabe and Ito's colours, told apart by the colour-blind too)
-_TITLES = {"decode": "Decode", "prefill": "Prefill", "whole": "New tokens over the whole time"}
+_TITLES = {
+    "decode": "Decode",
+    "prefill": "Prefill",
+    "whole": "New tokens over the whole time",
+    "cpu": "CPU of the gateway",
+    "p50": "Latency, median",
+    "p99": "Latency, 99th percentile",
+    "rate": "Requests",
+}
+_UNITS = {"cpu": "µs a request", "p50": "ms", "p99": "ms", "rate": "requests/s"}
 
 
 def plot(report: Report, path: Path) -> None:
@@ -41,8 +53,9 @@ def plot(report: Report, path: Path) -> None:
         names, loc="outside lower center", ncols=min(3, len(names)), frameon=False,
     )  # fmt: skip
     about = report.about
+    on = f": SmolLM2-135M on {about['threads']} threads" if "threads" in about else ""
     figure.suptitle(
-        f"{report.title}: SmolLM2-135M on {about['threads']} threads\n{about['cpu']}, {about['date']}; "
+        f"{report.title}{on}\n{about['cpu']}, {about['date']}; "
         f"medians of {len(report.rates[0].values)}, whiskers from least to greatest",
         fontsize=10,
     )
@@ -62,10 +75,11 @@ def _panel(axis: Any, rates: list[Rate]) -> None:
         whiskers = [[spread.median - spread.low], [spread.high - spread.median]]
         axis.bar(at, spread.median, 0.92 * width, yerr=whiskers, color=_COLOURS[rate.contestant],
                  error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"})  # fmt: skip
-        axis.annotate(f"{spread.median:,.0f}", (at, spread.high), (0, 5), textcoords="offset points", ha="center",
+        value = f"{spread.median:,.{1 if spread.median < 20 else 0}f}"
+        axis.annotate(value, (at, spread.high), (0, 5), textcoords="offset points", ha="center",
                       fontsize=7, rotation=90 if crowded else 0)  # fmt: skip
     axis.set_xticks(range(len(shapes)), [shape.replace(", ", "\n") for shape in shapes])
-    axis.set_ylabel("tokens/s")
+    axis.set_ylabel(_UNITS.get(rates[0].phase, "tokens/s"))
     axis.margins(y=0.16 if crowded else 0.12)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.3)

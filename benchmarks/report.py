@@ -11,14 +11,20 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks.figures import Comparison, Rate
+from benchmarks.figures import Added, Comparison, Rate
 from benchmarks.machine import lines
 
 _PHASES = {
     "decode": "Decode, tokens/s",
     "prefill": "Prefill, tokens/s",
     "whole": "All new tokens over the whole time, tokens/s",
+    "cpu": "CPU of the gateway, µs a request",
+    "p50": "Latency, median, ms",
+    "p99": "Latency, 99th percentile, ms",
+    "rate": "Requests/s",
 }
+_DIGITS = {"p50": 2, "p99": 1}
+_UNITS = {"cpu": "CPU, µs a request", "p50": "median latency, ms"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Report:
     rates: Sequence[Rate]
     compared: Sequence[Comparison]
     beside: dict[str, dict[str, float]] = field(default_factory=dict)
+    added: Sequence[Added] = ()
 
     def json(self) -> dict[str, Any]:
         """Everything, single values included, so that others can compute anew."""
@@ -40,6 +47,7 @@ class Report:
             "rates": [asdict(rate) | {"spread": asdict(rate.spread)} for rate in self.rates],
             "compared": [comparison.json() for comparison in self.compared],
             "beside": self.beside,
+            "added": [one.json() for one in self.added],
         }
 
     def markdown(self) -> str:
@@ -47,7 +55,10 @@ class Report:
         blocks = [f"## {self.title}", "  \n".join(lines(self.about))]
         for phase in dict.fromkeys(rate.phase for rate in self.rates):
             blocks += [f"### {_PHASES[phase]}", self._rates(phase)]
-        blocks += ["### Ratios, pair by pair within a round", self._ratios()]
+        if self.compared:
+            blocks += ["### Ratios, pair by pair within a round", self._ratios()]
+        if self.added:
+            blocks += ["### Added, round by round", self._added()]
         if self.beside:
             blocks += ["### CPU time of each part", self._beside()]
         return "\n\n".join(blocks) + "\n"
@@ -55,7 +66,7 @@ class Report:
     def _rates(self, phase: str) -> str:
         rates = [rate for rate in self.rates if rate.phase == phase]
         shapes = list(dict.fromkeys(rate.shape for rate in rates))
-        found = {(rate.contestant, rate.shape): rate.spread.text(0) for rate in rates}
+        found = {(rate.contestant, rate.shape): rate.spread.text(_DIGITS.get(phase, 0)) for rate in rates}
         contestants = dict.fromkeys(rate.contestant for rate in rates)
         rows = ([name, *(found.get((name, shape), "–") for shape in shapes)] for name in contestants)
         return _table(["median (min–max)", *shapes], rows)
@@ -73,6 +84,20 @@ class Report:
             for c in self.compared
         )
         return _table(["phase", "shape", "ratio of", "median (min–max)", "goal", ""], rows)
+
+    def _added(self) -> str:
+        rows = (
+            [
+                _UNITS[one.phase],
+                one.shape,
+                f"{one.contestant} beyond {one.against}",
+                one.amount.text(_DIGITS.get(one.phase, 0)),
+                "" if one.most is None else f"≤ {one.most:g}",
+                {True: "met", False: "**missed**", None: ""}[one.met],
+            ]
+            for one in self.added
+        )
+        return _table(["of", "shape", "added", "median (min–max)", "goal", ""], rows)
 
     def _beside(self) -> str:
         parts = ("client", "gateway", "host")

@@ -52,7 +52,8 @@ def serving(checkpoint: Path, precision: str, threads: int) -> Iterator[Server]:
         port = _free_port()
         model = {"name": "bench", "checkpoint": str(checkpoint), "precision": precision, "threads": threads}
         config = Path(folder) / "interlace.yaml"
-        config.write_text(yaml.safe_dump({"home": folder, "port": port, "models": [model]}))
+        free = {"model": "bench", "since": "2026-01-01", "usd_per_million": {"prompt": "0", "completion": "0"}}
+        config.write_text(yaml.safe_dump({"home": folder, "port": port, "models": [model], "prices": [free]}))
         command = [sys.executable, "-m", "interlace", "serve", "--config", str(config)]
         environment = os.environ | {"INTERLACE_API_KEY": key}
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)

@@ -26,10 +26,11 @@ def test_a_quick_run_measures_both_parts_and_writes_their_files(tmp_path: Path, 
     for name, contestants in (
         ("engine", {"interlace f32", "bare loop f32"}),
         ("hop", {"called directly", "host and HTTP"}),
+        ("ledger", {"bare pipeline", "whole pipeline", "whole, 10,000 keys"}),
     ):
         report = json.loads((tmp_path / f"{name}.json").read_text())
         assert {rate["contestant"] for rate in report["rates"]} == contestants
         assert all(value > 0 for rate in report["rates"] for value in rate["values"])
-        assert "ratio of" in (tmp_path / f"{name}.md").read_text()
+        assert ("added" if name == "ledger" else "ratio of") in (tmp_path / f"{name}.md").read_text()
         assert (tmp_path / f"{name}.svg").read_text().lstrip().startswith("<?xml")
     assert set(json.loads((tmp_path / "hop.json").read_text())["beside"]) == {"1 stream", "8 streams"}

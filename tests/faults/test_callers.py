@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from interlace.ledger import Outcome
 from tests.support.served import CHAT, Answer, Served, ask, long_chat, patiently, until
 
 A_WHILE, TOO_MANY = 700, 3000  # tokens, and so steps
@@ -79,7 +80,7 @@ def _caller(there: Served, body: dict[str, Any], receive_buffer: int | None = No
 def _neighbour(there: Served) -> Iterator[int]:
     """A request that runs beside, for fewer steps than what is to be stopped: the clock of these tests. It hangs up at
     the end. Gives the number of requests settled before."""
-    settled = len(there.logged("usage"))
+    settled = len(there.usage())
     with _caller(there, long_chat(A_WHILE)):
         patiently(lambda: there.metric("interlace_engine_running") == 1)
         yield settled
@@ -89,9 +90,9 @@ def _neighbour(there: Served) -> Iterator[int]:
 def _check_stopped(there: Served, settled: int) -> None:
     """Only the neighbour runs, and still does: had the work gone on, the neighbour would have ended before it."""
     patiently(lambda: there.metric("interlace_engine_running") == 1)
-    (usage,) = (line["usage"] for line in there.logged("usage")[settled:])
-    assert usage["outcome"] == "client_gone"
-    assert usage["completion_tokens"] < TOO_MANY
+    (usage,) = there.usage()[settled:]
+    assert usage.outcome is Outcome.CLIENT_GONE
+    assert usage.tokens.completion < TOO_MANY
 
 
 def _read_to_end(caller: socket.socket) -> Answer:

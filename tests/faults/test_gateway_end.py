@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from interlace.ledger import Outcome
 from tests.support.served import (
     CHAT,
     COMPLETIONS,
@@ -101,8 +102,8 @@ async def test_sigterm_lets_streams_finish(ready: Served) -> None:
         assert [answer.done for answer in answers] == [False, True, True, True]
     assert ready.process.wait(20) == 0
     assert psutil.wait_procs(hosts, timeout=10)[1] == []
-    settled = [line["usage"] for line in ready.logged("usage")]
-    assert [s["completion_tokens"] for s in settled if s["outcome"] == "finished"].count(150) == 4
+    settled = [usage.tokens.completion for usage in ready.usage() if usage.outcome is Outcome.FINISHED]
+    assert settled.count(150) == 4
 
 
 def test_sigterm_while_loading_ends_at_once(loading: Served) -> None:

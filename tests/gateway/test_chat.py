@@ -16,7 +16,11 @@ from typing import Any
 import pytest
 import uvicorn
 
+from interlace.config import Settings
 from interlace.gateway.chat import Timing, _events, _on_this_machine, _printable
+from tests.support.gateway_thread import running_gateway
+from tests.support.prices import costing
+from tests.support.scripted_engine import ScriptedEngine
 from tests.support.serving import free_port
 
 KEY = "a-key-for-tests"
@@ -383,3 +387,14 @@ def test_a_timing_leaves_out_what_is_unknown() -> None:
     assert Timing(1.0, 1.5, 1.5, 1).line() == "0.50 s to first token, 1 token"
     assert Timing(1.0, 1.5, 2.5).line() == "0.50 s to first token"
     assert Timing(1.0, 1.5, 2.5, 21).line() == "0.50 s to first token, 20.0 tokens/s, 21 tokens"
+
+
+def test_each_answer_says_what_it_cost(tmp_path: Path) -> None:
+    """Beside a server that keeps books: the exact charge of each answer, and of the conversation so far."""
+    with running_gateway(Settings(prices=(costing("m", 2, 5),)), {"m": ScriptedEngine()}) as gateway:
+        done = _chat(gateway.url, tmp_path, "one two\nthree\n", key=gateway.key)
+        first, second = (event.cost_nanos for event in gateway.events)
+    assert (first, second) == (2 * 2 + 5 * 7, 2 * (2 + 6 + 1) + 5 * 7)
+    said = [line for line in done.stderr.splitlines() if "first token" in line]
+    assert "$0.000000039 ($0.000000039 so far)" in said[0]
+    assert "$0.000000053 ($0.000000092 so far)" in said[1]

@@ -170,6 +170,11 @@ def test_draining_gives_up_after_its_time() -> None:
         assert not gateway.thread.is_alive()
         wait_for(lambda: engine.cancelled == 1)
         assert gateway.events[0].outcome is Outcome.CANCELLED
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+        assert b"shutting down" in received
+        assert received.endswith(b"0\r\n\r\n"), "the answer ends as an answer does"
         connection.close()
 
 

@@ -163,7 +163,7 @@ def test_names_are_never_cut(tmp_path: Path) -> None:
     config.write_text(f"port: {free_port()}\nmodels:\n  - {{name: {name}, checkpoint: /some/where/{name}}}\n")
     done = _run(tmp_path, "models")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[1].split() == [name, "not", "running", "local", f"/some/where/{name}"]
+    assert done.stdout.splitlines()[1].split() == [name, "not", "running", f"/some/where/{name}"]
 
 
 def test_models_asks_the_server_it_is_told_of(tmp_path: Path) -> None:

@@ -651,6 +651,16 @@ def stale(exchange: Exchange) -> None:
     return instant(Exchange(exchange.connection, exchange.request, "1"))
 
 
+async def late_end(exchange: Exchange) -> None:
+    """A good answer whose body ends a moment after its last event."""
+    exchange.begin()
+    exchange.chunk({"content": "one "}, finish="stop")
+    exchange.usage(1)
+    exchange.piece(_END)
+    await asyncio.sleep(0.03)
+    exchange.write(b"0\r\n\r\n")
+
+
 async def bad_chunk(exchange: Exchange) -> None:
     """A word, and then a chunk whose size is no number; with `head`, a header without end instead."""
     if exchange.argument == "head":
@@ -693,6 +703,6 @@ SCRIPTS: dict[str, Callable[[Exchange], Awaitable[None] | None]] = {
     for script in (
         instant, slow, hang_first, hang_head, hang_mid, hang_end, drip, cut, quiet_end, half_json, garbage, no_http,
         html, long_line, redirect, status, refuse, error_inside, no_usage, usage, liar, odd_lines, finish_always,
-        thinker, fewer, tools, no_stream_options, no_stream, stale, embed, bad_chunk, gzip_anyway,
+        thinker, fewer, tools, no_stream_options, no_stream, stale, embed, bad_chunk, gzip_anyway, late_end,
     )
 }  # fmt: skip

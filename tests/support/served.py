@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import subprocess
@@ -19,6 +20,8 @@ import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from interlace.ledger import UsageEvent, read_events
+from interlace.ledger.store import Store, sqlite_url
 from tests.support.prices import free_in_yaml
 from tests.support.serving import COMMAND, environment
 
@@ -70,6 +73,11 @@ class Served:
     def logged(self, message: str) -> list[dict[str, Any]]:
         """The lines with that message."""
         return [line for line in self.log_lines() if line["message"] == message]
+
+    def usage(self) -> list[UsageEvent]:
+        """The usage events recorded so far, read beside the server."""
+        with contextlib.closing(Store(sqlite_url(self.folder / "home" / "ledger.db"))) as store:
+            return store.read(lambda connection: list(read_events(connection)))
 
     def get(self, path: str) -> httpx.Response:
         """GET without a key, on a connection of its own."""

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from interlace.config import Settings
 from interlace.errors import InterlaceError, NotFound
+from interlace.gateway.admin import admin_routes
 from interlace.gateway.endpoint import Endpoint
 from interlace.gateway.http import ClientGone, Exchange, send_error
 from interlace.gateway.metrics import NO_MODEL
@@ -21,6 +22,7 @@ from interlace.gateway.openai_completions import parse_completion
 from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
 _log = logging.getLogger(__name__)
@@ -46,6 +48,9 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/embeddings", Endpoint("embeddings", parse_embedding, pipeline, limits), methods=["POST"]),
             Route("/v1/models", models.all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
+            Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),
+            Route("/v1/usage/{id}", SpentPage(pipeline.ledger), methods=["GET"]),
+            *admin_routes(pipeline.ledger, limits),
             Route("/healthz", health_page(), methods=["GET"]),
             Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),
             Route("/metrics", metrics_page(pipeline.metrics), methods=["GET"]),

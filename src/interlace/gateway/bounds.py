@@ -42,7 +42,12 @@ async def bound_of(
     An `open_ended` answer, where the caller gave no `max_tokens` and the engine can be stopped, is not bounded here.
     """
     asked = works if embed is None else (embed,)
-    prompt = sum(await asyncio.gather(*(engine.count(work) for work in asked))) if count else 0
+    if not count:
+        prompt = 0
+    elif len(asked) == 1:
+        prompt = await engine.count(asked[0])  # a task for each, as below, costs more than a count
+    else:
+        prompt = sum(await asyncio.gather(*(engine.count(work) for work in asked)))
     if embed is not None:
         return Bound(prompt, 0, embedding=True)
     can = engine.capabilities()

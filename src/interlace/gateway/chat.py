@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ import httpx
 from interlace.config import Settings
 from interlace.errors import InterlaceError
 from interlace.gateway.keys import read_key
+from interlace.money import show_usd
 
 HELP = """\
 /help          this list
@@ -32,6 +34,7 @@ HELP = """\
 """
 _TIMEOUT = httpx.Timeout(10.0, read=600.0)  # a full queue may hold the first token back for minutes
 _LOADING_SECONDS = 300.0
+_REQUEST = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class ChatError(InterlaceError):
@@ -54,6 +57,7 @@ class Timing:
     first: float | None = None
     last: float | None = None
     tokens: int | None = None
+    id: Any = None  # what the server calls the answer
 
     def line(self) -> str:
         """For example `0.21 s to first token, 38.5 tokens/s, 63 tokens`; what is unknown is left out."""
@@ -75,6 +79,7 @@ class Conversation:
     system: str | None = None
     turns: list[dict[str, str]] = field(default_factory=list)
     options: Mapping[str, Any] = field(default_factory=dict)
+    spent_nanos: int = 0
 
     def messages(self) -> list[dict[str, str]]:
         """All turns, the system text first."""
@@ -125,6 +130,29 @@ class Server:
         except (ValueError, KeyError, TypeError):
             raise ChatError(f"{self.url} is not an OpenAI-compatible server: /v1/models is not a list.") from None
         return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+
+    def spent(self, id: str | None, *, patience_seconds: float = 0.0) -> int | None:
+        """What a request cost, in nano-dollars; None where the server does not say, or not within the patience (an
+        answer that was stopped is settled a moment later)."""
+        deadline = time.monotonic() + patience_seconds
+        while isinstance(id, str) and _REQUEST.fullmatch(id):
+            response = self.send("GET", f"/v1/usage/{id}", None, None)
+            if response.status_code == httpx.codes.OK:
+                try:
+                    return int(response.json()["cost_nanos"])
+                except (ValueError, KeyError, TypeError):
+                    return None
+            if response.status_code != httpx.codes.NOT_FOUND or time.monotonic() > deadline:
+                return None
+            time.sleep(0.1)
+        return None
+
+    def send(self, method: str, path: str, query: Mapping[str, Any] | None, body: Any) -> httpx.Response:
+        """One request and its answer, whatever the answer says; `body` None: none."""
+        try:
+            return self._http.request(method, path, params=query, json=body, timeout=60.0)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
 
     def answer(self, conversation: Conversation, timing: Timing) -> Generator[str, None, None]:
         """The pieces of one answer; closing the generator closes the connection, which stops the work."""
@@ -185,6 +213,7 @@ def _texts(event: Mapping[str, Any], timing: Timing) -> Iterator[str]:
     """The text of one event, noting times and usage; an error event raises."""
     if error := event.get("error"):
         raise ChatError(str(error.get("message") or error) if isinstance(error, dict) else str(error))
+    timing.id = timing.id or event.get("id")
     if usage := event.get("usage"):
         timing.tokens = usage.get("completion_tokens")
     for choice in event.get("choices") or ():
@@ -345,7 +374,16 @@ def _ask(server: Server, conversation: Conversation, question: str) -> None:
             print(flush=True)
         else:
             conversation.turns.pop()
-    _say(f"[{'stopped; ' if interrupted else ''}{timing.line()}]")
+    _say(f"[{'stopped; ' if interrupted else ''}{timing.line()}{_cost(server, conversation, timing, interrupted)}]")
+
+
+def _cost(server: Server, conversation: Conversation, timing: Timing, interrupted: bool) -> str:
+    """What the answer cost, and the conversation so far; nothing where the server keeps no books."""
+    nanos = server.spent(timing.id, patience_seconds=2.0 if interrupted else 0.0)
+    if nanos is None:
+        return ""
+    conversation.spent_nanos += nanos
+    return f", ${show_usd(nanos)} (${show_usd(conversation.spent_nanos)} so far)"
 
 
 def _obey(server: Server, conversation: Conversation, line: str) -> None:

@@ -168,6 +168,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     from interlace.models import print_table
 
     columns = ("id", "state", "engine", "kind", "context_length", "precision", "checkpoint", "provider")
-    shown = [column for column in columns if any(row.get(column) not in (None, "") for row in rows)]
+    plain = (None, "", "local")  # where every model runs here, nobody needs to be told
+    shown = [column for column in columns if any(row.get(column) not in plain for row in rows)]
     cells = [[str(row.get(column) or "") for column in shown] for row in rows]
     print_table([column.replace("_", " ").upper() for column in shown], cells, right=("CONTEXT LENGTH",))

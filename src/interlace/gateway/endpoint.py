@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
 from interlace.config import LimitSettings
-from interlace.errors import InterlaceError
+from interlace.errors import EngineUnavailable, InterlaceError
 from interlace.gateway.http import (
     EVENT_STREAM,
     JSON,
@@ -33,6 +33,17 @@ from interlace.gateway.wire import error_body
 _log = logging.getLogger(__name__)
 
 Happenings = AsyncGenerator[list[Happening], None]
+
+
+@asynccontextmanager
+async def _told_of_the_end(client: ClientWatch) -> AsyncGenerator[None, None]:
+    """A request that the server cancels, because it shuts down, ends in an error like any other."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if client.gone:
+            raise
+        raise EngineUnavailable("The server is shutting down. Try again soon.", retry_after_seconds=5) from None
 
 
 @dataclass(frozen=True)
@@ -69,12 +80,14 @@ class Endpoint:
             tags=tags_of(scope),
             tell_limits=lambda left: exchange.headers.extend(rate_headers(left)),
         )
-        async with client, aclosing(self.pipeline.answer(call)) as batches:
+        async with client, _told_of_the_end(client), aclosing(self.pipeline.answer(call)) as batches:
             first = await anext(batches)  # whatever fails until here becomes a status of its own
             assert rendering is not None
-            answer = self._send_stream if rendering.stream else self._send_whole
             try:
-                await answer(send, rendering, first, batches)
+                if rendering.stream:
+                    await self._send_stream(send, rendering, first, batches, client)
+                else:
+                    await self._send_whole(send, rendering, first, batches)
             except ReaderStuck:
                 scope["interlace.abort"]()
                 raise
@@ -86,15 +99,18 @@ class Endpoint:
         body = rendering.whole(batch[0])
         await self._patiently(send_whole(send, 200, JSON, body))
 
-    async def _send_stream(self, send: Send, rendering: Rendering, batch: list[Happening], batches: Happenings) -> None:
+    async def _send_stream(
+        self, send: Send, rendering: Rendering, batch: list[Happening], batches: Happenings, client: ClientWatch
+    ) -> None:
         """Everything that waits goes out as one write. After the first byte, an error can only be an event."""
         await start_response(send, 200, EVENT_STREAM, (b"cache-control", b"no-cache"))
         try:
-            while not isinstance(batch[0], Done):
-                if data := rendering.chunks(batch):
-                    await self._write(send, data)
-                batch = await anext(batches)
-            end = rendering.last_chunks(batch[0])
+            async with _told_of_the_end(client):
+                while not isinstance(batch[0], Done):
+                    if data := rendering.chunks(batch):
+                        await self._write(send, data)
+                    batch = await anext(batches)
+                end = rendering.last_chunks(batch[0])
         except InterlaceError as error:
             _log.warning("a stream ended in an error", extra={"fields": {"error": error.message}})
             end = b"data: " + error_body(error) + b"\n\n"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
+from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
@@ -55,7 +57,7 @@ class Exchange:
     @classmethod
     def of(cls, scope: Scope) -> Exchange:
         """The exchange of a request that just arrived."""
-        made = secrets.token_hex(12)
+        made = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"  # in the order of time, as in UUIDv7
         given = header(scope, b"x-request-id")
         return cls(made, given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{made}".encode())
 
@@ -72,6 +74,18 @@ def credential_of(scope: Scope) -> str | None:
     """The value of the `Authorization` header."""
     value = header(scope, b"authorization")
     return None if value is None else value.decode("latin-1")
+
+
+def query_of(scope: Scope) -> dict[str, str]:
+    """The parameters of the query, each given once."""
+    try:
+        pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        raise InvalidRequest("The query has more parameters than anything here takes.") from None
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise InvalidRequest("A parameter of the query is given twice. Give it once, with commas where it is a list.")
+    return found
 
 
 def tags_of(scope: Scope) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from interlace.ledger import make_private, read_private
 
 def read_key(home: Path, env: Mapping[str, str] | None = None) -> str | None:
     """The key of a server with this home: `INTERLACE_API_KEY`, else the kept one; None before the first start."""
-    if chosen := (os.environ if env is None else env).get("INTERLACE_API_KEY"):
+    if chosen := (os.environ if env is None else env).get("INTERLACE_API_KEY", "").strip():
+        if not chosen.isascii() or not chosen.isprintable() or " " in chosen:
+            raise ConfigError("INTERLACE_API_KEY holds what no header can carry. Use letters, digits and - _ . only.")
         return chosen
     kept = read_private(key_file(home))
     if kept == "":

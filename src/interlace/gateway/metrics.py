@@ -51,14 +51,20 @@ class Metrics:
             "interlace_time_between_tokens_seconds", "Between tokens of one choice.", _TOKEN_SECONDS, "model"
         )
         self._times = {name: TokenTimes(self._first.labels(name), self._between.labels(name)) for name in engines}
+        kinds = ("prompt", "cached", "completion")
+        self._settled = {
+            name: (*(self.tokens.labels(name, kind) for kind in kinds), self._cost.labels(name)) for name in engines
+        }
         self.registry.register(_Gauges(admission, engines))
 
     def settled(self, model: str, usage: Usage, outcome: Outcome, cost_nanos: int) -> None:
         """Count a request that ran and is settled."""
-        self.tokens.labels(model, "prompt").inc(usage.prompt_tokens)
-        self.tokens.labels(model, "cached").inc(usage.cached_tokens)
-        self.tokens.labels(model, "completion").inc(usage.completion_tokens)
-        self._cost.labels(model).inc(cost_nanos)
+        prompt, cached, completion, cost = self._settled[model]
+        prompt.inc(usage.prompt_tokens)
+        completion.inc(usage.completion_tokens)
+        cost.inc(cost_nanos)
+        if usage.cached_tokens:
+            cached.inc(usage.cached_tokens)
         self._outcomes.labels(model, outcome.value).inc()
         if outcome is Outcome.FILTERED:
             self.refusals.labels("content_filter_output").inc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +13,9 @@ from interlace.gateway.openai_chat_answer import ChatCompletion
 from interlace.gateway.openai_completions import CompletionBody
 from interlace.gateway.openai_completions_answer import Completion
 from interlace.gateway.openai_embeddings import EmbeddingBody, EmbeddingList
+from interlace.gateway.usage_pages import OwnUsage, Spent
 from interlace.gateway.wire import ErrorBody
+from interlace.ledger.operations import Period
 
 _ENDPOINTS: tuple[tuple[str, str, type, type, bool], ...] = (
     ("/v1/chat/completions", "Continue a conversation.", ChatBody, ChatCompletion, True),
@@ -43,7 +46,14 @@ _MODEL = {
 
 def document() -> dict[str, Any]:
     """OpenAPI 3.1."""
-    types = [ErrorBody, *(body for _, _, body, _, _ in _ENDPOINTS), *(answer for _, _, _, answer, _ in _ENDPOINTS)]
+    types = [
+        ErrorBody,
+        Period,
+        OwnUsage,
+        Spent,
+        *(body for _, _, body, _, _ in _ENDPOINTS),
+        *(answer for _, _, _, answer, _ in _ENDPOINTS),
+    ]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     refs = dict(zip(types, schemas, strict=True))
     paths = {
@@ -58,7 +68,7 @@ def document() -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"key": []}],
-        "paths": {**paths, **_pages(refs[ErrorBody])},
+        "paths": {**paths, **_usage(refs, components["Period"]), **_pages(refs[ErrorBody])},
     }
 
 
@@ -66,7 +76,7 @@ def _operation(about: str, body: Any, answer: Any, error: Any, *, streams: bool)
     content: dict[str, Any] = {"application/json": {"schema": answer}}
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    refusals = {status: _answer(words, error) for status, words in _REFUSALS.items()}
+    refusals = {status: described(words, error) for status, words in _REFUSALS.items()}
     return {
         "summary": about,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
@@ -74,27 +84,67 @@ def _operation(about: str, body: Any, answer: Any, error: Any, *, streams: bool)
     }
 
 
+def _usage(refs: dict[type, Any], period: Any) -> dict[str, Any]:
+    error = refs[ErrorBody]
+    denied = {status: described(_REFUSALS[status], error) for status in ("400", "401", "503")}
+    missing = {"404": described("This key has no such request.", error)}
+    return {
+        "/v1/usage": {
+            "get": {
+                "summary": "A key's own use, limits and what is left.",
+                "parameters": query_parameters(period),
+                "responses": {"200": described("Both.", refs[OwnUsage]), **denied},
+            }
+        },
+        "/v1/usage/{id}": {
+            "parameters": [
+                {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            ],
+            "get": {
+                "summary": "What one request of the key used and cost.",
+                "responses": {"200": described("Its usage event.", refs[Spent]), **denied, **missing},
+            },
+        },
+    }
+
+
+def query_parameters(schema: Mapping[str, Any], without: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The fields of a struct as parameters of a query: text, left out or given."""
+    required = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": _in_query(field)}
+        for name, field in schema["properties"].items()
+        if name not in without
+    ]
+
+
+def _in_query(schema: Mapping[str, Any]) -> Any:
+    """A parameter that is left out is left out, not null."""
+    some = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    return some[0] if len(some) == 1 else {key: value for key, value in schema.items() if key != "default"}
+
+
 def _pages(error: Any) -> dict[str, Any]:
     model = {"$ref": "#/components/schemas/Model"}
     models = {"type": "object", "properties": {"data": {"type": "array", "items": model}}, "required": ["data"]}
     thing = {"type": "object"}
-    denied = {"401": _answer(_REFUSALS["401"], error)}
+    denied = {"401": described(_REFUSALS["401"], error)}
     name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    unready = {"503": _answer("Something is missing.", thing)}
+    unready = {"503": described("Something is missing.", thing)}
     return {
         "/v1/models": {
-            "get": {"summary": "The served models.", "responses": {"200": _answer("All.", models), **denied}}
+            "get": {"summary": "The served models.", "responses": {"200": described("All.", models), **denied}}
         },
         "/v1/models/{model}": {
             "parameters": [name],
             "get": {
                 "summary": "One served model.",
-                "responses": {"200": _answer("It.", model), **denied, "404": _answer("No such model.", error)},
+                "responses": {"200": described("It.", model), **denied, "404": described("No such model.", error)},
             },
         },
-        "/healthz": _open_page("The process is alive.", {"200": _answer("Alive.", thing)}),
-        "/readyz": _open_page("Every model is ready.", {"200": _answer("Ready.", thing), **unready}),
-        "/": _open_page("Where things are.", {"200": _answer("Paths.", thing)}),
+        "/healthz": _open_page("The process is alive.", {"200": described("Alive.", thing)}),
+        "/readyz": _open_page("Every model is ready.", {"200": described("Ready.", thing), **unready}),
+        "/": _open_page("Where things are.", {"200": described("Paths.", thing)}),
     }
 
 
@@ -102,5 +152,6 @@ def _open_page(about: str, responses: dict[str, Any]) -> dict[str, Any]:
     return {"get": {"summary": about, "security": [], "responses": responses}}
 
 
-def _answer(words: str, schema: Any) -> dict[str, Any]:
+def described(words: str, schema: Any) -> dict[str, Any]:
+    """One response of an operation."""
     return {"description": words, "content": {"application/json": {"schema": schema}}}

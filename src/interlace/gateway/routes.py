@@ -43,10 +43,10 @@ def ready_capabilities(engine: Engine) -> Capabilities:
     """What the engine can do; raises `EngineUnavailable`, saying when to come back, while it is not ready."""
     health = engine.health()
     if health.state != "ready":
-        detail = f" ({health.detail})" if health.detail else ""
+        if health.state == "failed":  # the reason, with its paths, is for the operator: it is in the log and /readyz
+            raise EngineUnavailable("The model could not be loaded. Whoever runs this server can see why in /readyz.")
         raise EngineUnavailable(
-            f"The model is {health.state}{detail}. Try again soon; /readyz says when.",
-            retry_after_seconds=2,
+            f"The model is {health.state}. Try again soon; /readyz says when.", retry_after_seconds=2
         )
     return engine.capabilities()
 

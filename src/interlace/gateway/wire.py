@@ -68,6 +68,14 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         ) from None
 
 
+def convert(value: Any, type: type[T]) -> T:
+    """Read plain values into a struct; raises `InvalidRequest` in OpenAI's words."""
+    try:
+        return msgspec.convert(value, type)
+    except msgspec.ValidationError as error:
+        raise _described(str(error)) from None
+
+
 def encode(value: Any) -> bytes:
     """JSON bytes of a response."""
     return msgspec.json.encode(value)

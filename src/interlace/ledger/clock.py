@@ -39,12 +39,12 @@ class Calendar:
 
     def __init__(self, time_zone: str) -> None:
         self._zone: tzinfo = ZoneInfo(time_zone)
-        self._quarter = -1
-        self._day = ""
+        self._last = (-1, "")  # a quarter of an hour and its day; replaced whole, as several threads ask
 
     def day(self, micros: int) -> str:
         """2026-01-31; its first seven characters are the month. No zone changes its day within a quarter of an hour."""
         quarter = micros // 900_000_000
-        if quarter != self._quarter:
-            self._quarter, self._day = quarter, day_of(micros, self._zone)
-        return self._day
+        last = self._last
+        if quarter != last[0]:
+            last = self._last = (quarter, day_of(micros, self._zone))
+        return last[1]

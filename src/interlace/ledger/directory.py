@@ -148,9 +148,10 @@ class Directory:
             case Plan():
                 self.plans[entry.id] = entry
             case Key():
-                if before := self.keys.get(entry.id):
-                    self._by_digest.pop(before.digest, None)
+                before = self.keys.get(entry.id)
                 self.keys[entry.id] = self._by_digest[entry.digest] = entry
+                if before is not None and before.digest != entry.digest:  # never a moment without: others look it up
+                    self._by_digest.pop(before.digest, None)
             case Price():
                 others = [price for price in self.prices.get(entry.model, ()) if price.id != entry.id]
                 self.prices[entry.model] = [*others, entry]

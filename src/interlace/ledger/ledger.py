@@ -12,7 +12,6 @@ All of it runs on the gateway's event loop and none of it waits for the disk but
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -79,6 +78,7 @@ class Hold:
     counted_tokens: int
     reservation: Reservation
     book: Book
+    bounded: bool = False  # whether any budget holds
     covered: int | None = 0  # completion tokens that the reservation pays for; None: any number
     settled: bool = False
 
@@ -107,6 +107,7 @@ class Ledger:
         self._settings = registry.settings.ledger
         self._loop: asyncio.AbstractEventLoop | None = None
         self._durable: dict[str, asyncio.Future[None]] = {}
+        self.unwritten: dict[str, UsageEvent] = {}  # counted as spent, and not known to be durable
         self._months: set[str] = set()
         self.book = Book(registry.directory.budget)
         registry.store.durable = self._tell_durable
@@ -174,6 +175,10 @@ class Ledger:
             return True
         return not price.free and self.bounded(caller)
 
+    def month(self) -> str:
+        """The calendar month now, in the ledger's time zone; the book knows what is spent of it."""
+        return self._today()[1][:7]
+
     def bounded(self, caller: Caller) -> bool:
         """Whether any budget holds for the caller."""
         return any(self.registry.directory.budget(account) is not None for account in caller.accounts(""))
@@ -202,13 +207,13 @@ class Ledger:
         tokens = bound.prompt + (STEP_TOKENS if bound.completion is None else bound.completion)
         counted = self._count_tokens(caller, tokens)
         try:
-            day, reservation = await self._reservation(id, caller, price, bound, while_waiting)
+            now, day, reservation = await self._reservation(id, caller, price, bound, while_waiting)
         except BaseException:
             self._settle_tokens(caller, counted, tokens, 0)
             raise
-        covered = bound.completion
+        covered, bounded = bound.completion, self.bounded(caller)
         if bound.completion is None:
-            covered = affordable(price, bound.prompt, reservation.nanos) if self.bounded(caller) else None
+            covered = affordable(price, bound.prompt, reservation.nanos) if bounded else None
         return Hold(
             id=id,
             caller=caller,
@@ -219,11 +224,12 @@ class Ledger:
             price=price,
             bound=bound,
             day=day,
-            started_us=self.registry.clock.now(),
+            started_us=now,
             counted=counted,
             counted_tokens=tokens,
             reservation=reservation,
             book=self.book,
+            bounded=bounded,
             covered=covered,
         )
 
@@ -238,8 +244,9 @@ class Ledger:
             return 0
         self._loop = asyncio.get_running_loop()
         durable = self._durable[hold.id] = self._loop.create_future()
+        self.unwritten[hold.id] = event
         self.registry.store.record(event)
-        await asyncio.shield(durable)
+        await durable  # whoever waits may be cancelled: the event is on its way all the same
         return event.cost_nanos
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -271,7 +278,7 @@ class Ledger:
             first_token_us=used.first_token_us,
             tags=hold.tags,
             estimated=used.estimated,
-            overrun_nanos=overrun if self.bounded(hold.caller) else 0,
+            overrun_nanos=overrun if hold.bounded else 0,
         )
 
     def _count_tokens(self, caller: Caller, tokens: int) -> Counted:
@@ -286,18 +293,18 @@ class Ledger:
 
     async def _reservation(
         self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile
-    ) -> tuple[str, Reservation]:
-        """The day and the reservation; over the end of a month it is asked of the new month's budgets."""
+    ) -> tuple[int, str, Reservation]:
+        """Moment and day of admission, and the reservation; over the end of a month, of the new month's budgets."""
         least, wanted = self._amounts(caller, price, bound)
         while True:
-            day = self._today()
+            now, day = self._today()
             accounts = caller.accounts(day[:7])
             answer = self.book.reserve(id, accounts, least, wanted)
             if answer is Verdict.WAIT:
                 answer = await self._wait(Waiter(id, accounts, least, wanted, tell=_untold), while_waiting)
             if isinstance(answer, Reservation):
-                return day, answer
-            if self._today()[:7] == day[:7]:
+                return now, day, answer
+            if self._today()[1][:7] == day[:7]:
                 raise self._no_budget(caller, day[:7], least)
 
     def _amounts(self, caller: Caller, price: Price, bound: Bound) -> tuple[int, int]:
@@ -313,7 +320,8 @@ class Ledger:
         """Stand in the queue; whatever happens, what was given and is not used goes back."""
         if self.book.waiting >= self._settings.waiting:
             raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
-        told: asyncio.Future[Reservation | Verdict] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()  # for whoever changes a budget meanwhile
+        told: asyncio.Future[Reservation | Verdict] = self._loop.create_future()
         waiter.tell = told.set_result
         self.book.wait(waiter)
         taken = False
@@ -343,25 +351,26 @@ class Ledger:
                 )
         return InsufficientQuota("A budget has no room for this request. Ask for fewer tokens.")
 
-    def _today(self) -> str:
-        """The day, its month's balances loaded."""
-        day = self.registry.calendar.day(self.registry.clock.now())
+    def _today(self) -> tuple[int, str]:
+        """The moment and its day, the balances of its month loaded."""
+        now = self.registry.clock.now()
+        day = self.registry.calendar.day(now)
         if day[:7] not in self._months:
             for account, nanos in self.registry.store.read(lambda c: balances_of_month(c, day[:7])).items():
                 self.book.account(account).spent += nanos
             self._months.add(day[:7])
-        return day
+        return now, day
 
     # --- told from other threads -----------------------------------------------------------------------------------
 
     def _tell_durable(self, events: Sequence[UsageEvent]) -> None:
         """On the writing thread: one call to the loop for all that a commit made last."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits; the thread has more to write
-                self._loop.call_soon_threadsafe(self._resolve, [event.id for event in events])
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._resolve, [event.id for event in events])
 
     def _resolve(self, ids: Sequence[str]) -> None:
         for id in ids:
+            self.unwritten.pop(id, None)
             future = self._durable.pop(id, None)
             if future is not None and not future.done():
                 future.set_result(None)

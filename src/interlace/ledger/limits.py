@@ -50,6 +50,10 @@ class Window:
             entry.amount -= amount
             self.total -= amount
 
+    def seconds_until_empty(self, now: float) -> float:
+        """How long until the whole limit is there again."""
+        return self._seconds[-1].second + WINDOW_SECONDS + 1 - now if self.used(now) else 0.0
+
     def seconds_until(self, amount: int, limit: int, now: float) -> float:
         """How long until `amount` more fits under `limit`; 0 when it does. A window's length when it never will."""
         excess = self.used(now) + amount - limit
@@ -156,5 +160,5 @@ class Limits:
         for name, limit, window in (("requests", rates.rpm, use.requests), ("tokens", rates.tpm, use.tokens)):
             if limit is not None:
                 remaining = max(0, limit - window.used(now))
-                found[name] = Left(limit, remaining, window.seconds_until(limit, limit, now))
+                found[name] = Left(limit, remaining, window.seconds_until_empty(now))
         return found

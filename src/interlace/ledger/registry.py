@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select, update
@@ -62,11 +64,20 @@ class Registry:
     settings: Settings
     changed: Callable[[], None] = field(default=lambda: None)
     _lock: HeldLock | None = None
+    _changing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def open(cls, settings: Settings, env: Mapping[str, str] | None = None, clock: Clock | None = None) -> Registry:
+    def open(
+        cls,
+        settings: Settings,
+        env: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+        *,
+        take_over: bool = True,
+    ) -> Registry:
         """Open the ledger that settings name, made at the first time.
 
+        `take_over` False leaves what an interlace.yaml has named there before as it is: there was none to read now.
         Raises `LedgerBusy` while another process has it, `ConfigError` when it cannot be opened.
         """
         env = os.environ if env is None else env
@@ -88,7 +99,7 @@ class Registry:
         store.start()
         registry = cls(store, Directory(), hasher, clock, Calendar(settings.ledger.time_zone), settings, _lock=lock)
         try:
-            registry.directory = store.write(registry._set_up)
+            registry.directory = store.write(partial(registry._set_up, take_over=take_over))
         except BaseException:
             registry.close()
             raise
@@ -101,22 +112,38 @@ class Registry:
             self._lock.release()
 
     def change(self, work: Callable[[Connection], list[Entry]]) -> list[Entry]:
-        """Run `work` in one transaction and take the entries that it made or changed into the directory."""
-        entries = self.store.write(work)
-        for entry in entries:
-            self.directory.put(entry)
+        """Run `work` in one transaction and take the entries that it made or changed into the directory.
+
+        One change at a time: `work` may trust what the directory says, and no later change is put there before it.
+        """
+        with self._changing:
+            entries = self.store.write(work)
+            for entry in entries:
+                self.directory.put(entry)
         self.changed()
         return entries
 
     # --- a start -------------------------------------------------------------------------------------------------
 
-    def _set_up(self, connection: Connection) -> Directory:
+    def _set_up(self, connection: Connection, *, take_over: bool) -> Directory:
         migrate(connection)
         now = self.clock.now()
-        _take_over_plans(connection, self.settings.plans, now)
-        _take_over_prices(connection, self.settings.prices, "file", now)
+        if take_over:
+            _take_over_plans(connection, self.settings.plans, now)
+            _take_over_prices(connection, self.settings.prices, "file", now)
         _take_over_prices(connection, _default_prices(), "default", now)
         return Directory.load(connection)
+
+    def make_defaults(self) -> None:
+        """The organisation and project of a first start, where it has not been: for work before any server ran."""
+        now = self.clock.now()
+
+        def work(connection: Connection) -> list[Entry]:
+            self._default_project(connection, now)
+            return self._default_entries(connection)
+
+        if not self.directory.projects:
+            self.change(work)
 
     def admit_first_key(self, key: str, *, from_environment: bool) -> None:
         """Make the server's own key known, with every scope, in the default project. One that was revoked stays so.

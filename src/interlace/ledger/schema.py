@@ -11,7 +11,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     ForeignKey,
-    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -124,7 +123,7 @@ usage_events = Table(
     Column("endpoint", String(32)),
     Column("latency_us", BigInteger),
     Column("first_token_us", BigInteger),
-    Index(None, "day"),
+    sqlite_with_rowid=False,  # ids are in the order of time: new rows come at the end
 )
 
 event_tags = Table(

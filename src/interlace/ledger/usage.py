@@ -26,9 +26,11 @@ GROUPS = ("org", "project", "key", "model", "tag", "day", "month", "outcome", "e
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums of one group. `group` has a value for each thing grouped by, in that order; None: no tag."""
+    """Sums of one group. `group` has a value for each thing grouped by, in that order; None: no tag. `ids` has those of
+    organisation, project and key, where they were asked for."""
 
     group: dict[str, str | None]
+    ids: dict[str, str] = {}
     requests: int
     prompt_tokens: int
     cached_tokens: int
@@ -42,18 +44,29 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events count: days from `since` to `until` inclusive (2026-01-31), and of these ids; None: all."""
+    """Which events count; None: all. Days from `since` to `until` inclusive (2026-01-31), moments in microseconds from
+    `since_us` up to, but without, `until_us`, and of these ids, model, tag and outcome."""
 
     since: str | None = None
     until: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
     org_id: str | None = None
     project_id: str | None = None
     key_id: str | None = None
+    model: str | None = None
+    outcome: str | None = None
+    tag: str | None = None
 
 
-def usage_rows(connection: Connection, by: Sequence[str], which: UsageFilter) -> list[UsageRow]:
-    """Sums of the events that `which` takes, one row for each group there is, in the groups' order."""
+def usage_rows(connection: Connection, by: Sequence[str], which: UsageFilter, *, ids: bool = False) -> list[UsageRow]:
+    """Sums of the events that `which` takes, one row for each group there is, in the groups' order.
+
+    With `ids`, organisations, projects or keys of one name are rows of their own.
+    """
     groups = [_group(name).label(f"by_{name}") for name in by]
+    known = [name for name in by if name in _IDS] if ids else []
+    groups += [usage_events.c[_IDS[name]].label(f"id_{name}") for name in known]
     sums = [func.count().label("requests")]
     sums += [func.coalesce(func.sum(usage_events.c[name]), 0).label(name) for name in _SUMMED]
     sums.append(func.coalesce(func.sum(_as_number(usage_events.c.estimated)), 0).label("estimated_requests"))
@@ -64,7 +77,8 @@ def usage_rows(connection: Connection, by: Sequence[str], which: UsageFilter) ->
     for row in connection.execute(query):
         values = dict(row._mapping)
         group = {name: values.pop(f"by_{name}") for name in by}
-        rows.append(UsageRow(group=group, **{name: int(value) for name, value in values.items()}))
+        found = {name: values.pop(f"id_{name}") for name in known}
+        rows.append(UsageRow(group=group, ids=found, **{name: int(value) for name, value in values.items()}))
     return rows
 
 
@@ -89,6 +103,8 @@ def balances_of_month(connection: Connection, month: str) -> dict[AccountKey, in
     query = select(balances).where(balances.c.month == month)
     return {(row.scope, row.scope_id, row.month): row.spent_nanos for row in connection.execute(query)}
 
+
+_IDS = {"org": "org_id", "project": "project_id", "key": "key_id"}
 
 _SUMMED = (
     "prompt_tokens",
@@ -132,8 +148,15 @@ def _conditions(which: UsageFilter) -> list[ColumnElement[bool]]:
         conditions.append(usage_events.c.day >= which.since)
     if which.until is not None:
         conditions.append(usage_events.c.day <= which.until)
-    ids = {name: getattr(which, name) for name in ("org_id", "project_id", "key_id")}
-    return conditions + [usage_events.c[name] == value for name, value in ids.items() if value is not None]
+    if which.since_us is not None:
+        conditions.append(usage_events.c.started_us >= which.since_us)
+    if which.until_us is not None:
+        conditions.append(usage_events.c.started_us < which.until_us)
+    if which.tag is not None:
+        tagged = select(event_tags.c.event_id).where(event_tags.c.tag == which.tag)
+        conditions.append(usage_events.c.id.in_(tagged))
+    same = {name: getattr(which, name) for name in ("org_id", "project_id", "key_id", "model", "outcome")}
+    return conditions + [usage_events.c[name] == value for name, value in same.items() if value is not None]
 
 
 def _as_number(flag: ColumnElement[bool]) -> ColumnElement[int]:

@@ -16,9 +16,11 @@ import pytest
 
 from interlace.config import ModelSettings
 from interlace.engines.remote import RemoteEngine
+from interlace.engines.types import Delta, Embeddings, Started, Usage
 from interlace.errors import ConfigError
 from interlace.gateway.commands import config_check_command, models_command
 from interlace.gateway.logs import JsonFormatter
+from interlace.gateway.meter import Meter
 from interlace.gateway.serve import build_engine
 from interlace.ledger import Outcome, Tokens
 from tests.support.asking import KEY, KEY_NAME, chat, collect, gateway_to, remote_settings
@@ -242,3 +244,15 @@ async def test_a_server_without_keys_is_sent_none(provider: Provider) -> None:
     await collect(engine, chat())  # type: ignore[arg-type]
     await engine.close()
     assert "authorization" not in provider.seen[-1].headers
+
+
+def test_a_cut_off_answer_is_known_to_be_an_estimate() -> None:
+    """What is billed by estimates says so, until the provider's own count replaces them."""
+    meter = Meter()
+    meter.see(0, Started(8, estimated=True))
+    meter.see(0, Delta(text="one ", tokens=1))
+    assert meter.usage() == Usage(8, 1, estimated=True)
+    meter.see(0, Usage(5, 1, 2, 1, 1))
+    assert meter.usage() == Usage(5, 1, 2, 1, 1)
+    meter.see(1, Embeddings((b"",), 0, 3, estimated=True))
+    assert meter.usage() == Usage(8, 1, 2, 1, 1, estimated=True)

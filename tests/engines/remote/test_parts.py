@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlace.engines.remote.counting import likely_chunk_tokens, likely_prompt_tokens, most_prompt_tokens
+from interlace.engines.remote.counting import (
+    INPUT_TOKENS,
+    MESSAGE_TOKENS,
+    REQUEST_TOKENS,
+    TOOLS_TOKENS,
+    likely_chunk_tokens,
+    likely_prompt_tokens,
+    most_prompt_tokens,
+)
 from interlace.engines.remote.failures import Complaint, error_of, harmless, read_complaint
 from interlace.engines.remote.sse import MOST_EVENT_BYTES, EventReader
 from interlace.engines.types import (
@@ -81,6 +89,17 @@ def test_a_bound_counts_everything_that_a_model_may_read() -> None:
     assert [most_prompt_tokens(request) >= plain + size for request in more] == [True] * len(more)
 
 
+def test_a_bound_leaves_room_for_what_a_template_writes() -> None:
+    """Empty texts have marks around them too: of the request, of each message and call, and of tools."""
+    empty = Message("user", "")
+    assert most_prompt_tokens(chat(messages=(empty,))) == REQUEST_TOKENS + MESSAGE_TOKENS
+    assert most_prompt_tokens(chat(messages=(empty,) * 5)) == REQUEST_TOKENS + 5 * MESSAGE_TOKENS
+    called = Message("assistant", "", tool_calls=(ToolCall("", "", ""),) * 2)
+    assert most_prompt_tokens(chat(messages=(called,))) >= REQUEST_TOKENS + 3 * MESSAGE_TOKENS
+    assert most_prompt_tokens(chat("", tools=(Tool("a"),))) >= REQUEST_TOKENS + MESSAGE_TOKENS + TOOLS_TOKENS
+    assert most_prompt_tokens(EmbedRequest(id="r", texts=("", "a"))) == 1 + 2 * INPUT_TOKENS
+
+
 def test_token_ids_are_counted_exactly() -> None:
     """A caller that sends ids has done the counting."""
     assert most_prompt_tokens(GenerateRequest(id="r", prompt_ids=(1, 2, 3))) == 3
@@ -135,14 +154,14 @@ def test_harmless_text_is_one_short_line() -> None:
 # --- connections -------------------------------------------------------------------------------------------------
 
 
-async def test_connections_are_kept_and_used_again(provider: Provider) -> None:
-    """Ten answers after one another, whole, streamed or refused, need one connection (a refusal may cost its own)."""
-    for stream in (True, False):
-        async with remote(provider.url, "instant:3", stream=stream) as engine:
-            before = provider.connections
-            for _ in range(10):
-                await collect(engine, chat())
-            assert provider.connections == before + 1
+@pytest.mark.parametrize(("model", "stream"), [("instant:3", True), ("instant:3", False), ("late-end", True)])
+async def test_connections_are_kept_and_used_again(provider: Provider, model: str, stream: bool) -> None:
+    """Five answers after one another need one connection, streamed or whole, and when the end comes a moment late."""
+    async with remote(provider.url, model, stream=stream) as engine:
+        before = provider.connections
+        for _ in range(5):
+            await collect(engine, chat())
+        assert provider.connections == before + 1
 
 
 async def test_no_more_connections_than_were_allowed(provider: Provider) -> None:

@@ -32,8 +32,7 @@ class Provider:
 
     def __init__(self, settings: ModelSettings, key: Secret | None) -> None:
         self._base = settings.base_url
-        self._closed = False
-        self._waits: set[asyncio.Timeout] = set()
+        self.closed = False
         headers = {"User-Agent": f"interlace/{__version__}", "Accept-Encoding": "identity"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key.reveal()}"
@@ -84,23 +83,17 @@ class Provider:
 
     async def within(self, until: float, waiting: Awaitable[T]) -> T:
         """What is awaited; `TimeoutError` after `until`, `EngineUnavailable` once the provider is closed."""
-        wait = asyncio.timeout_at(until)
-        self._waits.add(wait)
         try:
-            async with wait:
+            async with asyncio.timeout_at(until):
                 return await waiting
         except TimeoutError:
-            if self._closed:
+            if self.closed:
                 raise _closing() from None
             raise
-        finally:
-            self._waits.discard(wait)
 
     async def close(self) -> None:
-        """Close every connection and end every wait, which the client alone would not do; safe to call twice."""
-        self._closed = True
-        for wait in self._waits:
-            wait.reschedule(asyncio.get_running_loop().time())
+        """Close every connection; who reads from one hears of it within `LOOK_SECONDS`. Safe to call twice."""
+        self.closed = True
         await self._session.close()
 
 
@@ -134,7 +127,7 @@ class Reply:
             if content.at_eof():
                 return b""
             if lost:
-                raise _broken()
+                raise _closing() if self._provider.closed else _broken()
             look = min(until, asyncio.get_running_loop().time() + LOOK_SECONDS)
             try:
                 return await self._provider.within(look, content.readany())

@@ -99,8 +99,8 @@ def upgrade() -> None:
         sa.Column("latency_us", sa.BigInteger(), nullable=True),
         sa.Column("first_token_us", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_usage_events")),
+        sqlite_with_rowid=False,
     )
-    op.create_index(op.f("ix_usage_events_day"), "usage_events", ["day"], unique=False)
     op.create_table(
         "projects",
         sa.Column("id", sa.String(length=32), nullable=False),

@@ -14,6 +14,9 @@ from typing import Annotated
 import typer
 
 from interlace import __version__
+from interlace.cli.costs import plans, prices, usage
+from interlace.cli.options import ApiKey, Config, Home, Json, Url
+from interlace.cli.tenants import keys, orgs, projects
 from interlace.errors import ConfigError, InterlaceError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -21,17 +24,12 @@ checkpoints = typer.Typer(no_args_is_help=True, help="What lies on disk: list, s
 config = typer.Typer(no_args_is_help=True, help="The configuration file.")
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(config, name="config")
+app.add_typer(orgs, name="orgs")
+app.add_typer(projects, name="projects")
+app.add_typer(keys, name="keys")
+app.add_typer(plans, name="plans")
+app.add_typer(prices, name="prices")
 
-Home = Annotated[
-    Path | None,
-    typer.Option("--home", help="Folder of checkpoints and key; else INTERLACE_HOME, interlace.yaml, or ~/.interlace."),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", help="The configuration; else INTERLACE_CONFIG, else ./interlace.yaml if it is there."),
-]
-Url = Annotated[str | None, typer.Option("--url", help="The server; else INTERLACE_URL, else where `serve` listens.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A checkpoint's name, as `interlace checkpoints list` shows it.")
 ]
@@ -214,7 +212,7 @@ def chat(
         str | None, typer.Argument(metavar="MODEL", help="The model to chat with; else the first that can.")
     ] = None,
     url: Url = None,
-    key: Annotated[str | None, typer.Option(help="API key; else INTERLACE_API_KEY, else the one kept at home.")] = None,
+    key: ApiKey = None,
     system: Annotated[str | None, typer.Option(help="System text, said before the first question.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
@@ -237,3 +235,6 @@ def chat(
     raise typer.Exit(
         chat_command(model, url=url, key=key, home=settings.home, system=system, options=options, env=os.environ)
     )
+
+
+app.command()(usage)

@@ -1,0 +1,95 @@
+"""The admin API: the ledger's operations under `/admin/v1`, for keys with the scope `admin`, and their OpenAPI page.
+
+Operations wait for the disk, so they run beside the event loop; what they change holds for the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_origin
+
+import msgspec
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from interlace.config import LimitSettings
+from interlace.errors import InvalidRequest
+from interlace.gateway.admin_openapi import admin_document
+from interlace.gateway.http import JSON, Exchange, credential_of, query_of, read_json_body, send_whole
+from interlace.gateway.pages import Page
+from interlace.gateway.wire import convert, decode, encode
+from interlace.ledger import Caller, Ledger
+from interlace.ledger.operations import OPERATIONS, Operation
+
+PREFIX = "/admin/v1"
+
+_log = logging.getLogger(__name__)
+_object = msgspec.json.Decoder(dict[str, Any])
+
+
+def admin_routes(ledger: Ledger, limits: LimitSettings) -> list[Route]:
+    """A route for each path, and one for the document that describes them."""
+    paths: dict[str, dict[str, Operation]] = {}
+    for operation in OPERATIONS.values():
+        paths.setdefault(operation.path, {})[operation.method] = operation
+    routes = [Route(f"{PREFIX}/openapi.json", _document_page(), methods=["GET"])]
+    for path, methods in paths.items():
+        routes.append(Route(PREFIX + _whole(path), AdminPage(methods, ledger, limits), methods=list(methods)))
+    return routes
+
+
+def _whole(path: str) -> str:
+    """The last part of a path may hold slashes, as the names of models do."""
+    return f"{path[:-1]}:path}}" if path.endswith("}") else path
+
+
+def _document_page() -> Page:
+    body = encode(admin_document(OPERATIONS, PREFIX))
+    return Page(lambda _: (200, JSON, body))
+
+
+@dataclass(frozen=True)
+class AdminPage:
+    """An ASGI application for one path: its operations by method."""
+
+    operations: Mapping[str, Operation]
+    ledger: Ledger
+    limits: LimitSettings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Carry out one operation. Strangers learn nothing: their bodies are not read."""
+        exchange: Exchange = scope["interlace.exchange"]
+        exchange.endpoint = "admin"
+        caller = self.ledger.authenticate(credential_of(scope), "admin")
+        operation = self.operations["GET" if scope["method"] == "HEAD" else scope["method"]]
+        given = await self._input(operation, scope, receive)
+        result = await asyncio.to_thread(operation.run, self.ledger.registry, given)
+        if operation.method != "GET":
+            _tell(operation, caller, result)
+        await send_whole(send, 200, JSON, encode(_listed(operation, result)))
+
+    async def _input(self, operation: Operation, scope: Scope, receive: Receive) -> Any:
+        if operation.method == "GET":
+            fields: dict[str, Any] = query_of(scope)
+        else:
+            body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
+            fields = decode(body, _object) if body.strip() else {}
+        for name, value in scope["path_params"].items():
+            if name in fields:
+                raise InvalidRequest(f"`{name}` is in the path already; leave it out here.", param=name)
+            fields[name] = value
+        return convert(fields, operation.input)
+
+
+def _listed(operation: Operation, result: Any) -> Any:
+    """A list as OpenAI sends one."""
+    return {"object": "list", "data": result} if get_origin(operation.output) is list else result
+
+
+def _tell(operation: Operation, caller: Caller, result: Any) -> None:
+    """One line in the log for each change: who did what to which."""
+    fields = {"operation": operation.name, "by": caller.key.id, "id": result.id}
+    _log.info("an administrator changed the ledger", extra={"fields": fields})
