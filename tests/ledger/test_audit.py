@@ -284,7 +284,8 @@ def test_a_running_book_is_compared_with_the_record(registry: Registry, who: Ten
 def fill(registry: Registry, who: Tenant, count: int) -> None:
     """So many events at once, with their balances."""
     one = used(registry, who)
-    row, total = _row(one), count * one.cost_nanos
+    row = dict(zip(usage_events.columns.keys(), _row(one), strict=True))
+    total = count * one.cost_nanos
     scopes = (("org", one.org_id), ("project", one.project_id), ("key", one.key_id))
     with registry.store.engine.begin() as connection:
         for start in range(0, count, 10_000):

@@ -201,7 +201,10 @@ class World:
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
-        self.loop.turn()
+        for _ in range(100):  # each may have things to clean up
+            if all(task.done() for task in tasks):
+                break
+            self.loop.turn()
         for task in tasks:
             if not task.cancelled():
                 task.exception()

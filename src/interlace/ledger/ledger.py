@@ -12,6 +12,7 @@ All of it runs on the gateway's event loop and none of it waits for the disk but
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -365,8 +366,9 @@ class Ledger:
 
     def _tell_durable(self, events: Sequence[UsageEvent]) -> None:
         """On the writing thread: one call to the loop for all that a commit made last."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._resolve, [event.id for event in events])
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits; the thread has more to write
+                self._loop.call_soon_threadsafe(self._resolve, [event.id for event in events])
 
     def _resolve(self, ids: Sequence[str]) -> None:
         for id in ids:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Dialect, Engine, PoolProxiedConnection, create_engine, event, insert, select
+from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     DataError,
@@ -62,7 +62,7 @@ class Store:
     `durable` is called on the writing thread with the events that a commit has just made last.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         self.url = url
         self.trouble: str | None = None
         self.engine = _engine(url)
@@ -231,25 +231,25 @@ class _Stop:
 class _EventWriter:
     """Writes events, and what they add to balances, all or nothing, on a connection of its own.
 
-    Statements are compiled once and run by the driver itself: this is the hot path, and SQLAlchemy's own way took
-    twice the time. For the writing thread only.
+    Statements are compiled once and run by the driver itself, on a connection that stays: this is the hot path, and
+    SQLAlchemy's own way took twice the time. For the writing thread only.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         dialect = engine.dialect
         self._dbapi: Any = dialect.loaded_dbapi
-        self._begin = "BEGIN IMMEDIATE" if dialect.name == "sqlite" else None  # others begin by themselves
         self._add_events = _Statement(insert(usage_events), _EVENT_COLUMNS, dialect)
         self._add_tags = _Statement(insert(event_tags), ("event_id", "tag"), dialect)
         self._add_to_balances = _Statement(_balance_upsert(dialect.name), _BALANCE_COLUMNS, dialect)
-        self._connection: PoolProxiedConnection | None = None
+        self._connection: Connection | None = None
 
     def is_our_fault(self, error: Exception) -> bool:
-        """Whether a statement's own values cause it, so that trying again would not mend it."""
+        """Whether a statement's own values cause it (an integer beyond 64 bits, text that is no text, an id that is
+        there), so that trying again would not mend it."""
         names = ("DataError", "IntegrityError", "ProgrammingError", "NotSupportedError")
-        values = (ArithmeticError, ValueError)  # an integer beyond 64 bits, text that is no text
-        return isinstance(error, (*values, *(getattr(self._dbapi, name) for name in names)))
+        ours = tuple(getattr(self._dbapi, name) for name in names)
+        return isinstance(error, (*ours, ArithmeticError, ValueError, TypeError))
 
     def write(self, events: list[UsageEvent]) -> None:
         """One transaction; raises the driver's errors, and then nothing is known of the commit."""
@@ -257,15 +257,13 @@ class _EventWriter:
             return
         try:
             if self._connection is None:
-                self._connection = self._engine.raw_connection()
-            cursor = self._connection.cursor()
-            if self._begin:
-                cursor.execute(self._begin)
-            self._add_events.run(cursor, [_row(usage) for usage in events])
-            if tags := [(usage.id, tag) for usage in events for tag in usage.tags]:
-                self._add_tags.run(cursor, tags)
-            self._add_to_balances.run(cursor, _balance_rows(events))
-            self._connection.commit()
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                cursor = self._connection.connection.cursor()
+                self._add_events.run(cursor, [_row(usage) for usage in events])
+                if tags := [(usage.id, tag) for usage in events for tag in usage.tags]:
+                    self._add_tags.run(cursor, tags)
+                self._add_to_balances.run(cursor, _balance_rows(events))
         except BaseException:
             self.close()
             raise
@@ -274,7 +272,7 @@ class _EventWriter:
         """Let go of the connection, and with it of what was not committed."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.invalidate()
+            connection.close()
 
 
 class _Statement:
@@ -359,12 +357,12 @@ def _balance_upsert(dialect: str) -> Any:
 # --- the engine --------------------------------------------------------------------------------------------------
 
 
-def sqlite_url(path: Path) -> str:
-    """The URL of a SQLite file."""
-    return f"sqlite:///{path}"
+def sqlite_url(path: Path) -> URL:
+    """The URL of a SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path))
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str | URL) -> Engine:
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
         if engine.url.database:  # SQLite would make it readable by all; its side files follow its mode
