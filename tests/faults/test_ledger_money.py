@@ -142,6 +142,8 @@ async def test_who_hangs_up_pays_for_what_was_made_and_holds_nothing(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await until(lambda: there.metric("interlace_requests_running") == 0)
+            own = await client.get("/v1/usage", headers=who.headers)
+            assert [budget["reserved_nanos"] for budget in own.json()["standing"]["budgets"]] == [0]
             rest = tokens - books.spent(who) // ANSWER_NANOS
             last = await Asked({"model": f"instant:{tokens}", "max_tokens": rest, "stream": stream}, who).run(client)
             assert last.whole, last.answer
@@ -292,3 +294,4 @@ async def test_a_claim_that_no_ledger_could_hold_stops_nobody_else(tmp_path: Pat
         (closed,) = await _ask_at_once(there, 1, {"model": "least", "max_tokens": 1}, who)
         assert closed.refusal == (429, "insufficient_quota")
         assert there.get("/healthz").status_code == httpx.codes.OK
+    books.check()

@@ -1,7 +1,8 @@
 """A gateway whose remote models cost money, tenants with budgets, and its books read row by row: for tests that hurt
 the ledger.
 
-The books are read by SQL and added up here, with nothing of the product but the names of its tables.
+The books are read by SQL and added up here, with nothing of the product but the names of its tables; then the product's
+own auditor must agree.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import httpx
 
 from interlace.config import Settings
 from interlace.ledger import Registry
+from interlace.ledger.audit import audit
+from interlace.ledger.store import Store, sqlite_url
 from tests.support.provider import Provider
 from tests.support.served import CHAT, COMPLETIONS, Answer, Served, ask, served
 from tests.support.tenants import Tenant, tenant
@@ -145,8 +148,8 @@ class Books:
             return [dict(row) for row in connection.execute(query, values)]
 
     def events(self, who: Tenant | None = None) -> list[Event]:
-        """The usage events, of all or of one key, in the order in which they were written."""
-        found = self.rows("SELECT * FROM usage_events ORDER BY rowid")
+        """The usage events, of all or of one key, in the order of their start."""
+        found = self.rows("SELECT * FROM usage_events ORDER BY started_us, id")
         return [event for event in found if who is None or event["key_id"] == who.key.id]
 
     def by_tag(self) -> dict[str, list[Event]]:
@@ -193,6 +196,8 @@ class Books:
         for (scope, id, month), (spent, _, overrun) in sums.items():
             budget = budgets.get((scope, id))
             assert budget is None or spent - overrun <= budget, f"{scope} {id} spent {spent} of {budget} in {month}"
+        with closing(Store(sqlite_url(self.folder / "home" / "ledger.db"))) as store:
+            assert [str(f) for f in store.read(lambda c: list(audit(c))) if f.severity == "wrong"] == []
 
     def _budgets(self) -> dict[tuple[str, str], int]:
         found: dict[tuple[str, str], int] = {}
@@ -207,7 +212,7 @@ class Books:
 
 
 def _cost(price: dict[str, Any], event: Event) -> int:
-    """What the tokens of an event cost, by fractions, rounded up once."""
+    """What the tokens of an event cost, by fractions, rounded up once; a billion dollars at most."""
     if event["outcome"] not in _CHARGED:
         return 0
     tokens = {kind: event[f"{kind}_tokens"] for kind in _KINDS}
@@ -217,4 +222,4 @@ def _cost(price: dict[str, Any], event: Event) -> int:
     for kind, parent in _PARENTS.items():
         amounts[kind] = amounts[parent] if amounts[kind] is None else amounts[kind]
     exact = price["request"] + sum(Fraction(tokens[kind] * (amounts[kind] or 0), 10**6) for kind in _KINDS)
-    return -int(-exact // 1)
+    return min(-int(-exact // 1), 10**18)
