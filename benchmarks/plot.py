@@ -19,6 +19,7 @@ _COLOURS = {
     "interlace f32": "#0072b2",
     "bare loop f32": "#999999",
     "vLLM CPU fp32": "#d55e00",
+    "vLLM CPU bf16": "#cc79a7",
     "interlace file": "#56b4e9",
     "interlace bf16": "#009e73",
     "interlace int8": "#e69f00",

@@ -37,7 +37,7 @@ from interlace.gateway.app import State, make_app
 from interlace.gateway.batches import Batches
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.pipeline import Call, Done, Happening, PartStarted, Pipeline
-from interlace.gateway.serve import Server, bind, make_pipeline
+from interlace.gateway.serve import Server, bind, calm_collector, make_pipeline
 from interlace.ledger import Registry, new_key
 from interlace.ledger.directory import hint_of
 from interlace.ledger.registry import Entry, add
@@ -150,6 +150,7 @@ def main(kind: str, keys: int) -> None:
             serving = asyncio.create_task(server.serve(sockets=[bound]))
             while not server.started:
                 await asyncio.sleep(0.01)
+            calm_collector()
             told.write(json.dumps({"port": bound.getsockname()[1], "key": key, "model": MODEL}) + "\n")
             told.flush()
             await serving

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from math import ceil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interlace.config import ModelSettings, Settings
+from interlace.ledger import Registry
 from interlace.ledger.prices import KINDS, Price, Tokens, affordable, charge, most, price_at
 from interlace.money import MOST_NANOS
 
@@ -105,3 +109,18 @@ def test_the_latest_that_has_begun_holds() -> None:
     assert price_at(everything, 9) is None
     assert price_at(everything, 19) is old
     assert price_at(everything, 99) is corrected
+
+
+def test_a_catalogue_checkpoint_is_free_under_any_name(tmp_path: Path) -> None:
+    """The page that serves `all-minilm-l6-v2` as `minilm` works as it stands; somebody's own weights and other people's
+    servers have no price until one is written down."""
+    models = (
+        ModelSettings(name="minilm", checkpoint="all-minilm-l6-v2"),
+        ModelSettings(name="mine", checkpoint="./mine"),
+        ModelSettings(name="far", engine="openai", base_url="http://127.0.0.1:9/v1", model="all-minilm-l6-v2"),
+    )
+    with contextlib.closing(Registry.open(Settings(home=tmp_path, models=models), {})) as registry:
+        found = {name: registry.directory.price(name, registry.clock.now()) for name in ("minilm", "mine", "far")}
+    assert found["minilm"] is not None
+    assert found["minilm"].free
+    assert (found["mine"], found["far"]) == (None, None)

@@ -112,7 +112,8 @@ class Endpoint:
                     batch = await anext(batches)
                 end = rendering.last_chunks(batch[0])
         except InterlaceError as error:
-            _log.warning("a stream ended in an error", extra={"fields": {"error": error.message}})
+            fields = {"error": type(error).__name__, "code": error.code}  # its message may quote what the model said
+            _log.warning("a stream ended in an error", extra={"fields": fields})
             end = b"data: " + error_body(error) + b"\n\n"
         except ClientGone:
             raise

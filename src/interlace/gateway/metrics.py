@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from interlace.engines.types import Engine, Usage
 from interlace.gateway.admission import Admission
-from interlace.ledger import Outcome
+from interlace.ledger import RULES, Outcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nothing here reads
@@ -55,6 +55,12 @@ class Metrics:
         self._settled = {
             name: (*(self.tokens.labels(name, kind) for kind in kinds), self._cost.labels(name)) for name in engines
         }
+        self._ended = {
+            (name, outcome): self._outcomes.labels(name, outcome.value)
+            for name in engines
+            for outcome, rule in RULES.items()
+            if rule.recorded
+        }
         self.registry.register(_Gauges(admission, engines))
 
     def settled(self, model: str, usage: Usage, outcome: Outcome, cost_nanos: int) -> None:
@@ -65,7 +71,8 @@ class Metrics:
         cost.inc(cost_nanos)
         if usage.cached_tokens:
             cached.inc(usage.cached_tokens)
-        self._outcomes.labels(model, outcome.value).inc()
+        if ended := self._ended.get((model, outcome)):
+            ended.inc()
         if outcome is Outcome.FILTERED:
             self.refusals.labels("content_filter_output").inc()
 

@@ -61,6 +61,7 @@ class Work:
     """An ask that is about to run. `open_ended`: nobody said how long the answer may be, and it can be stopped."""
 
     ask: Ask
+    requests: tuple[GenerateRequest, ...]  # of the ask, as plan and tenant have them
     engine: Engine
     price: Price
     open_ended: bool
@@ -141,6 +142,8 @@ class Pipeline:
                 param=ask.input_param,
             )
         await self.guards.check_input(input_texts(ask), param=ask.input_param)
+        if not self.guards.masks:
+            return ask
         if ask.embed is not None:
             (embed,) = await self.guards.clean((ask.embed,), param=ask.input_param)
             return dataclasses.replace(ask, embed=embed)
@@ -165,9 +168,9 @@ class Pipeline:
         for work in ask.generate if ask.embed is None else (ask.embed,):
             check_fits(work, can, ask.dimensions)
         open_ended = can.stoppable and any(work.sampling.max_tokens is None for work in ask.generate)
-        works = (within_plan(work, caller.plan, stoppable=can.stoppable) for work in ask.generate)
-        tenanted = tuple(msgspec.structs.replace(work, tenant=caller.tenant) for work in works)
-        return Work(dataclasses.replace(ask, generate=tenanted), engine, price, open_ended)
+        planned = (within_plan(work, caller.plan, stoppable=can.stoppable) for work in ask.generate)
+        requests = tuple(msgspec.structs.replace(work, tenant=caller.tenant) for work in planned)
+        return Work(ask, requests, engine, price, open_ended)
 
     # --- reserve, and settle -------------------------------------------------------------------------------------
 
@@ -176,7 +179,7 @@ class Pipeline:
         """The most that the request can cost is held while it runs; whatever happens inside ends in exactly one usage
         event, durable before anything else is said. Whoever waits for a budget lends its slot to others."""
         ask, count = work.ask, self.ledger.needs_count(caller, work.price)
-        bound = await bound_of(work.engine, ask.generate, ask.embed, open_ended=work.open_ended, count=count)
+        bound = await bound_of(work.engine, work.requests, ask.embed, open_ended=work.open_ended, count=count)
         hold = await self.ledger.reserve(
             call.id,
             caller,
@@ -224,7 +227,7 @@ class Pipeline:
     def _streams(self, work: Work, hold: Hold, meter: Meter) -> list[AsyncGenerator[Happening, None]]:
         if work.ask.embed is not None:
             return [_embedded(work.engine, work.ask.embed, meter)]
-        return [self._generated(work, part, request, hold, meter) for part, request in enumerate(work.ask.generate)]
+        return [self._generated(work, part, request, hold, meter) for part, request in enumerate(work.requests)]
 
     async def _generated(
         self, work: Work, part: int, request: GenerateRequest, hold: Hold, meter: Meter

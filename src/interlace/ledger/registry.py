@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select, update
 
-from interlace.config import PerMillion, PlanSettings, PriceSettings, Settings
+from interlace.config import ModelSettings, PerMillion, PlanSettings, PriceSettings, Settings
 from interlace.errors import ConfigError
 from interlace.ledger.clock import Calendar, Clock, SystemClock
 from interlace.ledger.directory import (
@@ -131,7 +131,8 @@ class Registry:
         if take_over:
             _take_over_plans(connection, self.settings.plans, now)
             _take_over_prices(connection, self.settings.prices, "file", now)
-        _take_over_prices(connection, _default_prices(), "default", now)
+        if take_over or connection.execute(select(prices.c.id)).first() is None:
+            _take_over_prices(connection, _default_prices(self.settings.models), "default", now)
         return Directory.load(connection)
 
     def make_defaults(self) -> None:
@@ -303,7 +304,11 @@ def _price_row(price: PriceSettings) -> dict[str, Any]:
     }
 
 
-def _default_prices() -> Iterable[PriceSettings]:
-    """The models of our catalogue cost nothing until somebody says otherwise: zero, written down."""
+def _default_prices(models: Iterable[ModelSettings]) -> Iterable[PriceSettings]:
+    """The checkpoints of our catalogue, under whatever name they are served, cost nothing until somebody says
+    otherwise: zero, written down."""
     free = PerMillion(prompt=Nanos(0), completion=Nanos(0))
-    return [PriceSettings(model=name, since=Micros(0), usd_per_million=free) for name in known_models()]
+    known = known_models()
+    renamed = [model.name for model in models if model.engine == "local" and model.checkpoint in known]
+    names = dict.fromkeys([*known, *renamed])
+    return [PriceSettings(model=name, since=Micros(0), usd_per_million=free) for name in names]

@@ -82,6 +82,11 @@ class Guards:
         if reason:
             raise ContentFiltered(reason, param=param)
 
+    @property
+    def masks(self) -> bool:
+        """Whether `clean` has anything to look for."""
+        return self.secrets_input is not None
+
     async def clean(self, works: Sequence[Work], *, param: str) -> tuple[Work, ...]:
         """The requests with their secrets masked, each the very same where nothing was. Raises `ContentFiltered` for
         a secret that is to be refused, or that stands where it cannot be masked."""
