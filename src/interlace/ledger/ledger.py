@@ -300,6 +300,8 @@ class Ledger:
         while True:
             now, day = self._today()
             accounts = caller.accounts(day[:7])
+            if not price.free and self.book.account(accounts[0]).spent >= MOST_NANOS:
+                raise InsufficientQuota(_FULL)
             answer = self.book.reserve(id, accounts, least, wanted)
             if answer is Verdict.WAIT:
                 answer = await self._wait(Waiter(id, accounts, least, wanted, tell=_untold), while_waiting)
@@ -329,8 +331,8 @@ class Ledger:
         try:
             async with while_waiting():
                 await asyncio.wait((told,), timeout=self._settings.wait_seconds)
-            if not told.done():
-                raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
+                if not told.done():  # told at once: it need not wait for its slot again to be refused
+                    raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
             taken = True
             return told.result()
         finally:
@@ -382,6 +384,10 @@ class Ledger:
             self._loop.call_soon_threadsafe(self.book.budgets_changed)
 
 
+_FULL = (
+    "Your organisation has spent a billion dollars this month, which is the most that is counted. If that cannot be, a "
+    "provider claims more tokens than there are: ask whoever runs this server to look at what usage says."
+)
 _RESERVED = (
     "This request would fit its budgets, but requests that are running hold what is left of them, and it has waited "
     "long enough. Try again soon."
