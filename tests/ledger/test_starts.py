@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from interlace.config import LedgerSettings
-from interlace.errors import InsufficientQuota
+from interlace.errors import ConfigError, InsufficientQuota
 from interlace.ledger import Bound, Ledger, LedgerBusy, Outcome, Tokens, Used
 from interlace.ledger.schema import balances
 from tests.support.ledgers import open_ledger
@@ -26,6 +26,19 @@ def test_two_homes_cannot_have_one_sqlite_file(tmp_path: Path) -> None:
             pass  # what it had locked when it was refused is free again
     with open_ledger(tmp_path / "second", ledger=named):
         pass
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "mysql://u:s3cret@h/d", "postgresql+nothing://u:s3cret@h/d", "sqlite:////no/x.db"]
+)
+def test_a_url_that_cannot_be_opened_is_told_of(tmp_path: Path, url: str) -> None:
+    """A start would end in a traceback, perhaps with the database's password in it."""
+    with (
+        pytest.raises(ConfigError, match=r"ledger\.url") as told,
+        open_ledger(tmp_path, ledger=LedgerSettings(url=url)),
+    ):
+        pass
+    assert "s3cret" not in told.value.message
 
 
 def test_a_revoked_key_of_the_environment_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

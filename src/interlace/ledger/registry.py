@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Table, insert, make_url, select, update
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from interlace.config import ModelSettings, PerMillion, PlanSettings, PriceSettings, Settings
 from interlace.errors import ConfigError
@@ -85,14 +86,13 @@ class Registry:
         Raises `LedgerBusy` while another process has it, `ConfigError` when it cannot be opened.
         """
         env = os.environ if env is None else env
-        url = settings.ledger.url or sqlite_url(settings.home / "ledger.db")
+        url = _database(settings)
         try:
             settings.home.mkdir(parents=True, exist_ok=True)
             locks = _lock_all(_lock_files(settings.home, url))
         except OSError as error:
-            raise ConfigError(
-                f"The home folder {settings.home} cannot be used: {error}. Set INTERLACE_HOME."
-            ) from error
+            mend = "Set INTERLACE_HOME" + (", or mend ledger.url." if settings.ledger.url else ".")
+            raise ConfigError(f"The home folder {settings.home} cannot be used: {error}. {mend}") from error
         clock = clock or SystemClock()
         hasher = KeyHasher(ensure_secret(settings.home, env))
         store = Store(url)
@@ -194,11 +194,26 @@ class Registry:
 # --- one process at a time ---------------------------------------------------------------------------------------
 
 
-def _lock_files(home: Path, url: str | URL) -> list[Path]:
+def _database(settings: Settings) -> URL:
+    """The URL of the ledger; raises `ConfigError` for one that nothing here can open, without quoting a password."""
+    try:
+        url = make_url(settings.ledger.url or sqlite_url(settings.home / "ledger.db"))
+        if url.get_backend_name() in {"sqlite", "postgresql"}:
+            url.get_dialect().import_dbapi()
+            return url
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
+        pass
+    raise ConfigError(
+        "ledger.url is not a database that can be used here. Leave it out, or write sqlite:////PATH, or the "
+        "postgresql URL of a driver that is installed."
+    )
+
+
+def _lock_files(home: Path, url: URL) -> list[Path]:
     """The home's lock, and that of a SQLite file elsewhere: two homes may name one file."""
-    files, there = [home / "ledger.lock"], make_url(url)
-    if there.get_backend_name() == "sqlite" and there.database and there.database != ":memory:":
-        beside = Path(there.database).resolve().with_suffix(".lock")
+    files = [home / "ledger.lock"]
+    if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+        beside = Path(url.database).resolve().with_suffix(".lock")
         if beside != files[0].resolve():
             files.append(beside)
     return files
