@@ -1,7 +1,8 @@
-"""What one start of a ledger leaves to the next, and what two at once may not do."""
+"""What one start of a ledger leaves to the next, what two at once may not do, and keys that end while they wait."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import pytest
 from sqlalchemy import select
 
 from interlace.config import LedgerSettings
-from interlace.errors import ConfigError, InsufficientQuota
-from interlace.ledger import Bound, Ledger, LedgerBusy, Outcome, Tokens, Used
-from interlace.ledger.schema import balances
+from interlace.errors import ConfigError, InsufficientQuota, Unauthenticated
+from interlace.ledger import Bound, Hold, Ledger, LedgerBusy, Outcome, Tokens, Used
+from interlace.ledger.registry import alter
+from interlace.ledger.schema import api_keys, balances
 from tests.support.ledgers import open_ledger
 from tests.support.prices import costing
+from tests.support.tenants import tenant
 
 
 def test_two_homes_cannot_have_one_sqlite_file(tmp_path: Path) -> None:
@@ -75,3 +78,27 @@ async def test_claims_without_end_do_not_overflow_the_sums(tmp_path: Path) -> No
         (spent,) = {row[0] for row in registry.store.read(lambda c: c.execute(select(balances.c.spent_nanos)).all())}
         assert spent == 10**18
         assert isinstance(spent, int)
+
+
+@pytest.mark.parametrize("values", [{"revoked_at": 1}, {"digest": b"another text"}])
+async def test_a_key_that_ends_while_its_request_waits_gets_no_turn(tmp_path: Path, values: dict[str, object]) -> None:
+    """A queue may be long: a stolen key would work, and cost, for as long after it was revoked or rotated."""
+    with open_ledger(tmp_path) as registry:
+        ledger, who = Ledger(registry), tenant(registry, key_budget=7)
+        caller, price = ledger.authenticate(f"Bearer {who.text}"), ledger.price("m", embedding=False)
+
+        async def reserve(id: str) -> Hold:
+            return await ledger.reserve(id * 24, caller, price, Bound(1, 1), model="m", engine="e", endpoint="c")
+
+        first = await reserve("1")
+        waiting = asyncio.create_task(reserve("2"))
+        while not ledger.book.waiting:
+            await asyncio.sleep(0)
+        registry.change(lambda connection: [alter(connection, api_keys, who.key.id, **values)])
+        assert await ledger.settle(first, Used(Outcome.FINISHED, Tokens(), latency_us=1)) == 0
+        with pytest.raises(Unauthenticated, match="while its request waited"):
+            await waiting
+        with pytest.raises(Unauthenticated):
+            await reserve("3")
+        assert {account.reserved for account in ledger.book.accounts.values()} == {0}
+        assert ledger.limits.use(who.key.id).tokens.total == 0

@@ -306,9 +306,17 @@ class Ledger:
             if answer is Verdict.WAIT:
                 answer = await self._wait(Waiter(id, accounts, least, wanted, tell=_untold), while_waiting)
             if isinstance(answer, Reservation):
+                if not self._still_holds(caller):
+                    self.book.settle(answer, 0)
+                    raise Unauthenticated("This API key was revoked or replaced while its request waited.")
                 return now, day, answer
             if self._today()[1][:7] == day[:7]:
                 raise self._no_budget(caller, day[:7], least)
+
+    def _still_holds(self, caller: Caller) -> bool:
+        """Whether the key that was shown opens anything still: its request may have waited long for its turn."""
+        key = self.registry.directory.keys[caller.key.id]
+        return key.revoked_at is None and key.digest == caller.key.digest
 
     def _amounts(self, caller: Caller, price: Price, bound: Bound) -> tuple[int, int]:
         """The least and the most nano-dollars to hold at first."""
