@@ -343,6 +343,17 @@ def test_hostile_tags_are_data(admin: Admin, gateway: Gateway) -> None:
     assert [row["tag"] for row in rows] == ["-2", "=1+1", "@x"]
 
 
+def test_tags_of_two_headers_both_count(admin: Admin) -> None:
+    """A caller's proxy may add its own: dropped without a word, its part of the bill would be nobody's."""
+    made = admin.key()
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    headers = [("authorization", f"Bearer {made['key']}"), ("x-interlace-tags", "a, b"), ("x-interlace-tags", "c,a")]
+    assert admin.http.post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+    assert [row["tag"] for row in admin.get("/usage", by="tag", key=made["id"])["data"]] == ["a", "b", "c"]
+    headers[-1] = ("x-interlace-tags", "b d")
+    assert admin.http.post("/v1/chat/completions", json=body, headers=headers).status_code == 400
+
+
 # --- any request at all ------------------------------------------------------------------------------------------
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -89,11 +89,12 @@ def query_of(scope: Scope) -> dict[str, str]:
 
 
 def tags_of(scope: Scope) -> tuple[str, ...]:
-    """The tags in `x-interlace-tags`, each once; raises `InvalidRequest` for too many or odd ones."""
-    value = header(scope, b"x-interlace-tags")
-    if value is None:
+    """The tags in `x-interlace-tags`, each once; raises `InvalidRequest` for too many or odd ones. A header that is
+    sent twice means both, as HTTP has it."""
+    values = [value for name, value in scope["headers"] if name == b"x-interlace-tags"]
+    if not values:
         return ()
-    tags = tuple(dict.fromkeys(tag.strip() for tag in value.decode("latin-1").split(",") if tag.strip()))
+    tags = tuple(dict.fromkeys(tag.strip() for tag in b",".join(values).decode("latin-1").split(",") if tag.strip()))
     if len(tags) > MOST_TAGS or not all(_TAG.fullmatch(tag) for tag in tags):
         raise InvalidRequest(
             f"The header x-interlace-tags takes at most {MOST_TAGS} tags, separated by commas, each of at most 64 "

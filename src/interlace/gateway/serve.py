@@ -76,7 +76,7 @@ def open_registry(settings: Settings, env: Mapping[str, str]) -> Registry:
     registry = Registry.open(settings, env)
     try:
         key = ensure_key(settings.home, env)
-        registry.admit_first_key(key, from_environment=bool(env.get("INTERLACE_API_KEY")))
+        registry.admit_first_key(key, from_environment=bool(env.get("INTERLACE_API_KEY", "").strip()))
     except OSError as error:
         registry.close()
         raise ConfigError(f"The home folder {settings.home} cannot be written: {error}. Set INTERLACE_HOME.") from error

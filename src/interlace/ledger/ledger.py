@@ -300,13 +300,23 @@ class Ledger:
         while True:
             now, day = self._today()
             accounts = caller.accounts(day[:7])
+            if not price.free and self.book.account(accounts[0]).spent >= MOST_NANOS:
+                raise InsufficientQuota(_FULL)
             answer = self.book.reserve(id, accounts, least, wanted)
             if answer is Verdict.WAIT:
                 answer = await self._wait(Waiter(id, accounts, least, wanted, tell=_untold), while_waiting)
             if isinstance(answer, Reservation):
+                if not self._still_holds(caller):
+                    self.book.settle(answer, 0)
+                    raise Unauthenticated("This API key was revoked or replaced while its request waited.")
                 return now, day, answer
             if self._today()[1][:7] == day[:7]:
                 raise self._no_budget(caller, day[:7], least)
+
+    def _still_holds(self, caller: Caller) -> bool:
+        """Whether the key that was shown opens anything still: its request may have waited long for its turn."""
+        key = self.registry.directory.keys[caller.key.id]
+        return key.revoked_at is None and key.digest == caller.key.digest
 
     def _amounts(self, caller: Caller, price: Price, bound: Bound) -> tuple[int, int]:
         """The least and the most nano-dollars to hold at first."""
@@ -329,8 +339,8 @@ class Ledger:
         try:
             async with while_waiting():
                 await asyncio.wait((told,), timeout=self._settings.wait_seconds)
-            if not told.done():
-                raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
+                if not told.done():  # told at once: it need not wait for its slot again to be refused
+                    raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
             taken = True
             return told.result()
         finally:
@@ -382,6 +392,10 @@ class Ledger:
             self._loop.call_soon_threadsafe(self.book.budgets_changed)
 
 
+_FULL = (
+    "Your organisation has spent a billion dollars this month, which is the most that is counted. If that cannot be, a "
+    "provider claims more tokens than there are: ask whoever runs this server to look at what usage says."
+)
 _RESERVED = (
     "This request would fit its budgets, but requests that are running hold what is left of them, and it has waited "
     "long enough. Try again soon."

@@ -9,15 +9,18 @@ free the moment its holder dies, and whatever that one had reserved is gone with
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import URL, Connection, Table, insert, make_url, select, update
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from interlace.config import ModelSettings, PerMillion, PlanSettings, PriceSettings, Settings
 from interlace.errors import ConfigError
@@ -41,6 +44,8 @@ from interlace.ledger.store import Store, sqlite_url
 from interlace.models import HeldLock, known_models, try_lock
 from interlace.money import Micros, Nanos
 
+log = logging.getLogger(__name__)
+
 Entry = Organisation | Project | Plan | Key | Price
 
 DEFAULT_ORGANISATION = DEFAULT_PROJECT = "default"
@@ -63,7 +68,7 @@ class Registry:
     calendar: Calendar
     settings: Settings
     changed: Callable[[], None] = field(default=lambda: None)
-    _lock: HeldLock | None = None
+    _locks: list[HeldLock] = field(default_factory=list)
     _changing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -81,23 +86,18 @@ class Registry:
         Raises `LedgerBusy` while another process has it, `ConfigError` when it cannot be opened.
         """
         env = os.environ if env is None else env
-        url = settings.ledger.url or sqlite_url(settings.home / "ledger.db")
+        url = _database(settings)
         try:
             settings.home.mkdir(parents=True, exist_ok=True)
-            lock = try_lock(settings.home / "ledger.lock")
+            locks = _lock_all(_lock_files(settings.home, url))
         except OSError as error:
-            raise ConfigError(
-                f"The home folder {settings.home} cannot be used: {error}. Set INTERLACE_HOME."
-            ) from error
-        if lock is None:
-            raise LedgerBusy(
-                f"Another Interlace has the ledger in {settings.home} open. Stop it, or give this one another home."
-            )
+            mend = "Set INTERLACE_HOME" + (", or mend ledger.url." if settings.ledger.url else ".")
+            raise ConfigError(f"The home folder {settings.home} cannot be used: {error}. {mend}") from error
         clock = clock or SystemClock()
         hasher = KeyHasher(ensure_secret(settings.home, env))
         store = Store(url)
         store.start()
-        registry = cls(store, Directory(), hasher, clock, Calendar(settings.ledger.time_zone), settings, _lock=lock)
+        registry = cls(store, Directory(), hasher, clock, Calendar(settings.ledger.time_zone), settings, _locks=locks)
         try:
             registry.directory = store.write(partial(registry._set_up, take_over=take_over))
         except BaseException:
@@ -108,8 +108,8 @@ class Registry:
     def close(self) -> None:
         """Write what is queued and let the next process have the ledger."""
         self.store.close()
-        if self._lock is not None:
-            self._lock.release()
+        for lock in self._locks:
+            lock.release()
 
     def change(self, work: Callable[[Connection], list[Entry]]) -> list[Entry]:
         """Run `work` in one transaction and take the entries that it made or changed into the directory.
@@ -166,6 +166,10 @@ class Registry:
 
         if known is None or from_environment:
             self.change(work)
+        if known is not None and known.key.revoked_at is not None:
+            whose = "INTERLACE_API_KEY holds" if from_environment else "The home folder's file `key` holds"
+            mend = "Choose a new one." if from_environment else "Remove the file, and the next start makes a new one."
+            log.warning("%s a key that was revoked or replaced, so it opens nothing. %s", whose, mend)
 
     def _default_project(self, connection: Connection, now: int) -> Project:
         organisation = row_named(connection, organisations, DEFAULT_ORGANISATION)
@@ -185,6 +189,52 @@ class Registry:
         found = [row_named(connection, organisations, DEFAULT_ORGANISATION)]
         found += [entry_of(projects, row) for row in connection.execute(select(projects))]
         return [entry for entry in found if entry is not None]
+
+
+# --- one process at a time ---------------------------------------------------------------------------------------
+
+
+def _database(settings: Settings) -> URL:
+    """The URL of the ledger; raises `ConfigError` for one that nothing here can open, without quoting a password."""
+    try:
+        url = make_url(settings.ledger.url or sqlite_url(settings.home / "ledger.db"))
+        if url.get_backend_name() in {"sqlite", "postgresql"}:
+            url.get_dialect().import_dbapi()
+            return url
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
+        pass
+    raise ConfigError(
+        "ledger.url is not a database that can be used here. Leave it out, or write sqlite:////PATH, or the "
+        "postgresql URL of a driver that is installed."
+    )
+
+
+def _lock_files(home: Path, url: URL) -> list[Path]:
+    """The home's lock, and that of a SQLite file elsewhere: two homes may name one file."""
+    files = [home / "ledger.lock"]
+    if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+        beside = Path(url.database).resolve().with_suffix(".lock")
+        if beside != files[0].resolve():
+            files.append(beside)
+    return files
+
+
+def _lock_all(files: Iterable[Path]) -> list[HeldLock]:
+    """All of them or none; raises `LedgerBusy` and `OSError`."""
+    held: list[HeldLock] = []
+    try:
+        for file in files:
+            lock = try_lock(file)
+            if lock is None:
+                raise LedgerBusy(
+                    f"Another Interlace has the ledger in {file.parent} open. Stop it, or give this one another home."
+                )
+            held.append(lock)
+    except BaseException:
+        for lock in held:
+            lock.release()
+        raise
+    return held
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
