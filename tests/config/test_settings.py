@@ -34,6 +34,8 @@ MISTAKES: dict[str, tuple[str, int, str, str]] = {
     "no choice": (MODEL + ", precision: fp16}\n", 2, "models[0].precision", "Did you mean `bf16`?"),
     "neither true nor false": ("log: {prompts: maybe}\n", 1, "log.prompts", "true or false"),
     "no mapping": ("log: loud\n", 1, "log", "not a mapping"),
+    "a default over the largest": ("plans:\n  - {name: a, default_max_tokens: 9, largest_max_tokens: 8}\n", 2, "plans",
+                                   "more than largest_max_tokens 8"),
     "no list": ("models: {name: a}\n", 1, "models", "Start each item with `- `"),
     "a list as the file": ("- a\n", 1, "the file", "not a mapping"),
     "a model without checkpoint": ("models:\n  - name: a\n", 2, "models[0].checkpoint", "is missing"),

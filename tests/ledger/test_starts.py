@@ -102,3 +102,10 @@ async def test_a_key_that_ends_while_its_request_waits_gets_no_turn(tmp_path: Pa
             await reserve("3")
         assert {account.reserved for account in ledger.book.accounts.values()} == {0}
         assert ledger.limits.use(who.key.id).tokens.total == 0
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    """To try again soon would be the wrong advice for a file that was overwritten."""
+    (tmp_path / "ledger.db").write_bytes(b"no database at all " * 100)
+    with pytest.raises(ConfigError, match=r"ledger\.db"), open_ledger(tmp_path):
+        pass

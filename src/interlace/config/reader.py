@@ -245,6 +245,8 @@ class _Reader:
         items = tuple(self._value(item, hint, field, f"{where}[{i}]") for i, item in enumerate(node.value))
         if hint in {ModelSettings, PlanSettings}:
             self._check_names(node, items, where, "model" if hint is ModelSettings else "plan")
+            if hint is PlanSettings:
+                self._check_lengths(node, items, where)
         elif hint is PriceSettings:
             self._check_prices(node, items, where)
         return items
@@ -261,6 +263,13 @@ class _Reader:
                 if not _NAME.fullmatch(name):
                     mend = "Use letters, digits and . _ - : / @, at most 128, a letter or digit first"
                     self._add(_line(item), where, f"{shown(repr(name))} cannot be a {what}'s name", mend)
+
+    def _check_lengths(self, node: yaml.Node, plans: tuple[dict[str, Any], ...], where: str) -> None:
+        for item, plan in zip(node.value, plans, strict=True):
+            default, largest = plan.get("default_max_tokens"), plan.get("largest_max_tokens")
+            if default is not None and largest is not None and default > largest:
+                problem = f"default_max_tokens {default} is more than largest_max_tokens {largest}"
+                self._add(_line(item), where, problem, "Lower the one or raise the other")
 
     def _check_prices(self, node: yaml.Node, prices: tuple[dict[str, Any], ...], where: str) -> None:
         seen: set[tuple[Any, Any]] = set()

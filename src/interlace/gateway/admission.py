@@ -80,6 +80,9 @@ class Admission:
         except asyncio.CancelledError:
             if not turn.cancelled():
                 self._release()  # the slot had been handed to us already
+            else:  # whoever comes and goes while every slot is held must leave nothing behind
+                self._waiting = [entry for entry in self._waiting if entry[2] is not turn]
+                heapq.heapify(self._waiting)
             raise
         finally:
             self.waiting -= 1

@@ -20,7 +20,6 @@ from interlace.gateway.http import (
     Exchange,
     ReaderStuck,
     credential_of,
-    rate_headers,
     read_json_body,
     send_whole,
     start_response,
@@ -78,7 +77,7 @@ class Endpoint:
             client_gone=lambda: client.gone,
             meter=exchange.meter,
             tags=tags_of(scope),
-            tell_limits=lambda left: exchange.headers.extend(rate_headers(left)),
+            tell_limits=exchange.tell_limits,
         )
         async with client, _told_of_the_end(client), aclosing(self.pipeline.answer(call)) as batches:
             first = await anext(batches)  # whatever fails until here becomes a status of its own

@@ -54,6 +54,10 @@ class Exchange:
     outcome: str = ""
     headers: list[Header] = field(default_factory=list)  # of the answer, whatever it will be
 
+    def tell_limits(self, left: Mapping[str, Left]) -> None:
+        """What is left of the caller's rates, for the answer's headers; the last word holds."""
+        self.headers = rate_headers(left)
+
     @classmethod
     def of(cls, scope: Scope) -> Exchange:
         """The exchange of a request that just arrived."""

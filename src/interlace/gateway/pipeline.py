@@ -193,6 +193,8 @@ class Pipeline:
         )
         outcome = Outcome.FAILED
         try:
+            if left := self.ledger.left(caller):
+                call.tell_limits(left)  # now with the tokens of this request
             yield hold
             outcome = _outcome_of_answer(call.meter)
         except BaseException as error:
@@ -235,7 +237,7 @@ class Pipeline:
         """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
         budget pays for the next token; what nobody pays for is not shown."""
         guard = self.guards.open_output(request.output)
-        unfinished, shift = set(range(request.n)), part * request.n
+        unfinished, shift, filtered = set(range(request.n)), part * request.n, False
         stoppable = work.engine.capabilities().stoppable
 
         def passed(delta: Delta) -> Iterator[Delta]:
@@ -255,8 +257,9 @@ class Pipeline:
                         break
                     meter.see(part, event)
                     for delta in passed(event):
+                        filtered |= delta.finish_reason == "content_filter"
                         yield delta
-                    if meter.filtered and not unfinished:
+                    if filtered and not unfinished:
                         return
                 else:
                     meter.see(part, event)

@@ -79,6 +79,8 @@ class Hold:
     counted_tokens: int
     reservation: Reservation
     book: Book
+    count_more: Callable[[int], Counted] | None = None  # counts tokens against the plan's tokens per minute
+    counted_completion: int = 0
     bounded: bool = False  # whether any budget holds
     covered: int | None = 0  # completion tokens that the reservation pays for; None: any number
     settled: bool = False
@@ -87,16 +89,26 @@ class Hold:
         """Whether `completion` tokens in all are paid for; raises the hold where it has to. Never waits.
 
         Steps double with the answer, so that one caller never holds a whole budget, and a long answer asks seldom.
-        Near the end of a budget a step is what is left of it.
+        Near the end of a budget a step is what is left of it. The plan's tokens per minute count the steps too: they
+        end no answer, they hold up the next one.
         """
+        if self.count_more is not None and completion > self.counted_completion:
+            step = _step(completion)
+            self.counted = self.count_more(completion + step - self.counted_completion)
+            self.counted_tokens += completion + step - self.counted_completion
+            self.counted_completion = completion + step
         if self.covered is None or completion <= self.covered:
             return True
-        step = min(max(STEP_TOKENS, completion), LARGEST_STEP_TOKENS)
-        least, wanted = (most(self.price, self.bound.prompt, tokens) for tokens in (completion, completion + step))
+        larger = completion + _step(completion)
+        least, wanted = (most(self.price, self.bound.prompt, tokens) for tokens in (completion, larger))
         if not self.book.grow(self.reservation, least, wanted):
             return False
         self.covered = affordable(self.price, self.bound.prompt, self.reservation.nanos)
         return True
+
+
+def _step(completion: int) -> int:
+    return min(max(STEP_TOKENS, completion), LARGEST_STEP_TOKENS)
 
 
 class Ledger:
@@ -230,6 +242,8 @@ class Ledger:
             counted_tokens=tokens,
             reservation=reservation,
             book=self.book,
+            count_more=self._counter(caller) if bound.completion is None else None,
+            counted_completion=STEP_TOKENS,
             bounded=bounded,
             covered=covered,
         )
@@ -288,6 +302,13 @@ class Ledger:
         if isinstance(counted, Exceeded):
             raise _rate_limited(counted)
         return counted
+
+    def _counter(self, caller: Caller) -> Callable[[int], Counted] | None:
+        """Counts what a running answer takes beyond what was counted; None where the plan does not ask."""
+        if caller.plan.rates.tpm is None:
+            return None
+        tokens, clock = self.limits.use(caller.key.id).tokens, self.registry.clock
+        return lambda more: tokens.add(more, clock.monotonic())
 
     def _settle_tokens(self, caller: Caller, counted: Counted, tokens: int, used: int) -> None:
         self.limits.settle_tokens(caller.key.id, counted, tokens, used, self.registry.clock.monotonic())

@@ -23,7 +23,7 @@ from sqlalchemy import URL, Connection, Table, insert, make_url, select, update
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from interlace.config import ModelSettings, PerMillion, PlanSettings, PriceSettings, Settings
-from interlace.errors import ConfigError
+from interlace.errors import ConfigError, LedgerUnavailable
 from interlace.ledger.clock import Calendar, Clock, SystemClock
 from interlace.ledger.directory import (
     SCOPES,
@@ -100,6 +100,10 @@ class Registry:
         registry = cls(store, Directory(), hasher, clock, Calendar(settings.ledger.time_zone), settings, _locks=locks)
         try:
             registry.directory = store.write(partial(registry._set_up, take_over=take_over))
+        except LedgerUnavailable as error:
+            registry.close()
+            place = settings.home / "ledger.db" if not settings.ledger.url else "that ledger.url names"
+            raise ConfigError(f"The database {place} cannot be used. {error.message}") from error
         except BaseException:
             registry.close()
             raise
