@@ -17,6 +17,7 @@ from interlace import errors
 from interlace.cli import app
 from interlace.config import settings_reference
 from interlace.gateway import wire
+from interlace.ledger import RULES
 
 FOLDER = Path(__file__).parent / "reference"
 MADE = "<!-- Made by docs/generate.py from the code; edit there. -->\n\n"
@@ -93,7 +94,32 @@ def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-PAGES = {"cli.md": command_page, "settings.md": settings_page, "errors.md": errors_page}
+def outcomes_page() -> str:
+    """The closed list of how a request can end, in the order in which the conditions are looked at."""
+    rows = [
+        f"| `{outcome.value}` | {_cell(rule.meaning)} | {rule.status} | {_yes(rule.recorded)} | {_yes(rule.charged)} |"
+        for outcome, rule in RULES.items()
+    ]
+    return (
+        f"# Outcomes\n\n{MADE}"
+        "How a request can end. The first whose condition holds is its outcome; every request has exactly one. The status\n"
+        "is what a caller sees where nothing of the answer was sent before.\n\n"
+        "| outcome | meaning | status | leaves a usage event | what it used is charged |\n|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+def _yes(flag: bool) -> str:  # noqa: FBT001
+    return "yes" if flag else "no"
+
+
+PAGES = {
+    "cli.md": command_page,
+    "settings.md": settings_page,
+    "errors.md": errors_page,
+    "outcomes.md": outcomes_page,
+}
 
 if __name__ == "__main__":
     for name, make in PAGES.items():
