@@ -102,15 +102,15 @@ def outcomes_page() -> str:
     ]
     return (
         f"# Outcomes\n\n{MADE}"
-        "How a request can end. The first whose condition holds is its outcome; every request has exactly one. The status\n"
-        "is what a caller sees where nothing of the answer was sent before.\n\n"
+        "How a request can end. The first whose condition holds is its outcome; every request has exactly one.\n"
+        "The status is what a caller sees where nothing of the answer was sent before.\n\n"
         "| outcome | meaning | status | leaves a usage event | what it used is charged |\n|---|---|---|---|---|\n"
         + "\n".join(rows)
         + "\n"
     )
 
 
-def _yes(flag: bool) -> str:  # noqa: FBT001
+def _yes(flag: bool) -> str:
     return "yes" if flag else "no"
 
 
