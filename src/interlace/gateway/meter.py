@@ -45,6 +45,8 @@ class Meter:
     def usage(self) -> Usage:
         """Tokens of all parts, so far."""
         parts = self._parts.values()
+        if len(parts) == 1:
+            return next(iter(parts))
         return Usage(
             prompt_tokens=sum(part.prompt_tokens for part in parts),
             completion_tokens=sum(part.completion_tokens for part in parts),

@@ -119,16 +119,17 @@ class Pipeline:
 
     @contextmanager
     def _begun(self, call: Call, caller: Caller) -> Generator[None, None, None]:
-        """The request counts against the rates of its key's plan, whatever becomes of it."""
+        """The request counts against the rates of its key's plan, whatever becomes of it; a refusal says what is left
+        of them (an answer does too, once its tokens are counted)."""
         try:
             self.ledger.begin(caller)
-        finally:
-            if left := self.ledger.left(caller):
-                call.tell_limits(left)
-        try:
-            yield
-        finally:
-            self.ledger.end(caller)
+            try:
+                yield
+            finally:
+                self.ledger.end(caller)
+        except InterlaceError:
+            call.tell_limits(self.ledger.left(caller))
+            raise
 
     # --- guard input ---------------------------------------------------------------------------------------------
 
@@ -193,8 +194,7 @@ class Pipeline:
         )
         outcome = Outcome.FAILED
         try:
-            if left := self.ledger.left(caller):
-                call.tell_limits(left)  # now with the tokens of this request
+            call.tell_limits(self.ledger.left(caller))
             yield hold
             outcome = _outcome_of_answer(call.meter)
         except BaseException as error:
