@@ -58,8 +58,8 @@ class InstantEngine:
         yield Usage(10, 16)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        """Not measured."""
-        raise NotImplementedError
+        """Nothing: embeddings are not measured."""
+        return Embeddings((), 0, 0)
 
     async def count(self, request: GenerateRequest | EmbedRequest) -> int:  # noqa: ARG002
         """As generated."""

@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
 
 import httpx
 import pytest
 
-from interlace.config import Settings
+from interlace.config import GuardSettings, Settings
+from interlace.engines.types import Delta, Event, GenerateRequest, Started, Usage
 from interlace.errors import Overloaded
 from interlace.gateway.admission import Admission
-from tests.support.gateway_thread import Gateway, running_gateway
+from tests.support.gateway_thread import Gateway, running_gateway, wait_for
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.tenants import Tenant, tenant
 
-LONG = 600  # tokens of an answer
+LONG, HELD_AT = 600, 500  # tokens of an answer, and of them those before a pause
+
+
+class Parts(ScriptedEngine):
+    """Leaks at the prompt "leak"; everything else it answers well, a moment later, with one token from a cache."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """As its prompt says."""
+        yield Started(2)
+        if request.prompt == "leak":
+            yield Delta(text="open sesame and more", tokens=4, finish_reason="stop")
+        else:
+            await asyncio.sleep(0.05)
+            yield Delta(text="yes", tokens=1, finish_reason="stop")
+        yield Usage(2, 4 if request.prompt == "leak" else 1, cached_tokens=1)
 
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    """A gateway with a talkative model."""
-    with running_gateway(Settings(), {"long": ScriptedEngine(tokens=("word ",) * LONG)}) as running:
+    """A gateway with a talkative model, one that pauses in the middle, and one that may say a denied word."""
+    engines = {
+        "long": ScriptedEngine(tokens=("word ",) * LONG),
+        "held": ScriptedEngine(tokens=("word ",) * LONG, held=True, held_at=HELD_AT),
+        "parts": Parts(),
+    }
+    with running_gateway(Settings(guards=GuardSettings(deny=("open sesame",))), engines) as running:
         yield running
 
 
@@ -32,24 +54,27 @@ def _ask(gateway: Gateway, who: Tenant, **body: object) -> httpx.Response:
 
 def test_the_tokens_of_an_open_ended_answer_count_as_they_come(gateway: Gateway) -> None:
     """Counted only at the end, any number of answers at once could use any number of tokens in a minute."""
+    engine: Any = gateway.engines["held"]
     who = tenant(gateway.registry, tpm=1000)
     window = gateway.pipeline.ledger.limits.use(who.key.id).tokens
-    counted: list[int] = []
-
-    async def watch() -> int:
-        async with httpx.AsyncClient(headers=who.headers, trust_env=False, timeout=30) as client:
-            body = {"model": "long", "messages": [{"role": "user", "content": "a"}], "stream": True}
-            async with client.stream("POST", f"{gateway.url}/v1/chat/completions", json=body) as answer:
-                async for line in answer.aiter_lines():
-                    if line.startswith("data: {"):
-                        counted.append(window.total)
-        return answer.status_code
-
-    assert asyncio.run(watch()) == 200
-    assert max(counted) >= LONG, "while it ran, its tokens were in the window"
-    assert window.total == LONG + 1, "and in the end exactly those it used"
+    asking = threading.Thread(target=_ask, args=(gateway, who), kwargs={"model": "held"})
+    asking.start()
+    wait_for(lambda: window.total >= HELD_AT)
+    assert engine.running == 1, "it is still being answered"
+    assert _ask(gateway, who, max_tokens=LONG).status_code == 429
+    gateway.call(engine.release.set)
+    asking.join(10)
+    assert window.total == 3 + LONG, "in the end exactly those it used"
     refused = _ask(gateway, who, max_tokens=LONG)
     assert (refused.status_code, refused.json()["error"]["type"]) == (429, "tokens")
+
+
+def test_a_filtered_part_leaves_the_others_their_own_count(gateway: Gateway) -> None:
+    """Of two prompts the guard ends one answer; the other is billed by the engine's last word, cached tokens too."""
+    body = {"model": "parts", "prompt": ["leak", "well behaved"], "max_tokens": 9}
+    answer = httpx.post(f"{gateway.url}/v1/completions", json=body, headers=gateway.headers, trust_env=False)
+    assert [choice["finish_reason"] for choice in answer.json()["choices"]] == ["content_filter", "stop"]
+    assert gateway.events[-1].tokens.cached == 1
 
 
 def test_what_remains_of_the_tokens_leaves_out_what_is_asked_for_now(gateway: Gateway) -> None:

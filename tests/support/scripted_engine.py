@@ -38,7 +38,7 @@ ANSWER = ("The", " capital", " of", " France", " is", " Paris", ".")
 class ScriptedEngine:
     """Says `tokens`, one every `delay` seconds; raises `error` after `fail_after` of them.
 
-    With `held` it waits, after the first token, until `release` is set. Counters tell how requests ended.
+    With `held` it waits, after the first `held_at` tokens, until `release` is set. Counters tell how requests ended.
     """
 
     tokens: tuple[str, ...] = ANSWER
@@ -46,6 +46,7 @@ class ScriptedEngine:
     fail_after: int | None = None
     error: InterlaceError = field(default_factory=lambda: EngineFailed("The engine died under this request."))
     held: bool = False
+    held_at: int = 1
     embeds: bool = False
     state: str = "ready"
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,7 +87,7 @@ class ScriptedEngine:
         for position, piece in enumerate(pieces):
             if self.fail_after is not None and position >= self.fail_after:
                 raise self.error
-            if self.held and position == 1:
+            if self.held and position == self.held_at:
                 await self.release.wait()
             await asyncio.sleep(self.delay)
             for index in range(request.n):

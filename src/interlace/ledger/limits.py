@@ -1,5 +1,6 @@
 """Rates and concurrency of a plan, for each key on it: in any sixty seconds, so many requests and tokens; at any
-instant, so many requests. In memory: after a restart the minute starts afresh.
+instant, so many requests. The tokens of an answer whose length nobody bounded count as they come: they hold up the next
+request and end no answer, so they alone may go beyond. In memory: after a restart the minute starts afresh.
 """
 
 from __future__ import annotations
