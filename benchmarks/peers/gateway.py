@@ -57,7 +57,7 @@ class InstantEngine:
         yield Delta(text="has been for a thousand years.", tokens=8, finish_reason="stop")
         yield Usage(10, 16)
 
-    async def embed(self, request: EmbedRequest) -> Embeddings:
+    async def embed(self, request: EmbedRequest) -> Embeddings:  # noqa: ARG002
         """Nothing: embeddings are not measured."""
         return Embeddings((), 0, 0)
 
