@@ -21,7 +21,7 @@ from interlace.engines.types import (
     ToolCall,
 )
 from interlace.errors import InvalidRequest
-from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, base64_text, data_url, remote_url
+from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, base64_text, data_url, file_name, remote_url
 from interlace.gateway.openai_chat_answer import ChatRendering
 from interlace.gateway.openai_chat_body import (
     AssistantMessage,
@@ -226,7 +226,8 @@ def _file(file: InputFile, cache: str, where: str) -> FilePart:
     if not file.file_data:
         raise InvalidRequest("A file needs 'file_data'.", param=f"{where}.file.file_data")
     media_type, data = data_url(file.file_data, f"{where}.file.file_data", FILE_TYPES)
-    return FilePart(data, media_type, name=file.filename or "", cache=cache)
+    name = file_name(file.filename or "", f"{where}.file.filename")
+    return FilePart(data, media_type, name=name, cache=cache)
 
 
 def _tool(tool: ToolBody) -> Tool:
