@@ -9,6 +9,18 @@ from interlace.config.reader import (
     load_settings,
     settings_reference,
 )
+from interlace.config.route_settings import (
+    BreakerSettings,
+    FallbackSettings,
+    HedgeSettings,
+    MemberSettings,
+    OpenFirstSettings,
+    PartSettings,
+    RetrySettings,
+    ReuseSettings,
+    RouteSettings,
+    WhenSettings,
+)
 from interlace.config.settings import (
     DEFAULT_MODEL,
     GuardSettings,
@@ -26,6 +38,16 @@ from interlace.config.settings import (
 __all__ = [
     "DEFAULT_MODEL",
     "ENVIRONMENT",
+    "BreakerSettings",
+    "FallbackSettings",
+    "HedgeSettings",
+    "MemberSettings",
+    "OpenFirstSettings",
+    "PartSettings",
+    "RetrySettings",
+    "ReuseSettings",
+    "RouteSettings",
+    "WhenSettings",
     "GuardSettings",
     "LedgerSettings",
     "LimitSettings",
