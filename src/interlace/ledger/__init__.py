@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interlace.ledger.book import Book
     from interlace.ledger.directory import Caller, Plan, new_key
-    from interlace.ledger.events import UsageEvent
-    from interlace.ledger.ledger import Bound, Hold, Ledger, Used
+    from interlace.ledger.events import Attempt, UsageEvent
+    from interlace.ledger.holds import Bound, Hold, Share, Tried, Used
+    from interlace.ledger.ledger import Ledger
     from interlace.ledger.limits import Left
     from interlace.ledger.outcomes import RULES, Outcome
     from interlace.ledger.prices import Price, Tokens
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 # name → the module that has it
 _HOMES = {
+    "Attempt": "events",
     "Book": "book",
-    "Bound": "ledger",
+    "Bound": "holds",
     "Caller": "directory",
-    "Hold": "ledger",
+    "Hold": "holds",
     "Ledger": "ledger",
     "LedgerBusy": "registry",
     "Left": "limits",
@@ -36,9 +38,11 @@ _HOMES = {
     "RULES": "outcomes",
     "Registry": "registry",
     "Retention": "retention",
+    "Share": "holds",
     "Tokens": "prices",
+    "Tried": "holds",
     "UsageEvent": "events",
-    "Used": "ledger",
+    "Used": "holds",
     "make_private": "private_files",
     "new_key": "directory",
     "read_events": "usage",
@@ -46,6 +50,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Attempt",
     "RULES",
     "Book",
     "Bound",
@@ -59,7 +64,9 @@ __all__ = [
     "Price",
     "Registry",
     "Retention",
+    "Share",
     "Tokens",
+    "Tried",
     "UsageEvent",
     "Used",
     "make_private",
