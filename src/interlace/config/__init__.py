@@ -2,6 +2,7 @@
 
 from interlace.config.reader import (
     ENVIRONMENT,
+    Faults,
     Problem,
     SettingDoc,
     check_config,
@@ -26,6 +27,7 @@ from interlace.config.settings import (
 __all__ = [
     "DEFAULT_MODEL",
     "ENVIRONMENT",
+    "Faults",
     "GuardSettings",
     "LedgerSettings",
     "LimitSettings",
