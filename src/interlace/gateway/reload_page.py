@@ -10,7 +10,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from interlace.config import LimitSettings
-from interlace.errors import EngineUnavailable
+from interlace.errors import Conflict
 from interlace.gateway.http import JSON, Exchange, credential_of, read_json_body, send_whole
 from interlace.gateway.wire import convert, decode, encode
 from interlace.ledger import Ledger, Registry
@@ -37,7 +37,9 @@ Reload = Callable[[str], Awaitable[Reloaded]]
 
 async def cannot_reload(_: str) -> Never:
     """Of a gateway that was made from settings which nobody can read again."""
-    raise EngineUnavailable("This server was not started from a configuration that can be read again. Restart it.")
+    raise Conflict(
+        "This server was not started from a configuration that can be read again. Restart it.", code="restart_needed"
+    )
 
 
 def _documented(_: Registry, __: Any) -> Never:
