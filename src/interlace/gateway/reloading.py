@@ -25,7 +25,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from interlace.config import Faults, ModelSettings, Settings
 from interlace.engines.types import Engine
 from interlace.errors import CheckpointError, ConfigError, InterlaceError, InvalidRequest
-from interlace.gateway.logs import set_up_logs
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reloaded
 from interlace.ledger import Registry
@@ -104,14 +103,15 @@ class Loads:
 
     async def close(self) -> None:
         """Close every engine there is."""
-        await asyncio.gather(*{engine: engine.close() for load in self._living for engine in _of(load)}.values())
+        every = {id(engine): engine for load in self._living for engine in load.engines.values()}
+        await asyncio.gather(*(engine.close() for engine in every.values()))
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _end(self, load: Load) -> None:
         self._living.remove(load)
-        left = {engine for other in self._living for engine in _of(other)}
+        left = {id(engine) for other in self._living for engine in other.engines.values()}
         for name, engine in load.engines.items():
-            if engine not in left:
+            if id(engine) not in left:
                 task = asyncio.create_task(self._close(name, engine))
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
@@ -124,10 +124,6 @@ class Loads:
             _log.exception("an engine could not be closed", extra={"fields": {"model": name}})
         else:
             _log.info("an engine is closed, its last request done", extra={"fields": {"model": name}})
-
-
-def _of(load: Load) -> list[StartingEngine]:
-    return list(load.engines.values())
 
 
 # --- reloading ---------------------------------------------------------------------------------------------------
@@ -282,7 +278,6 @@ class Reloader:
         self.registry.settings = settings
         load.pipeline.admission.resize(settings.limits.concurrency, settings.limits.queue)
         load.pipeline.metrics.serve(load.engines)
-        set_up_logs(settings.log)
         self.applied(settings)
 
     # --- what is left of earlier loads ---------------------------------------------------------------------------

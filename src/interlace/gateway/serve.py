@@ -174,6 +174,7 @@ class Server(uvicorn.Server):
 
     def follow(self, settings: Settings) -> None:
         """Other settings hold from now on."""
+        set_up_logs(settings.log)
         self.config.timeout_graceful_shutdown = settings.drain_seconds  # type: ignore[assignment] # as above
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
