@@ -11,6 +11,8 @@ import struct
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
+from interlace.engines.fields import Fields
+from interlace.engines.host.fields import LOCAL_FIELDS
 from interlace.engines.types import (
     Capabilities,
     Delta,
@@ -54,6 +56,7 @@ class ScriptedEngine:
     finished: int = 0
     cancelled: int = 0
     seen: list[GenerateRequest | EmbedRequest] = field(default_factory=list)
+    fates: Fields = field(default_factory=lambda: LOCAL_FIELDS)
 
     async def start(self) -> None:
         """Nothing to load."""
@@ -111,6 +114,10 @@ class ScriptedEngine:
             return sum(len(text.split()) for text in request.texts) + sum(map(len, request.ids))
         return len(_prompt_tokens(request))
 
+    def fields(self) -> Fields:
+        """What becomes of each field of a request; as a local engine does unless a test says otherwise."""
+        return self.fates
+
     def capabilities(self) -> Capabilities:
         """Chat with tools, or embeddings."""
         if self.state == "loading":
@@ -133,7 +140,7 @@ def _prompt_tokens(request: GenerateRequest) -> list[str]:
         return [f"t{token}" for token in request.prompt_ids]
     if request.prompt is not None:
         return request.prompt.split()
-    return [word for message in request.messages or () for word in message.content.split()]
+    return [word for message in request.messages or () for word in message.text.split()]
 
 
 def _started(request: GenerateRequest, prompt: list[str]) -> Started:

@@ -78,6 +78,7 @@ class Endpoint:
             meter=exchange.meter,
             tags=tags_of(scope),
             tell_limits=exchange.tell_limits,
+            tell_unused=exchange.tell_unused,
         )
         async with client, _told_of_the_end(client), aclosing(self.pipeline.answer(call)) as batches:
             first = await anext(batches)  # whatever fails until here becomes a status of its own

@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -56,7 +56,12 @@ class Exchange:
 
     def tell_limits(self, left: Mapping[str, Left]) -> None:
         """What is left of the caller's rates, for the answer's headers; the last word holds."""
-        self.headers = rate_headers(left)
+        self.headers = [*(one for one in self.headers if not one[0].startswith(b"x-ratelimit-")), *rate_headers(left)]
+
+    def tell_unused(self, names: Iterable[str]) -> None:
+        """What the engine has no use for, for the answer's headers."""
+        if listed := ",".join(sorted(names)):
+            self.headers.append((b"x-interlace-unused", listed.encode()))
 
     @classmethod
     def of(cls, scope: Scope) -> Exchange:

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from interlace import __version__
-from interlace.gateway.openai_chat import ChatBody
 from interlace.gateway.openai_chat_answer import ChatCompletion
+from interlace.gateway.openai_chat_body import ChatBody
 from interlace.gateway.openai_completions import CompletionBody
 from interlace.gateway.openai_completions_answer import Completion
 from interlace.gateway.openai_embeddings import EmbeddingBody, EmbeddingList

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from interlace.engines.fields import check_fields
+from interlace.engines.texts import texts_of
 from interlace.engines.types import Delta, Embeddings, EmbedRequest, Engine, GenerateRequest, Started, Usage
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
 from interlace.gateway.admission import Admission, Slot
@@ -39,12 +41,15 @@ class Ask:
     embed: EmbedRequest | None = None
     dimensions: int | None = None  # the length of embedding the caller expects
     input_param: str = "messages"  # the wire's word for the input, named in refusals
+    words: Mapping[str, str] = field(default_factory=dict)  # the wire's word for each of `engines.fields.NAMES`
+    unused: tuple[str, ...] = ()  # fields that nothing here has a use for, whatever the engine
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read.
-    `tell_limits` hears what is left of the caller's rates, for the answer's headers."""
+    `tell_limits` hears what is left of the caller's rates, and `tell_unused` which fields of the request the engine has
+    no use for: both for the answer's headers."""
 
     id: str
     endpoint: str
@@ -54,6 +59,7 @@ class Call:
     meter: Meter
     tags: tuple[str, ...] = ()
     tell_limits: Callable[[dict[str, Left]], None] = lambda _: None
+    tell_unused: Callable[[Iterable[str]], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ class Pipeline:
         with self._begun(call, caller):
             async with self.admission.slot(caller.plan.priority) as slot:
                 ask = await self._guard_input(ask)
-                work = self._route(ask, caller, call.meter)
+                work = self._route(ask, caller, call)
                 async with (
                     self._held(call, caller, work, slot) as hold,
                     Batches(self._streams(work, hold, call.meter)) as batches,
@@ -160,14 +166,16 @@ class Pipeline:
 
     # --- route ---------------------------------------------------------------------------------------------------
 
-    def _route(self, ask: Ask, caller: Caller, meter: Meter) -> Work:
+    def _route(self, ask: Ask, caller: Caller, call: Call) -> Work:
         """The ask as the caller's plan lets it pass, the engine for it, ready and able, and what it costs."""
         engine = self.routes.find(ask.model, caller)
-        meter.times = self.metrics.times(ask.model)
+        call.meter.times = self.metrics.times(ask.model)
         price = self.ledger.price(ask.model, embedding=ask.embed is not None)
         can = ready_capabilities(engine)
         for work in ask.generate if ask.embed is None else (ask.embed,):
             check_fits(work, can, ask.dimensions)
+        unused = {name for work in ask.generate for name in check_fields(work, engine.fields(), ask.words)}
+        call.tell_unused(unused | set(ask.unused))
         open_ended = can.stoppable and any(work.sampling.max_tokens is None for work in ask.generate)
         planned = (within_plan(work, caller.plan, stoppable=can.stoppable) for work in ask.generate)
         requests = tuple(msgspec.structs.replace(work, tenant=caller.tenant) for work in planned)
@@ -308,17 +316,4 @@ def input_texts(ask: Ask) -> Iterator[str]:
     if ask.embed is not None:
         yield from ask.embed.texts
     for request in ask.generate:
-        if request.prompt is not None:
-            yield request.prompt
-        for message in request.messages or ():
-            yield message.content
-            yield message.name or ""
-            for call in message.tool_calls:
-                yield call.name
-                yield call.arguments
-        for tool in request.tools:
-            yield f"{tool.name}: {tool.description}"
-            yield msgspec.json.encode(tool.parameters).decode()
-        if request.output is not None:
-            yield request.output.rule
-            yield request.output.description
+        yield from texts_of(request)

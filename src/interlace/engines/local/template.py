@@ -141,7 +141,7 @@ def _checked(sandbox: Sandbox, source: str, path: Path) -> str:
 def _as_template_sees(message: Message) -> dict[str, Any]:
     """The message in the shape Hub templates are written for; a developer is a system to them."""
     seen: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
-    seen["content"] = message.content
+    seen["content"] = message.text
     if message.name is not None:
         seen["name"] = message.name
     if message.tool_call_id is not None:

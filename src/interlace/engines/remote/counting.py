@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from interlace.engines.texts import texts_of_part
 from interlace.engines.types import EmbedRequest, GenerateRequest, Message
 
 REQUEST_TOKENS = 256
@@ -71,7 +72,8 @@ def _texts(request: GenerateRequest) -> Iterator[str]:
 
 
 def _message_texts(message: Message) -> Iterator[str]:
-    yield message.content
+    for part in message.parts:
+        yield from texts_of_part(part)
     yield message.name or ""
     yield message.tool_call_id or ""
     for call in message.tool_calls:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from interlace.config import ModelSettings
+from interlace.engines.fields import Fields
 from interlace.engines.remote.answer import Answer, ErrorInside
 from interlace.engines.remote.counting import likely_prompt_tokens, most_prompt_tokens
 from interlace.engines.remote.embeddings import read_embeddings
 from interlace.engines.remote.failures import Complaint, decoded, error_of, read_complaint, safe_words
+from interlace.engines.remote.openai_fields import fields_of_openai
 from interlace.engines.remote.request import EMBEDDINGS, embed_body, generate_body, path_of
 from interlace.engines.remote.secret import read_key
 from interlace.engines.remote.sse import EventReader
@@ -130,6 +132,10 @@ class RemoteEngine:
         if isinstance(request, GenerateRequest):
             generate_body(request, self._settings, ask_usage=False)
         return most_prompt_tokens(request)
+
+    def fields(self) -> Fields:
+        """What becomes of each field of a request."""
+        return fields_of_openai(extensions=self._settings.extensions)
 
     def capabilities(self) -> Capabilities:
         """What the settings say: nobody else can be asked."""

@@ -56,11 +56,11 @@ def embed_body(request: EmbedRequest, settings: ModelSettings) -> dict[str, Any]
 
 
 def _message(message: Message) -> dict[str, Any]:
-    body: dict[str, Any] = {"role": message.role, "content": message.content}
+    body: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.name is not None:
         body["name"] = message.name
     if message.tool_calls:
-        body["content"] = message.content or None
+        body["content"] = message.text or None
         body["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in message.tool_calls
