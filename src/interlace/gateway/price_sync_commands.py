@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from interlace.config import load_settings
-from interlace.errors import InvalidRequest
+from interlace.errors import InterlaceError
 from interlace.gateway.ledger_client import Where, perform
 from interlace.gateway.price_proposals import NotSaid, Proposal, Proposals, kinds_of, package, propose
 from interlace.ledger.prices import KINDS, Price
@@ -20,11 +20,6 @@ from interlace.money import micros_of, parse_moment, show_moment, show_usd
 
 def prices_sync_command(where: Where, *, models: Iterable[str], since: str | None, yes: bool, as_json: bool) -> int:
     """Compare, show, ask, apply. Exit codes: 0 done or nothing to do, 1 the ledger says no, 2 wrong use."""
-    try:
-        begin = None if since is None else parse_moment(since)
-    except ValueError as error:
-        print(f"Error: --since {error}.", file=sys.stderr)
-        return 2
     settings = load_settings(where.config, where.env, {"home": where.home})
     wanted = set(models)
     if unknown := wanted - {model.name for model in settings.models if model.engine != "local"}:
@@ -32,27 +27,32 @@ def prices_sync_command(where: Where, *, models: Iterable[str], since: str | Non
         return 2
     listed, source = package()
     asked = [model for model in settings.models if not wanted or model.name in wanted]
-    at = datetime.now(UTC) if begin is None else datetime.fromtimestamp(begin // 10**6, UTC)
-    found = propose(asked, _prices(where), listed, at)
-    if not as_json:
-        _print(found, source)
-    elif not yes:
-        _print_json(found, source, [])
-        return 0
-    if not found.proposed:
-        applied: list[int] = []
-    elif yes:
-        applied = list(_apply(found, since, where))
-    elif (answer := _asked(since)) is None:
-        print("Nothing was applied. To apply it, say --yes.", file=sys.stderr)
-        return 0
-    else:
-        applied = list(_apply(found, answer, where))
+    prices = _prices(where)
+    try:
+        found = propose(asked, prices, listed, _moment(since))
+        if not as_json:
+            _print(found, source)
+            if found.proposed and not yes and _at_a_terminal():
+                if since is None and (since := _asked_for_a_day()):
+                    found = propose(asked, prices, listed, _moment(since))  # what is listed by then may be another
+                    _print(found, source)
+                yes = bool(found.proposed) and _agreed(since)
+    except ValueError as error:
+        print(f"Error: the time {error}.", file=sys.stderr)
+        return 2
+    applied = list(_apply(found, since, where)) if yes else []
     if as_json:
         _print_json(found, source, applied)
     elif applied:
         print(f"{len(applied)} prices made: {', '.join(map(str, applied))}. `interlace prices retire` takes one back.")
+    elif found.proposed:
+        print("Nothing was applied. To apply it, say --yes.", file=sys.stderr)
     return 0
+
+
+def _moment(since: str | None) -> datetime:
+    """When the prices are to begin; raises `ValueError`."""
+    return datetime.now(UTC) if since is None else datetime.fromtimestamp(parse_moment(since) // 10**6, UTC)
 
 
 def _prices(where: Where) -> dict[str, list[Price]]:
@@ -75,17 +75,20 @@ def _prices(where: Where) -> dict[str, list[Price]]:
     return found
 
 
-def _asked(since: str | None) -> str | None:
-    """From when on, as the person at the terminal says; None: not at all."""
-    if not _at_a_terminal():
-        return None
+def _asked_for_a_day() -> str | None:
+    """From when on, as the person at the terminal says; None: from now on."""
+    return _said("From when on (a date, or a time with its offset; Enter: now)? ") or None
+
+
+def _agreed(since: str | None) -> bool:
+    return _said(f"Apply these prices from {since or 'now'} on? [y/N] ").lower() in {"y", "yes"}
+
+
+def _said(question: str) -> str:
     try:
-        if since is None:
-            since = input("From when on (a date, or a time with its offset; Enter: now)? ").strip()
-        answer = input(f"Apply these prices from {since or 'now'} on? [y/N] ")
+        return input(question).strip()
     except EOFError:
-        return None
-    return since if answer.strip().lower() in {"y", "yes"} else None
+        return ""
 
 
 def _at_a_terminal() -> bool:
@@ -103,7 +106,7 @@ def _apply(found: Proposals, since: str | None, where: Where) -> Iterator[int]:
         begin = since if proposal.since is None else show_moment(proposal.since)
         try:
             row = perform("prices.create", given | ({"since": begin} if begin else {}), where)
-        except InvalidRequest:
+        except InterlaceError:
             if made:
                 print(f"Made before it went wrong: {', '.join(map(str, made))}.", file=sys.stderr)
             raise
