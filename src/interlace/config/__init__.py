@@ -3,6 +3,7 @@
 from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE
 from interlace.config.reader import (
     ENVIRONMENT,
+    Faults,
     Problem,
     SettingDoc,
     check_config,
@@ -50,6 +51,7 @@ __all__ = [
     "ReuseSettings",
     "RouteSettings",
     "WhenSettings",
+    "Faults",
     "GuardSettings",
     "LedgerSettings",
     "LimitSettings",

@@ -93,15 +93,17 @@ def load_settings(
     overrides: Mapping[str, Any] | None = None,
     *,
     need_keys: bool = True,
+    faults: Faults | None = None,
 ) -> Settings:
     """Settings from file, then environment, then `overrides` (dotted path → value; None is no override).
 
     Raises `ConfigError` whose message lists every problem, one a line. A missing provider's key is one unless
-    `need_keys` is False, as for commands that only ask a running server.
+    `need_keys` is False, as for commands that only ask a running server. `faults` as for `check_config`.
     """
     env = os.environ if env is None else env
     reader = _Reader(need_keys=need_keys)
     settings = reader.settings(find_config(path, env), env, overrides or {})
+    reader.ask(faults, settings)
     if reader.problems:
         raise ConfigError("\n".join(str(problem) for problem in reader.problems))
     return settings
@@ -117,9 +119,7 @@ def check_config(
     env = os.environ if env is None else env
     reader = _Reader()
     settings = reader.settings(find_config(path, env), env, {})
-    if faults is not None and not reader.problems:
-        for where, problem, mend in faults(settings):
-            reader.problems.append(Problem(reader.file, reader.lines.get(where, 0), where, problem, mend))
+    reader.ask(faults, settings)
     return sorted(reader.problems, key=lambda problem: (problem.file, problem.line))
 
 
@@ -164,6 +164,13 @@ class _Reader:
         if settings.home.parts[:1] == ("~",):
             self.problems.append(Problem("HOME", 0, "home", "is not set", "Set INTERLACE_HOME to a folder"))
         return dataclasses.replace(settings, home=settings.home.absolute())
+
+    def ask(self, faults: Faults | None, settings: Settings) -> None:
+        """Of settings that are sound in form: what others find wrong with them."""
+        if faults is None or self.problems:
+            return
+        for where, problem, mend in faults(settings):
+            self.problems.append(Problem(self.file or "the settings", self.lines.get(where, 0), where, problem, mend))
 
     def _compose(self, path: Path) -> yaml.Node | None:
         try:

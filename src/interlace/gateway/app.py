@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from interlace.config import Settings
 from interlace.errors import InterlaceError, NotFound
-from interlace.gateway.admin import admin_routes
+from interlace.gateway.admin import PREFIX, admin_routes
 from interlace.gateway.endpoint import Endpoint
 from interlace.gateway.http import ClientGone, Exchange, send_error
 from interlace.gateway.metrics import NO_MODEL
@@ -22,6 +22,7 @@ from interlace.gateway.openai_completions import parse_completion
 from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
@@ -31,10 +32,11 @@ _access = logging.getLogger("interlace.access")
 
 @dataclass
 class State:
-    """What changes while the gateway runs: draining, once it was asked to stop."""
+    """What changes while the gateway runs: draining, once it was asked to stop. `reload` reads the configuration."""
 
     started: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
+    reload: Reload = cannot_reload
 
 
 def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
@@ -50,6 +52,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
             Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),
             Route("/v1/usage/{id}", SpentPage(pipeline.ledger), methods=["GET"]),
+            Route(f"{PREFIX}/reload", ReloadPage(pipeline.ledger, limits, lambda: state.reload), methods=["POST"]),
             *admin_routes(pipeline.ledger, limits),
             Route("/healthz", health_page(), methods=["GET"]),
             Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),

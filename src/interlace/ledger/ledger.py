@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 
+from interlace.config import LedgerSettings
 from interlace.errors import (
     Forbidden,
     InsufficientQuota,
@@ -44,7 +45,6 @@ class Ledger:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.limits = Limits()
-        self._settings = registry.settings.ledger
         self._loop: asyncio.AbstractEventLoop | None = None
         self._durable: dict[str, asyncio.Future[None]] = {}
         self.unwritten: dict[str, UsageEvent] = {}  # counted as spent, and not known to be durable
@@ -52,6 +52,10 @@ class Ledger:
         self.book = Book(registry.directory.budget)
         registry.store.durable = self._tell_durable
         registry.changed = self._budgets_changed
+
+    @property
+    def _settings(self) -> LedgerSettings:
+        return self.registry.settings.ledger
 
     @property
     def trouble(self) -> str | None:
