@@ -7,7 +7,8 @@ import os
 
 import pydantic
 import pytest
-from pydantic_ai import Agent, Embedder, NativeOutput, ToolOutput
+from pydantic_ai import Agent, Embedder, NativeOutput, RunContext, ToolOutput
+from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.embeddings.openai import OpenAIEmbeddingModel
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -24,6 +25,16 @@ class City(pydantic.BaseModel):
 
     name: str
     country: str
+
+
+class Forced(AbstractCapability):
+    """Settings that change from step to step, as pydantic-ai wants them for a `tool_choice` that forces."""
+
+    def __init__(self, settings) -> None:
+        self.settings = settings
+
+    def get_model_settings(self):
+        return self.settings
 
 
 def model(server, name: str = "", key: str = "") -> OpenAIChatModel:
@@ -69,10 +80,15 @@ def test_an_output_of_a_class(server, way, stream) -> None:
     assert made.name
 
 
-def test_a_tool_is_run_and_its_result_taken(server) -> None:
-    """The agent's loop: the model calls the tool it must, the agent runs it, the model ends with an output tool."""
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_is_run_and_its_result_taken(server, stream) -> None:
+    """The agent's loop: the model must call the tool first, the agent runs it, and the model answers in words."""
     cities = []
-    agent = Agent(model(server), output_type=City, model_settings={**LONGER, "tool_choice": "required"}, retries=3)
+
+    def first_the_tool(context: RunContext) -> dict:
+        return {**LONGER, "tool_choice": ["look_up"] if context.run_step <= 1 else "none"}
+
+    agent = Agent(model(server), capabilities=[Forced(first_the_tool)], retries=0)
 
     @agent.tool_plain
     def look_up(city: str) -> str:
@@ -80,9 +96,13 @@ def test_a_tool_is_run_and_its_result_taken(server) -> None:
         cities.append(city)
         return "Paris is in France."
 
-    done = agent.run_sync("Use look_up for Paris, then describe it.")
-    assert isinstance(done.output, City)
-    assert done.usage.requests >= 1
+    async def streamed() -> str:
+        async with agent.run_stream("Use look_up for Paris, then describe it.") as running:
+            return await running.get_output()
+
+    question = "Use look_up for Paris, then describe it."
+    assert asyncio.run(streamed()) if stream else agent.run_sync(question).output
+    assert cities
 
 
 def test_embeddings(server) -> None:
