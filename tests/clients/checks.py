@@ -1,4 +1,4 @@
-"""Checks of a client are tests of their own that pytest runs in the client's environment; here each becomes one of ours.
+"""Checks of a client are tests that pytest runs in the client's own environment; here each becomes one of ours.
 
 `inside/NAME.py` holds them. They are run once, together, and told from pytest's report.
 """
@@ -45,9 +45,18 @@ class Report:
 def run_checks(client: str, group: str, provided: Provided, folder: Path, **more: str) -> Report:
     """Run all checks of a client in the environment `group`; `more` is added to the process' environment."""
     junit = folder / f"{client}.xml"
-    arguments = ["-m", "pytest", *_OPTIONS, f"--junitxml={junit}", f"--basetemp={folder / client}", f"{client}.py"]
+    python = python_of(group)
+    command = [
+        str(python),
+        "-m",
+        "pytest",
+        *_OPTIONS,
+        f"--junitxml={junit}",
+        f"--basetemp={folder / client}",
+        f"{client}.py",
+    ]
     env = {**provided.environment, "PYTHONDONTWRITEBYTECODE": "1", **more}
-    done = run_in(python_of(group), arguments, env, INSIDE)
+    done = run_in(python, command, env, INSIDE)
     failures: dict[str, str] = {}
     for case in ET.parse(junit).iter("testcase") if junit.exists() else ():
         name = case.get("name", "").partition("[")[0]

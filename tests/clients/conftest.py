@@ -1,4 +1,4 @@
-"""One real server with prices for all clients that one worker runs, keys of several kinds, and clients' environments."""
+"""One real server with prices for all clients that one worker runs, and keys of several kinds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Provided:
     def environment(self) -> dict[str, str]:
         """What a client's process gets: where the server is, and no way to anywhere else."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-        proxies = {name: NOWHERE for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
+        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), NOWHERE)
         quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1", "PYDANTIC_AI_NO_UPDATE": "1"}
         return {
             **kept, **proxies, **quiet,
@@ -66,10 +66,10 @@ def _key(there: Served, **more: Any) -> str:
     return str(response.json()["key"])
 
 
-def run_in(python: Path, arguments: list[str], env: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """A process of a client's environment; its scripts (`llm`, `lm_eval`, `inspect`) come first on the path."""
+def run_in(python: Path, command: list[str], env: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command with the client's environment `python` is in first on the path (`llm`, `lm_eval`, `inspect`)."""
     path = f"{python.parent}{os.pathsep}{env.get('PATH', os.defpath)}"
     return subprocess.run(
-        [str(python), *arguments], env={**env, "PATH": path}, cwd=folder, capture_output=True, text=True, check=False,
+        command, env={**env, "PATH": path}, cwd=folder, capture_output=True, text=True, check=False,
         stdin=subprocess.DEVNULL, timeout=600,
     )  # fmt: skip

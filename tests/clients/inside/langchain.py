@@ -8,12 +8,11 @@ import os
 import openai
 import pydantic
 import pytest
+from conftest import BAD_KEY, FRANCE
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
-
-from conftest import BAD_KEY, FRANCE
 
 
 class City(pydantic.BaseModel):

@@ -9,19 +9,15 @@ import os
 import litellm
 import pydantic
 import pytest
-
 from conftest import BAD_KEY, FRANCE
 
 litellm.suppress_debug_info = True
 
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
 WEATHER = {
     "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather of a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]},
-    },
-}  # fmt: skip
+    "function": {"name": "weather", "description": "The weather of a city.", "parameters": PARAMETERS},
+}
 
 
 class City(pydantic.BaseModel):
@@ -125,6 +121,5 @@ def test_embeddings(server) -> None:
 def test_errors_are_litellms_own(server, more, error, stream) -> None:
     """Status and message are those from which litellm finds the class its users catch."""
     with pytest.raises(error) as caught:
-        answer = litellm.completion(**asked(server, stream=stream, **more))
-        list(answer)
+        litellm.completion(**asked(server, stream=stream, **more))
     assert type(caught.value) is error

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from conftest import BAD_KEY, FRANCE
 from llm import get_async_model
 from llm.cli import cli
-
-from conftest import BAD_KEY, FRANCE
 
 
 @pytest.fixture
@@ -89,6 +88,7 @@ def test_the_completion_endpoint(home) -> None:
 
 def test_as_a_library_and_asynchronously(home, server) -> None:
     """`get_async_model` streams what the command says."""
+
     async def work() -> str:
         response = get_async_model("chat").prompt(FRANCE, temperature=0, max_tokens=12, key=server.key)
         return "".join([piece async for piece in response])

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import openai
 import pydantic
 import pytest
-
 from conftest import BAD_KEY, FRANCE
 
 HELLO = [{"role": "user", "content": FRANCE}]

@@ -7,14 +7,13 @@ import os
 
 import pydantic
 import pytest
+from conftest import BAD_KEY, FRANCE
 from pydantic_ai import Agent, Embedder, NativeOutput, RunContext, ToolOutput
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.embeddings.openai import OpenAIEmbeddingModel
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
-
-from conftest import BAD_KEY, FRANCE
 
 BRIEF = {"max_tokens": 12, "temperature": 0.0}
 LONGER = {"max_tokens": 100, "temperature": 0.0}
@@ -34,6 +33,7 @@ class Forced(AbstractCapability):
         self.settings = settings
 
     def get_model_settings(self):
+        """The function that makes them."""
         return self.settings
 
 
