@@ -3,12 +3,25 @@
 from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE
 from interlace.config.reader import (
     ENVIRONMENT,
+    Faults,
     Problem,
     SettingDoc,
     check_config,
     find_config,
     load_settings,
     settings_reference,
+)
+from interlace.config.route_settings import (
+    BreakerSettings,
+    FallbackSettings,
+    HedgeSettings,
+    MemberSettings,
+    OpenFirstSettings,
+    PartSettings,
+    RetrySettings,
+    ReuseSettings,
+    RouteSettings,
+    WhenSettings,
 )
 from interlace.config.settings import (
     DEFAULT_MODEL,
@@ -28,6 +41,17 @@ __all__ = [
     "DEFAULT_MODEL",
     "ENGINES",
     "ENVIRONMENT",
+    "BreakerSettings",
+    "FallbackSettings",
+    "HedgeSettings",
+    "MemberSettings",
+    "OpenFirstSettings",
+    "PartSettings",
+    "RetrySettings",
+    "ReuseSettings",
+    "RouteSettings",
+    "WhenSettings",
+    "Faults",
     "GuardSettings",
     "LedgerSettings",
     "LimitSettings",
