@@ -44,7 +44,7 @@ from interlace.errors import (
     PayloadTooLarge,
 )
 from tests.providers.servers.anthropic import GREETING, KEY, REDACTED, SEALED, Anthropic, running_anthropic
-from tests.support.asking import calls_of, chat, collect, finishes, remote, text_of, thought_of
+from tests.support.asking import calls_of, chat, collect, collect_into, finishes, remote, text_of, thought_of
 
 PNG = base64.b64encode(b"\x89PNG\r\n").decode()
 BILL = Usage(34, 7, cached_tokens=20, cache_write_tokens=3, service_tier="standard")
@@ -362,8 +362,7 @@ async def test_a_fault_is_a_clean_error(server: Anthropic, model: str) -> None:
     async with engine(server, model) as made:
         events: list[Any] = []
         with pytest.raises(InterlaceError) as caught:
-            async for event in made.generate(chat()):
-                events.append(event)
+            await collect_into(events, made, chat())
     assert type(caught.value) is kind
     assert words in caught.value.message
     assert text_of(events) == before

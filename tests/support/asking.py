@@ -53,6 +53,13 @@ async def collect(engine: RemoteEngine, request: GenerateRequest) -> list[Event]
         return [event async for event in events]
 
 
+async def collect_into(events: list[Event], engine: RemoteEngine, request: GenerateRequest) -> None:
+    """All events of one answer, those before an error too."""
+    async with aclosing(engine.generate(request)) as coming:
+        async for event in coming:
+            events.append(event)
+
+
 def text_of(events: list[Event], index: int = 0) -> str:
     """What one choice said."""
     return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)

@@ -436,7 +436,7 @@ def refuses(body: dict[str, Any], argument: str) -> Told:
 
 
 def breaks(body: dict[str, Any], argument: str) -> Told:
-    """A word, and then: an `error` of the stream, an end without one (`cut`), events not known yet (`news`), no JSON."""
+    """A word, and then: an `error` of the stream, no end (`cut`, `quiet`), events not known yet (`news`), no JSON."""
     message = _message(body, [{"type": "text", "text": "one"}], "end_turn")
     events = _events(message)
     overloaded = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
