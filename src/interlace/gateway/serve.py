@@ -13,14 +13,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from interlace.config import ModelSettings, Settings
+from interlace.config import REMOTE, ModelSettings, Settings
 from interlace.engines.types import Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
@@ -86,7 +86,7 @@ def build_engine(model: ModelSettings, home: Path, env: Mapping[str, str] | None
 
     Raises `ConfigError` when one is missing there.
     """
-    if model.engine == "openai":
+    if model.engine in REMOTE:
         from interlace.engines.remote import RemoteEngine
 
         return RemoteEngine(model, env)
@@ -166,6 +166,13 @@ class Server(uvicorn.Server):
         )
         self.state = state
         self.had_terminal = os.isatty(0)
+        self._batches: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own; then batches go on where they were."""
+        await super().startup(sockets=sockets)
+        if self.state.batches is not None:
+            self._batches = asyncio.create_task(self.state.batches.keep())
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -179,7 +186,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own, and then no connection is left: one that nobody reads from would stay for ever."""
-        await super().shutdown(sockets)
+        async with self._batches_ending():
+            await super().shutdown(sockets)
         if self.server_state.tasks:  # cancelled after `drain_seconds`: they settle before their callers are cut off
             await asyncio.wait(self.server_state.tasks, timeout=5)
         for connection in list(self.server_state.connections):
@@ -192,6 +200,17 @@ class Server(uvicorn.Server):
             self.drain()
         elif not self.state.draining:
             reload()
+    @contextlib.asynccontextmanager
+    async def _batches_ending(self) -> AsyncGenerator[None, None]:
+        """Lines of batches that run have the same time to finish as callers' requests."""
+        if self.state.batches is None or self._batches is None:
+            yield
+            return
+        stopping = asyncio.create_task(self.state.batches.stop(self.config.timeout_graceful_shutdown or 0))
+        yield
+        await stopping
+        self._batches.cancel()
+        await asyncio.gather(self._batches, return_exceptions=True)
 
     def drain(self) -> None:
         """Stop accepting, say so in `/readyz`, let running requests finish. A second time: leave at once."""
