@@ -240,7 +240,8 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         usage=wants_usage(chat),
         logprobs=bool(chat.logprobs),
     )
-    return Ask(model=chat.model, generate=(request,), input_param="messages"), rendering
+    ask = Ask(model=chat.model, generate=(request,), input_param="messages", conversation=chat.prompt_cache_key or None)
+    return ask, rendering
 
 
 def _refuse_what_we_cannot(chat: ChatBody, max_sequences: int) -> None:

@@ -21,7 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from interlace.config import ModelSettings, Settings
+from interlace.config import BreakerSettings, ModelSettings, Settings
 from interlace.engines.types import Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
@@ -31,6 +31,7 @@ from interlace.gateway.logs import set_up_logs
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.routes import Routes
+from interlace.gateway.routing import live_models
 from interlace.ledger import Ledger, Registry, Retention
 from interlace.safety import Guards
 
@@ -130,9 +131,20 @@ def make_pipeline(registry: Registry, engines: Mapping[str, Engine]) -> Pipeline
         ledger=Ledger(registry),
         admission=admission,
         guards=Guards.from_settings(settings.guards, metrics.secret),
-        routes=Routes(engines, {model.name: model.engine for model in settings.models}),
+        routes=make_routes(settings, engines),
         metrics=metrics,
         log_prompts=settings.log.prompts,
+    )
+
+
+def make_routes(settings: Settings, engines: Mapping[str, Engine]) -> Routes:
+    """The served models, and the routes to them, nothing known yet of how they do."""
+    breakers = dict.fromkeys(engines, BreakerSettings()) | {model.name: model.breaker for model in settings.models}
+    return Routes(
+        engines,
+        {model.name: model.engine for model in settings.models},
+        {route.name: route for route in settings.routes},
+        live_models(breakers),
     )
 
 
