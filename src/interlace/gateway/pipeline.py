@@ -25,8 +25,8 @@ from interlace.gateway.bounds import bound_of, tokens_of, within_plan
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
-from interlace.gateway.routing import Attempts, Choice, Doing, Standing, asked_of, choose, models_of, seed_of
-from interlace.ledger import Bound, Caller, Hold, Ledger, Left, Outcome, Price, Share, Used
+from interlace.gateway.routing import Attempts, Choice, Doing, Shadows, Standing, asked_of, choose, models_of, seed_of
+from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Left, Outcome, Price, Share, Used
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ class Pipeline:
     guards: Guards
     routes: Routes
     metrics: Metrics
+    shadows: Shadows
     log_prompts: bool = False
 
     async def answer(self, call: Call) -> AsyncGenerator[list[Happening], None]:
@@ -192,6 +193,7 @@ class Pipeline:
             meter=lambda model: Meter(times=self.metrics.times(model)),
             live=self.routes.live.__getitem__,
             kind=self.routes.kind,
+            price=lambda model: self.ledger.registry.directory.price(model, self.ledger.registry.clock.now()),
         )
         return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route)
 
@@ -280,6 +282,8 @@ class Pipeline:
         meter.outcome = outcome.value
         meter.cost_nanos = await self.ledger.settle(hold, used)
         self.metrics.settled(hold.model if used.told is None else used.told.model, usage, outcome, meter.cost_nanos)
+        if isinstance(way, Attempts):
+            self._count_attempts(way, used)
         if self.log_prompts:
             texts = {
                 "id": call.id,
@@ -288,6 +292,15 @@ class Pipeline:
             }
             _log.info("prompt", extra={"fields": texts})
 
+    def _count_attempts(self, way: Attempts, used: Used) -> None:
+        counters, route = self.metrics.routes, way.route.name
+        for one in used.tried:
+            counters.attempts.labels(route, one.model, one.end).inc()
+        for verdict in way.verdicts:
+            counters.judged.labels(route, verdict.replace(" ", "_")).inc()
+        if RULES[used.outcome].charged and (saved := way.saved_nanos()):
+            counters.saved.labels(route).inc(saved)
+
     # --- engine and guard output ---------------------------------------------------------------------------------
 
     def _attempted(
@@ -295,8 +308,18 @@ class Pipeline:
     ) -> AbstractAsyncContextManager[AsyncIterator[list[Happening]]]:
         """The answer in batches: of the one model that was named, or of the attempt that serves."""
         if isinstance(way, Attempts):
+            self._shadow(way, hold.caller)
             return aclosing(way.run(hold))
         return Batches(self._streams(way, hold.first, meter))
+
+    def _shadow(self, way: Attempts, caller: Caller) -> None:
+        """Ask the route's shadow too, where this request is one of its part. Nothing of it comes back."""
+        if (model := way.choice.shadow) is None:
+            return
+        try:
+            self.shadows.begin(way.route.name, self._work(way.ask, model, self.routes.engines[model], caller))
+        except InterlaceError:
+            self.metrics.routes.shadows.labels(way.route.name, model, "failed").inc()
 
     def _streams(self, work: Work, share: Share, meter: Meter) -> list[AsyncGenerator[Happening, None]]:
         if work.ask.embed is not None:

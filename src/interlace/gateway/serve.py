@@ -31,7 +31,7 @@ from interlace.gateway.logs import set_up_logs
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.routes import Routes
-from interlace.gateway.routing import live_models
+from interlace.gateway.routing import Shadows, live_models
 from interlace.ledger import Ledger, Registry, Retention
 from interlace.safety import Guards
 
@@ -126,13 +126,15 @@ def make_pipeline(registry: Registry, engines: Mapping[str, Engine]) -> Pipeline
     """The pipeline over these engines."""
     settings = registry.settings
     admission = Admission(settings.limits.concurrency, settings.limits.queue)
-    metrics = Metrics(admission, engines)
+    metrics, routes = Metrics(admission, engines), make_routes(settings, engines)
+    metrics.watch(routes.live)
     return Pipeline(
         ledger=Ledger(registry),
         admission=admission,
         guards=Guards.from_settings(settings.guards, metrics.secret),
-        routes=make_routes(settings, engines),
+        routes=routes,
         metrics=metrics,
+        shadows=Shadows(metrics.routes),
         log_prompts=settings.log.prompts,
     )
 

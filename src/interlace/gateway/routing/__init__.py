@@ -4,6 +4,7 @@ from interlace.gateway.routing.attempts import Attempts, Doing
 from interlace.gateway.routing.choice import Choice, PassedOver, Step, choose
 from interlace.gateway.routing.facts import Asked, Standing, asked_of, models_of, seed_of
 from interlace.gateway.routing.live import Live, is_the_models_fault, live_models
+from interlace.gateway.routing.shadow import Shadows
 
 __all__ = [
     "Asked",
@@ -12,6 +13,7 @@ __all__ = [
     "Doing",
     "Live",
     "PassedOver",
+    "Shadows",
     "Standing",
     "Step",
     "asked_of",

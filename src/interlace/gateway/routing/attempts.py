@@ -38,8 +38,9 @@ from interlace.gateway.meter import Meter
 from interlace.gateway.routing.choice import Choice, Step, nobody
 from interlace.gateway.routing.live import Live, is_the_models_fault
 from interlace.gateway.routing.open_first import for_judging, judged, without_logprobs
-from interlace.ledger import Bound, Hold, Share, Tokens, Tried
+from interlace.ledger import Bound, Hold, Price, Share, Tokens, Tried
 from interlace.ledger.events import AttemptEnd
+from interlace.ledger.prices import charge
 
 if TYPE_CHECKING:
     from interlace.gateway.pipeline import Ask, Happening, Work
@@ -62,6 +63,7 @@ class Doing:
     meter: Callable[[str], Meter]
     live: Callable[[str], Live]
     kind: Callable[[str], str]
+    price: Callable[[str], Price | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -132,6 +134,7 @@ class Attempts:
     streams: bool
     served: Callable[[str, str], None]
     tried: list[Running] = field(default_factory=list)
+    verdicts: list[str] = field(default_factory=list)  # on answers that were judged
     _steps: deque[Step] = field(default_factory=deque)
     _error: InterlaceError | str | None = None  # why the last step did not do
     _first: tuple[Work, Bound] | None = None
@@ -184,6 +187,14 @@ class Attempts:
             )
             for one in self.tried
         )
+
+    def saved_nanos(self) -> int:
+        """What the next model would have cost more, where the answer of a judged one was kept."""
+        if self.verdicts[-1:] != ["kept"] or not self._steps:
+            return 0
+        kept = self.tried[-1]
+        other = self.doing.price(self._steps[0].model)
+        return 0 if other is None else max(0, charge(other, kept.tokens()) - charge(kept.work.price, kept.tokens()))
 
     # --- one step after the other ------------------------------------------------------------------------------------
 
