@@ -229,8 +229,7 @@ class PlanSettings:
     )
     largest_max_tokens: int | None = setting("Largest `max_tokens` there may be.", None, minimum=1, maximum=10**9)
     models: tuple[str, ...] | None = setting(
-        "The models and routes its keys may use; left out: all. Whoever may use a route may use what is behind it, by "
-        "the route.",
+        "The models and routes its keys may use; left out: all. By a route that is allowed, every model behind it is.",
         None,
     )
 
