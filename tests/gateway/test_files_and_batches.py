@@ -13,12 +13,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from sqlalchemy import select
 
 from interlace.config import GuardSettings, LimitSettings, ModelSettings, PerMillion, PriceSettings, Settings
 from interlace.ledger.operations import OPERATIONS
 from interlace.ledger.operations.tenants import ProjectNamed
 from interlace.ledger.registry import alter
-from interlace.ledger.schema import api_keys
+from interlace.ledger.schema import api_keys, batches
 from interlace.money import Micros, Nanos
 from tests.support.gateway_thread import Gateway, running_gateway, wait_for
 from tests.support.prices import free
@@ -477,10 +478,8 @@ def test_a_batch_waits_for_a_budget_and_goes_on_when_there_is_one(gateway: Gatew
 
 def standing(gateway: Gateway, id: str) -> str:
     """The status of a batch, whoever may see it."""
-    runner = gateway.server.state.batches
-    assert runner is not None
-    found = runner.deposits.batches.find(id)
-    return "" if found is None else found.status
+    query = select(batches.c.status).where(batches.c.id == id)
+    return str(gateway.registry.store.read(lambda connection: connection.scalar(query)))
 
 
 def test_a_revoked_key_ends_its_batch(client: openai.OpenAI, gateway: Gateway) -> None:
@@ -552,3 +551,21 @@ def test_an_erased_project_leaves_nothing_here(gateway: Gateway) -> None:
         assert list(client.files.list()) == list(client.batches.list()) == []
         gateway.call(held(gateway).release.set)
     wait_for(lambda: on_disk(gateway) == before)
+
+
+def test_an_answer_that_cannot_be_kept_is_not_billed(
+    client: openai.OpenAI, gateway: Gateway, who: Tenant, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The result of a line and its usage event are one transaction: where one cannot be written, neither is."""
+    store = gateway.registry.store
+    trigger = "CREATE TRIGGER refuse BEFORE INSERT ON batch_results BEGIN SELECT RAISE(ABORT, 'no'); END"
+    store.write(lambda connection: connection.exec_driver_sql(trigger))
+    try:
+        done = over(client, batch(client, line("a")).id)
+    finally:
+        store.write(lambda connection: connection.exec_driver_sql("DROP TRIGGER refuse"))
+    assert (done.request_counts.completed, done.request_counts.failed) == (0, 1)
+    assert rows(client, done.error_file_id)["a"]["error"]["code"] == "server_error"
+    assert [event for event in gateway.events if event.key_id == who.key.id] == []
+    assert "usage events could not be written" in caplog.text
+    assert over(client, batch(client, line("a")).id).request_counts.completed == 1
