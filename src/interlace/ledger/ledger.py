@@ -140,7 +140,7 @@ class Ledger:
         if scheme.lower() != "bearer" or not key:
             raise Unauthenticated(
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or in an x-api-key header."
             )
         caller = self.registry.directory.caller(self.registry.hasher.digest(key))
         if caller is None or caller.key.revoked_at is not None:
