@@ -1,5 +1,6 @@
 """`interlace.yaml` plus environment → one frozen `Settings` per load. Read once, no I/O afterwards."""
 
+from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE
 from interlace.config.reader import (
     ENVIRONMENT,
     Problem,
@@ -25,16 +26,21 @@ from interlace.config.settings import (
 
 __all__ = [
     "DEFAULT_MODEL",
+    "ENGINES",
     "ENVIRONMENT",
     "GuardSettings",
     "LedgerSettings",
     "LimitSettings",
     "LogSettings",
     "ModelSettings",
+    "OPENAI",
+    "PRESETS",
+    "PROVIDERS",
     "PerMillion",
     "PlanSettings",
     "PriceSettings",
     "Problem",
+    "REMOTE",
     "SecretSettings",
     "SettingDoc",
     "Settings",

@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+from interlace.config.engines import REMOTE
 from interlace.config.settings import DEFAULT_MODEL, ModelSettings, PlanSettings, PriceSettings, Settings
 from interlace.config.values import KINDS, Wrong, close_to, hints_of, parse, shown
 from interlace.errors import ConfigError
@@ -198,11 +199,12 @@ class _Reader:
                 lines[key] = _line(key_node)
         engine = str(values.get("engine") or "local")
         for name, field in fields.items():
-            only = field.metadata["only"] if values.get("engine", "local") is not None else ""  # else told already
-            if name in values and only not in ("", engine):
-                mend = f"Remove the line, or write `engine: {only}`"
-                self._add(lines[name], f"{where}.{name}", f"is no setting of engine {engine} but of {only}", mend)
-            elif name not in values and (_required(field) or (field.metadata["required"] and only == engine)):
+            only = field.metadata["only"] if values.get("engine", "local") is not None else ()  # else told already
+            if name in values and only and engine not in only:
+                mend = f"Remove the line, or write `engine: {only[0]}`"
+                problem = f"is no setting of engine {engine} but of {', '.join(only)}"
+                self._add(lines[name], f"{where}.{name}", problem, mend)
+            elif name not in values and (_required(field) or (only and engine in field.metadata["required"])):
                 self._add(_line(node), f"{where}.{name}", "is missing", f"Add `{name}:`. {field.metadata['doc']}")
         return values
 
@@ -216,7 +218,7 @@ class _Reader:
             self._add(_line(node), where, f"is not {KINDS[hint]}", "Write one value on the line")
             return None
         try:
-            if field.name == "api_key" and hint is str and not field.metadata["choices"]:
+            if field.metadata["secret"]:
                 return self._key_reference(node.value)
             quoted = node.tag.endswith(":str") or node.style is not None or field.metadata["choices"]  # `off` is a word
             if hint is str and not quoted:
@@ -364,6 +366,15 @@ def _reference(cls: Any, where: str) -> Iterator[SettingDoc]:
             yield _documented(path, hint, field, variables.get(path))
 
 
+def _engines(only: tuple[str, ...]) -> str:
+    """Which engines a setting belongs to, as the reference says it."""
+    if not only:
+        return ""
+    if only == REMOTE:
+        return " (engines of providers)"
+    return f" (engine{'s' if len(only) > 1 else ''} {', '.join(only)})"
+
+
 def _documented(path: str, hint: Any, field: dataclasses.Field[Any], variable: str | None) -> SettingDoc:
     choices = field.metadata["choices"]
     kind = " | ".join(choices) if choices else KINDS.get(hint, "a list of texts")
@@ -373,5 +384,5 @@ def _documented(path: str, hint: Any, field: dataclasses.Field[Any], variable: s
         default = "none"
     else:
         default = "required" if _required(field) or field.metadata["required"] else str(field.default)
-    only = f" (engine {field.metadata['only']})" if field.metadata["only"] else ""
+    only = _engines(field.metadata["only"])
     return SettingDoc(path, kind, default, field.metadata["doc"] + only, variable)

@@ -21,7 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from interlace.config import ModelSettings, Settings
+from interlace.config import REMOTE, ModelSettings, Settings
 from interlace.engines.types import Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
@@ -91,7 +91,7 @@ def build_engine(model: ModelSettings, home: Path, env: Mapping[str, str] | None
 
     Raises `ConfigError` when one is missing there.
     """
-    if model.engine == "openai":
+    if model.engine in REMOTE:
         from interlace.engines.remote import RemoteEngine
 
         return RemoteEngine(model, env)
