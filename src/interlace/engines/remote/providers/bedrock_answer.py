@@ -267,12 +267,8 @@ class ConverseAnswer:
         return ToolCallDelta(call, use.tool_use_id or None, use.name or None, arguments)
 
     def _used(self) -> Usage:
-        return final_usage(
-            _reported(self._usage),
-            self._prompt_tokens,
-            self._completion_tokens,
-            service_tier=self._tier,
-        )
+        used = final_usage(_reported(self._usage), self._prompt_tokens, self._completion_tokens)
+        return msgspec.structs.replace(used, service_tier=self._tier)
 
 
 def _thoughts(wire: WireReasoning) -> list[Thought]:
