@@ -144,6 +144,14 @@ class ModelSettings:
         choices=("max_tokens", "max_completion_tokens"),
         only=OPENAI,
     )
+    cache_marks: bool | None = setting(
+        "The server knows prompt_cache_breakpoint. Left out: true where the server is OpenAI's own.", None, only=OPENAI
+    )
+    store: bool = setting(
+        "Answers may be stored at the provider; without it, nothing is, and `metadata` of callers stays here.",
+        False,
+        only=OPENAI,
+    )
     connections: int = setting(
         "Connections to the server at once; further requests wait for one.",
         256,

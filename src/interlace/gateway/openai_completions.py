@@ -43,6 +43,14 @@ class CompletionBody(SampledBody, frozen=True, kw_only=True):
     store: bool | None = None
 
 
+WORDS = {
+    "sampling.prompt_logprobs": "echo",
+    "output.json_schema": "structured_outputs.json",
+    "output.regex": "structured_outputs.regex",
+    "output.grammar": "structured_outputs.grammar",
+}
+"""What this dialect calls the fields of the neutral form; the others go by the same names."""
+
 _decoder = msgspec.json.Decoder(CompletionBody)
 
 
@@ -80,7 +88,7 @@ def parse_completion(body: bytes, request_id: str, max_sequences: int) -> tuple[
         usage=wants_usage(completion),
         echo=echo,
     )
-    return Ask(model=completion.model, generate=requests, input_param="prompt"), rendering
+    return Ask(model=completion.model, generate=requests, input_param="prompt", words=WORDS), rendering
 
 
 def _prompts(prompt: Prompt) -> list[str | tuple[int, ...]]:
