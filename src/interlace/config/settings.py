@@ -183,6 +183,15 @@ class LimitSettings:
     sequences: int = setting("Most answers one request may ask for: prompts times `n`.", 256, minimum=1)
     body_seconds: float = setting("Longest time a caller may take to send its request body.", 60.0, minimum=0.1)
     reader_seconds: float = setting("A caller that reads nothing for so long is dropped.", 60.0, minimum=0.1)
+    file_bytes: int = setting("Largest file of `/v1/files`; 0 takes none.", 512 << 20, minimum=0)
+    project_file_bytes: int = setting("All files of a project together.", 10 << 30, minimum=0)
+    batch_lines: int = setting(
+        "Requests of batches that run at once, beside `concurrency`, while less than half of that is in use; "
+        "0 holds batches.",
+        8,
+        minimum=0,
+        maximum=4096,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,10 @@ class Admission:
         self._queue = queue
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
         self._arrivals = itertools.count()
+        self._concurrency = concurrency
         self.running = 0
         self.waiting = 0  # for a slot
+        self.aside = 0  # running beside the slots
 
     @asynccontextmanager
     async def slot(self, priority: int = 0) -> AsyncGenerator[Slot, None]:
@@ -52,6 +54,23 @@ class Admission:
         finally:
             if slot.held:
                 self.give_back()
+
+    @property
+    def idle(self) -> bool:
+        """Whether less than half of the slots are held, and so nobody waits."""
+        return 2 * self.running < self._concurrency
+
+    @asynccontextmanager
+    async def place_aside(self) -> AsyncGenerator[Slot, None]:
+        """Run beside the slots, while they are idle: what can wait takes no slot that a caller could have had. Raises
+        `Overloaded` at once when they are not."""
+        if not self.idle:
+            raise Overloaded("Requests that cannot wait go first.", retry_after_seconds=1)
+        self.aside += 1
+        try:
+            yield Slot(self, 0, held=False)
+        finally:
+            self.aside -= 1
 
     async def take(self, priority: int, *, readmit: bool = False) -> None:
         """Wait for a slot and have it. `readmit`: the queue's bound does not count for who was admitted before."""

@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from interlace.config import Settings, find_config, load_settings
+from interlace.deposits import Deposits
 from interlace.errors import Conflict, InterlaceError, InvalidRequest, NotFound
 from interlace.gateway.admin import PREFIX
 from interlace.gateway.chat import ChatError, NoServer, Server, server_url
@@ -51,6 +52,7 @@ def perform(name: str, given: Mapping[str, Any], where: Where) -> Any:
         return _ask_who_has_it(operation, given, settings, where)
     with closing(registry):
         registry.make_defaults()
+        Deposits(registry)  # erases its share of a project
         return msgspec.to_builtins(operation.run(registry, convert(dict(given), operation.input)))
 
 

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -164,6 +164,13 @@ class Server(uvicorn.Server):
             )
         )
         self.state = state
+        self._batches: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own; then batches go on where they were."""
+        await super().startup(sockets=sockets)
+        if self.state.batches is not None:
+            self._batches = asyncio.create_task(self.state.batches.keep())
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -172,12 +179,25 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own, and then no connection is left: one that nobody reads from would stay for ever."""
-        await super().shutdown(sockets)
+        async with self._batches_ending():
+            await super().shutdown(sockets)
         if self.server_state.tasks:  # cancelled after `drain_seconds`: they settle before their callers are cut off
             await asyncio.wait(self.server_state.tasks, timeout=5)
         for connection in list(self.server_state.connections):
             if (transport := connection.transport) is not None:
                 transport.abort()
+
+    @contextlib.asynccontextmanager
+    async def _batches_ending(self) -> AsyncGenerator[None, None]:
+        """Lines of batches that run have the same time to finish as callers' requests."""
+        if self.state.batches is None or self._batches is None:
+            yield
+            return
+        stopping = asyncio.create_task(self.state.batches.stop(self.config.timeout_graceful_shutdown or 0))
+        yield
+        await stopping
+        self._batches.cancel()
+        await asyncio.gather(self._batches, return_exceptions=True)
 
     def drain(self) -> None:
         """Stop accepting, say so in `/readyz`, let running requests finish. A second time: leave at once."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from interlace.ledger.private_files import make_private, read_private
     from interlace.ledger.registry import LedgerBusy, Registry
     from interlace.ledger.retention import Retention
+    from interlace.ledger.store import Store, Write
     from interlace.ledger.usage import read_events
 
 # name → the module that has it
@@ -36,9 +37,11 @@ _HOMES = {
     "RULES": "outcomes",
     "Registry": "registry",
     "Retention": "retention",
+    "Store": "store",
     "Tokens": "prices",
     "UsageEvent": "events",
     "Used": "ledger",
+    "Write": "store",
     "make_private": "private_files",
     "new_key": "directory",
     "read_events": "usage",
@@ -59,9 +62,11 @@ __all__ = [
     "Price",
     "Registry",
     "Retention",
+    "Store",
     "Tokens",
     "UsageEvent",
     "Used",
+    "Write",
     "make_private",
     "new_key",
     "read_events",

@@ -32,6 +32,7 @@ from interlace.ledger.limits import Counted, Exceeded, Left, Limits
 from interlace.ledger.outcomes import RULES, Outcome
 from interlace.ledger.prices import Price, Tokens, affordable, charge, most
 from interlace.ledger.registry import Registry
+from interlace.ledger.store import Write
 from interlace.ledger.usage import balances_of_month
 from interlace.money import MOST_NANOS, show_usd
 
@@ -84,6 +85,7 @@ class Hold:
     bounded: bool = False  # whether any budget holds
     covered: int | None = 0  # completion tokens that the reservation pays for; None: any number
     settled: bool = False
+    batch: bool = False
 
     def cover(self, completion: int) -> bool:
         """Whether `completion` tokens in all are paid for; raises the hold where it has to. Never waits.
@@ -100,10 +102,12 @@ class Hold:
         if self.covered is None or completion <= self.covered:
             return True
         larger = completion + _step(completion)
-        least, wanted = (most(self.price, self.bound.prompt, tokens) for tokens in (completion, larger))
+        least, wanted = (
+            most(self.price, self.bound.prompt, tokens, batch=self.batch) for tokens in (completion, larger)
+        )
         if not self.book.grow(self.reservation, least, wanted):
             return False
-        self.covered = affordable(self.price, self.bound.prompt, self.reservation.nanos)
+        self.covered = affordable(self.price, self.bound.prompt, self.reservation.nanos, batch=self.batch)
         return True
 
 
@@ -142,7 +146,14 @@ class Ledger:
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
                 "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
             )
-        caller = self.registry.directory.caller(self.registry.hasher.digest(key))
+        return self._valid(self.registry.directory.caller(self.registry.hasher.digest(key)), scope)
+
+    def holder(self, key_id: str, scope: str = "inference") -> Caller:
+        """The caller with that key, for work that was left here in its name; raises as if the key were shown now."""
+        key = self.registry.directory.keys.get(key_id)
+        return self._valid(None if key is None else self.registry.directory.caller(key.digest), scope)
+
+    def _valid(self, caller: Caller | None, scope: str) -> Caller:
         if caller is None or caller.key.revoked_at is not None:
             raise Unauthenticated("Incorrect API key provided. Ask whoever runs this server for a key.")
         if caller.key.expires_at is not None and caller.key.expires_at <= self.registry.clock.now():
@@ -153,15 +164,20 @@ class Ledger:
 
     # --- rates ---------------------------------------------------------------------------------------------------
 
-    def begin(self, caller: Caller) -> None:
-        """Count a request of the caller that begins; raises `RateLimited`. Whoever begins must `end`."""
-        exceeded = self.limits.begin(caller.key.id, caller.plan.rates, self.registry.clock.monotonic())
+    def begin(self, caller: Caller, *, batch: bool = False) -> None:
+        """Count a request of the caller that begins; raises `RateLimited`. Whoever begins must `end`.
+
+        A `batch` takes what is idle only: half of every limit is left to others, and it fills no place among the
+        requests that run.
+        """
+        exceeded = self.limits.begin(caller.key.id, caller.plan.rates, self.registry.clock.monotonic(), idle=batch)
         if exceeded is not None:
             raise _rate_limited(exceeded)
 
-    def end(self, caller: Caller) -> None:
+    def end(self, caller: Caller, *, batch: bool = False) -> None:
         """The request is over."""
-        self.limits.end(caller.key.id)
+        if not batch:
+            self.limits.end(caller.key.id)
 
     def left(self, caller: Caller) -> dict[str, Left]:
         """What is left of the plan's requests and tokens."""
@@ -208,9 +224,11 @@ class Ledger:
         endpoint: str,
         tags: tuple[str, ...] = (),
         while_waiting: _Meanwhile = nullcontext,
+        batch: bool = False,
     ) -> Hold:
         """Hold the most that the request can cost, on all its accounts; waits, in order, where it would fit once
-        running requests settle. `while_waiting` is entered meanwhile.
+        running requests settle. `while_waiting` is entered meanwhile. A `batch` pays the price for batches, and never
+        stands in that queue: nobody waits behind it.
 
         Raises `TokensLimited`, `InsufficientQuota`, `RateLimited` where it has waited long enough, and
         `LedgerUnavailable` while usage cannot be recorded.
@@ -218,15 +236,15 @@ class Ledger:
         if self.trouble:
             raise LedgerUnavailable("Usage cannot be recorded now, so nothing is taken on.", retry_after_seconds=5)
         tokens = bound.prompt + (STEP_TOKENS if bound.completion is None else bound.completion)
-        counted = self._count_tokens(caller, tokens)
+        counted = self._count_tokens(caller, tokens, batch=batch)
         try:
-            now, day, reservation = await self._reservation(id, caller, price, bound, while_waiting)
+            now, day, reservation = await self._reservation(id, caller, price, bound, None if batch else while_waiting)
         except BaseException:
             self._settle_tokens(caller, counted, tokens, 0)
             raise
         covered, bounded = bound.completion, self.bounded(caller)
         if bound.completion is None:
-            covered = affordable(price, bound.prompt, reservation.nanos) if bounded else None
+            covered = affordable(price, bound.prompt, reservation.nanos, batch=batch) if bounded else None
         return Hold(
             id=id,
             caller=caller,
@@ -246,11 +264,13 @@ class Ledger:
             counted_completion=STEP_TOKENS,
             bounded=bounded,
             covered=covered,
+            batch=batch,
         )
 
-    async def settle(self, hold: Hold, used: Used) -> int:
+    async def settle(self, hold: Hold, used: Used, beside: Callable[[], tuple[Write, ...]] = tuple) -> int:
         """Turn the hold into the exact charge, once; a second time changes nothing. Returns the charge, and only once
-        its usage event is durable, whether or not its caller is still there."""
+        its usage event is durable, whether or not its caller is still there. What `beside` gives is written in the
+        event's own transaction; it is asked only where there is an event."""
         if hold.settled:
             return 0
         hold.settled = True
@@ -260,7 +280,7 @@ class Ledger:
         self._loop = asyncio.get_running_loop()
         durable = self._durable[hold.id] = self._loop.create_future()
         self.unwritten[hold.id] = event
-        self.registry.store.record(event)
+        self.registry.store.record(event, beside())
         await durable  # whoever waits may be cancelled: the event is on its way all the same
         return event.cost_nanos
 
@@ -270,7 +290,7 @@ class Ledger:
         """Settle the counters in memory and say what is to be written. A provider may claim any number of tokens: the
         charge for them is held to the largest amount that is written anywhere."""
         tokens = used.tokens
-        cost = min(charge(hold.price, tokens), MOST_NANOS) if RULES[used.outcome].charged else 0
+        cost = min(charge(hold.price, tokens, batch=hold.batch), MOST_NANOS) if RULES[used.outcome].charged else 0
         overrun = self.book.settle(hold.reservation, cost)
         self._settle_tokens(
             hold.caller, hold.counted, hold.counted_tokens, tokens.prompt + tokens.completion + tokens.embedding
@@ -294,11 +314,12 @@ class Ledger:
             tags=hold.tags,
             estimated=used.estimated,
             overrun_nanos=overrun if hold.bounded else 0,
+            batch=hold.batch,
         )
 
-    def _count_tokens(self, caller: Caller, tokens: int) -> Counted:
+    def _count_tokens(self, caller: Caller, tokens: int, *, batch: bool) -> Counted:
         now = self.registry.clock.monotonic()
-        counted = self.limits.take_tokens(caller.key.id, caller.plan.rates, tokens, now)
+        counted = self.limits.take_tokens(caller.key.id, caller.plan.rates, tokens, now, idle=batch)
         if isinstance(counted, Exceeded):
             raise _rate_limited(counted)
         return counted
@@ -314,10 +335,11 @@ class Ledger:
         self.limits.settle_tokens(caller.key.id, counted, tokens, used, self.registry.clock.monotonic())
 
     async def _reservation(
-        self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile
+        self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile | None
     ) -> tuple[int, str, Reservation]:
-        """Moment and day of admission, and the reservation; over the end of a month, of the new month's budgets."""
-        least, wanted = self._amounts(caller, price, bound)
+        """Moment and day of admission, and the reservation; over the end of a month, of the new month's budgets.
+        `while_waiting` None: it is a batch's, which does not wait."""
+        least, wanted = self._amounts(caller, price, bound, batch=while_waiting is None)
         while True:
             now, day = self._today()
             accounts = caller.accounts(day[:7])
@@ -325,6 +347,8 @@ class Ledger:
                 raise InsufficientQuota(_FULL)
             answer = self.book.reserve(id, accounts, least, wanted)
             if answer is Verdict.WAIT:
+                if while_waiting is None:
+                    raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
                 answer = await self._wait(Waiter(id, accounts, least, wanted, tell=_untold), while_waiting)
             if isinstance(answer, Reservation):
                 if not self._still_holds(caller):
@@ -339,13 +363,14 @@ class Ledger:
         key = self.registry.directory.keys[caller.key.id]
         return key.revoked_at is None and key.digest == caller.key.digest
 
-    def _amounts(self, caller: Caller, price: Price, bound: Bound) -> tuple[int, int]:
+    def _amounts(self, caller: Caller, price: Price, bound: Bound, *, batch: bool) -> tuple[int, int]:
         """The least and the most nano-dollars to hold at first."""
         if not self.bounded(caller):
             return 0, 0
         if bound.completion is None:
-            return most(price, bound.prompt, 1), most(price, bound.prompt, STEP_TOKENS)
-        amount = most(price, bound.prompt, bound.completion, embedding=bound.embedding)
+            first = (most(price, bound.prompt, tokens, batch=batch) for tokens in (1, STEP_TOKENS))
+            return next(first), next(first)
+        amount = most(price, bound.prompt, bound.completion, embedding=bound.embedding, batch=batch)
         return amount, amount
 
     async def _wait(self, waiter: Waiter, while_waiting: _Meanwhile) -> Reservation | Verdict:

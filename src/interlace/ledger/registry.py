@@ -68,6 +68,7 @@ class Registry:
     calendar: Calendar
     settings: Settings
     changed: Callable[[], None] = field(default=lambda: None)
+    also_erase: list[Callable[[str], None]] = field(default_factory=list)  # with a project, by id: other rooms' share
     _locks: list[HeldLock] = field(default_factory=list)
     _changing: threading.Lock = field(default_factory=threading.Lock)
 
