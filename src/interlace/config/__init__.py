@@ -19,6 +19,7 @@ from interlace.config.settings import (
     PerMillion,
     PlanSettings,
     PriceSettings,
+    ResponseSettings,
     SecretSettings,
     Settings,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "PlanSettings",
     "PriceSettings",
     "Problem",
+    "ResponseSettings",
     "SecretSettings",
     "SettingDoc",
     "Settings",

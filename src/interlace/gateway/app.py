@@ -26,6 +26,8 @@ from interlace.gateway.openai_completions import parse_completion
 from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.responses_pages import response_routes
+from interlace.gateway.responses_running import Running
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
@@ -40,6 +42,7 @@ class State:
     started: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
     batches: BatchRunner | None = None
+    running: Running = field(default_factory=Running)
 
 
 def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
@@ -53,6 +56,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/chat/completions", Endpoint("chat", parse_chat, pipeline, limits), methods=["POST"]),
             Route("/v1/completions", Endpoint("completions", parse_completion, pipeline, limits), methods=["POST"]),
             Route("/v1/embeddings", Endpoint("embeddings", parse_embedding, pipeline, limits), methods=["POST"]),
+            *response_routes(pipeline, deposits, limits, state.running),
             Route("/v1/models", models.all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
             Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),

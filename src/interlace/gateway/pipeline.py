@@ -59,7 +59,8 @@ class BatchLine:
 class Call:
     """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read.
     `tell_limits` hears what is left of the caller's rates, and `tell_unused` which fields of the request the engine has
-    no use for: both for the answer's headers."""
+    no use for: both for the answer's headers. `accepted` hears the ask as guards let it pass, once it is about to run,
+    and `beside` says what is written together with the usage event, once it is known how the request ended."""
 
     id: str
     endpoint: str
@@ -70,6 +71,8 @@ class Call:
     tags: tuple[str, ...] = ()
     tell_limits: Callable[[dict[str, Left]], None] = lambda _: None
     tell_unused: Callable[[Iterable[str]], None] = lambda _: None
+    accepted: Callable[[Ask], Awaitable[None]] | None = None
+    beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]] | None = None
     batch: BatchLine | None = None  # then it pays the batch price, and runs in idle capacity only
 
 
@@ -128,6 +131,8 @@ class Pipeline:
                     self._held(call, caller, work, slot) as hold,
                     Batches(self._streams(work, hold, call.meter)) as batches,
                 ):
+                    if call.accepted is not None:
+                        await call.accepted(ask)
                     async for batch in batches:
                         yield batch
         yield [Done(call.meter.usage())]
@@ -242,8 +247,9 @@ class Pipeline:
             estimated=usage.estimated,
         )
         meter.outcome = outcome.value
-        beside = tuple if call.batch is None else partial(call.batch.beside, outcome, failure)
-        meter.cost_nanos = await self.ledger.settle(hold, used, beside)
+        beside = call.beside if call.batch is None else call.batch.beside
+        writes = tuple if beside is None else partial(beside, outcome, failure)
+        meter.cost_nanos = await self.ledger.settle(hold, used, writes)
         self.metrics.settled(ask.model, usage, outcome, meter.cost_nanos)
         if self.log_prompts:
             texts = {

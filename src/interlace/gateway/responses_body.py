@@ -106,7 +106,7 @@ class ReasoningText(Body, frozen=True, kw_only=True, tag="reasoning_text", tag_f
 class ReasoningItem(Body, frozen=True, kw_only=True, tag="reasoning", tag_field="type"):
     """What the assistant thought; `encrypted_content` is sealed by whoever made it, and goes back as it came."""
 
-    summary: list[SummaryText] = []
+    summary: tuple[SummaryText, ...] = ()
     content: list[ReasoningText] | None = None
     encrypted_content: str | None = None
     id: Id | None = None
@@ -199,7 +199,9 @@ Include = Literal[
     "web_search_call.action.sources",
     "web_search_call.results",
 ]
-Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
 
 
 class ResponsesBody(Body, frozen=True, kw_only=True):

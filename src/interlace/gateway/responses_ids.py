@@ -1,8 +1,8 @@
 """Ids of responses and their items. An item's id says which response it belongs to, so that a reference finds it.
 
-    resp_{24 hex digits}                  a response: the id of its request, by which /v1/usage knows it too
-    msg_{24 hex digits}{4 hex digits}     its item of that number; those of the input begin at 8000
-    rs_{24 hex digits}{4 hex digits}.X    a thought that its provider calls X
+resp_{24 hex digits}                  a response: the id of its request, by which /v1/usage knows it too
+msg_{24 hex digits}{4 hex digits}     its item of that number; those of the input begin at 8000
+rs_{24 hex digits}{4 hex digits}.X    a thought that its provider calls X
 """
 
 from __future__ import annotations

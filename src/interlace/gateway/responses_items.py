@@ -225,9 +225,7 @@ def _refuse_uploaded(file_id: str | None, where: str) -> None:
 
 
 def _missing(param: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
-    )
+    return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
 # --- turns → items -----------------------------------------------------------------------------------------------
@@ -275,7 +273,7 @@ def _items(message: Message) -> Iterator[MessageItem | FunctionCallItem | Functi
 def reasoning_item(part: ThinkingPart) -> ReasoningItem:
     """A thought as an item; its `id` is the provider's."""
     return ReasoningItem(
-        summary=[SummaryText(text=text) for text in part.summary],
+        summary=tuple(SummaryText(text=text) for text in part.summary),
         content=[ReasoningText(text=part.text)] if part.text else None,
         encrypted_content=f"{REDACTED}{part.redacted}" if part.redacted else part.signature or None,
         id=part.id or None,
@@ -284,7 +282,8 @@ def reasoning_item(part: ThinkingPart) -> ReasoningItem:
 
 def _wire(part: Part) -> InputPart:
     mark = getattr(part, "cache", "")
-    cache = CacheBreakpoint(mode="explicit", ttl=None if mark == "default" else mark) if mark else None
+    ttl: Any = None if mark == "default" else mark
+    cache = CacheBreakpoint(mode="explicit", ttl=ttl) if mark else None
     match part:
         case ImagePart():
             url = part.url or f"data:{part.media_type};base64,{part.data}"

@@ -229,9 +229,7 @@ class _Call(_Item):
     def body(self) -> OutputCall:
         """The item so far; arguments are told once they are whole."""
         arguments = "" if self.status == "in_progress" else self.arguments
-        return OutputCall(
-            id=self.id, status=self.status, call_id=self.call_id, name=self.name, arguments=arguments
-        )
+        return OutputCall(id=self.id, status=self.status, call_id=self.call_id, name=self.name, arguments=arguments)
 
     def take(self, piece: ToolCallDelta) -> None:
         """Add a piece; to whole arguments nothing but white space is ever added."""
@@ -292,7 +290,7 @@ class Output:
             whole = isinstance(item, _Call) and item.whole
             item.close("completed" if whole else status)
         for call in [call for call in self._calls.values() if call.signature]:
-            seal = self._add(lambda id, index: _Reasoning(id, index, self._tell), "rs")
+            seal = self._add(lambda name, index: _Reasoning(name, index, self._tell), "rs")
             seal.seal(f"{CALL}{call.call_id}\n{call.signature}")
             seal.close("completed")
 
@@ -301,20 +299,20 @@ class Output:
         if isinstance(last, _Message):
             return last
         self._close_open()
-        return self._add(lambda id, index: _Message(id, index, self._tell), "msg")
+        return self._add(lambda name, index: _Message(name, index, self._tell), "msg")
 
     def _thoughts(self, thought: Thought) -> _Reasoning:
         last = self._last
         if isinstance(last, _Reasoning) and not last.sealed and thought.id in {"", last.provider}:
             return last
         self._close_open()
-        return self._add(lambda id, index: _Reasoning(id, index, self._tell, thought.id), "rs", thought.id)
+        return self._add(lambda name, index: _Reasoning(name, index, self._tell, thought.id), "rs", thought.id)
 
     def _call(self, piece: ToolCallDelta) -> _Call:
         call = self._calls.get(piece.index)
         if call is None:
             self._close_open()
-            call = self._add(lambda id, index: _Call(id, index, self._tell, piece), "fc")
+            call = self._add(lambda name, index: _Call(name, index, self._tell, piece), "fc")
             self._calls[piece.index] = call
         return call
 
