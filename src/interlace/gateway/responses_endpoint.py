@@ -190,7 +190,9 @@ class ResponsesEndpoint:
 
         def beside(_: Outcome, failure: BaseException | None) -> tuple[Write, ...]:
             try:
-                keeping.rendering.finish(exchange.meter.usage(), failure and _told(failure), cancelled=gone())
+                keeping.rendering.finish(
+                    exchange.meter.usage(), None if failure is None else _told(failure), cancelled=gone()
+                )
                 return keeping.last_words(failed=failure is not None)
             except Exception:  # noqa: BLE001 - what is told of it stays away, what it used does not
                 _log.exception("a response could not be stored", extra={"fields": {"id": exchange.id}})
@@ -303,7 +305,7 @@ class ResponsesEndpoint:
             _log.exception("a background response ended in a bug of ours")
             failure = error
         try:
-            rendering.finish(call.meter.usage(), failure and _told(failure), cancelled=one.cancelled)
+            rendering.finish(call.meter.usage(), None if failure is None else _told(failure), cancelled=one.cancelled)
             if keeping.accepted and not keeping.written:
                 for write in keeping.last_words(failed=True):
                     await asyncio.to_thread(self.responses.put, write)

@@ -63,10 +63,7 @@ class _Turn:
     calls: list[ToolCall] = field(default_factory=list)
 
     def message(self) -> Message:
-        content: str | tuple[Part, ...] = tuple(self.parts)
-        if len(self.parts) == 1 and isinstance(self.parts[0], TextPart):
-            content = self.parts[0].text
-        return Message("assistant", content or "", tool_calls=tuple(self.calls))
+        return Message("assistant", _plain(tuple(self.parts)), tool_calls=tuple(self.calls))
 
     @property
     def spoken(self) -> bool:
@@ -147,13 +144,20 @@ def _thought(item: ReasoningItem) -> ThinkingPart:
 
 
 def _content(content: str | list[ItemPart], where: str) -> str | tuple[Part, ...]:
-    return content if isinstance(content, str) else tuple(_parts(content, where, assistant=False))
+    return _plain(tuple(_parts(content, where, assistant=False)))
+
+
+def _plain(parts: tuple[Part, ...]) -> str | tuple[Part, ...]:
+    """Parts as content: a text by itself is a text."""
+    if len(parts) == 1 and isinstance(parts[0], TextPart) and not parts[0].cache:
+        return parts[0].text
+    return parts or ""
 
 
 def _output(item: FunctionOutputItem, where: str) -> str | tuple[Part, ...]:
     if isinstance(item.output, str):
         return item.output
-    return tuple(_input_part(part, f"{where}.output[{i}]") for i, part in enumerate(item.output))
+    return _plain(tuple(_input_part(part, f"{where}.output[{i}]") for i, part in enumerate(item.output)))
 
 
 def _parts(content: str | list[ItemPart], where: str, *, assistant: bool) -> Iterator[Part]:

@@ -92,7 +92,7 @@ class ResponsePages:
                 return
             if not running.rendering.stream:
                 raise InvalidRequest(
-                    "This response was not begun as a stream, so it cannot be followed. Retrieve it again until it ends.",
+                    "This response was not begun as a stream, so it cannot be followed. Ask again until it ends.",
                     param="stream",
                 )
             after = -1 if wanted.starting_after is None else wanted.starting_after
@@ -153,18 +153,17 @@ class ResponsePages:
 
 
 def _page(items: list[dict[str, Any]], wanted: Listing) -> ItemList:
-    if wanted.order == "desc":
-        items = list(reversed(items))
+    ordered = items if wanted.order == "asc" else list(reversed(items))
     if wanted.after is not None:
-        places = [number for number, item in enumerate(items) if item["id"] == wanted.after]
+        places = [number for number, item in enumerate(ordered) if item["id"] == wanted.after]
         if not places:
             raise InvalidRequest(f"There is no item '{wanted.after[:200]}' in this list.", param="after")
-        items = items[places[0] + 1 :]
-    page = items[: wanted.limit]
+        ordered = ordered[places[0] + 1 :]
+    page = ordered[: wanted.limit]
     if SEALS not in wanted.include:
         page = [{**item, "encrypted_content": None} if item["type"] == "reasoning" else item for item in page]
     first, last = (page[0]["id"], page[-1]["id"]) if page else ("", "")
-    return ItemList(page, first, last, len(items) > len(page))
+    return ItemList(page, first, last, len(ordered) > len(page))
 
 
 def _query(scope: Scope) -> dict[str, Any]:
