@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from interlace.config import Settings
 from interlace.deposits import Deposits
 from interlace.errors import InterlaceError, NotFound
-from interlace.gateway.admin import admin_routes
+from interlace.gateway.admin import PREFIX, admin_routes
 from interlace.gateway.batch_pages import batch_routes
 from interlace.gateway.batch_runner import BatchRunner
 from interlace.gateway.endpoint import Endpoint
@@ -26,6 +26,7 @@ from interlace.gateway.openai_completions import parse_completion
 from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
 from interlace.gateway.responses_pages import response_routes
 from interlace.gateway.responses_running import Running
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
@@ -37,10 +38,11 @@ _access = logging.getLogger("interlace.access")
 
 @dataclass
 class State:
-    """What changes while the gateway runs: draining, once it was asked to stop."""
+    """What changes while the gateway runs: draining, once it was asked to stop. `reload` reads the configuration."""
 
     started: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
+    reload: Reload = cannot_reload
     batches: BatchRunner | None = None
     running: Running = field(default_factory=Running)
 
@@ -61,6 +63,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
             Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),
             Route("/v1/usage/{id}", SpentPage(pipeline.ledger), methods=["GET"]),
+            Route(f"{PREFIX}/reload", ReloadPage(pipeline.ledger, limits, lambda: state.reload), methods=["POST"]),
             *file_routes(pipeline.ledger, deposits, limits),
             *batch_routes(pipeline.ledger, deposits, limits, state.batches.changed),
             *admin_routes(pipeline.ledger, limits),

@@ -82,7 +82,6 @@ class ChatChunk(msgspec.Struct, frozen=True):
     choices: list[ChunkChoice]
     usage: UsageBody | UnsetType | None = UNSET
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    system_fingerprint: None = None
 
 
 class CalledFunctionBody(msgspec.Struct, frozen=True):
@@ -127,7 +126,6 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     choices: list[ChatChoice]
     usage: UsageBody
     object: Literal["chat.completion"] = "chat.completion"
-    system_fingerprint: None = None
 
 
 class _Call:

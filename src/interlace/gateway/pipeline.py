@@ -213,6 +213,8 @@ class Pipeline:
         event, durable before anything else is said. Whoever waits for a budget lends its slot to others."""
         ask, count = work.ask, self.ledger.needs_count(caller, work.price)
         bound = await bound_of(work.engine, work.requests, ask.embed, open_ended=work.open_ended, count=count)
+        if call.batch is not None:
+            bound = dataclasses.replace(bound, batch=True)
         hold = await self.ledger.reserve(
             call.id,
             caller,
@@ -223,7 +225,6 @@ class Pipeline:
             endpoint=call.endpoint,
             tags=call.tags,
             while_waiting=slot.lent,
-            batch=call.batch is not None,
         )
         outcome, failure = Outcome.FAILED, None
         try:

@@ -122,10 +122,13 @@ usage_events = Table(
     Column("batch", Boolean, nullable=False),
     Column("day", String(10), nullable=False),
     Column("started_us", BigInteger, nullable=False),
+    Column("route", String(128)),  # the route it was asked by; NULL: by the model's own name
+    Column("attempts", String),  # JSON list of `Attempt`; NULL: just the one that the row itself tells
     # Details: emptied by retention and erasure, and no sum is made of them.
     Column("endpoint", String(32)),
     Column("latency_us", BigInteger),
     Column("first_token_us", BigInteger),
+    Column("attempt_us", String),  # JSON list: how long each attempt took
     sqlite_with_rowid=False,  # ids are in the order of time: new rows come at the end
 )
 
