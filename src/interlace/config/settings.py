@@ -106,6 +106,14 @@ class ModelSettings:
         choices=("max_tokens", "max_completion_tokens"),
         only=OPENAI,
     )
+    cache_marks: bool | None = setting(
+        "The server knows prompt_cache_breakpoint. Left out: true where the server is OpenAI's own.", None, only=OPENAI
+    )
+    store: bool = setting(
+        "Answers may be stored at the provider; without it, nothing is, and `metadata` of callers stays here.",
+        False,
+        only=OPENAI,
+    )
     connections: int = setting(
         "Connections to the server at once; further requests wait for one.",
         256,
@@ -237,7 +245,7 @@ class PlanSettings:
     )
     largest_max_tokens: int | None = setting("Largest `max_tokens` there may be.", None, minimum=1, maximum=10**9)
     models: tuple[str, ...] | None = setting(
-        "The models and routes its keys may use; left out: all. Whoever may use a route may use what is behind it, by the route.",
+        "The models and routes its keys may use; left out: all. By a route that is allowed, every model behind it is.",
         None,
     )
 

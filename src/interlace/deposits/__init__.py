@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from interlace.deposits.batch_lines import Line, Problem, Wanted
     from interlace.deposits.batches import Batch, BatchView, NewBatch, Result, output_row, request_id
     from interlace.deposits.blobs import Partial
-    from interlace.deposits.files import File, NewFile
+    from interlace.deposits.files import PURPOSES, File, NewFile, too_much
     from interlace.deposits.responses import Responses, Turn
     from interlace.deposits.room import Deposits
 
@@ -25,6 +25,7 @@ _HOMES = {
     "Line": "batch_lines",
     "NewBatch": "batches",
     "NewFile": "files",
+    "PURPOSES": "files",
     "Partial": "blobs",
     "Problem": "batch_lines",
     "Responses": "responses",
@@ -33,9 +34,11 @@ _HOMES = {
     "Wanted": "batch_lines",
     "output_row": "batches",
     "request_id": "batches",
+    "too_much": "files",
 }
 
 __all__ = [
+    "PURPOSES",
     "Batch",
     "BatchView",
     "Deposits",
@@ -51,6 +54,7 @@ __all__ = [
     "Wanted",
     "output_row",
     "request_id",
+    "too_much",
 ]
 
 

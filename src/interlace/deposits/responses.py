@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
+from interlace.config import ResponseSettings
 from interlace.deposits.shelf import Shelf
 from interlace.errors import InvalidRequest
 from interlace.ledger import Write
@@ -62,8 +63,11 @@ class Responses:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
-        self._settings = shelf.registry.settings.responses
         self._opened = shelf.now()
+
+    @property
+    def _settings(self) -> ResponseSettings:
+        return self._shelf.registry.settings.responses
 
     def expires_at(self, created_at: int) -> int | None:
         """When a response is deleted that is made at that moment."""

@@ -21,7 +21,7 @@ class Deposits:
         registry.also_erase.append(self.erase)
 
     def tidy(self) -> None:
-        """At a start, before anything is written: remove what a crash left."""
+        """Remove what a crash left; others may write meanwhile."""
         self._shelf.sweep()
         self.batches.forget_results()
         self.responses.fail_unfinished()

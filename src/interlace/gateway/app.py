@@ -116,7 +116,8 @@ class Logged:
 
     def _tell(self, scope: Scope, exchange: Exchange) -> None:
         metrics, seconds = self.pipeline.metrics, exchange.meter.latency_seconds()
-        model = exchange.model if exchange.model in self.pipeline.routes.engines else NO_MODEL
+        known = exchange.model in self.pipeline.routes.engines or exchange.model in self.pipeline.routes.routes
+        model = exchange.model if known else NO_MODEL
         status = exchange.status or 499  # nothing was answered: the caller had gone
         metrics.requests.labels(exchange.endpoint, model, str(status)).inc()
         if model != NO_MODEL:

@@ -19,6 +19,7 @@ from interlace.gateway.http import (
     ClientWatch,
     Exchange,
     ReaderStuck,
+    conversation_of,
     credential_of,
     read_json_body,
     send_whole,
@@ -79,6 +80,9 @@ class Endpoint:
             tags=tags_of(scope),
             tell_limits=exchange.tell_limits,
             tell_unused=exchange.tell_unused,
+            tell_route=exchange.tell_route,
+            streams=lambda: rendering is None or rendering.stream,
+            conversation=conversation_of(scope),
         )
         async with client, told_of_the_end(client), aclosing(self.pipeline.answer(call)) as batches:
             first = await anext(batches)  # whatever fails until here becomes a status of its own

@@ -52,16 +52,27 @@ class Exchange:
     model: str = ""
     status: int = 0
     outcome: str = ""
-    headers: list[Header] = field(default_factory=list)  # of the answer, whatever it will be
+    rates: list[Header] = field(default_factory=list)
+    routed: list[Header] = field(default_factory=list)
+    unused: list[Header] = field(default_factory=list)
+
+    @property
+    def headers(self) -> list[Header]:
+        """Of the answer, whatever it will be."""
+        return [*self.rates, *self.routed, *self.unused]
 
     def tell_limits(self, left: Mapping[str, Left]) -> None:
         """What is left of the caller's rates, for the answer's headers; the last word holds."""
-        self.headers = [*(one for one in self.headers if not one[0].startswith(b"x-ratelimit-")), *rate_headers(left)]
+        self.rates = rate_headers(left)
 
     def tell_unused(self, names: Iterable[str]) -> None:
-        """What the engine has no use for, for the answer's headers."""
-        if listed := ",".join(sorted(names)):
-            self.headers.append((b"x-interlace-unused", listed.encode()))
+        """What the engine has no use for, for the answer's headers; the last word holds."""
+        listed = ",".join(sorted(names))
+        self.unused = [(b"x-interlace-unused", listed.encode())] if listed else []
+
+    def tell_route(self, model: str, why: str) -> None:
+        """Which model of a route answers, and why that one."""
+        self.routed = [(b"x-interlace-model", model.encode()), (b"x-interlace-route", why.encode())]
 
     @classmethod
     def of(cls, scope: Scope) -> Exchange:
@@ -95,6 +106,12 @@ def query_of(scope: Scope) -> dict[str, str]:
     if len(found) < len(pairs):
         raise InvalidRequest("A parameter of the query is given twice. Give it once, with commas where it is a list.")
     return found
+
+
+def conversation_of(scope: Scope) -> str | None:
+    """What the caller calls its conversation, in `x-interlace-conversation`; a digest is made of it, nothing else."""
+    value = header(scope, b"x-interlace-conversation")
+    return value.decode("latin-1")[:1000] if value else None
 
 
 def tags_of(scope: Scope) -> tuple[str, ...]:

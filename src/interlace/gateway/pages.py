@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from interlace import __version__
-from interlace.config import ModelSettings
+from interlace.config import ModelSettings, RouteSettings
 from interlace.engines.types import Capabilities
 from interlace.errors import EngineUnavailable
 from interlace.gateway.http import JSON, credential_of, send_whole
@@ -89,13 +89,25 @@ class ModelPages:
     def _all(self, scope: Scope) -> tuple[int, bytes, bytes]:
         caller = self._authenticate(scope)
         models = [self._model(name) for name in self._pipeline.routes.engines if caller.may_use(name)]
+        models += [self._route(route) for name, route in self._pipeline.routes.routes.items() if caller.may_use(name)]
         return 200, JSON, encode({"object": "list", "data": models})
 
     def _one(self, scope: Scope) -> tuple[int, bytes, bytes]:
         caller = self._authenticate(scope)
         name = scope["path_params"]["model"]
+        if (route := self._pipeline.routes.route(name, caller)) is not None:
+            return 200, JSON, encode(self._route(route))
         self._pipeline.routes.find(name, caller)
         return 200, JSON, encode(self._model(name))
+
+    def _route(self, route: RouteSettings) -> dict[str, Any]:
+        """A route as a model: ready when one of its models is, and of their kind."""
+        named = [*(member.model for member in route.models), *(fallback.model for fallback in route.fallbacks)]
+        members = [self._model(name) for name in dict.fromkeys(named)]
+        ready = next((one for one in members if one["state"] == "ready"), members[0])
+        nothing = dict.fromkeys(("context_length", "dimensions", "precision", "checkpoint"))
+        shown = {name: ready[name] for name in ("object", "created", "owned_by", "state", "kind")}
+        return {"id": route.name, **shown, **nothing, "engine": "route", "models": [one["id"] for one in members]}
 
     def _authenticate(self, scope: Scope) -> Caller:
         return self._pipeline.ledger.authenticate(credential_of(scope))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 
 import msgspec
@@ -22,6 +22,7 @@ from interlace.gateway.http import (
     ClientWatch,
     Exchange,
     ReaderStuck,
+    conversation_of,
     credential_of,
     read_json_body,
     send_whole,
@@ -208,6 +209,9 @@ class ResponsesEndpoint:
             tags=tags_of(scope),
             tell_limits=exchange.tell_limits,
             tell_unused=exchange.tell_unused,
+            tell_route=exchange.tell_route,
+            streams=lambda: keeping.rendering.stream,
+            conversation=conversation_of(scope) or (keeping.before[0].id if keeping.before else keeping.rendering.id),
             accepted=accepted,
             beside=beside,
         )
@@ -271,7 +275,8 @@ class ResponsesEndpoint:
 
         call = self._call(scope, read, keeping, one)
         self.running.add(one)
-        one.task = asyncio.create_task(self._work(one, call, keeping))
+        hold = scope.get("interlace.hold", nullcontext)  # a reload must not close the engine under it
+        one.task = asyncio.create_task(self._work(one, call, keeping, hold))
         await asyncio.shield(one.accepted)
         if rendering.stream:
             await self.send_followed(scope, receive, send, one, after=-1)
@@ -292,11 +297,14 @@ class ResponsesEndpoint:
                 scope["interlace.abort"]()
                 raise
 
-    async def _work(self, one: Background, call: Call, keeping: Keeping) -> None:
+    async def _work(
+        self, one: Background, call: Call, keeping: Keeping, hold: Callable[[], AbstractContextManager[object]]
+    ) -> None:
         rendering = one.rendering
         failure: BaseException | None = None
         try:
-            await self._run(one, call)
+            with hold():
+                await self._run(one, call)
         except asyncio.CancelledError as error:  # by its caller, or by a server that shuts down
             failure = error
         except InterlaceError as error:
