@@ -206,6 +206,22 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseSettings:
+    """Responses that are kept for `/v1/responses`, unless a request says `store: false`."""
+
+    days: int = setting("After how many days a stored response is deleted; 0: never.", 30, minimum=0, maximum=36500)
+    chain_turns: int = setting(
+        "Most responses that `previous_response_id` takes up again, one before the other.",
+        1000,
+        minimum=1,
+        maximum=10**5,
+    )
+    chain_bytes: int = setting(
+        "Most bytes that it takes up again; sizes such as 10MiB are understood.", 10 << 20, minimum=1024
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PerMillion:
     """Dollars per million tokens of each kind. A kind that is left out costs what its parent costs."""
 
@@ -289,5 +305,6 @@ class Settings:
     ledger: LedgerSettings = setting("The record of usage.", factory=LedgerSettings)
     guards: GuardSettings = setting("Checks of every input and output.", factory=GuardSettings)
     limits: LimitSettings = setting("What is taken on at once.", factory=LimitSettings)
+    responses: ResponseSettings = setting("Stored responses.", factory=ResponseSettings)
     log: LogSettings = setting("Logging.", factory=LogSettings)
     drain_seconds: float = setting("How long running requests may finish after SIGTERM.", 30.0, minimum=0)

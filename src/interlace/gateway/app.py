@@ -29,6 +29,8 @@ from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
+from interlace.gateway.responses_pages import response_routes
+from interlace.gateway.responses_running import Running
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
@@ -44,6 +46,7 @@ class State:
     draining: bool = False
     reload: Reload = cannot_reload
     batches: BatchRunner | None = None
+    running: Running = field(default_factory=Running)
 
 
 def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
@@ -59,6 +62,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/embeddings", Endpoint("embeddings", parse_embedding, pipeline, limits), methods=["POST"]),
             Route("/v1/messages", Endpoint("messages", parse_messages, pipeline, limits), methods=["POST"]),
             Route("/v1/messages/count_tokens", CountEndpoint("count_tokens", pipeline, limits), methods=["POST"]),
+            *response_routes(pipeline, deposits, limits, state.running),
             Route("/v1/models", models.all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
             Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),

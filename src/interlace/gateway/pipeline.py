@@ -63,7 +63,9 @@ class Call:
     """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read.
     `tell_limits` hears what is left of the caller's rates, `tell_unused` which fields of the request the engine has no
     use for, `tell_route` which model of a route answers and why: all go into the answer's headers. `streams`: whether
-    the answer is read as it comes. `conversation`: as in `Ask`, but of a header."""
+    the answer is read as it comes. `conversation`: as in `Ask`, but of a header. `accepted` hears the ask as guards let
+    it pass, once it is about to run, and `beside` says what is written together with the usage event, once it is known
+    how the request ended."""
 
     id: str
     endpoint: str
@@ -74,6 +76,8 @@ class Call:
     tags: tuple[str, ...] = ()
     tell_limits: Callable[[dict[str, Left]], None] = lambda _: None
     tell_unused: Callable[[Iterable[str]], None] = lambda _: None
+    accepted: Callable[[Ask], Awaitable[None]] | None = None
+    beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]] | None = None
     batch: BatchLine | None = None  # then it pays the batch price, and runs in idle capacity only
     tell_route: Callable[[str, str], None] = lambda _model, _why: None
     streams: Callable[[], bool] = lambda: True
@@ -155,6 +159,8 @@ class Pipeline:
                     self._held(call, caller, way, slot) as hold,
                     self._attempted(way, hold, call.meter) as batches,
                 ):
+                    if call.accepted is not None:
+                        await call.accepted(ask)
                     async for batch in batches:
                         yield batch
         yield [Done(call.meter.usage())]
@@ -341,8 +347,9 @@ class Pipeline:
             tried=way.told() if isinstance(way, Attempts) else (),
         )
         meter.outcome = outcome.value
-        beside = tuple if call.batch is None else partial(call.batch.beside, outcome, failure)
-        meter.cost_nanos = await self.ledger.settle(hold, used, beside)
+        beside = call.beside if call.batch is None else call.batch.beside
+        writes = tuple if beside is None else partial(beside, outcome, failure)
+        meter.cost_nanos = await self.ledger.settle(hold, used, writes)
         self.metrics.settled(hold.model if used.told is None else used.told.model, usage, outcome, meter.cost_nanos)
         if isinstance(way, Attempts):
             self._count_attempts(way, used)

@@ -207,7 +207,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own, and then no connection is left: one that nobody reads from would stay for ever."""
         async with self._batches_ending():
-            await super().shutdown(sockets)
+            seconds = self.config.timeout_graceful_shutdown or 0
+            await asyncio.gather(super().shutdown(sockets), self.state.running.close(seconds))
         if self.server_state.tasks:  # cancelled after `drain_seconds`: they settle before their callers are cut off
             await asyncio.wait(self.server_state.tasks, timeout=5)
         for connection in list(self.server_state.connections):
