@@ -114,9 +114,15 @@ class ModelSettings:
     )
     location: str = setting("Where in Google Cloud the model runs, such as europe-west4.", "global", only=("vertex",))
     publisher: str = setting(
-        "Whose model it is, where its name does not say so: anthropic or amazon on bedrock; on vertex, left out: google.",
+        "Whose model it is, where its name does not say so: anthropic or amazon (bedrock); on vertex, left out: google.",
         "",
         only=("bedrock", "vertex"),
+    )
+    api: str = setting(
+        "Which of OpenAI's APIs answers conversations; reasoning models think better across calls with responses.",
+        "chat",
+        choices=("chat", "responses"),
+        only=OPENAI,
     )
     embeds: bool = setting("It makes embeddings, not text.", False, only=REMOTE)
     dimensions: int = setting(

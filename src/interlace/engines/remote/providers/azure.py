@@ -41,6 +41,10 @@ class EntraTokens:
         """One that is good now; raises `EngineUnavailable` or `EngineFailed`."""
         return await self._tokens.get()
 
+    def forget(self) -> None:
+        """Azure does not take this token: the next request waits for another."""
+        self._tokens.forget()
+
     def hide(self, text: str) -> str:
         """Without the secret and the token."""
         text = self._secret.hidden_in(text)
@@ -63,8 +67,8 @@ class EntraTokens:
                 "The server that vouches for this gateway is not available. Try again later.", retry_after_seconds=5
             )
         raise EngineFailed(
-            "The server that vouches for this gateway refuses to. Tell whoever runs the gateway: client, secret, tenant "
-            "or scope is wrong."
+            "The server that vouches for this gateway refuses to. Tell whoever runs the gateway: client, secret, "
+            "tenant or scope is wrong."
         )
 
 
@@ -99,6 +103,8 @@ class AzureWire(OpenAIWire):
         inner = error.get("innererror") if isinstance(error, dict) else None
         if isinstance(inner, dict) and inner.get("code") == "ResponsibleAIPolicyViolation":
             return dataclasses.replace(complaint, code="content_filter")
+        if complaint.code == "401" and isinstance(self._tokens, EntraTokens):
+            self._tokens.forget()
         if complaint.code == "DeploymentNotFound":
             return dataclasses.replace(complaint, message="The deployment for this model does not exist.")
         return complaint
@@ -121,8 +127,8 @@ def make(settings: ModelSettings, env: Mapping[str, str], fetch: Fetch) -> Azure
         secret = read_key(settings.entra_secret, env)
         if secret is None or not settings.entra_client or not (settings.entra_tenant or settings.token_url):
             raise ConfigError(
-                f"The model {settings.name} needs `entra_client`, `entra_secret` and `entra_tenant` together. Add what is "
-                "missing, or give `api_key`."
+                f"The model {settings.name} needs `entra_client`, `entra_secret` and `entra_tenant` together. Add "
+                "what is missing, or give `api_key`."
             )
         return AzureWire(settings, None, EntraTokens(settings, secret, fetch))
     return AzureWire(settings, read_key(_KEY, env), None)
