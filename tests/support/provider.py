@@ -498,6 +498,35 @@ def error_inside(exchange: Exchange) -> None:
     return exchange.end()
 
 
+def flaky(exchange: Exchange) -> None:
+    """`STATUS,TIMES`: it fails with that status so many times, and is well ever after."""
+    status, _, times = exchange.argument.partition(",")
+    if len(exchange.connection.provider.bodies(str(exchange.body["model"]))) <= int(times):
+        return exchange.fail(int(status), "Not now.", **({"retry_after": "0.01"} if status == "429" else {}))
+    return instant(Exchange(exchange.connection, exchange.request, "3"))
+
+
+async def late(exchange: Exchange) -> None:
+    """`SECONDS,WORDS`: it begins so late, and then says them one after the other."""
+    seconds, _, words = exchange.argument.partition(",")
+    await asyncio.sleep(float(seconds))
+    await slow(Exchange(exchange.connection, exchange.request, words or "3"))
+
+
+async def says(exchange: Exchange) -> None:
+    """This text, with a logprob of -0.25 a word, or of `LOGPROB|` before it."""
+    logprob, bar, text = exchange.argument.rpartition("|")
+    exchange.begin()
+    words = [f"{word} " for word in text.split()]
+    for word in words:
+        told = {"token": word, "logprob": float(logprob) if bar else -0.25, "bytes": None, "top_logprobs": []}
+        logprobs = {"logprobs": {"content": [told]}} if exchange.body.get("logprobs") else {}
+        exchange.chunk({"content": word, **logprobs})
+    exchange.chunk(finish="stop")
+    exchange.usage(len(words))
+    exchange.end()
+
+
 # --- scripts: peculiarities --------------------------------------------------------------------------------------
 
 
@@ -735,5 +764,6 @@ SCRIPTS: dict[str, Callable[[Exchange], Awaitable[None] | None]] = {
         instant, slow, hang_first, hang_head, hang_mid, hang_end, drip, cut, quiet_end, half_json, garbage, no_http,
         html, long_line, redirect, status, refuse, error_inside, no_usage, usage, liar, odd_lines, finish_always,
         thinker, fewer, tools, able, no_stream_options, no_stream, stale, embed, bad_chunk, gzip_anyway, late_end,
+        flaky, late, says,
     )
 }  # fmt: skip
