@@ -664,7 +664,8 @@ def _call(index: int | None, id: str | None, name: str | None, arguments: Any) -
 
 def able(exchange: Exchange) -> None:
     """Does whatever `interlace providers check` asks, as a good model would; `silent`: it tells no usage, `dull`: it
-    sees, calls and thinks nothing, `liar`: its usage does not add up, `wrong`: its calls and objects have another shape, and it does not stop."""
+    sees, calls and thinks nothing, `liar`: its usage does not add up, `wrong`: its calls and objects have another
+    shape, and it does not stop."""
     how, body = exchange.argument, exchange.body
     text = json.dumps(body["messages"])
     exchange.begin()
