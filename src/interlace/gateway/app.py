@@ -22,6 +22,7 @@ from interlace.gateway.openai_completions import parse_completion
 from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.route_operations import route_operations
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
@@ -50,7 +51,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
             Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),
             Route("/v1/usage/{id}", SpentPage(pipeline.ledger), methods=["GET"]),
-            *admin_routes(pipeline.ledger, limits),
+            *admin_routes(pipeline.ledger, limits, route_operations(pipeline)),
             Route("/healthz", health_page(), methods=["GET"]),
             Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),
             Route("/metrics", metrics_page(pipeline.metrics), methods=["GET"]),

@@ -25,7 +25,7 @@ from interlace.gateway.bounds import bound_of, tokens_of, within_plan
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
-from interlace.gateway.routing import Attempts, Choice, Doing, Shadows, Standing, asked_of, choose, models_of, seed_of
+from interlace.gateway.routing import Attempts, Doing, Shadows, Standing, asked_of, choose, models_of, seed_of
 from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Left, Outcome, Price, Share, Used
 from interlace.safety import Guards
 
@@ -185,7 +185,9 @@ class Pipeline:
             work = self._work(ask, ask.model, self.routes.find(ask.model, caller), caller)
             call.meter.times = self.metrics.times(ask.model)
             return work
-        choice = self.choice(route, ask, caller, tags=call.tags, conversation=call.conversation)
+        asked = asked_of(ask, caller.plan.name, call.tags, self.ledger.registry.clock.now())
+        seed = seed_of(route, ask, caller.key.id, call.conversation)
+        choice = choose(route, asked, self.standings(route, ask), seed)
         doing = Doing(
             work=lambda model: self._work(ask, model, self.routes.engines[model], caller),
             bound=lambda work: self._bound(work, caller),
@@ -197,14 +199,9 @@ class Pipeline:
         )
         return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route)
 
-    def choice(
-        self, route: RouteSettings, ask: Ask, caller: Caller, *, tags: tuple[str, ...], conversation: str | None
-    ) -> Choice:
-        """Which models of a route would be asked now, in which order, and why."""
-        asked = asked_of(ask, caller, tags, self.ledger.registry.clock.now())
-        named = dict.fromkeys(models_of(route))
-        standings = {model: self._standing(model, ask) for model in named}
-        return choose(route, asked, standings, seed_of(route, ask, caller, conversation))
+    def standings(self, route: RouteSettings, ask: Ask) -> dict[str, Standing]:
+        """How every model of a route stands towards a request now."""
+        return {model: self._standing(model, ask) for model in dict.fromkeys(models_of(route))}
 
     def _standing(self, model: str, ask: Ask) -> Standing:
         problem: InterlaceError | None = None

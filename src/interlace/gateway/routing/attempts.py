@@ -77,6 +77,7 @@ class Running:
     live: Live
     batches: Batches[Happening]
     probe: bool
+    judged: bool
     end: AttemptEnd | None = None
     error: str = ""
     latency_us: int = 0
@@ -206,12 +207,11 @@ class Attempts:
             if found is None:
                 continue
             running, events = found
-            if step.judged and self._steps and running.work.ask.embed is None:
-                events, fault = (
-                    without_logprobs(running.work, events),
-                    judged(self.route.open_first, running.work, events),
-                )
-                if fault:
+            if running.judged and running.work.ask.embed is None:
+                fault = judged(self.route.open_first, running.work, events)
+                self.verdicts.append(fault or "kept")
+                events = without_logprobs(running.work, events)
+                if fault and self._steps:
                     await running.stop("rejected", fault)
                     self._error, self._kept = fault, (running, events)
                     continue
@@ -257,7 +257,7 @@ class Attempts:
             events = await _read(running, running.head())
         else:
             running, events = await self._raced(running, delay, hold)
-        if not self.streams or (step.judged and self._steps):
+        if running.judged or not self.streams:
             events += await _read(running, running.rest())
         return running, events
 
@@ -277,7 +277,7 @@ class Attempts:
         meter, live = self.doing.meter(work.model), self.doing.live(work.model)
         self.meter.instead = meter
         batches = Batches(self.doing.streams(work, share, meter))
-        running = Running(work, share, why, meter, live, batches, live.breaker.enter())
+        running = Running(work, share, why, meter, live, batches, live.breaker.enter(), step.judged)
         self.tried.append(running)
         await batches.__aenter__()
         return running
