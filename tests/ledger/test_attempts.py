@@ -160,6 +160,7 @@ async def test_no_sum_of_attempts_is_beyond_what_can_be_written(registry: Regist
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
+        ((0, "percent"), 50, "attempt 1: only what is reused costs a part"),
         ((0, "cost_nanos"), 10, "attempt 1: its cost is not its tokens"),
         ((1, "tokens"), {"prompt": 2}, "attempt 2: its cost is not its tokens"),
         ((1, "end"), "failed", "attempt 2: its cost is not its tokens"),

@@ -31,7 +31,7 @@ from interlace.gateway.logs import set_up_logs
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.routes import Routes
-from interlace.gateway.routing import Shadows, live_models
+from interlace.gateway.routing import Memory, Shadows, live_models
 from interlace.ledger import Ledger, Registry, Retention
 from interlace.safety import Guards
 
@@ -147,6 +147,7 @@ def make_routes(settings: Settings, engines: Mapping[str, Engine]) -> Routes:
         {model.name: model.engine for model in settings.models},
         {route.name: route for route in settings.routes},
         live_models(breakers),
+        {route.name: Memory(route.reuse) for route in settings.routes if route.reuse.seconds},
     )
 
 

@@ -363,9 +363,10 @@ def _attempt(one: Tried, *, charged: bool) -> Attempt:
         end=one.end,
         price_id=one.price.id,
         tokens=one.tokens,
-        cost_nanos=min(charge(one.price, one.tokens), MOST_NANOS) if paid else 0,
+        cost_nanos=min(charge(one.price, one.tokens, percent=one.percent), MOST_NANOS) if paid else 0,
         error=one.error,
         estimated=one.estimated,
+        percent=one.percent,
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from interlace.config import RouteSettings
-from interlace.engines.types import Delta, Embeddings
+from interlace.engines.types import Delta, Embeddings, Usage
 from interlace.errors import (
     ContentFiltered,
     ContextLengthExceeded,
@@ -124,7 +124,7 @@ class Attempts:
     """One request by a route. `first` before there is a hold, then `run`, once each.
 
     `streams`: whether the caller reads the answer as it comes. `served` is told model and reason before the first
-    event.
+    event; `keep` gets a whole answer, where answers are remembered.
     """
 
     route: RouteSettings
@@ -134,6 +134,7 @@ class Attempts:
     meter: Meter
     streams: bool
     served: Callable[[str, str], None]
+    keep: Callable[[str, list[Happening], Usage], None] | None = None
     tried: list[Running] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)  # on answers that were judged
     _steps: deque[Step] = field(default_factory=deque)
@@ -162,11 +163,16 @@ class Attempts:
             running, events = await self._answered(hold)
             self.meter.instead = running.meter
             self.served(running.work.model, running.why)
+            whole = list(events) if self.keep else []
             if events:
                 yield events
             async for batch in running.batches:
+                if self.keep:
+                    whole += batch
                 yield batch
             await running.stop("served")
+            if self.keep and not (running.meter.filtered or running.meter.budget_ended):
+                self.keep(running.work.model, whole, running.meter.usage())
         except BaseException as error:
             for one in self.tried:
                 await one.stop(*_end_of(error))
