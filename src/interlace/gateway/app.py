@@ -31,6 +31,7 @@ from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
 from interlace.gateway.responses_pages import response_routes
 from interlace.gateway.responses_running import Running
+from interlace.gateway.route_operations import route_operations
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
@@ -71,7 +72,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route(f"{PREFIX}/reload", ReloadPage(pipeline.ledger, limits, lambda: state.reload), methods=["POST"]),
             *file_routes(pipeline.ledger, deposits, limits),
             *batch_routes(pipeline.ledger, deposits, limits, state.batches.changed),
-            *admin_routes(pipeline.ledger, limits),
+            *admin_routes(pipeline.ledger, limits, route_operations(pipeline)),
             Route("/healthz", health_page(), methods=["GET"]),
             Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),
             Route("/metrics", metrics_page(pipeline.metrics), methods=["GET"]),

@@ -31,7 +31,7 @@ from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.routes import Routes
-from interlace.gateway.routing import Shadows, live_models
+from interlace.gateway.routing import Memory, Shadows, live_models
 from interlace.ledger import Ledger, Registry, Retention
 from interlace.safety import Guards
 
@@ -155,6 +155,7 @@ def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Route
         {model.name: model.engine for model in settings.models},
         {route.name: route for route in settings.routes},
         live,
+        {route.name: Memory(route.reuse) for route in settings.routes if route.reuse.seconds},
     )
 
 
