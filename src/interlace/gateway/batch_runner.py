@@ -187,7 +187,7 @@ class BatchRunner:
             while True:
                 self._changed.clear()
                 await self._look_at_all()
-                await self._patiently(self.deposits.files.expire)
+                await self._patiently(self.deposits.expire)
                 try:
                     async with asyncio.timeout(TIDY_SECONDS):
                         await self._changed.wait()

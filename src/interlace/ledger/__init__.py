@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interlace.ledger.book import Book
     from interlace.ledger.directory import Caller, Plan, new_key
-    from interlace.ledger.events import UsageEvent
-    from interlace.ledger.ledger import Bound, Hold, Ledger, Used
+    from interlace.ledger.events import Attempt, UsageEvent
+    from interlace.ledger.holds import Bound, Hold, Share, Tried, Used
+    from interlace.ledger.ledger import Ledger
     from interlace.ledger.limits import Left
     from interlace.ledger.outcomes import RULES, Outcome
     from interlace.ledger.prices import Price, Tokens
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 
 # name → the module that has it
 _HOMES = {
+    "Attempt": "events",
     "Book": "book",
-    "Bound": "ledger",
+    "Bound": "holds",
     "Caller": "directory",
-    "Hold": "ledger",
+    "Hold": "holds",
     "Ledger": "ledger",
     "LedgerBusy": "registry",
     "Left": "limits",
@@ -37,10 +39,12 @@ _HOMES = {
     "RULES": "outcomes",
     "Registry": "registry",
     "Retention": "retention",
+    "Share": "holds",
     "Store": "store",
     "Tokens": "prices",
+    "Tried": "holds",
     "UsageEvent": "events",
-    "Used": "ledger",
+    "Used": "holds",
     "Write": "store",
     "make_private": "private_files",
     "new_key": "directory",
@@ -49,6 +53,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Attempt",
     "RULES",
     "Book",
     "Bound",
@@ -62,8 +67,10 @@ __all__ = [
     "Price",
     "Registry",
     "Retention",
+    "Share",
     "Store",
     "Tokens",
+    "Tried",
     "UsageEvent",
     "Used",
     "Write",

@@ -32,7 +32,7 @@ BATCH = 500  # and emptied in one transaction
 EVERY_SECONDS = 3600.0
 LATE_US = 2 * 86_400 * 10**6  # a request that ran while its project was erased has been recorded by then
 
-_DETAILS = ("endpoint", "latency_us", "first_token_us")
+_DETAILS = ("endpoint", "latency_us", "first_token_us", "attempt_us")
 
 
 @dataclass

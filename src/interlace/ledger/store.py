@@ -359,9 +359,12 @@ def _row(usage: UsageEvent) -> tuple[Any, ...]:
         usage.batch,
         usage.day,
         usage.started_us,
+        usage.route,
+        msgspec.json.encode(usage.attempts).decode() if usage.attempts else None,
         usage.endpoint,
         usage.latency_us,
         usage.first_token_us,
+        None if usage.attempt_us is None else msgspec.json.encode(usage.attempt_us).decode(),
     )
 
 
