@@ -254,6 +254,8 @@ async def _serve(
         return Load(read, settings, engines, pipeline, make_app(settings, pipeline, state))
 
     loads = Loads(make(source.first, settings, engines))
+    assert state.batches is not None
+    state.batches.held = loads.held
     server = Server(loads, settings, state)
     reloader = Reloader(registry, loads, source, build, make, server.follow)
     state.reload = reloader.reload
