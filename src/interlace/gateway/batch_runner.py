@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.05  # how often a line looks for room that no other line's end told it of
 TIDY_SECONDS = 600.0
+DISK_SECONDS = 5.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 60.0
 MOST_FAILURES = 3  # of the engine or of this server, under one line
 MOST_ATTEMPTS = 200  # at one line, that left a usage event
@@ -259,6 +260,9 @@ class BatchRunner:
             except LedgerUnavailable as error:
                 _log.warning("batches wait for the ledger: %s", error.message)
                 await asyncio.sleep(error.retry_after_seconds or 1)
+            except OSError as error:  # a full disk, where output files are to be written
+                _log.warning("batches wait for the disk", extra={"fields": {"error": str(error)}})
+                await asyncio.sleep(DISK_SECONDS)
 
     # --- one batch -----------------------------------------------------------------------------------------------
 
