@@ -108,6 +108,21 @@ def serve(
 
 
 @app.command()
+def reload(
+    url: Url = None, key: ApiKey = None, config: Config = None, home: Home = None, as_json: Json = False
+) -> None:
+    """Have the running server read its configuration again.
+
+    No request is dropped; SIGHUP does the same. A wrong configuration changes nothing: exit code 2.
+
+    Example: interlace reload
+    """
+    from interlace.gateway.commands import reload_command
+
+    raise typer.Exit(reload_command(url=url, key=key, config=config, home=home, as_json=as_json))
+
+
+@app.command()
 def pull(
     source: Annotated[
         str,

@@ -1,13 +1,27 @@
 """`interlace.yaml` plus environment → one frozen `Settings` per load. Read once, no I/O afterwards."""
 
+from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE
 from interlace.config.reader import (
     ENVIRONMENT,
+    Faults,
     Problem,
     SettingDoc,
     check_config,
     find_config,
     load_settings,
     settings_reference,
+)
+from interlace.config.route_settings import (
+    BreakerSettings,
+    FallbackSettings,
+    HedgeSettings,
+    MemberSettings,
+    OpenFirstSettings,
+    PartSettings,
+    RetrySettings,
+    ReuseSettings,
+    RouteSettings,
+    WhenSettings,
 )
 from interlace.config.settings import (
     DEFAULT_MODEL,
@@ -25,16 +39,32 @@ from interlace.config.settings import (
 
 __all__ = [
     "DEFAULT_MODEL",
+    "ENGINES",
     "ENVIRONMENT",
+    "BreakerSettings",
+    "FallbackSettings",
+    "HedgeSettings",
+    "MemberSettings",
+    "OpenFirstSettings",
+    "PartSettings",
+    "RetrySettings",
+    "ReuseSettings",
+    "RouteSettings",
+    "WhenSettings",
+    "Faults",
     "GuardSettings",
     "LedgerSettings",
     "LimitSettings",
     "LogSettings",
     "ModelSettings",
+    "OPENAI",
+    "PRESETS",
+    "PROVIDERS",
     "PerMillion",
     "PlanSettings",
     "PriceSettings",
     "Problem",
+    "REMOTE",
     "SecretSettings",
     "SettingDoc",
     "Settings",

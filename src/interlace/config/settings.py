@@ -8,36 +8,15 @@ knows the line a value came from.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from interlace.config.engines import ENGINES, LOCAL, OPENAI, REMOTE
+from interlace.config.route_settings import BreakerSettings, RouteSettings
+from interlace.config.setting import setting
 from interlace.money import Micros, Nanos
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-
-
-def setting(
-    doc: str,
-    default: Any = MISSING,
-    *,
-    factory: Any = MISSING,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: Sequence[str] = (),
-    only: str = "",
-    required: bool = False,
-) -> Any:
-    """A dataclass field that carries its documentation, bounds and choices for the reader.
-
-    `only` names the engine of a model that the field belongs to; with it, `required` means: by that engine.
-    """
-    metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": tuple(choices)}
-    metadata |= {"only": only, "required": required}
-    if factory is not MISSING:
-        return field(default_factory=factory, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,87 +31,97 @@ class ModelSettings:
     checkpoint: str = setting(
         "A name in the store (`interlace checkpoints list`), or a path that starts with / ./ or ~.",
         "",
-        only="local",
-        required=True,
+        only=(LOCAL,),
+        required=(LOCAL,),
     )
     engine: str = setting(
-        "What runs it: this machine (local), or a server that speaks OpenAI's API (openai).",
-        "local",
-        choices=("local", "openai"),
+        "What runs it: this machine (local), a server that speaks OpenAI's API (openai), or the provider of that name.",
+        LOCAL,
+        choices=ENGINES,
     )
     precision: str = setting(
         "Arithmetic and weights: as in the file, or converted.",
         "file",
         choices=("file", "f32", "bf16", "int8"),
-        only="local",
+        only=(LOCAL,),
     )
     sampling: str = setting(
         "What fills temperature, top_p, ... that a caller leaves out: what the model's makers suggest, or OpenAI's "
         "defaults (temperature 1).",
         "model",
         choices=("model", "openai"),
-        only="local",
+        only=(LOCAL,),
     )
     cache_bytes: int = setting(
-        "Cap of the KV cache; sizes such as 512MiB are understood.", 1 << 30, minimum=1 << 20, only="local"
+        "Cap of the KV cache; sizes such as 512MiB are understood.", 1 << 30, minimum=1 << 20, only=(LOCAL,)
     )
     context_length: int = setting(
         "Longest prompt plus answer in tokens; 0: what the checkpoint says, or not known.", 0, minimum=0
     )
-    max_sequences: int = setting("Sequences that run at once.", 64, minimum=1, maximum=4096, only="local")
-    max_waiting: int = setting("Sequences queued in the engine before callers get 429.", 256, minimum=0, only="local")
+    max_sequences: int = setting("Sequences that run at once.", 64, minimum=1, maximum=4096, only=(LOCAL,))
+    max_waiting: int = setting("Sequences queued in the engine before callers get 429.", 256, minimum=0, only=(LOCAL,))
     step_tokens: int = setting(
         "Token budget of one step, prefill and decode together; four times as much while nobody is being answered.",
         256,
         minimum=1,
-        only="local",
+        only=(LOCAL,),
     )
-    threads: int = setting("Threads of the engine; 0: one per physical core.", 0, minimum=0, maximum=1024, only="local")
+    threads: int = setting(
+        "Threads of the engine; 0: one per physical core.", 0, minimum=0, maximum=1024, only=(LOCAL,)
+    )
     base_url: str = setting(
-        "Where the server's API begins, such as https://api.openai.com/v1.", "", only="openai", required=True
-    )
-    model: str = setting("What the server calls the model.", "", only="openai", required=True)
-    api_key: str = setting(
-        "The environment variable that holds the server's key, written `${NAME}`; left out: none is sent.",
+        "Where the server's API begins, such as https://api.openai.com/v1; providers by name know their own.",
         "",
-        only="openai",
+        only=REMOTE,
+        required=("openai", "azure"),
     )
-    embeds: bool = setting("It makes embeddings, not text.", False, only="openai")
+    model: str = setting("What the server calls the model.", "", only=REMOTE, required=REMOTE)
+    api_key: str = setting(
+        "The environment variable that holds the server's key, written `${NAME}`; left out: the provider's usual one, "
+        "and for openai, ollama and vllm none is sent.",
+        "",
+        only=REMOTE,
+        secret=True,
+    )
+    embeds: bool = setting("It makes embeddings, not text.", False, only=REMOTE)
     dimensions: int = setting(
-        "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only="openai"
+        "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only=REMOTE
     )
     stream: bool = setting(
         "Answers are streamed from the server, so that one can be stopped; false for a server that cannot.",
         True,
-        only="openai",
+        only=REMOTE,
     )
-    extensions: bool = setting(
+    extensions: bool | None = setting(
         "The server knows vLLM's fields beyond OpenAI's: top_k, min_p, repetition_penalty, ignore_eos, "
-        "structured_outputs. Otherwise a request with one of them is refused.",
-        False,
-        only="openai",
+        "structured_outputs, continue_final_message. Otherwise a request with one of them is refused. Left out: true "
+        "for vllm.",
+        None,
+        only=OPENAI,
     )
-    max_tokens_field: str = setting(
-        "What the server calls the longest answer; newer models of OpenAI want max_completion_tokens.",
-        "max_tokens",
+    max_tokens_field: str | None = setting(
+        "What the server calls the longest answer; newer models of OpenAI want max_completion_tokens. Left out: "
+        "max_tokens, or what the provider by that name wants.",
+        None,
         choices=("max_tokens", "max_completion_tokens"),
-        only="openai",
+        only=OPENAI,
     )
     connections: int = setting(
         "Connections to the server at once; further requests wait for one.",
         256,
         minimum=1,
         maximum=65536,
-        only="openai",
+        only=REMOTE,
     )
-    connect_seconds: float = setting("Longest wait for a connection.", 10.0, minimum=0.01, only="openai")
+    connect_seconds: float = setting("Longest wait for a connection.", 10.0, minimum=0.01, only=REMOTE)
     first_token_seconds: float = setting(
-        "Longest wait for the first token, with `stream`.", 300.0, minimum=0.01, only="openai"
+        "Longest wait for the first token, with `stream`.", 300.0, minimum=0.01, only=REMOTE
     )
     between_tokens_seconds: float = setting(
-        "Longest wait from one token to the next, with `stream`.", 60.0, minimum=0.01, only="openai"
+        "Longest wait from one token to the next, with `stream`.", 60.0, minimum=0.01, only=REMOTE
     )
-    total_seconds: float = setting("Longest time a whole answer may take.", 1800.0, minimum=0.01, only="openai")
+    total_seconds: float = setting("Longest time a whole answer may take.", 1800.0, minimum=0.01, only=REMOTE)
+    breaker: BreakerSettings = setting("When routes take it for broken.", factory=BreakerSettings)
 
 
 _SECRET_ACTIONS = ("off", "mask", "refuse")
@@ -183,6 +172,15 @@ class LimitSettings:
     sequences: int = setting("Most answers one request may ask for: prompts times `n`.", 256, minimum=1)
     body_seconds: float = setting("Longest time a caller may take to send its request body.", 60.0, minimum=0.1)
     reader_seconds: float = setting("A caller that reads nothing for so long is dropped.", 60.0, minimum=0.1)
+    file_bytes: int = setting("Largest file of `/v1/files`; 0 takes none.", 512 << 20, minimum=0)
+    project_file_bytes: int = setting("All files of a project together.", 10 << 30, minimum=0)
+    batch_lines: int = setting(
+        "Requests of batches that run at once, beside `concurrency`, while less than half of that is in use; "
+        "0 holds batches.",
+        8,
+        minimum=0,
+        maximum=4096,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +220,10 @@ class PlanSettings:
         "Longest answer of a request that does not say `max_tokens`.", None, minimum=1, maximum=10**9
     )
     largest_max_tokens: int | None = setting("Largest `max_tokens` there may be.", None, minimum=1, maximum=10**9)
-    models: tuple[str, ...] | None = setting("The models its keys may use; left out: all.", None)
+    models: tuple[str, ...] | None = setting(
+        "The models and routes its keys may use; left out: all. Whoever may use a route may use what is behind it, by the route.",
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +261,7 @@ class Settings:
     host: str = setting("Address to listen on; 0.0.0.0 for every network.", "127.0.0.1")
     port: int = setting("Port to listen on; 0 takes a free one.", 8080, minimum=0, maximum=65535)
     models: tuple[ModelSettings, ...] = setting(f"The served models; {DEFAULT_MODEL} when none is named.", ())
+    routes: tuple[RouteSettings, ...] = setting("Public names with several models behind them.", ())
     prices: tuple[PriceSettings, ...] = setting("What models cost. A model without a price is not served.", ())
     plans: tuple[PlanSettings, ...] = setting("Tiers for keys.", ())
     ledger: LedgerSettings = setting("The record of usage.", factory=LedgerSettings)

@@ -12,11 +12,15 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from interlace.config import Settings
+from interlace.deposits import Deposits
 from interlace.errors import InterlaceError, NotFound
-from interlace.gateway.admin import admin_routes
+from interlace.gateway.admin import PREFIX, admin_routes
 from interlace.gateway.anthropic_count import CountEndpoint
 from interlace.gateway.anthropic_messages import parse_messages
+from interlace.gateway.batch_pages import batch_routes
+from interlace.gateway.batch_runner import BatchRunner
 from interlace.gateway.endpoint import Endpoint
+from interlace.gateway.file_pages import file_routes
 from interlace.gateway.http import ClientGone, Exchange, send_error
 from interlace.gateway.metrics import NO_MODEL
 from interlace.gateway.openai_chat import parse_chat
@@ -24,6 +28,7 @@ from interlace.gateway.openai_completions import parse_completion
 from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
@@ -33,16 +38,20 @@ _access = logging.getLogger("interlace.access")
 
 @dataclass
 class State:
-    """What changes while the gateway runs: draining, once it was asked to stop."""
+    """What changes while the gateway runs: draining, once it was asked to stop. `reload` reads the configuration."""
 
     started: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
+    reload: Reload = cannot_reload
+    batches: BatchRunner | None = None
 
 
 def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
     """The application. A request passes the handlers from the outside in: identified, logged, errors told, routed."""
     limits = settings.limits
     models = ModelPages(pipeline, state.started, settings.models)
+    deposits = Deposits(pipeline.ledger.registry)
+    state.batches = BatchRunner(pipeline, deposits, limits)
     pages = Router(
         [
             Route("/v1/chat/completions", Endpoint("chat", parse_chat, pipeline, limits), methods=["POST"]),
@@ -54,6 +63,9 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
             Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),
             Route("/v1/usage/{id}", SpentPage(pipeline.ledger), methods=["GET"]),
+            Route(f"{PREFIX}/reload", ReloadPage(pipeline.ledger, limits, lambda: state.reload), methods=["POST"]),
+            *file_routes(pipeline.ledger, deposits, limits),
+            *batch_routes(pipeline.ledger, deposits, limits, state.batches.changed),
             *admin_routes(pipeline.ledger, limits),
             Route("/healthz", health_page(), methods=["GET"]),
             Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),

@@ -96,7 +96,6 @@ class ChatChunk(msgspec.Struct, frozen=True):
     choices: list[ChunkChoice]
     usage: UsageBody | UnsetType | None = UNSET
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    system_fingerprint: None = None
     service_tier: str | UnsetType = UNSET
 
 
@@ -145,7 +144,6 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     choices: list[ChatChoice]
     usage: UsageBody
     object: Literal["chat.completion"] = "chat.completion"
-    system_fingerprint: None = None
     service_tier: str | UnsetType = UNSET
 
 

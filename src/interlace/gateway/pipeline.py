@@ -11,8 +11,9 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -26,7 +27,7 @@ from interlace.gateway.bounds import bound_of, tokens_of, within_plan
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
-from interlace.ledger import Caller, Hold, Ledger, Left, Outcome, Price, Used
+from interlace.ledger import Caller, Hold, Ledger, Left, Outcome, Price, Used, Write
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,15 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchLine:
+    """What a call that is a line of a batch has instead of a caller who waits: the key in whose name it runs, and
+    `beside`, which says what is written together with its usage event, once it is known how the line ended."""
+
+    key_id: str
+    beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read.
     `tell_limits` hears what is left of the caller's rates, and `tell_unused` which fields of the request the engine has
@@ -60,6 +70,7 @@ class Call:
     tags: tuple[str, ...] = ()
     tell_limits: Callable[[dict[str, Left]], None] = lambda _: None
     tell_unused: Callable[[Iterable[str]], None] = lambda _: None
+    batch: BatchLine | None = None  # then it pays the batch price, and runs in idle capacity only
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +126,10 @@ class Pipeline:
     async def answer(self, call: Call) -> AsyncGenerator[list[Happening], None]:
         """Answer one request. Errors are `InterlaceError`s; closing the generator stops the work and bills what was
         done."""
-        caller = self.ledger.authenticate(call.credential)
+        caller = self._authenticate(call)
         ask = await call.read()
         with self._begun(call, caller):
-            async with self.admission.slot(caller.plan.priority) as slot:
+            async with self._admitted(call, caller) as slot:
                 ask = await self._guard_input(ask)
                 work = self._route(ask, caller, call)
                 async with (
@@ -142,18 +153,26 @@ class Pipeline:
             call.tell_limits(self.ledger.left(caller))
         return Counted(sum(tokens), estimated=self.routes.kind(ask.model) != "local")
 
-    # --- admit ---------------------------------------------------------------------------------------------------
+    # --- authenticate, admit -------------------------------------------------------------------------------------
+
+    def _authenticate(self, call: Call) -> Caller:
+        if call.batch is not None:
+            return self.ledger.holder(call.batch.key_id)
+        return self.ledger.authenticate(call.credential)
+
+    def _admitted(self, call: Call, caller: Caller) -> AbstractAsyncContextManager[Slot]:
+        return self.admission.slot(caller.plan.priority) if call.batch is None else self.admission.place_aside()
 
     @contextmanager
     def _begun(self, call: Call, caller: Caller) -> Generator[None, None, None]:
         """The request counts against the rates of its key's plan, whatever becomes of it; a refusal says what is left
         of them (an answer does too, once its tokens are counted)."""
         try:
-            self.ledger.begin(caller)
+            self.ledger.begin(caller, batch=call.batch is not None)
             try:
                 yield
             finally:
-                self.ledger.end(caller)
+                self.ledger.end(caller, batch=call.batch is not None)
         except InterlaceError:
             call.tell_limits(self.ledger.left(caller))
             raise
@@ -210,6 +229,8 @@ class Pipeline:
         event, durable before anything else is said. Whoever waits for a budget lends its slot to others."""
         ask, count = work.ask, self.ledger.needs_count(caller, work.price)
         bound = await bound_of(work.engine, work.requests, ask.embed, open_ended=work.open_ended, count=count)
+        if call.batch is not None:
+            bound = dataclasses.replace(bound, batch=True)
         hold = await self.ledger.reserve(
             call.id,
             caller,
@@ -221,18 +242,18 @@ class Pipeline:
             tags=call.tags,
             while_waiting=slot.lent,
         )
-        outcome = Outcome.FAILED
+        outcome, failure = Outcome.FAILED, None
         try:
             call.tell_limits(self.ledger.left(caller))
             yield hold
             outcome = _outcome_of_answer(call.meter)
         except BaseException as error:
-            outcome = _outcome_of_error(error, call)
+            outcome, failure = _outcome_of_error(error, call), error
             raise
         finally:
-            await self._settle(call, ask, hold, outcome)
+            await self._settle(call, ask, hold, outcome, failure)
 
-    async def _settle(self, call: Call, ask: Ask, hold: Hold, outcome: Outcome) -> None:
+    async def _settle(self, call: Call, ask: Ask, hold: Hold, outcome: Outcome, failure: BaseException | None) -> None:
         usage, meter = call.meter.usage(), call.meter
         first = meter.first_token_seconds
         used = Used(
@@ -243,7 +264,8 @@ class Pipeline:
             estimated=usage.estimated,
         )
         meter.outcome = outcome.value
-        meter.cost_nanos = await self.ledger.settle(hold, used)
+        beside = tuple if call.batch is None else partial(call.batch.beside, outcome, failure)
+        meter.cost_nanos = await self.ledger.settle(hold, used, beside)
         self.metrics.settled(ask.model, usage, outcome, meter.cost_nanos)
         if self.log_prompts:
             texts = {

@@ -6,23 +6,49 @@ for a provider says how a request is written, how its answer is read, and what b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from interlace.config import ModelSettings
 from interlace.engines.fields import Fields
 from interlace.engines.remote.failures import Complaint
 from interlace.engines.types import Embeddings, EmbedRequest, Event, GenerateRequest
 
+EVENT_STREAM, JSON = "text/event-stream", "application/json"
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One HTTP request: the URL, whole; headers beside those every request has; the body as JSON bytes."""
+    """One HTTP request: the URL, whole and sent as it stands; headers beside those every request has (a Content-Type
+    here goes before JSON's); the body."""
 
     url: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
-    accept: str = "application/json"
+    accept: str = JSON
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An answer to a request beside the engine's own, such as one for a token."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+Fetch = Callable[[Outgoing], Awaitable[Fetched]]
+"""Sends one small request over the engine's own connections; raises `EngineUnavailable` or `EngineFailed`."""
+
+
+class ErrorInside(Exception):
+    """The provider reports an error inside an answer; `body` is the JSON that says so, for `Wire.complaint`."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self.body = body
 
 
 class Frames(Protocol):
@@ -64,8 +90,13 @@ class Wire(Protocol):
 
     fields: Fields
 
+    def check(self, request: GenerateRequest) -> None:
+        """Raises what `generate` would; asks nobody."""
+        ...
+
     async def generate(self, request: GenerateRequest, *, ask_usage: bool) -> Outgoing:
-        """The request in the provider's words, signed. Async, because a token may have to be fetched first."""
+        """The request in the provider's words, signed. Async, because a token may have to be fetched first.
+        `ask_usage` is False once the provider has refused to be asked for the usage of a stream."""
         ...
 
     async def embed(self, request: EmbedRequest) -> Outgoing:
@@ -90,9 +121,19 @@ class Wire(Protocol):
         ...
 
     def embeddings(self, request: EmbedRequest, body: bytes, prompt_tokens: int) -> Embeddings:
-        """The embeddings in an answer; raises `EngineFailed`."""
+        """The embeddings in an answer; raises `EngineFailed` or `ErrorInside`."""
         ...
 
     def complaint(self, value: object, headers: Mapping[str, str]) -> Complaint:
-        """What a refusal says: `value` is its body as JSON, or None."""
+        """What a refusal says: `value` is its body as JSON, or None; `headers` are by their lower-case names, none for
+        an error inside an answer. A Retry-After header is read by the engine, other hints (`Complaint.again`) here."""
         ...
+
+    def hide(self, text: str) -> str:
+        """The text with every key and token of this provider blotted out."""
+        ...
+
+
+Make = Callable[[ModelSettings, Mapping[str, str], Fetch], Wire]
+"""What each module in `providers` calls `make`: settings of a model and the environment → its wire. Raises
+`ConfigError` for a key that is not there; asks nobody."""

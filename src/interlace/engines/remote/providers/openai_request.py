@@ -38,7 +38,7 @@ def generate_body(request: GenerateRequest, settings: ModelSettings, *, ask_usag
     _add_logprobs(body, request)
     _add_tools(body, request)
     if request.output is not None:
-        _add_output(body, request.output, chat=request.messages is not None, extensions=settings.extensions)
+        _add_output(body, request.output, chat=request.messages is not None, extensions=bool(settings.extensions))
     if settings.stream:
         body["stream"] = True
         if ask_usage:
@@ -73,7 +73,8 @@ def _message(message: Message) -> dict[str, Any]:
 def _add_sampling(body: dict[str, Any], request: GenerateRequest, settings: ModelSettings) -> None:
     sampling = request.sampling
     if sampling.max_tokens is not None:
-        body[settings.max_tokens_field if request.messages is not None else "max_tokens"] = sampling.max_tokens
+        field = settings.max_tokens_field or "max_tokens"
+        body[field if request.messages is not None else "max_tokens"] = sampling.max_tokens
     for name in ("temperature", "top_p"):
         if name not in request.unset:
             body[name] = getattr(sampling, name)

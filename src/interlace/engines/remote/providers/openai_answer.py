@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from interlace.engines.remote.counting import likely_chunk_tokens
-from interlace.engines.remote.logprobs import read_logprobs
+from interlace.engines.remote.providers.openai_logprobs import read_logprobs
 from interlace.engines.remote.usage import final_usage
+from interlace.engines.remote.wire import ErrorInside
 from interlace.engines.types import Delta, Event, FinishReason, GenerateRequest, Started, ToolCallDelta, Usage
 from interlace.errors import EngineFailed
 
@@ -69,14 +70,6 @@ class WireAnswer(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(WireAnswer)
-
-
-class ErrorInside(Exception):
-    """The provider reports an error inside an answer; `body` is the JSON that says so."""
-
-    def __init__(self, body: bytes) -> None:
-        super().__init__()
-        self.body = body
 
 
 _FINISH: dict[str, FinishReason] = {
@@ -138,7 +131,7 @@ class _Choice:
         return len(self._ids) - 1, True
 
 
-class Answer:
+class OpenAIAnswer:
     """Reads one answer. `progress` counts chunks that brought something; `done` once the end has been told."""
 
     def __init__(self, request: GenerateRequest, prompt_tokens: int) -> None:

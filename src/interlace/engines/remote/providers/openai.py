@@ -1,0 +1,86 @@
+"""OpenAI's chat and text completions and embeddings, as OpenAI and very many other servers speak them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from interlace.config import ModelSettings
+from interlace.engines.remote.failures import Complaint, read_complaint
+from interlace.engines.remote.providers.openai_answer import OpenAIAnswer
+from interlace.engines.remote.providers.openai_embeddings import read_embeddings
+from interlace.engines.remote.providers.openai_fields import fields_of_openai
+from interlace.engines.remote.providers.openai_request import EMBEDDINGS, embed_body, generate_body, path_of
+from interlace.engines.remote.secret import Secret, read_key
+from interlace.engines.remote.sse import EventReader
+from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing
+from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
+from interlace.errors import EngineFailed
+
+
+class OpenAIWire:
+    """One model at one server. Subclasses change where requests go and how they are signed."""
+
+    def __init__(self, settings: ModelSettings, key: Secret | None) -> None:
+        self.settings = settings
+        self.fields = fields_of_openai(extensions=bool(settings.extensions))
+        self._key = key
+
+    def check(self, request: GenerateRequest) -> None:
+        """Raises `InvalidRequest` for what the server does not know."""
+        generate_body(request, self.settings, ask_usage=False)
+
+    async def generate(self, request: GenerateRequest, *, ask_usage: bool) -> Outgoing:
+        """A conversation goes to the chat endpoint, a prompt to the older one."""
+        body = generate_body(request, self.settings, ask_usage=ask_usage)
+        return await self.outgoing(path_of(request), body, EVENT_STREAM if self.settings.stream else JSON)
+
+    async def embed(self, request: EmbedRequest) -> Outgoing:
+        """All inputs in one call."""
+        return await self.outgoing(EMBEDDINGS, embed_body(request, self.settings), JSON)
+
+    async def count(self, request: GenerateRequest) -> Outgoing | None:
+        """There is no counter."""
+        del request
+        return None
+
+    def read_count(self, body: bytes) -> int:
+        """Never asked."""
+        raise NotImplementedError
+
+    def frames(self, content_type: str) -> EventReader | None:
+        """Server-sent events, or JSON from a server that cannot stream."""
+        if content_type == EVENT_STREAM:
+            return EventReader()
+        if content_type == JSON:
+            return None
+        raise EngineFailed("The server behind this model sent neither events nor JSON. Try again.")
+
+    def answer(self, request: GenerateRequest, prompt_tokens: int) -> OpenAIAnswer:
+        """A reader of one answer."""
+        return OpenAIAnswer(request, prompt_tokens)
+
+    def embeddings(self, request: EmbedRequest, body: bytes, prompt_tokens: int) -> Embeddings:
+        """Rows as base64 or numbers."""
+        return read_embeddings(body, len(request.ids) or len(request.texts), self.settings.dimensions, prompt_tokens)
+
+    def complaint(self, value: object, headers: Mapping[str, str]) -> Complaint:
+        """OpenAI's error object, and what is like it."""
+        del headers
+        return read_complaint(value)
+
+    def hide(self, text: str) -> str:
+        """Without the key."""
+        return text if self._key is None else self._key.hidden_in(text)
+
+    async def outgoing(self, path: str, body: Mapping[str, object], accept: str) -> Outgoing:
+        """A body on its way."""
+        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key.reveal()}"}
+        return Outgoing(self.settings.base_url + path, msgspec.json.encode(body), headers, accept)
+
+
+def make(settings: ModelSettings, env: Mapping[str, str], fetch: Fetch) -> OpenAIWire:
+    """See `wire.Make`."""
+    del fetch
+    return OpenAIWire(settings, read_key(settings.api_key, env))
