@@ -390,6 +390,11 @@ class Engine(Protocol):
         tokenizer, else an upper bound. Raises what `generate` or `embed` would for a prompt that cannot be."""
         ...
 
+    async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
+        """The prompt tokens the request would be billed for, for whoever asks, and whether that is an estimate. Raises
+        as `count` does."""
+        ...
+
     def capabilities(self) -> Capabilities:
         """What it can do; raises `EngineUnavailable` before it is ready the first time."""
         ...

@@ -37,7 +37,7 @@ class CountEndpoint:
     limits: LimitSettings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; a count that is no more than an upper bound says so in a header."""
+        """Answer one request; a count that is an estimate says so in a header."""
         exchange: Exchange = scope["interlace.exchange"]
         exchange.endpoint = self.name
         client = ClientWatch(receive)

@@ -86,7 +86,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Prompt tokens; `estimated`: no more than an upper bound, because the engine has no tokenizer."""
+    """Prompt tokens; `estimated`: about so many, because neither engine nor provider counts them beforehand."""
 
     tokens: int
     estimated: bool
@@ -149,9 +149,9 @@ class Pipeline:
             async with self.admission.slot(caller.plan.priority):
                 ask = await self._guard_input(ask)
                 work = self._route(ask, caller, call)
-                tokens = [await work.engine.count(request) for request in work.ask.generate]
+                told = [await work.engine.tell_count(request) for request in work.ask.generate]
             call.tell_limits(self.ledger.left(caller))
-        return Counted(sum(tokens), estimated=self.routes.kind(ask.model) != "local")
+        return Counted(sum(tokens for tokens, _ in told), any(estimated for _, estimated in told))
 
     # --- authenticate, admit -------------------------------------------------------------------------------------
 

@@ -200,6 +200,7 @@ class Server(uvicorn.Server):
             self.drain()
         elif not self.state.draining:
             reload()
+
     @contextlib.asynccontextmanager
     async def _batches_ending(self) -> AsyncGenerator[None, None]:
         """Lines of batches that run have the same time to finish as callers' requests."""
