@@ -77,6 +77,9 @@ OUTPUTS: dict[tuple[str, bool], dict[str, Any]] = {
     },
 }
 
+# They ask no model; the lines of a batch do, and test_files_and_batches.py sends forbidden ones.
+UNGUARDED = {"/v1/files", "/v1/batches", "/v1/batches/{id}/cancel"}
+
 POSTS = [(path, stream) for path in (CHAT, COMPLETIONS, MESSAGES) for stream in (False, True)]
 POSTS += [(EMBEDDINGS, False), (COUNT, False)]
 
@@ -111,7 +114,7 @@ def texts_and_ends(answer: httpx.Response) -> tuple[dict[int, str], dict[int, st
 def test_the_tables_name_every_path(gateway: Gateway) -> None:
     """A new POST endpoint of the application must appear in both tables (embeddings and counts have no output text)."""
     document = httpx.get(f"{gateway.url}/openapi.json", trust_env=False).json()
-    posts = {path for path, item in document["paths"].items() if "post" in item}
+    posts = {path for path, item in document["paths"].items() if "post" in item} - UNGUARDED
     streams = {
         path for path in posts if "text/event-stream" in document["paths"][path]["post"]["responses"]["200"]["content"]
     }

@@ -391,8 +391,8 @@ class Engine(Protocol):
         ...
 
     async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
-        """The prompt tokens the request would be billed for, for whoever asks, and whether that is an estimate. Raises
-        as `count` does."""
+        """The prompt's tokens for whoever asks how many there are, and whether they are an estimate. A provider's own
+        counter is asked where there is one."""
         ...
 
     def capabilities(self) -> Capabilities:

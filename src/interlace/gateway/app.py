@@ -29,6 +29,8 @@ from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
+from interlace.gateway.responses_pages import response_routes
+from interlace.gateway.responses_running import Running
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
@@ -44,6 +46,7 @@ class State:
     draining: bool = False
     reload: Reload = cannot_reload
     batches: BatchRunner | None = None
+    running: Running = field(default_factory=Running)
 
 
 def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
@@ -59,6 +62,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/embeddings", Endpoint("embeddings", parse_embedding, pipeline, limits), methods=["POST"]),
             Route("/v1/messages", Endpoint("messages", parse_messages, pipeline, limits), methods=["POST"]),
             Route("/v1/messages/count_tokens", CountEndpoint("count_tokens", pipeline, limits), methods=["POST"]),
+            *response_routes(pipeline, deposits, limits, state.running),
             Route("/v1/models", models.all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
             Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),
@@ -116,7 +120,8 @@ class Logged:
 
     def _tell(self, scope: Scope, exchange: Exchange) -> None:
         metrics, seconds = self.pipeline.metrics, exchange.meter.latency_seconds()
-        model = exchange.model if exchange.model in self.pipeline.routes.engines else NO_MODEL
+        known = exchange.model in self.pipeline.routes.engines or exchange.model in self.pipeline.routes.routes
+        model = exchange.model if known else NO_MODEL
         status = exchange.status or 499  # nothing was answered: the caller had gone
         metrics.requests.labels(exchange.endpoint, model, str(status)).inc()
         if model != NO_MODEL:

@@ -19,6 +19,7 @@ from interlace.gateway.http import (
     ClientWatch,
     Exchange,
     ReaderStuck,
+    conversation_of,
     credential_of,
     read_json_body,
     send_whole,
@@ -34,7 +35,7 @@ Happenings = AsyncGenerator[list[Happening], None]
 
 
 @asynccontextmanager
-async def _told_of_the_end(client: ClientWatch) -> AsyncGenerator[None, None]:
+async def told_of_the_end(client: ClientWatch) -> AsyncGenerator[None, None]:
     """A request that the server cancels, because it shuts down, ends in an error like any other."""
     try:
         yield
@@ -78,8 +79,11 @@ class Endpoint:
             tags=tags_of(scope),
             tell_limits=exchange.tell_limits,
             tell_unused=exchange.tell_unused,
+            tell_route=exchange.tell_route,
+            streams=lambda: rendering is None or rendering.stream,
+            conversation=conversation_of(scope),
         )
-        async with client, _told_of_the_end(client), aclosing(self.pipeline.answer(call)) as batches:
+        async with client, told_of_the_end(client), aclosing(self.pipeline.answer(call)) as batches:
             first = await anext(batches)  # whatever fails until here becomes a status of its own
             assert rendering is not None
             try:
@@ -110,7 +114,7 @@ class Endpoint:
         """Everything that waits goes out as one write. After the first byte, an error can only be an event."""
         await start_response(send, 200, EVENT_STREAM, (b"cache-control", b"no-cache"))
         try:
-            async with _told_of_the_end(client):
+            async with told_of_the_end(client):
                 while not isinstance(batch[0], Done):
                     if data := rendering.chunks(batch):
                         await self._write(send, data)

@@ -51,18 +51,28 @@ class Exchange:
     model: str = ""
     status: int = 0
     outcome: str = ""
-    headers: list[Header] = field(default_factory=list)  # of the answer, whatever it will be
     style: Style = OPENAI  # how errors and the like are told
+    rates: list[Header] = field(default_factory=list)
+    routed: list[Header] = field(default_factory=list)
+    unused: list[Header] = field(default_factory=list)
+
+    @property
+    def headers(self) -> list[Header]:
+        """Of the answer, whatever it will be."""
+        return [*self.style.identity(self.label), *self.rates, *self.routed, *self.unused]
 
     def tell_limits(self, left: Mapping[str, Left]) -> None:
         """What is left of the caller's rates, for the answer's headers; the last word holds."""
-        others = (one for one in self.headers if not one[0].startswith(self.style.rate_prefix))
-        self.headers = [*others, *self.style.rates(left)]
+        self.rates = list(self.style.rates(left))
 
     def tell_unused(self, names: Iterable[str]) -> None:
-        """What the engine has no use for, for the answer's headers."""
-        if listed := ",".join(sorted(names)):
-            self.headers.append((b"x-interlace-unused", listed.encode()))
+        """What the engine has no use for, for the answer's headers; the last word holds."""
+        listed = ",".join(sorted(names))
+        self.unused = [(b"x-interlace-unused", listed.encode())] if listed else []
+
+    def tell_route(self, model: str, why: str) -> None:
+        """Which model of a route answers, and why that one."""
+        self.routed = [(b"x-interlace-model", model.encode()), (b"x-interlace-route", why.encode())]
 
     @classmethod
     def of(cls, scope: Scope) -> Exchange:
@@ -71,7 +81,7 @@ class Exchange:
         given = header(scope, b"x-request-id")
         label = given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{made}".encode()
         style = style_of(scope["path"], anthropic_version=header(scope, b"anthropic-version") is not None)
-        return cls(made, label, headers=style.identity(label), style=style)
+        return cls(made, label, style=style)
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -101,6 +111,12 @@ def query_of(scope: Scope) -> dict[str, str]:
     if len(found) < len(pairs):
         raise InvalidRequest("A parameter of the query is given twice. Give it once, with commas where it is a list.")
     return found
+
+
+def conversation_of(scope: Scope) -> str | None:
+    """What the caller calls its conversation, in `x-interlace-conversation`; a digest is made of it, nothing else."""
+    value = header(scope, b"x-interlace-conversation")
+    return value.decode("latin-1")[:1000] if value else None
 
 
 def tags_of(scope: Scope) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from interlace import __version__
-from interlace.config import ModelSettings
+from interlace.config import ModelSettings, RouteSettings
 from interlace.engines.types import Capabilities, Engine
 from interlace.errors import EngineUnavailable
 from interlace.gateway.anthropic_models import ModelInfo, model_info, model_page
@@ -92,24 +92,41 @@ class ModelPages:
     def _all(self, scope: Scope) -> tuple[int, bytes, bytes]:
         caller = self._authenticate(scope)
         names = [name for name in self._pipeline.routes.engines if caller.may_use(name)]
+        routes = [route for name, route in self._pipeline.routes.routes.items() if caller.may_use(name)]
         if _style(scope) is ANTHROPIC:
-            return 200, JSON, encode(model_page(scope, [self._model_info(name) for name in names]))
-        models = [self._model(name) for name in names]
+            infos = [*map(self._model_info, names), *map(self._route_info, routes)]
+            return 200, JSON, encode(model_page(scope, infos))
+        models = [*map(self._model, names), *map(self._route, routes)]
         return 200, JSON, encode({"object": "list", "data": models})
 
     def _one(self, scope: Scope) -> tuple[int, bytes, bytes]:
         caller = self._authenticate(scope)
         name = scope["path_params"]["model"]
+        if (route := self._pipeline.routes.route(name, caller)) is not None:
+            told = self._route_info(route) if _style(scope) is ANTHROPIC else self._route(route)
+            return 200, JSON, encode(told)
         self._pipeline.routes.find(name, caller)
         if _style(scope) is ANTHROPIC:
             return 200, JSON, encode(self._model_info(name))
         return 200, JSON, encode(self._model(name))
+
+    def _route(self, route: RouteSettings) -> dict[str, Any]:
+        """A route as a model: ready when one of its models is, and of their kind."""
+        named = [*(member.model for member in route.models), *(fallback.model for fallback in route.fallbacks)]
+        members = [self._model(name) for name in dict.fromkeys(named)]
+        ready = next((one for one in members if one["state"] == "ready"), members[0])
+        nothing = dict.fromkeys(("context_length", "dimensions", "precision", "checkpoint"))
+        shown = {name: ready[name] for name in ("object", "created", "owned_by", "state", "kind")}
+        return {"id": route.name, **shown, **nothing, "engine": "route", "models": [one["id"] for one in members]}
 
     def _authenticate(self, scope: Scope) -> Caller:
         return self._pipeline.ledger.authenticate(credential_of(scope))
 
     def _model_info(self, name: str) -> ModelInfo:
         return model_info(name, self._created, _known(self._pipeline.routes.engines[name]))
+
+    def _route_info(self, route: RouteSettings) -> ModelInfo:
+        return model_info(route.name, self._created, Capabilities())
 
     def _model(self, name: str) -> dict[str, Any]:
         engine, settings = self._pipeline.routes.engines[name], self._settings.get(name)

@@ -99,7 +99,7 @@ class HostedEngine:
         return outcome.prompt_tokens
 
     async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
-        """As `count`, and no estimate."""
+        """Exact: the tokenizer is here."""
         return await self.count(request), False
 
     def fields(self) -> Fields:
