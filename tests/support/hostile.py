@@ -338,7 +338,7 @@ _TURNS: tuple[Any, ...] = (
     [{"role": "user", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]}],
     [{"role": "user", "content": [{"type": "tool_result"}]}],
     [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": 1}]}],
-    [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a b"}]}],
+    [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": ""}]}],
     [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "thinking"}]}]}],
     [{"role": "user", "content": "x", "surprise": 1}],
     [{"role": "assistant", "content": None}],
