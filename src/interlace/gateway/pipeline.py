@@ -122,7 +122,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Prompt tokens; `estimated`: no more than an upper bound, because the engine has no tokenizer."""
+    """Prompt tokens; `estimated`: about so many, because neither engine nor provider counts them beforehand."""
 
     tokens: int
     estimated: bool
