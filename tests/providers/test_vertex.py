@@ -72,9 +72,7 @@ def account(vertex: Vertex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @asynccontextmanager
-async def engine(
-    vertex: Vertex, model: str = PRO, *, cloud: bool = True, **more: Any
-) -> AsyncGenerator[RemoteEngine]:
+async def engine(vertex: Vertex, model: str = PRO, *, cloud: bool = True, **more: Any) -> AsyncGenerator[RemoteEngine]:
     """A started engine, closed at the end: on Vertex AI, or by the Gemini API."""
     given: dict[str, Any] = {"first_token_seconds": 5, "between_tokens_seconds": 5}
     if cloud:

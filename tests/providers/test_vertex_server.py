@@ -29,9 +29,7 @@ def _client(vertex: Vertex, *, cloud: bool, key: str = KEY) -> genai.Client:
     if not cloud:
         return genai.Client(api_key=key, vertexai=False, http_options=options)
     account = service_account.Credentials.from_service_account_info(vertex.account(), scopes=[SCOPE])
-    return genai.Client(
-        vertexai=True, project=PROJECT, location=LOCATION, credentials=account, http_options=options
-    )
+    return genai.Client(vertexai=True, project=PROJECT, location=LOCATION, credentials=account, http_options=options)
 
 
 both = pytest.mark.parametrize("cloud", [True, False], ids=["vertex", "gemini-api"])
@@ -124,9 +122,7 @@ def test_wrong_keys_and_members_are_refused(vertex: Vertex) -> None:
     with pytest.raises(errors.ClientError, match="API key not valid"):
         client.models.generate_content(model="gemini-3-pro", contents="words")
     for body, status in (({"contents": [{"parts": [{"text": "a"}]}]}, 200), ({"contents": [], "top_k": 1}, 400)):
-        answer = httpx.post(
-            f"{vertex.url}/v1/models/m:generateContent", json=body, headers={"x-goog-api-key": KEY}
-        )
+        answer = httpx.post(f"{vertex.url}/v1/models/m:generateContent", json=body, headers={"x-goog-api-key": KEY})
         assert answer.status_code == status, answer.text
     anonymous = httpx.post(
         f"{vertex.url}/v1beta1/projects/{PROJECT}/locations/x/publishers/google/models/m:generateContent", json={}

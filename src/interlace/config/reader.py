@@ -19,6 +19,8 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from interlace.config.engines import REMOTE
+from interlace.config.route_check import faults_of_routes
+from interlace.config.route_settings import RouteSettings
 from interlace.config.settings import DEFAULT_MODEL, ModelSettings, PlanSettings, PriceSettings, Settings
 from interlace.config.values import KINDS, Wrong, close_to, hints_of, parse, shown
 from interlace.errors import ConfigError
@@ -38,6 +40,7 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 """Which variable sets which setting. `INTERLACE_CONFIG` names the file, `INTERLACE_API_KEY` the key; they are apart."""
 
 _KEY_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})\}")
+_NAMED: Mapping[Any, str] = {ModelSettings: "model", PlanSettings: "plan", RouteSettings: "route"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 
 
@@ -90,15 +93,17 @@ def load_settings(
     overrides: Mapping[str, Any] | None = None,
     *,
     need_keys: bool = True,
+    faults: Faults | None = None,
 ) -> Settings:
     """Settings from file, then environment, then `overrides` (dotted path → value; None is no override).
 
     Raises `ConfigError` whose message lists every problem, one a line. A missing provider's key is one unless
-    `need_keys` is False, as for commands that only ask a running server.
+    `need_keys` is False, as for commands that only ask a running server. `faults` as for `check_config`.
     """
     env = os.environ if env is None else env
     reader = _Reader(need_keys=need_keys)
     settings = reader.settings(find_config(path, env), env, overrides or {})
+    reader.ask(faults, settings)
     if reader.problems:
         raise ConfigError("\n".join(str(problem) for problem in reader.problems))
     return settings
@@ -114,9 +119,7 @@ def check_config(
     env = os.environ if env is None else env
     reader = _Reader()
     settings = reader.settings(find_config(path, env), env, {})
-    if faults is not None and not reader.problems:
-        for where, problem, mend in faults(settings):
-            reader.problems.append(Problem(reader.file, reader.lines.get(where, 0), where, problem, mend))
+    reader.ask(faults, settings)
     return sorted(reader.problems, key=lambda problem: (problem.file, problem.line))
 
 
@@ -161,6 +164,13 @@ class _Reader:
         if settings.home.parts[:1] == ("~",):
             self.problems.append(Problem("HOME", 0, "home", "is not set", "Set INTERLACE_HOME to a folder"))
         return dataclasses.replace(settings, home=settings.home.absolute())
+
+    def ask(self, faults: Faults | None, settings: Settings) -> None:
+        """Of settings that are sound in form: what others find wrong with them."""
+        if faults is None or self.problems:
+            return
+        for where, problem, mend in faults(settings):
+            self.problems.append(Problem(self.file or "the settings", self.lines.get(where, 0), where, problem, mend))
 
     def _compose(self, path: Path) -> yaml.Node | None:
         try:
@@ -245,8 +255,8 @@ class _Reader:
             self._add(_line(node), where, "is not a list", "Start each item with `- `")
             return ()
         items = tuple(self._value(item, hint, field, f"{where}[{i}]") for i, item in enumerate(node.value))
-        if hint in {ModelSettings, PlanSettings}:
-            self._check_names(node, items, where, "model" if hint is ModelSettings else "plan")
+        if hint in _NAMED:
+            self._check_names(node, items, where, _NAMED[hint])
             if hint is PlanSettings:
                 self._check_lengths(node, items, where)
         elif hint is PriceSettings:
@@ -289,11 +299,15 @@ class _Reader:
         """Prices and plans name models that are served: a slip of the pen would leave a model without its price."""
         served = [str(model.get("name")) for model in values.get("models", ())]
         named = [(f"prices[{i}].model", price.get("model")) for i, price in enumerate(values.get("prices", ()))]
+        routes = [str(route.get("name")) for route in values.get("routes", ())]
+        for where, problem, mend in faults_of_routes(values.get("routes", ()), values.get("plans", ()), served):
+            self._add(self.lines.get(where, 0), where, problem, mend)
         for i, plan in enumerate(values.get("plans", ())):
             named += [(f"plans[{i}].models[{j}]", name) for j, name in enumerate(plan.get("models", ()))]
         for where, name in named:
-            if isinstance(name, str) and name not in served:
-                close = close_to(name, served) or f" Served are: {shown(', '.join(served))}"
+            allowed = served if where.startswith("prices") else [*served, *routes]
+            if isinstance(name, str) and name not in allowed:
+                close = close_to(name, allowed) or f" Served are: {shown(', '.join(allowed))}"
                 problem = f"names {shown(repr(name))}, which is not among the models"
                 self._add(self.lines[where], where, problem, close.strip())
 

@@ -8,39 +8,15 @@ knows the line a value came from.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from interlace.config.engines import ENGINES, LOCAL, OPENAI, REMOTE
+from interlace.config.route_settings import BreakerSettings, RouteSettings
+from interlace.config.setting import setting
 from interlace.money import Micros, Nanos
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-
-
-def setting(
-    doc: str,
-    default: Any = MISSING,
-    *,
-    factory: Any = MISSING,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: Sequence[str] = (),
-    only: Sequence[str] = (),
-    required: Sequence[str] = (),
-    secret: bool = False,
-) -> Any:
-    """A dataclass field that carries its documentation, bounds and choices for the reader.
-
-    `only` names the engines of a model that the field belongs to, `required` those that cannot do without it. A
-    `secret` is written as a reference to an environment variable.
-    """
-    metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": tuple(choices)}
-    metadata |= {"only": tuple(only), "required": tuple(required), "secret": secret}
-    if factory is not MISSING:
-        return field(default_factory=factory, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +143,7 @@ class ModelSettings:
         "Longest wait from one token to the next, with `stream`.", 60.0, minimum=0.01, only=REMOTE
     )
     total_seconds: float = setting("Longest time a whole answer may take.", 1800.0, minimum=0.01, only=REMOTE)
+    breaker: BreakerSettings = setting("When routes take it for broken.", factory=BreakerSettings)
 
 
 _SECRET_ACTIONS = ("off", "mask", "refuse")
@@ -217,6 +194,31 @@ class LimitSettings:
     sequences: int = setting("Most answers one request may ask for: prompts times `n`.", 256, minimum=1)
     body_seconds: float = setting("Longest time a caller may take to send its request body.", 60.0, minimum=0.1)
     reader_seconds: float = setting("A caller that reads nothing for so long is dropped.", 60.0, minimum=0.1)
+    file_bytes: int = setting("Largest file of `/v1/files`; 0 takes none.", 512 << 20, minimum=0)
+    project_file_bytes: int = setting("All files of a project together.", 10 << 30, minimum=0)
+    batch_lines: int = setting(
+        "Requests of batches that run at once, beside `concurrency`, while less than half of that is in use; "
+        "0 holds batches.",
+        8,
+        minimum=0,
+        maximum=4096,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseSettings:
+    """Responses that are kept for `/v1/responses`, unless a request says `store: false`."""
+
+    days: int = setting("After how many days a stored response is deleted; 0: never.", 30, minimum=0, maximum=36500)
+    chain_turns: int = setting(
+        "Most responses that `previous_response_id` takes up again, one before the other.",
+        1000,
+        minimum=1,
+        maximum=10**5,
+    )
+    chain_bytes: int = setting(
+        "Most bytes that it takes up again; sizes such as 10MiB are understood.", 10 << 20, minimum=1024
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +258,10 @@ class PlanSettings:
         "Longest answer of a request that does not say `max_tokens`.", None, minimum=1, maximum=10**9
     )
     largest_max_tokens: int | None = setting("Largest `max_tokens` there may be.", None, minimum=1, maximum=10**9)
-    models: tuple[str, ...] | None = setting("The models its keys may use; left out: all.", None)
+    models: tuple[str, ...] | None = setting(
+        "The models and routes its keys may use; left out: all. By a route that is allowed, every model behind it is.",
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,10 +299,12 @@ class Settings:
     host: str = setting("Address to listen on; 0.0.0.0 for every network.", "127.0.0.1")
     port: int = setting("Port to listen on; 0 takes a free one.", 8080, minimum=0, maximum=65535)
     models: tuple[ModelSettings, ...] = setting(f"The served models; {DEFAULT_MODEL} when none is named.", ())
+    routes: tuple[RouteSettings, ...] = setting("Public names with several models behind them.", ())
     prices: tuple[PriceSettings, ...] = setting("What models cost. A model without a price is not served.", ())
     plans: tuple[PlanSettings, ...] = setting("Tiers for keys.", ())
     ledger: LedgerSettings = setting("The record of usage.", factory=LedgerSettings)
     guards: GuardSettings = setting("Checks of every input and output.", factory=GuardSettings)
     limits: LimitSettings = setting("What is taken on at once.", factory=LimitSettings)
+    responses: ResponseSettings = setting("Stored responses.", factory=ResponseSettings)
     log: LogSettings = setting("Logging.", factory=LogSettings)
     drain_seconds: float = setting("How long running requests may finish after SIGTERM.", 30.0, minimum=0)

@@ -57,7 +57,9 @@ def parse(text: str, hint: Any, field: dataclasses.Field[Any]) -> Any:
         value = _zone(text)
     elif field.name == "checkpoint" and text.startswith("~"):
         value = str(_path(text))
-    elif field.name == "deny":
+    elif field.name == "hours":
+        value = _hours(text)
+    elif field.name in {"deny", "refusals"}:
         value = _pattern(text)
     elif field.name == "base_url":
         value = _base_url(text)
@@ -111,6 +113,14 @@ def _zone(text: str) -> str:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise Wrong(f"is no time zone: {shown(repr(text))}", "Write a name such as UTC or Africa/Nairobi") from None
     return text
+
+
+def _hours(text: str) -> str:
+    """A span of the day, both ends as HH:MM; the second may be 24:00."""
+    found = re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)", text.strip())
+    if found is None or text.strip()[:5] == text.strip()[6:]:
+        raise Wrong(f"is no span of a day: {shown(repr(text))}", "Write two times such as 08:00-18:00")
+    return text.strip()
 
 
 def _nonempty(text: str) -> str:

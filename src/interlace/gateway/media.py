@@ -18,6 +18,8 @@ IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 FILE_TYPES = frozenset({"application/pdf", "text/plain", "text/markdown", "text/csv", "text/html", "application/json"})
 
 MOST_URL_CHARACTERS = 2048
+MOST_NAME_CHARACTERS = 255
+_DOTS = {".", ".."}
 _DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+)((?:;[a-z-]+=[\w.+-]+)*);base64,", re.IGNORECASE)
 _INSIDE = ("localhost", ".localhost", ".local", ".internal", ".intranet", ".lan", ".home.arpa")
 
@@ -47,6 +49,17 @@ def base64_text(data: str, param: str) -> str:
     except (binascii.Error, ValueError):
         pass
     raise InvalidRequest("The data are not base64. Encode them again, without line breaks.", param=param)
+
+
+def file_name(name: str, param: str) -> str:
+    """The same name, once it is known to be one and no path; raises `InvalidRequest`."""
+    if len(name) > MOST_NAME_CHARACTERS or (name and not name.isprintable()) or set(name) & set("/\\") or name in _DOTS:
+        raise InvalidRequest(
+            f"Expected a file's name: at most {MOST_NAME_CHARACTERS} characters, without / and \\.",
+            param=param,
+            code="invalid_value",
+        )
+    return name
 
 
 def remote_url(url: str, param: str) -> str:

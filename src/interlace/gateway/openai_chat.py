@@ -21,7 +21,7 @@ from interlace.engines.types import (
     ToolCall,
 )
 from interlace.errors import InvalidRequest
-from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, base64_text, data_url, remote_url
+from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, base64_text, data_url, file_name, remote_url
 from interlace.gateway.openai_chat_answer import ChatRendering
 from interlace.gateway.openai_chat_body import (
     AssistantMessage,
@@ -51,57 +51,16 @@ from interlace.gateway.openai_fields import (
     structured_rule,
     wants_usage,
 )
+from interlace.gateway.openai_tables import CHAT
 from interlace.gateway.pipeline import Ask
+from interlace.gateway.translation import words_of
 from interlace.gateway.wire import decode
 
 DIALECT = "openai.chat"
 NATIVE = ("moderation", "prediction", "prompt_cache_options")
 """Fields without a neutral form, for a provider that speaks this dialect."""
 
-WORDS = {
-    "message.name": "messages[].name",
-    "part.text.cache": "messages[].content[].prompt_cache_breakpoint",
-    "part.refusal": "messages[].refusal",
-    "part.thinking.text": "messages[].reasoning_content",
-    "part.thinking.signature": "messages[].thinking_blocks",
-    "part.thinking.redacted": "messages[].thinking_blocks",
-    "part.image.data": "messages[].content[].image_url",
-    "part.image.url": "messages[].content[].image_url",
-    "part.image.detail": "messages[].content[].image_url.detail",
-    "part.image.cache": "messages[].content[].prompt_cache_breakpoint",
-    "part.image.in_result": "messages[].content[].image_url",
-    "part.file.data": "messages[].content[].file",
-    "part.file.name": "messages[].content[].file.filename",
-    "part.file.cache": "messages[].content[].prompt_cache_breakpoint",
-    "part.audio": "messages[].content[].input_audio",
-    "call": "messages[].tool_calls",
-    "call.signature": "messages[].tool_calls[].extra_content",
-    "message.developer": "messages[].role",
-    "message.late_system": "messages[].role",
-    **{f"sampling.{name}": name for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")},
-    **{f"sampling.{name}": name for name in ("presence_penalty", "frequency_penalty", "stop", "logit_bias")},
-    **{f"sampling.{name}": name for name in ("ignore_eos", "logprobs")},
-    "sampling.max_tokens": "max_completion_tokens",
-    "output.json_object": "response_format",
-    "output.json_schema": "response_format",
-    "output.lax": "response_format.json_schema.strict",
-    "output.description": "response_format.json_schema.description",
-    "output.regex": "structured_outputs.regex",
-    "output.grammar": "structured_outputs.grammar",
-    "tools.strict": "tools[].function.strict",
-    "tool_choice.none": "tool_choice",
-    "tool_choice.required": "tool_choice",
-    "tool_choice.function": "tool_choice",
-    "prefill": "continue_final_message",
-    "reasoning.effort": "reasoning_effort",
-    "options.verbosity": "verbosity",
-    "options.service_tier": "service_tier",
-    "options.user": "user",
-    "options.safety_identifier": "safety_identifier",
-    "options.cache_key": "prompt_cache_key",
-    "options.cache_retention": "prompt_cache_retention",
-    "options.metadata": "metadata",
-}
+WORDS = words_of(CHAT)
 """What this dialect calls the fields of the neutral form; one that is missing goes by the same name."""
 
 _decoder = msgspec.json.Decoder(ChatBody)
@@ -138,8 +97,15 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         usage=wants_usage(chat),
         logprobs=bool(chat.logprobs),
     )
-    unused = ("store",) if chat.store else ()
-    return Ask(chat.model, (request,), input_param="messages", words=WORDS, unused=unused), rendering
+    ask = Ask(
+        chat.model,
+        (request,),
+        input_param="messages",
+        words=WORDS,
+        unused=("store",) if chat.store else (),
+        conversation=chat.prompt_cache_key or None,
+    )
+    return ask, rendering
 
 
 def _refuse_what_we_cannot(chat: ChatBody, max_sequences: int) -> None:
@@ -267,7 +233,8 @@ def _file(file: InputFile, cache: str, where: str) -> FilePart:
     if not file.file_data:
         raise InvalidRequest("A file needs 'file_data'.", param=f"{where}.file.file_data")
     media_type, data = data_url(file.file_data, f"{where}.file.file_data", FILE_TYPES)
-    return FilePart(data, media_type, name=file.filename or "", cache=cache)
+    name = file_name(file.filename or "", f"{where}.file.filename")
+    return FilePart(data, media_type, name=name, cache=cache)
 
 
 def _tool(tool: ToolBody) -> Tool:

@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interlace.ledger.book import Book
     from interlace.ledger.directory import Caller, Plan, new_key
-    from interlace.ledger.events import UsageEvent
-    from interlace.ledger.ledger import Bound, Hold, Ledger, Used
+    from interlace.ledger.events import Attempt, UsageEvent
+    from interlace.ledger.holds import Bound, Hold, Share, Tried, Used
+    from interlace.ledger.ledger import Ledger
     from interlace.ledger.limits import Left
     from interlace.ledger.outcomes import RULES, Outcome
     from interlace.ledger.prices import Price, Tokens
     from interlace.ledger.private_files import make_private, read_private
     from interlace.ledger.registry import LedgerBusy, Registry
     from interlace.ledger.retention import Retention
+    from interlace.ledger.store import Store, Write
     from interlace.ledger.usage import read_events
 
 # name → the module that has it
 _HOMES = {
+    "Attempt": "events",
     "Book": "book",
-    "Bound": "ledger",
+    "Bound": "holds",
     "Caller": "directory",
-    "Hold": "ledger",
+    "Hold": "holds",
     "Ledger": "ledger",
     "LedgerBusy": "registry",
     "Left": "limits",
@@ -36,9 +39,13 @@ _HOMES = {
     "RULES": "outcomes",
     "Registry": "registry",
     "Retention": "retention",
+    "Share": "holds",
+    "Store": "store",
     "Tokens": "prices",
+    "Tried": "holds",
     "UsageEvent": "events",
-    "Used": "ledger",
+    "Used": "holds",
+    "Write": "store",
     "make_private": "private_files",
     "new_key": "directory",
     "read_events": "usage",
@@ -46,6 +53,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Attempt",
     "RULES",
     "Book",
     "Bound",
@@ -59,9 +67,13 @@ __all__ = [
     "Price",
     "Registry",
     "Retention",
+    "Share",
+    "Store",
     "Tokens",
+    "Tried",
     "UsageEvent",
     "Used",
+    "Write",
     "make_private",
     "new_key",
     "read_events",

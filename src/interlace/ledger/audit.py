@@ -4,7 +4,8 @@ It stands apart from the bookkeeper: it reads rows, multiplies and adds by code 
 with `prices`, `book` or `store`. What it checks:
 
     the database     whole, at the newest step of its schema
-    each event       whose it is, its day, its tokens, the price it names, and the cost that this makes
+    each event       whose it is, its day, its tokens, the price it names, and the cost that this makes; of one that
+                     came by a route, each attempt at the price of its model, and their sum
     each balance     the sum of its events; none missing, none without events
     what is printed  the sums of `interlace usage` are these same sums
     each budget      not exceeded in the newest month
@@ -24,6 +25,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, Integer, Select, Table, func, inspect, select, text, type_coerce
 from sqlalchemy.exc import DBAPIError
 
+from interlace.ledger.audit_attempts import problems_of_attempts
 from interlace.ledger.audit_prices import Event, PriceList, problem_of_tokens
 from interlace.ledger.book import Account, AccountKey
 from interlace.ledger.events import UsageEvent
@@ -166,23 +168,27 @@ class People:
 
 # --- events ------------------------------------------------------------------------------------------------------
 
-_TEXTS = 7  # that an event begins with; all that follows are integers
+_TEXTS = 7  # that an event begins with; all that follows are integers, but for its attempts at the end
 _INTEGER = {int}
 
 
 def _events(connection: Connection, people: People, prices: PriceList, zone: ZoneInfo, sums: Sums) -> Iterator[Finding]:
     """Each event by itself; what they add up to goes into `sums`."""
-    names = Event._fields[:-1]
+    names = Event._fields[:-2]
     numbers = [type_coerce(events.c[name], Integer).label(name) for name in names[_TEXTS:]]  # raw: no booleans made
     bare = events.c.endpoint.is_(None) & events.c.latency_us.is_(None) & events.c.first_token_us.is_(None)
+    bare &= events.c.attempt_us.is_(None)
     query: Select[Any] = select(
-        *(events.c[name] for name in names[:_TEXTS]), *numbers, type_coerce(bare, Integer).label("bare")
+        *(events.c[name] for name in names[:_TEXTS]),
+        *numbers,
+        type_coerce(bare, Integer).label("bare"),
+        events.c.attempts,
     )
     days = _Days(zone)
     for row in connection.execute(query, execution_options={"yield_per": PAGE}):
         event = Event._make(row)
-        if set(map(type, event[_TEXTS:])) != _INTEGER:
-            junk = next(name for name in Event._fields[_TEXTS:] if type(getattr(event, name)) is not int)
+        if set(map(type, event[_TEXTS:-1])) != _INTEGER:
+            junk = next(name for name in Event._fields[_TEXTS:-1] if type(getattr(event, name)) is not int)
             yield Finding("wrong", f"event {event.id}", f"{junk} is no integer", found=repr(getattr(event, junk)))
             continue
         _add(event, sums)
@@ -235,6 +241,10 @@ def _cost(event: Event, prices: PriceList, *, charged: bool) -> Iterator[Finding
         )
     if unpriced := price.unpriced(event):
         yield _wrong(f"price {price.id} has no amount for its {unpriced}")
+    if event.attempts is not None:
+        for what, expected, found in problems_of_attempts(event, prices, charged=charged):
+            yield _wrong(what, expected, found)
+        return
     cost = price.cost(event) if charged else 0
     if cost != event.cost_nanos:
         what = f"its cost is not its tokens at price {price.id}" if charged else f"{event.outcome} costs nothing"

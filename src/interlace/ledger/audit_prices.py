@@ -23,12 +23,13 @@ COUNTS = (
 # A request may wait for a budget between choosing its price and its start.
 _SLACK_US = 3_600_000_000
 _EVER = 2**63
-_LARGEST = 10**18  # what a request is charged at most, whatever a provider claims
+LARGEST = 10**18  # what a request is charged at most, whatever a provider claims
 _HUNDRED_MILLION = 10**8  # tokens are priced by the million, batches by the hundredth
 
 
 class Event(NamedTuple):
-    """What is checked of one row of events. `bare`: its details are gone."""
+    """What is checked of one row of events. `bare`: its details are gone. `attempts`: JSON, of one that came by a
+    route."""
 
     id: str
     org_id: str
@@ -49,6 +50,7 @@ class Event(NamedTuple):
     batch: int
     started_us: int
     bare: int
+    attempts: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class PriceRow:
             exact += count * (amount or 0)
         exact *= self.batch_percent if event.batch else 100
         whole, rest = divmod(exact, _HUNDRED_MILLION)
-        return min(whole + 1 if rest else whole, _LARGEST)
+        return min(whole + 1 if rest else whole, LARGEST)
 
     def unpriced(self, event: Event) -> str | None:
         """A kind of token that an event has and this price has no amount for."""

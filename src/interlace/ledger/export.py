@@ -73,6 +73,8 @@ _EVENT_DETAILS = (
     "overrun_nanos",
     "estimated",
     "batch",
+    "route",
+    "attempts",
     "endpoint",
     "latency_us",
     "first_token_us",

@@ -15,8 +15,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
 
+from interlace.config import LedgerSettings
 from interlace.errors import (
     Forbidden,
     InsufficientQuota,
@@ -27,88 +27,17 @@ from interlace.errors import (
 )
 from interlace.ledger.book import Book, Reservation, Verdict, Waiter
 from interlace.ledger.directory import Caller
-from interlace.ledger.events import UsageEvent
+from interlace.ledger.events import Attempt, UsageEvent
+from interlace.ledger.holds import STEP_TOKENS, Bound, Hold, Share, Tried, Used, amounts, covered_by
 from interlace.ledger.limits import Counted, Exceeded, Left, Limits
-from interlace.ledger.outcomes import RULES, Outcome
-from interlace.ledger.prices import Price, Tokens, affordable, charge, most
+from interlace.ledger.outcomes import RULES
+from interlace.ledger.prices import Price, charge
 from interlace.ledger.registry import Registry
+from interlace.ledger.store import Write
 from interlace.ledger.usage import balances_of_month
 from interlace.money import MOST_NANOS, show_usd
 
-STEP_TOKENS = 16  # the first step of an open-ended answer: what it holds beyond what it has used
-LARGEST_STEP_TOKENS = 256
-
 _Meanwhile = Callable[[], AbstractAsyncContextManager[object]]
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """The most a request may use. `completion` None: open-ended, held in steps; else all of it is held at once."""
-
-    prompt: int
-    completion: int | None = 0
-    embedding: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """What a request turned out to use, and how it ended."""
-
-    outcome: Outcome
-    tokens: Tokens
-    latency_us: int
-    first_token_us: int | None = None
-    estimated: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Hold:
-    """One request's right to run: its reservation, at its price, on its day."""
-
-    id: str
-    caller: Caller
-    model: str
-    engine: str
-    endpoint: str
-    tags: tuple[str, ...]
-    price: Price
-    bound: Bound
-    day: str
-    started_us: int
-    counted: Counted
-    counted_tokens: int
-    reservation: Reservation
-    book: Book
-    count_more: Callable[[int], Counted] | None = None  # counts tokens against the plan's tokens per minute
-    counted_completion: int = 0
-    bounded: bool = False  # whether any budget holds
-    covered: int | None = 0  # completion tokens that the reservation pays for; None: any number
-    settled: bool = False
-
-    def cover(self, completion: int) -> bool:
-        """Whether `completion` tokens in all are paid for; raises the hold where it has to. Never waits.
-
-        Steps double with the answer, so that one caller never holds a whole budget, and a long answer asks seldom.
-        Near the end of a budget a step is what is left of it. The plan's tokens per minute count the steps too: they
-        end no answer, they hold up the next one.
-        """
-        if self.count_more is not None and completion > self.counted_completion:
-            step = _step(completion)
-            self.counted = self.count_more(completion + step - self.counted_completion)
-            self.counted_tokens += completion + step - self.counted_completion
-            self.counted_completion = completion + step
-        if self.covered is None or completion <= self.covered:
-            return True
-        larger = completion + _step(completion)
-        least, wanted = (most(self.price, self.bound.prompt, tokens) for tokens in (completion, larger))
-        if not self.book.grow(self.reservation, least, wanted):
-            return False
-        self.covered = affordable(self.price, self.bound.prompt, self.reservation.nanos)
-        return True
-
-
-def _step(completion: int) -> int:
-    return min(max(STEP_TOKENS, completion), LARGEST_STEP_TOKENS)
 
 
 class Ledger:
@@ -117,7 +46,6 @@ class Ledger:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.limits = Limits()
-        self._settings = registry.settings.ledger
         self._loop: asyncio.AbstractEventLoop | None = None
         self._durable: dict[str, asyncio.Future[None]] = {}
         self.unwritten: dict[str, UsageEvent] = {}  # counted as spent, and not known to be durable
@@ -125,6 +53,10 @@ class Ledger:
         self.book = Book(registry.directory.budget)
         registry.store.durable = self._tell_durable
         registry.changed = self._budgets_changed
+
+    @property
+    def _settings(self) -> LedgerSettings:
+        return self.registry.settings.ledger
 
     @property
     def trouble(self) -> str | None:
@@ -140,9 +72,16 @@ class Ledger:
         if scheme.lower() != "bearer" or not key:
             raise Unauthenticated(
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or in an x-api-key header."
             )
-        caller = self.registry.directory.caller(self.registry.hasher.digest(key))
+        return self._valid(self.registry.directory.caller(self.registry.hasher.digest(key)), scope)
+
+    def holder(self, key_id: str, scope: str = "inference") -> Caller:
+        """The caller with that key, for work that was left here in its name; raises as if the key were shown now."""
+        key = self.registry.directory.keys.get(key_id)
+        return self._valid(None if key is None else self.registry.directory.caller(key.digest), scope)
+
+    def _valid(self, caller: Caller | None, scope: str) -> Caller:
         if caller is None or caller.key.revoked_at is not None:
             raise Unauthenticated("Incorrect API key provided. Ask whoever runs this server for a key.")
         if caller.key.expires_at is not None and caller.key.expires_at <= self.registry.clock.now():
@@ -153,15 +92,20 @@ class Ledger:
 
     # --- rates ---------------------------------------------------------------------------------------------------
 
-    def begin(self, caller: Caller) -> None:
-        """Count a request of the caller that begins; raises `RateLimited`. Whoever begins must `end`."""
-        exceeded = self.limits.begin(caller.key.id, caller.plan.rates, self.registry.clock.monotonic())
+    def begin(self, caller: Caller, *, batch: bool = False) -> None:
+        """Count a request of the caller that begins; raises `RateLimited`. Whoever begins must `end`.
+
+        A `batch` takes what is idle only: half of every limit is left to others, and it fills no place among the
+        requests that run.
+        """
+        exceeded = self.limits.begin(caller.key.id, caller.plan.rates, self.registry.clock.monotonic(), idle=batch)
         if exceeded is not None:
             raise _rate_limited(exceeded)
 
-    def end(self, caller: Caller) -> None:
+    def end(self, caller: Caller, *, batch: bool = False) -> None:
         """The request is over."""
-        self.limits.end(caller.key.id)
+        if not batch:
+            self.limits.end(caller.key.id)
 
     def left(self, caller: Caller) -> dict[str, Left]:
         """What is left of the plan's requests and tokens."""
@@ -207,10 +151,12 @@ class Ledger:
         engine: str,
         endpoint: str,
         tags: tuple[str, ...] = (),
+        route: str | None = None,
         while_waiting: _Meanwhile = nullcontext,
     ) -> Hold:
         """Hold the most that the request can cost, on all its accounts; waits, in order, where it would fit once
-        running requests settle. `while_waiting` is entered meanwhile.
+        running requests settle. `while_waiting` is entered meanwhile. A batch's line (`bound.batch`) pays the price for
+        batches, and never stands in that queue: nobody waits behind it.
 
         Raises `TokensLimited`, `InsufficientQuota`, `RateLimited` where it has waited long enough, and
         `LedgerUnavailable` while usage cannot be recorded.
@@ -218,16 +164,15 @@ class Ledger:
         if self.trouble:
             raise LedgerUnavailable("Usage cannot be recorded now, so nothing is taken on.", retry_after_seconds=5)
         tokens = bound.prompt + (STEP_TOKENS if bound.completion is None else bound.completion)
-        counted = self._count_tokens(caller, tokens)
+        counted = self._count_tokens(caller, tokens, batch=bound.batch)
         try:
-            now, day, reservation = await self._reservation(id, caller, price, bound, while_waiting)
+            meanwhile = None if bound.batch else while_waiting
+            now, day, reservation = await self._reservation(id, caller, price, bound, meanwhile)
         except BaseException:
             self._settle_tokens(caller, counted, tokens, 0)
             raise
-        covered, bounded = bound.completion, self.bounded(caller)
-        if bound.completion is None:
-            covered = affordable(price, bound.prompt, reservation.nanos) if bounded else None
-        return Hold(
+        bounded = self.bounded(caller)
+        hold = Hold(
             id=id,
             caller=caller,
             model=model,
@@ -245,12 +190,17 @@ class Ledger:
             count_more=self._counter(caller) if bound.completion is None else None,
             counted_completion=STEP_TOKENS,
             bounded=bounded,
-            covered=covered,
+            route=route,
+            taken=reservation.nanos,
         )
+        covered = covered_by(price, bound, reservation.nanos, bounded=bounded)
+        hold.first = Share(hold, price, bound, reservation.nanos, covered)
+        return hold
 
-    async def settle(self, hold: Hold, used: Used) -> int:
+    async def settle(self, hold: Hold, used: Used, beside: Callable[[], tuple[Write, ...]] = tuple) -> int:
         """Turn the hold into the exact charge, once; a second time changes nothing. Returns the charge, and only once
-        its usage event is durable, whether or not its caller is still there."""
+        its usage event is durable, whether or not its caller is still there. What `beside` gives is written in the
+        event's own transaction; it is asked only where there is an event."""
         if hold.settled:
             return 0
         hold.settled = True
@@ -260,7 +210,7 @@ class Ledger:
         self._loop = asyncio.get_running_loop()
         durable = self._durable[hold.id] = self._loop.create_future()
         self.unwritten[hold.id] = event
-        self.registry.store.record(event)
+        self.registry.store.record(event, beside())
         await durable  # whoever waits may be cancelled: the event is on its way all the same
         return event.cost_nanos
 
@@ -269,8 +219,14 @@ class Ledger:
     def _event(self, hold: Hold, used: Used) -> UsageEvent:
         """Settle the counters in memory and say what is to be written. A provider may claim any number of tokens: the
         charge for them is held to the largest amount that is written anywhere."""
-        tokens = used.tokens
-        cost = min(charge(hold.price, tokens), MOST_NANOS) if RULES[used.outcome].charged else 0
+        tokens, estimated, charged = used.tokens, used.estimated, RULES[used.outcome].charged
+        model, engine, price = hold.model, hold.engine, hold.price
+        attempts = tuple(_attempt(one, charged=charged, batch=hold.batch) for one in used.tried)
+        if (told := used.told) is not None:
+            cost = min(sum(attempt.cost_nanos for attempt in attempts), MOST_NANOS)
+            model, engine, price, tokens, estimated = told.model, told.engine, told.price, told.tokens, told.estimated
+        else:
+            cost = min(charge(price, tokens, batch=hold.batch), MOST_NANOS) if charged else 0
         overrun = self.book.settle(hold.reservation, cost)
         self._settle_tokens(
             hold.caller, hold.counted, hold.counted_tokens, tokens.prompt + tokens.completion + tokens.embedding
@@ -280,11 +236,11 @@ class Ledger:
             org_id=hold.caller.organisation.id,
             project_id=hold.caller.project.id,
             key_id=hold.caller.key.id,
-            model=hold.model,
-            engine=hold.engine,
+            model=model,
+            engine=engine,
             endpoint=hold.endpoint,
             outcome=used.outcome,
-            price_id=hold.price.id,
+            price_id=price.id,
             tokens=tokens,
             cost_nanos=cost,
             day=hold.day,
@@ -292,13 +248,17 @@ class Ledger:
             latency_us=used.latency_us,
             first_token_us=used.first_token_us,
             tags=hold.tags,
-            estimated=used.estimated,
+            estimated=estimated,
             overrun_nanos=overrun if hold.bounded else 0,
+            route=hold.route,
+            attempts=attempts,
+            attempt_us=tuple(one.latency_us for one in used.tried) or None,
+            batch=hold.batch,
         )
 
-    def _count_tokens(self, caller: Caller, tokens: int) -> Counted:
+    def _count_tokens(self, caller: Caller, tokens: int, *, batch: bool) -> Counted:
         now = self.registry.clock.monotonic()
-        counted = self.limits.take_tokens(caller.key.id, caller.plan.rates, tokens, now)
+        counted = self.limits.take_tokens(caller.key.id, caller.plan.rates, tokens, now, idle=batch)
         if isinstance(counted, Exceeded):
             raise _rate_limited(counted)
         return counted
@@ -314,10 +274,11 @@ class Ledger:
         self.limits.settle_tokens(caller.key.id, counted, tokens, used, self.registry.clock.monotonic())
 
     async def _reservation(
-        self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile
+        self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile | None
     ) -> tuple[int, str, Reservation]:
-        """Moment and day of admission, and the reservation; over the end of a month, of the new month's budgets."""
-        least, wanted = self._amounts(caller, price, bound)
+        """Moment and day of admission, and the reservation; over the end of a month, of the new month's budgets.
+        `while_waiting` None: it is a batch's, which does not wait."""
+        least, wanted = amounts(price, bound) if self.bounded(caller) else (0, 0)
         while True:
             now, day = self._today()
             accounts = caller.accounts(day[:7])
@@ -325,6 +286,8 @@ class Ledger:
                 raise InsufficientQuota(_FULL)
             answer = self.book.reserve(id, accounts, least, wanted)
             if answer is Verdict.WAIT:
+                if while_waiting is None:
+                    raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
                 answer = await self._wait(Waiter(id, accounts, least, wanted, tell=_untold), while_waiting)
             if isinstance(answer, Reservation):
                 if not self._still_holds(caller):
@@ -338,15 +301,6 @@ class Ledger:
         """Whether the key that was shown opens anything still: its request may have waited long for its turn."""
         key = self.registry.directory.keys[caller.key.id]
         return key.revoked_at is None and key.digest == caller.key.digest
-
-    def _amounts(self, caller: Caller, price: Price, bound: Bound) -> tuple[int, int]:
-        """The least and the most nano-dollars to hold at first."""
-        if not self.bounded(caller):
-            return 0, 0
-        if bound.completion is None:
-            return most(price, bound.prompt, 1), most(price, bound.prompt, STEP_TOKENS)
-        amount = most(price, bound.prompt, bound.completion, embedding=bound.embedding)
-        return amount, amount
 
     async def _wait(self, waiter: Waiter, while_waiting: _Meanwhile) -> Reservation | Verdict:
         """Stand in the queue; whatever happens, what was given and is not used goes back."""
@@ -421,6 +375,22 @@ _RESERVED = (
     "This request would fit its budgets, but requests that are running hold what is left of them, and it has waited "
     "long enough. Try again soon."
 )
+
+
+def _attempt(one: Tried, *, charged: bool, batch: bool) -> Attempt:
+    """An attempt with its charge, rounded once, upwards: by itself, as its provider bills it."""
+    paid = charged and one.end != "failed"
+    return Attempt(
+        model=one.model,
+        engine=one.engine,
+        why=one.why,
+        end=one.end,
+        price_id=one.price.id,
+        tokens=one.tokens,
+        cost_nanos=min(charge(one.price, one.tokens, batch=batch), MOST_NANOS) if paid else 0,
+        error=one.error,
+        estimated=one.estimated,
+    )
 
 
 def _untold(_: Reservation | Verdict) -> None:

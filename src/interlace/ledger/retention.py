@@ -32,7 +32,7 @@ BATCH = 500  # and emptied in one transaction
 EVERY_SECONDS = 3600.0
 LATE_US = 2 * 86_400 * 10**6  # a request that ran while its project was erased has been recorded by then
 
-_DETAILS = ("endpoint", "latency_us", "first_token_us")
+_DETAILS = ("endpoint", "latency_us", "first_token_us", "attempt_us")
 
 
 @dataclass
@@ -75,12 +75,14 @@ class Retention:
 
 
 def erase_project(registry: Registry, project_id: str) -> int:
-    """Empty the details of a project's events so far, and mark it as erased; how many. A second time erases what has
-    come since."""
+    """Empty the details of a project's events so far, and what it left in other rooms, and mark it as erased; how many
+    events. A second time erases what has come since."""
     now = registry.clock.now()
     (project,) = registry.change(lambda connection: [alter(connection, projects, project_id, erased_at=now)])
     assert isinstance(project, Project)
     emptied = forget(registry.store, *_of_erased(project))
+    for erase in registry.also_erase:
+        erase(project_id)
     _truncate_log(registry.store)
     return emptied
 

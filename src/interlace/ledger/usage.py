@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 
 from interlace.ledger.book import AccountKey
-from interlace.ledger.events import UsageEvent
+from interlace.ledger.events import Attempt, UsageEvent
 from interlace.ledger.outcomes import Outcome
 from interlace.ledger.prices import KINDS, Tokens
 from interlace.ledger.schema import (
@@ -21,13 +21,16 @@ from interlace.ledger.schema import (
     usage_events,
 )
 
-GROUPS = ("org", "project", "key", "model", "tag", "day", "month", "outcome", "engine")
+GROUPS = ("org", "project", "key", "model", "route", "tag", "day", "month", "outcome", "engine")
 """What usage can be grouped by. A request with two tags counts under both, so tags do not add up to the whole."""
+
+_attempts = msgspec.json.Decoder(tuple[Attempt, ...])
+_numbers = msgspec.json.Decoder(tuple[int, ...])
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums of one group. `group` has a value for each thing grouped by, in that order; None: no tag. `ids` has those of
-    organisation, project and key, where they were asked for."""
+    """Sums of one group. `group` has a value for each thing grouped by, in that order; None: no tag, or no
+    route. `ids` has those of organisation, project and key, where they were asked for."""
 
     group: dict[str, str | None]
     ids: dict[str, str] = {}
@@ -95,6 +98,9 @@ def read_events(connection: Connection, *, id: str | None = None) -> Iterator[Us
         values = dict(row._mapping)
         tokens = Tokens(**{kind: values.pop(f"{kind}_tokens") for kind in KINDS})
         values["outcome"] = Outcome(values["outcome"])
+        values["attempts"] = _attempts.decode(values["attempts"]) if values["attempts"] else ()
+        if values["attempt_us"] is not None:
+            values["attempt_us"] = _numbers.decode(values["attempt_us"])
         yield UsageEvent(tokens=tokens, tags=tuple(tags.get(row.id, ())), **values)
 
 

@@ -134,7 +134,9 @@ def _answer(vertex: Vertex, asked: Asked) -> Told:
         return events(chunks)
     except Refusal as refusal:
         return Told(
-            refusal.code, json.dumps({"error": refusal.body}).encode(), {"Content-Type": "application/json; charset=UTF-8"}
+            refusal.code,
+            json.dumps({"error": refusal.body}).encode(),
+            {"Content-Type": "application/json; charset=UTF-8"},
         )
 
 
@@ -215,7 +217,9 @@ def _check_turns(body: dict[str, Any], model: str) -> None:
         calls = [part for part in turn["parts"] if "functionCall" in part]
         open_calls = [part["functionCall"]["name"] for part in calls]
         if calls and "gemini-3" in model and not calls[0].get("thoughtSignature"):
-            raise Refusal(400, "INVALID_ARGUMENT", "Function call is missing a thought_signature in functionCall parts.")
+            raise Refusal(
+                400, "INVALID_ARGUMENT", "Function call is missing a thought_signature in functionCall parts."
+            )
 
 
 def _wish(body: dict[str, Any]) -> str:
@@ -362,7 +366,9 @@ SCRIPTS: dict[str, Callable[[Chunk], list[Chunk] | Told]] = {
     "denied": _refused(403, "PERMISSION_DENIED", "Permission 'aiplatform.endpoints.predict' denied."),
     "missing": _refused(404, "NOT_FOUND", "Publisher Model was not found."),
     "too-long": _refused(
-        400, "INVALID_ARGUMENT", "The input token count (2000000) exceeds the maximum number of tokens allowed (1048576)."
+        400,
+        "INVALID_ARGUMENT",
+        "The input token count (2000000) exceeds the maximum number of tokens allowed (1048576).",
     ),
     "billing": _refused(400, "FAILED_PRECONDITION", "secret: please enable billing on project 42."),
     "error-inside": lambda body: events(

@@ -23,8 +23,8 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class Period(Input, frozen=True, kw_only=True):
-    """What to group by, with commas between (`org`, `project`, `key`, `model`, `tag`, `day`, `month`, `outcome`,
-    `engine`), and which usage counts.
+    """What to group by, with commas between (`org`, `project`, `key`, `model`, `route`, `tag`, `day`, `month`,
+    `outcome`, `engine`), and which usage counts.
 
     `since` and `until` are days in the ledger's time zone, both counted, or moments with their offset, from the first
     up to the second. A request with two tags counts under both of them.
@@ -65,7 +65,8 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageLine(Sums, frozen=True, kw_only=True):
-    """The sums of one group: names of what was grouped by, and ids where there are any. A null tag: untagged."""
+    """The sums of one group: names of what was grouped by, and ids where there are any. A null tag: untagged;
+    a null route: asked by a model's own name."""
 
     org: str | UnsetType = UNSET
     org_id: str | UnsetType = UNSET
@@ -74,6 +75,7 @@ class UsageLine(Sums, frozen=True, kw_only=True):
     key: str | UnsetType = UNSET
     key_id: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
+    route: str | UnsetType | None = UNSET
     tag: str | UnsetType | None = UNSET
     day: str | UnsetType = UNSET
     month: str | UnsetType = UNSET
@@ -156,7 +158,7 @@ def _day(text: str, param: str) -> str:
 
 def _line(row: UsageRow) -> UsageLine:
     ids = {f"{name}_id": id for name, id in row.ids.items()}
-    return UsageLine(**row.group, **ids, **_sums(row))  # type: ignore[arg-type] # only a tag may be None
+    return UsageLine(**row.group, **ids, **_sums(row))  # type: ignore[arg-type] # only a tag or a route may be None
 
 
 def _sums(row: UsageRow) -> dict[str, Any]:

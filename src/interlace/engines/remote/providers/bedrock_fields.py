@@ -41,7 +41,9 @@ def fields_of_bedrock(family: str) -> Fields:
         part__image__cache=_POINT,
         part__file__url=_DATA_ONLY,
         part__file__text=Mapped("as a document of plain text"),
-        part__file__name=Mapped("with a space for what may not stand in a document's name, and a number where it is taken"),
+        part__file__name=Mapped(
+            "with a space for what may not stand in a document's name, and a number where it is taken"
+        ),
         part__file__cache=_POINT,
         call__signature=Unused("Bedrock gives calls no signature"),
         call__cache=_POINT,

@@ -39,7 +39,7 @@ _PRESETS: Mapping[str, Peculiarities] = MappingProxyType(
     {
         "mistral": Peculiarities(
             manners=Manners(developer=False),
-            options=frozenset({"metadata"}),
+            options=frozenset(),
             stream_options=False,  # its streams end with the usage unasked
             seed="random_seed",
             refused=(

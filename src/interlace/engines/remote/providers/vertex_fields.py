@@ -19,7 +19,9 @@ VERTEX_FIELDS: Fields = table(
     part__text__cache=Unused(_CACHE),
     part__refusal=Mapped("as what the assistant said"),
     part__thinking__text=Mapped("as a part marked thought"),
-    part__thinking__signature=Mapped("as thoughtSignature of its part, which is an empty text where nothing was thought"),
+    part__thinking__signature=Mapped(
+        "as thoughtSignature of its part, which is an empty text where nothing was thought"
+    ),
     part__thinking__redacted=Unused("only the provider that made it can read it"),
     part__thinking__summary=Mapped("as the thought's text, where it has no other"),
     part__image__data=Mapped("as inlineData"),
