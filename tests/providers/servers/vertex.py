@@ -306,6 +306,10 @@ def _refused(code: int, status: str, message: str, *details: Chunk) -> Callable[
     return script
 
 
+def _ends(reason: str) -> Callable[[Chunk], list[Chunk]]:
+    return lambda body: [_used(_chunk({"text": "Sor"}, finish=reason))]
+
+
 _RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "36.5s"}
 _QUOTA = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": "PerMinute"}]}
 _LOGPROBS = {
@@ -354,7 +358,7 @@ SCRIPTS: dict[str, Callable[[Chunk], list[Chunk] | Told]] = {
         }
     ],
     **{
-        f"ends-{reason.lower()}": (lambda reason: lambda body: [_used(_chunk({"text": "Sor"}, finish=reason))])(reason)
+        f"ends-{reason.lower()}": _ends(reason)
         for reason in ("SAFETY", "RECITATION", "SPII", "BLOCKLIST", "PROHIBITED_CONTENT", "OTHER")
     },
     "ends-malformed": lambda body: [
