@@ -93,7 +93,7 @@ class ModelSettings:
     )
     location: str = setting("Where in Google Cloud the model runs, such as europe-west4.", "global", only=("vertex",))
     publisher: str = setting(
-        "Whose model it is: on bedrock anthropic or amazon, where its name does not say so; on vertex, left out: google.",
+        "Whose model it is, where its name does not tell: anthropic or amazon on bedrock; on vertex it is else google.",
         "",
         only=("bedrock", "vertex"),
     )

@@ -146,6 +146,7 @@ class ConverseAnswer:
         self._seen = Seen(request, prompt_tokens)
         self._stops = request.sampling.stop
         self._calls: dict[int, int] = {}  # block → call, both by index
+        self._foreign: set[int] = set()  # blocks of calls that are not for the caller
         self._inputs: set[int] = set()  # calls of which some input came
         self._started = False
         self._finish: Delta | None = None
@@ -233,7 +234,9 @@ class ConverseAnswer:
             text += "".join(piece.text for piece in block.citations_content.content)
         thoughts = [] if block.reasoning_content is None else _thoughts(block.reasoning_content)
         call = None
-        if block.tool_use is not None and block.tool_use.type != "server_tool_use":
+        if block.tool_use is not None and block.tool_use.type == "server_tool_use":
+            self._foreign.add(index)  # a tool that Bedrock runs itself
+        elif block.tool_use is not None and index not in self._foreign:
             call = self._call(block.tool_use, index)
         if not text and not thoughts and call is None:
             return []
