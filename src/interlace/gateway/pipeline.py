@@ -435,7 +435,8 @@ class Pipeline:
         self, work: Work, part: int, request: GenerateRequest, share: Share, meter: Meter
     ) -> AsyncGenerator[Happening, None]:
         """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
-        budget pays for the next token; what nobody pays for is not shown."""
+        budget pays for the next token; what nobody pays for is not shown. A provider that filters its own answer still
+        says what it took."""
         guard = self.guards.open_output(request.output)
         unfinished, shift, filtered = set(range(request.n)), part * request.n, False
         stoppable = work.engine.capabilities().stoppable
@@ -457,7 +458,7 @@ class Pipeline:
                         break
                     meter.see(part, event)
                     for delta in passed(event):
-                        filtered |= delta.finish_reason == "content_filter"
+                        filtered |= delta.finish_reason == "content_filter" != event.finish_reason
                         yield delta
                     if filtered and not unfinished:
                         return
