@@ -1,8 +1,8 @@
 """What a stream of the Responses API must be: every event as the official SDK declares it, and in the order it may come.
 
-    created → queued? → in_progress → items → completed | incomplete | error?, failed
-    item: output_item.added → parts → output_item.done
-    part: added → deltas → text done → part done
+created → queued? → in_progress → items → completed | incomplete | error?, failed
+item: output_item.added → parts → output_item.done
+part: added → deltas → text done → part done
 """
 
 from __future__ import annotations
