@@ -235,9 +235,9 @@ def _missing(param: str) -> InvalidRequest:
 # --- turns → items -----------------------------------------------------------------------------------------------
 
 
-def items_of(messages: Sequence[Message], response: str) -> list[Item]:
+def items_of(messages: Sequence[Message], response: str) -> list[dict[str, Any]]:
     """The turns as input items of a response, with ids and everything that is needed to read them again."""
-    items: list[Item] = []
+    items: list[dict[str, Any]] = []
     for message in messages:
         for item in _items(message):
             prefix = {MessageItem: "msg", FunctionCallItem: "fc", ReasoningItem: "rs"}.get(type(item), "fco")
@@ -245,8 +245,15 @@ def items_of(messages: Sequence[Message], response: str) -> list[Item]:
             number = FIRST_OF_INPUT + len(items)
             status = "completed"
             made: Any = msgspec.structs.replace(item, id=item_id(prefix, response, number, provider), status=status)
-            items.append(made)
+            items.append(_said(msgspec.to_builtins(made)))
     return items
+
+
+def _said(value: Any) -> Any:
+    """Without the fields that say nothing."""
+    if isinstance(value, dict):
+        return {name: _said(one) for name, one in value.items() if one is not None}
+    return [_said(one) for one in value] if isinstance(value, list) else value
 
 
 def _items(message: Message) -> Iterator[MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem]:

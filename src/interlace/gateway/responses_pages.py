@@ -161,7 +161,7 @@ def _page(items: list[dict[str, Any]], wanted: Listing) -> ItemList:
         ordered = ordered[places[0] + 1 :]
     page = ordered[: wanted.limit]
     if SEALS not in wanted.include:
-        page = [{**item, "encrypted_content": None} if item["type"] == "reasoning" else item for item in page]
+        page = [{name: value for name, value in item.items() if name != "encrypted_content"} for item in page]
     first, last = (page[0]["id"], page[-1]["id"]) if page else ("", "")
     return ItemList(page, first, last, len(ordered) > len(page))
 
