@@ -191,7 +191,7 @@ def _input_part(part: InputPart, where: str) -> Part:
             return TextPart(part.text, cache)
         case InputImagePart():
             _refuse_uploaded(part.file_id, where)
-            url, detail = part.image_url, part.detail or ""
+            url, detail = part.image_url, "" if part.detail in {None, "auto"} else str(part.detail)
             if url is None:
                 raise _missing(f"{where}.image_url")
             if url[:5].lower() != "data:":
