@@ -18,8 +18,15 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.support.gateway_thread import Gateway
+from tests.support.response_events import check_stream, events_of
 
-POSTS = {"/v1/chat/completions": "scripted", "/v1/completions": "scripted", "/v1/embeddings": "embedder"}
+RESPONSES = "/v1/responses"
+POSTS = {
+    "/v1/chat/completions": "scripted",
+    RESPONSES: "scripted",
+    "/v1/completions": "scripted",
+    "/v1/embeddings": "embedder",
+}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
 
@@ -45,6 +52,14 @@ def _call(case: Any, gateway: Gateway) -> None:
     if case.path in POSTS and isinstance(case.body, dict):
         case.body["model"] = POSTS[case.path]
     response = case.call(headers=gateway.headers, timeout=20)
+    if (
+        case.path == RESPONSES
+        and isinstance(case.body, dict)
+        and case.body.get("stream")
+        and response.status_code == 200
+    ):
+        check_stream(events_of(response.text))
+        return
     if isinstance(case.body, dict) and case.body.get("stream") and response.status_code == 200:
         assert response.content.endswith(b"data: [DONE]\n\n")
         return
@@ -58,7 +73,8 @@ JSON_VALUES = st.recursive(
 )
 FIELDS = st.sampled_from(
     ["messages", "prompt", "input", "n", "stop", "tools", "tool_choice", "response_format", "logit_bias", "logprobs",
-     "top_logprobs", "stream", "stream_options", "max_tokens", "temperature", "seed", "echo", "suffix", "nonsense"]
+     "top_logprobs", "stream", "stream_options", "max_tokens", "temperature", "seed", "echo", "suffix", "nonsense",
+     "instructions", "previous_response_id", "text", "reasoning", "include", "background", "store", "truncation"]
 )  # fmt: skip
 
 
