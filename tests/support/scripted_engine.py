@@ -121,6 +121,10 @@ class ScriptedEngine:
             return sum(len(text.split()) for text in request.texts) + sum(map(len, request.ids))
         return len(_prompt_tokens(request))
 
+    async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
+        """Exact: the tokenizer is here."""
+        return await self.count(request), False
+
     def fields(self) -> Fields:
         """What becomes of each field of a request; as a local engine does unless a test says otherwise."""
         return self.fates

@@ -83,6 +83,20 @@ class ModelSettings:
         only=REMOTE,
         secret=True,
     )
+    region: str = setting(
+        "The AWS region the model runs in, such as eu-central-1; left out: what AWS's variables and profile say.",
+        "",
+        only=("bedrock",),
+    )
+    project: str = setting(
+        "The Google Cloud project; left out: the Gemini API with a key, not Vertex AI.", "", only=("vertex",)
+    )
+    location: str = setting("Where in Google Cloud the model runs, such as europe-west4.", "global", only=("vertex",))
+    publisher: str = setting(
+        "Whose model it is, where its name does not say so: anthropic or amazon on bedrock; on vertex, left out: google.",
+        "",
+        only=("bedrock", "vertex"),
+    )
     embeds: bool = setting("It makes embeddings, not text.", False, only=REMOTE)
     dimensions: int = setting(
         "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only=REMOTE

@@ -15,6 +15,8 @@ from interlace.config import Settings
 from interlace.deposits import Deposits
 from interlace.errors import InterlaceError, NotFound
 from interlace.gateway.admin import PREFIX, admin_routes
+from interlace.gateway.anthropic_count import CountEndpoint
+from interlace.gateway.anthropic_messages import parse_messages
 from interlace.gateway.batch_pages import batch_routes
 from interlace.gateway.batch_runner import BatchRunner
 from interlace.gateway.endpoint import Endpoint
@@ -58,6 +60,8 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/chat/completions", Endpoint("chat", parse_chat, pipeline, limits), methods=["POST"]),
             Route("/v1/completions", Endpoint("completions", parse_completion, pipeline, limits), methods=["POST"]),
             Route("/v1/embeddings", Endpoint("embeddings", parse_embedding, pipeline, limits), methods=["POST"]),
+            Route("/v1/messages", Endpoint("messages", parse_messages, pipeline, limits), methods=["POST"]),
+            Route("/v1/messages/count_tokens", CountEndpoint("count_tokens", pipeline, limits), methods=["POST"]),
             *response_routes(pipeline, deposits, limits, state.running),
             Route("/v1/models", models.all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
@@ -143,7 +147,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class ErrorsTold:
-    """Turns every error into OpenAI's shape; what nobody foresaw becomes a 500 that is logged."""
+    """Turns every error into the shape of its endpoint's dialect; what nobody foresaw becomes a 500 that is logged."""
 
     inner: Callable[[Scope, Receive, Send], Awaitable[None]]
     pipeline: Pipeline
@@ -170,7 +174,7 @@ class ErrorsTold:
         exchange.outcome = reason
         self.pipeline.metrics.refusals.labels(reason).inc()
         if not exchange.status:
-            await send_error(send, error, *headers)
+            await send_error(send, exchange, error, *headers)
 
 
 def _of_router(scope: Scope, error: HTTPException) -> InterlaceError:

@@ -28,7 +28,6 @@ from interlace.gateway.http import (
 )
 from interlace.gateway.pipeline import Ask, Call, Done, Happening, Pipeline
 from interlace.gateway.rendering import Dialect, Rendering
-from interlace.gateway.wire import error_body
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class Endpoint:
             assert rendering is not None
             try:
                 if rendering.stream:
-                    await self._send_stream(send, rendering, first, batches, client)
+                    await self._send_stream(send, rendering, first, batches, client, exchange)
                 else:
                     await self._send_whole(send, rendering, first, batches)
             except ReaderStuck:
@@ -104,7 +103,13 @@ class Endpoint:
         await self._patiently(send_whole(send, 200, JSON, body))
 
     async def _send_stream(
-        self, send: Send, rendering: Rendering, batch: list[Happening], batches: Happenings, client: ClientWatch
+        self,
+        send: Send,
+        rendering: Rendering,
+        batch: list[Happening],
+        batches: Happenings,
+        client: ClientWatch,
+        exchange: Exchange,
     ) -> None:
         """Everything that waits goes out as one write. After the first byte, an error can only be an event."""
         await start_response(send, 200, EVENT_STREAM, (b"cache-control", b"no-cache"))
@@ -118,12 +123,12 @@ class Endpoint:
         except InterlaceError as error:
             fields = {"error": type(error).__name__, "code": error.code}  # its message may quote what the model said
             _log.warning("a stream ended in an error", extra={"fields": fields})
-            end = b"data: " + error_body(error) + b"\n\n"
+            end = exchange.style.event(error, exchange.label)
         except ClientGone:
             raise
         except Exception:  # noqa: BLE001 - the status has left already: logged, and told as an event
             _log.exception("a stream ended in a bug of ours")
-            end = b"data: " + error_body(InterlaceError("The server had an error. Try again.")) + b"\n\n"
+            end = exchange.style.event(InterlaceError("The server had an error. Try again."), exchange.label)
         await self._write(send, end, more=False)
 
     async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:

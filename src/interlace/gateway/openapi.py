@@ -9,6 +9,9 @@ import msgspec
 
 from interlace import __version__
 from interlace.deposits import PURPOSES, BatchView, File
+from interlace.gateway.anthropic_count import TokenCount
+from interlace.gateway.anthropic_messages_answer import MessageBody
+from interlace.gateway.anthropic_messages_body import CountBody, MessagesBody
 from interlace.gateway.batch_pages import BatchBody, BatchList, BatchQuery
 from interlace.gateway.file_pages import FileDeleted, FileList, FileQuery
 from interlace.gateway.openai_chat_answer import ChatCompletion
@@ -19,15 +22,25 @@ from interlace.gateway.openai_embeddings import EmbeddingBody, EmbeddingList
 from interlace.gateway.responses_answer import DeletedResponse, ItemList, Response
 from interlace.gateway.responses_body import ResponsesBody
 from interlace.gateway.responses_pages import Listing, Retrieval
+from interlace.gateway.styles import AnthropicError
 from interlace.gateway.usage_pages import OwnUsage, Spent
 from interlace.gateway.wire import ErrorBody
 from interlace.ledger.operations import Period
 
-_ENDPOINTS: tuple[tuple[str, str, type, type, bool], ...] = (
-    ("/v1/chat/completions", "Continue a conversation.", ChatBody, ChatCompletion, True),
-    ("/v1/responses", "Answer, and keep the answer.", ResponsesBody, Response, True),
-    ("/v1/completions", "Continue one or more prompts.", CompletionBody, Completion, True),
-    ("/v1/embeddings", "Embed texts.", EmbeddingBody, EmbeddingList, False),
+_ENDPOINTS: tuple[tuple[str, str, type, type, bool, type], ...] = (
+    ("/v1/chat/completions", "Continue a conversation.", ChatBody, ChatCompletion, True, ErrorBody),
+    ("/v1/responses", "Answer, and keep the answer.", ResponsesBody, Response, True, ErrorBody),
+    ("/v1/completions", "Continue one or more prompts.", CompletionBody, Completion, True, ErrorBody),
+    ("/v1/embeddings", "Embed texts.", EmbeddingBody, EmbeddingList, False, ErrorBody),
+    (
+        "/v1/messages",
+        "Continue a conversation, as Anthropic's API does.",
+        MessagesBody,
+        MessageBody,
+        True,
+        AnthropicError,
+    ),
+    ("/v1/messages/count_tokens", "Count a message's input.", CountBody, TokenCount, False, AnthropicError),
 )
 _REFUSALS = {
     "400": "The request is wrong, or a guard refused it.",
@@ -35,7 +48,8 @@ _REFUSALS = {
     "404": "No such model.",
     "413": "The body is too large.",
     "415": "The body is not JSON.",
-    "429": "Too much is queued; Retry-After says when to come back.",
+    "402": "A budget cannot hold what the request may cost (429 in OpenAI's dialect).",
+    "429": "A rate is used up, or too much is queued; Retry-After says when to come back.",
     "502": "The engine died under this request.",
     "503": "The model is still loading, or restarting.",
 }
@@ -70,23 +84,27 @@ def document() -> dict[str, Any]:
         ItemList,
         Listing,
         Retrieval,
-        *(body for _, _, body, _, _ in _ENDPOINTS),
-        *(answer for _, _, _, answer, _ in _ENDPOINTS),
+        AnthropicError,
+        *(body for _, _, body, *_ in _ENDPOINTS),
+        *(answer for _, _, _, answer, *_ in _ENDPOINTS),
     ]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     refs = dict(zip(types, schemas, strict=True))
     paths = {
-        path: {"post": _operation(about, refs[body], refs[answer], refs[ErrorBody], streams=streams)}
-        for path, about, body, answer, streams in _ENDPOINTS
+        path: {"post": _operation(about, refs[body], refs[answer], refs[error], streams=streams)}
+        for path, about, body, answer, streams, error in _ENDPOINTS
     }
     return {
         "openapi": "3.1.0",
         "info": {"title": "Interlace", "version": __version__},
         "components": {
             "schemas": {**components, "Model": _MODEL},
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
-        "security": [{"key": []}],
+        "security": [{"key": []}, {"x-api-key": []}],
         "paths": {
             **paths,
             **_responses(refs, components),

@@ -107,6 +107,14 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """Prompt tokens; `estimated`: no more than an upper bound, because the engine has no tokenizer."""
+
+    tokens: int
+    estimated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PartStarted:
     """The prompt of part number `part` is accepted; `prompt` is its text, as guards let it pass, where it was text."""
 
@@ -156,6 +164,20 @@ class Pipeline:
                     async for batch in batches:
                         yield batch
         yield [Done(call.meter.usage())]
+
+    async def count(self, call: Call) -> Counted:
+        """How many prompt tokens the request would be billed for. It passes everything that a request passes before its
+        engine runs, counts against the rates, and leaves no usage event: nothing was used."""
+        caller = self.ledger.authenticate(call.credential)
+        ask = await call.read()
+        with self._begun(call, caller):
+            async with self.admission.slot(caller.plan.priority):
+                ask = await self._guard_input(ask)
+                way = self._route(call, ask, caller)
+                work = way if isinstance(way, Work) else (await way.first())[0]
+                counts = [await work.engine.tell_count(request) for request in work.ask.generate]
+            call.tell_limits(self.ledger.left(caller))
+        return Counted(sum(tokens for tokens, _ in counts), estimated=any(estimated for _, estimated in counts))
 
     # --- authenticate, admit -------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class Ledger:
         if scheme.lower() != "bearer" or not key:
             raise Unauthenticated(
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or in an x-api-key header."
             )
         return self._valid(self.registry.directory.caller(self.registry.hasher.digest(key)), scope)
 
