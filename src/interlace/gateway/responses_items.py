@@ -23,7 +23,7 @@ from interlace.engines.types import (
     ToolCall,
 )
 from interlace.errors import InvalidRequest
-from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, data_url, remote_url
+from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, data_url, file_name, remote_url
 from interlace.gateway.openai_chat_body import CacheBreakpoint
 from interlace.gateway.responses_body import (
     FunctionCallItem,
@@ -204,7 +204,7 @@ def _input_part(part: InputPart, where: str) -> Part:
 
 
 def _file(part: InputDocumentPart, cache: str, where: str) -> FilePart:
-    name = part.filename or ""
+    name = file_name(part.filename or "", f"{where}.filename")
     if part.file_url is not None:
         return FilePart(url=remote_url(part.file_url, f"{where}.file_url"), name=name, cache=cache)
     if part.file_data is None:
