@@ -53,8 +53,9 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
     """The application. A request passes the handlers from the outside in: identified, logged, errors told, routed."""
     limits = settings.limits
     models = ModelPages(pipeline, state.started, settings.models)
-    deposits = Deposits(pipeline.ledger.registry)
-    state.batches = BatchRunner(pipeline, deposits, limits)
+    if state.batches is None:  # one for the process, however often the configuration is read
+        state.batches = BatchRunner(pipeline, Deposits(pipeline.ledger.registry), limits)
+    deposits = state.batches.deposits
     pages = Router(
         [
             Route("/v1/chat/completions", Endpoint("chat", parse_chat, pipeline, limits), methods=["POST"]),

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -158,11 +158,13 @@ def _is_final(error: InterlaceError) -> bool:
 
 @dataclass
 class BatchRunner:
-    """All batches of a gateway. `keep` works until cancelled; `stop` begins no more lines."""
+    """All batches of a gateway. `keep` works until cancelled; `stop` begins no more lines. Each line runs inside
+    `during`, which keeps the engines of its pipeline open."""
 
     pipeline: Pipeline
     deposits: Deposits
     limits: LimitSettings
+    during: Callable[[], AbstractContextManager[object]] = nullcontext
     stopping: bool = False
     _running: int = 0  # lines
     _works: dict[str, _Work] = field(default_factory=dict)
@@ -173,6 +175,11 @@ class BatchRunner:
     def changed(self) -> None:
         """A batch was made, or is to stop."""
         self._changed.set()
+
+    def follow(self, pipeline: Pipeline, limits: LimitSettings) -> None:
+        """Lines that begin from now on go through this pipeline."""
+        self.pipeline, self.limits = pipeline, limits
+        self._tell_freed()
 
     async def keep(self) -> None:
         """Work on every batch that is not over, and delete files whose time is; until cancelled."""
@@ -357,11 +364,12 @@ class BatchRunner:
         )
         self._running += 1
         try:
-            async with aclosing(self.pipeline.answer(call)) as happenings:
-                async for happened in happenings:
-                    if not isinstance(happened[0], Done):
-                        assert attempt.rendering is not None
-                        attempt.rendering.take(happened)
+            with self.during():
+                async with aclosing(self.pipeline.answer(call)) as happenings:
+                    async for happened in happenings:
+                        if not isinstance(happened[0], Done):
+                            assert attempt.rendering is not None
+                            attempt.rendering.take(happened)
             return None
         except InterlaceError as error:
             return error

@@ -129,7 +129,8 @@ def make_pipeline(
     admission = before.admission if before else Admission(settings.limits.concurrency, settings.limits.queue)
     metrics = before.metrics if before else Metrics(admission, engines)
     routes = make_routes(settings, engines, before.routes if before else None)
-    metrics.watch(routes.live)
+    if before is None:
+        metrics.watch(routes.live)
     return Pipeline(
         ledger=before.ledger if before else Ledger(registry),
         admission=admission,
@@ -199,9 +200,12 @@ class Server(uvicorn.Server):
         """Signals are handled by `drain`; uvicorn would raise them again and so end the process with their code."""
         yield
 
-    def follow(self, settings: Settings) -> None:
-        """Other settings hold from now on."""
+    def follow(self, load: Load) -> None:
+        """Another load is current from now on."""
+        settings = load.settings
         set_up_logs(settings.log)
+        if self.state.batches is not None:
+            self.state.batches.follow(load.pipeline, settings.limits)
         self.config.timeout_graceful_shutdown = settings.drain_seconds  # type: ignore[assignment] # as above
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -257,6 +261,8 @@ async def _serve(
     server = Server(loads, settings, state)
     reloader = Reloader(registry, loads, source, build, make, server.follow)
     state.reload = reloader.reload
+    if state.batches is not None:
+        state.batches.during = loads.held
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, server.drain)
