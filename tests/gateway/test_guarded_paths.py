@@ -44,6 +44,9 @@ OUTPUTS: dict[tuple[str, bool], dict[str, Any]] = {
     **{(COMPLETIONS, stream): {"prompt": ["x", "y"], "n": 2} for stream in (False, True)},
 }
 
+# They ask no model; the lines of a batch do, and test_files_and_batches.py sends forbidden ones.
+UNGUARDED = {"/v1/files", "/v1/batches", "/v1/batches/{id}/cancel"}
+
 POSTS = [(path, stream) for path in (CHAT, COMPLETIONS) for stream in (False, True)] + [(EMBEDDINGS, False)]
 
 
@@ -73,7 +76,7 @@ def texts_and_ends(answer: httpx.Response) -> tuple[dict[int, str], dict[int, st
 def test_the_tables_name_every_path(gateway: Gateway) -> None:
     """A new POST endpoint of the application must appear in both tables (embeddings have no output text)."""
     document = httpx.get(f"{gateway.url}/openapi.json", trust_env=False).json()
-    posts = {path for path, item in document["paths"].items() if "post" in item}
+    posts = {path for path, item in document["paths"].items() if "post" in item} - UNGUARDED
     streams = {
         path for path in posts if "text/event-stream" in document["paths"][path]["post"]["responses"]["200"]["content"]
     }

@@ -24,6 +24,7 @@ EXECUTED = (
     "README.md",
     "docs/tutorial/first-chat.md",
     "docs/how-to/give-a-team-a-budget.md",
+    "docs/how-to/run-a-batch.md",
     "docs/explanation/why-the-bill-is-right.md",
 )
 

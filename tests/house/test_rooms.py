@@ -17,7 +17,8 @@ HEAVY = (
     "aiohttp",
 )  # fmt: skip
 ROOMS = (
-    "cli", "config", "engines", "engines.host", "engines.local", "engines.remote", "errors", "gateway", "ledger",
+    "cli", "config", "deposits", "engines", "engines.host", "engines.local", "engines.remote", "errors", "gateway",
+    "ledger",
     "models", "safety",
 )  # fmt: skip
 

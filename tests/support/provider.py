@@ -498,6 +498,35 @@ def error_inside(exchange: Exchange) -> None:
     return exchange.end()
 
 
+def flaky(exchange: Exchange) -> None:
+    """`STATUS,TIMES`: it fails with that status so many times, and is well ever after."""
+    status, _, times = exchange.argument.partition(",")
+    if len(exchange.connection.provider.bodies(str(exchange.body["model"]))) <= int(times):
+        return exchange.fail(int(status), "Not now.", **({"retry_after": "0.01"} if status == "429" else {}))
+    return instant(Exchange(exchange.connection, exchange.request, "3"))
+
+
+async def late(exchange: Exchange) -> None:
+    """`SECONDS,WORDS`: it begins so late, and then says them one after the other."""
+    seconds, _, words = exchange.argument.partition(",")
+    await asyncio.sleep(float(seconds))
+    await slow(Exchange(exchange.connection, exchange.request, words or "3"))
+
+
+async def says(exchange: Exchange) -> None:
+    """This text, with a logprob of -0.25 a word, or of `LOGPROB|` before it."""
+    logprob, bar, text = exchange.argument.rpartition("|")
+    exchange.begin()
+    words = [f"{word} " for word in text.split()]
+    for word in words:
+        told = {"token": word, "logprob": float(logprob) if bar else -0.25, "bytes": None, "top_logprobs": []}
+        logprobs = {"logprobs": {"content": [told]}} if exchange.body.get("logprobs") else {}
+        exchange.chunk({"content": word, **logprobs})
+    exchange.chunk(finish="stop")
+    exchange.usage(len(words))
+    exchange.end()
+
+
 # --- scripts: peculiarities --------------------------------------------------------------------------------------
 
 
@@ -626,6 +655,37 @@ def _call(index: int | None, id: str | None, name: str | None, arguments: Any) -
     return {**({} if index is None else {"index": index}), **named, "function": function}
 
 
+def able(exchange: Exchange) -> None:
+    """Does whatever `interlace providers check` asks, as a good model would; `silent`: it tells no usage, `dull`: it
+    sees, calls and thinks nothing, `wrong`: its calls and objects have another shape, and it does not stop."""
+    how, body = exchange.argument, exchange.body
+    text = json.dumps(body["messages"])
+    exchange.begin()
+    if body.get("tools") and body["messages"][-1]["role"] == "user" and how != "dull":
+        arguments = '{"town": "Paris"}' if how == "wrong" else '{"city": "Paris"}'
+        for index in range(2 if "Rome" in text else 1):
+            exchange.chunk({"tool_calls": [_call(index, f"call_{index}", "get_weather", arguments)]})
+        exchange.chunk(finish="tool_calls")
+    else:
+        for word in _able_words(body, text, how):
+            exchange.chunk({"content": word})
+        exchange.chunk(finish="stop")
+    if how != "silent":
+        thoughts = {"reasoning_tokens": 7 if "reasoning_effort" in body and how != "dull" else 0}
+        exchange.usage(20, prompt_tokens=30, completion_tokens_details=thoughts)
+    exchange.end()
+
+
+def _able_words(body: dict[str, Any], text: str, how: str) -> list[str]:
+    if "response_format" in body:
+        return ['{"city": "Berlin"', "}" if how == "wrong" else ', "country": "Germany"}']
+    if "Count" in text:
+        return [f"{number} " for number in range(1, 10 if how == "wrong" or not body.get("stop") else 5)]
+    if how == "dull":
+        return ["Hm."]
+    return ["Red."] if "image_url" in text else ["Hail."] if "hail" in text else ["Paris."]
+
+
 def no_stream_options(exchange: Exchange) -> None:
     """It refuses to be asked for the usage of a stream."""
     if "stream_options" in exchange.body:
@@ -703,6 +763,7 @@ SCRIPTS: dict[str, Callable[[Exchange], Awaitable[None] | None]] = {
     for script in (
         instant, slow, hang_first, hang_head, hang_mid, hang_end, drip, cut, quiet_end, half_json, garbage, no_http,
         html, long_line, redirect, status, refuse, error_inside, no_usage, usage, liar, odd_lines, finish_always,
-        thinker, fewer, tools, no_stream_options, no_stream, stale, embed, bad_chunk, gzip_anyway, late_end,
+        thinker, fewer, tools, able, no_stream_options, no_stream, stale, embed, bad_chunk, gzip_anyway, late_end,
+        flaky, late, says,
     )
 }  # fmt: skip

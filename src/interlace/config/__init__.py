@@ -33,6 +33,7 @@ from interlace.config.settings import (
     PerMillion,
     PlanSettings,
     PriceSettings,
+    ResponseSettings,
     SecretSettings,
     Settings,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "PlanSettings",
     "PriceSettings",
     "Problem",
+    "ResponseSettings",
     "REMOTE",
     "SecretSettings",
     "SettingDoc",

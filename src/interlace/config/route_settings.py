@@ -16,7 +16,7 @@ class BreakerSettings:
     """When a model is taken for broken. One breaker a model, for all routes and callers of the process."""
 
     failures: int = setting(
-        "So many failures within `window_seconds`, none of them a caller's fault, and every route asks this model last; "
+        "So many failures within `window_seconds`, no caller's fault among them, and every route asks this model last; "
         "0: never.",
         5,
         minimum=0,

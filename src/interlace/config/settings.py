@@ -83,6 +83,20 @@ class ModelSettings:
         only=REMOTE,
         secret=True,
     )
+    region: str = setting(
+        "The AWS region the model runs in, such as eu-central-1; left out: what AWS's variables and profile say.",
+        "",
+        only=("bedrock",),
+    )
+    project: str = setting(
+        "The Google Cloud project; left out: the Gemini API with a key, not Vertex AI.", "", only=("vertex",)
+    )
+    location: str = setting("Where in Google Cloud the model runs, such as europe-west4.", "global", only=("vertex",))
+    publisher: str = setting(
+        "Whose model it is, where its name does not say so: anthropic or amazon on bedrock; on vertex, left out: google.",
+        "",
+        only=("bedrock", "vertex"),
+    )
     embeds: bool = setting("It makes embeddings, not text.", False, only=REMOTE)
     dimensions: int = setting(
         "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only=REMOTE
@@ -104,6 +118,14 @@ class ModelSettings:
         "max_tokens, or what the provider by that name wants.",
         None,
         choices=("max_tokens", "max_completion_tokens"),
+        only=OPENAI,
+    )
+    cache_marks: bool | None = setting(
+        "The server knows prompt_cache_breakpoint. Left out: true where the server is OpenAI's own.", None, only=OPENAI
+    )
+    store: bool = setting(
+        "Answers may be stored at the provider; without it, nothing is, and `metadata` of callers stays here.",
+        False,
         only=OPENAI,
     )
     connections: int = setting(
@@ -184,6 +206,22 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseSettings:
+    """Responses that are kept for `/v1/responses`, unless a request says `store: false`."""
+
+    days: int = setting("After how many days a stored response is deleted; 0: never.", 30, minimum=0, maximum=36500)
+    chain_turns: int = setting(
+        "Most responses that `previous_response_id` takes up again, one before the other.",
+        1000,
+        minimum=1,
+        maximum=10**5,
+    )
+    chain_bytes: int = setting(
+        "Most bytes that it takes up again; sizes such as 10MiB are understood.", 10 << 20, minimum=1024
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PerMillion:
     """Dollars per million tokens of each kind. A kind that is left out costs what its parent costs."""
 
@@ -221,7 +259,7 @@ class PlanSettings:
     )
     largest_max_tokens: int | None = setting("Largest `max_tokens` there may be.", None, minimum=1, maximum=10**9)
     models: tuple[str, ...] | None = setting(
-        "The models and routes its keys may use; left out: all. Whoever may use a route may use what is behind it, by the route.",
+        "The models and routes its keys may use; left out: all. By a route that is allowed, every model behind it is.",
         None,
     )
 
@@ -267,5 +305,6 @@ class Settings:
     ledger: LedgerSettings = setting("The record of usage.", factory=LedgerSettings)
     guards: GuardSettings = setting("Checks of every input and output.", factory=GuardSettings)
     limits: LimitSettings = setting("What is taken on at once.", factory=LimitSettings)
+    responses: ResponseSettings = setting("Stored responses.", factory=ResponseSettings)
     log: LogSettings = setting("Logging.", factory=LogSettings)
     drain_seconds: float = setting("How long running requests may finish after SIGTERM.", 30.0, minimum=0)

@@ -1,4 +1,4 @@
-"""What callers leave here: files, and batches of requests to be answered when there is room.
+"""What callers leave here: files, batches of requests to be answered when there is room, and responses to go on from.
 
 The front door; what is heavy (SQLAlchemy) is imported when first used.
 """
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from interlace.deposits.batch_lines import Line, Problem, Wanted
     from interlace.deposits.batches import Batch, BatchView, NewBatch, Result, output_row, request_id
     from interlace.deposits.blobs import Partial
-    from interlace.deposits.files import File, NewFile
+    from interlace.deposits.files import PURPOSES, File, NewFile, too_much
+    from interlace.deposits.responses import Responses, Turn
     from interlace.deposits.room import Deposits
 
 # name → the module that has it
@@ -24,15 +25,20 @@ _HOMES = {
     "Line": "batch_lines",
     "NewBatch": "batches",
     "NewFile": "files",
+    "PURPOSES": "files",
     "Partial": "blobs",
     "Problem": "batch_lines",
+    "Responses": "responses",
     "Result": "batches",
+    "Turn": "responses",
     "Wanted": "batch_lines",
     "output_row": "batches",
     "request_id": "batches",
+    "too_much": "files",
 }
 
 __all__ = [
+    "PURPOSES",
     "Batch",
     "BatchView",
     "Deposits",
@@ -42,10 +48,13 @@ __all__ = [
     "NewFile",
     "Partial",
     "Problem",
+    "Responses",
     "Result",
+    "Turn",
     "Wanted",
     "output_row",
     "request_id",
+    "too_much",
 ]
 
 

@@ -11,6 +11,7 @@ only if it is there. Rows become the output files at the end; until then a resta
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from interlace.ledger.schema import batch_results, batches, files, usage_events
 WINDOW_SECONDS = 86_400
 MOST_OPEN = 100  # batches of one project that are not over
 PAGE = 500  # results read, or deleted, at once
+_ID = re.compile(r"batch_[0-9a-f]{17}")
 _KINDS = ("prompt", "cached", "completion", "reasoning")
 _LINE_DIGITS, _ATTEMPT_DIGITS = 5, 2  # hexadecimal, of the ids of its requests
 
@@ -268,12 +270,6 @@ class Batches:
         rows = self._shelf.store.read(lambda connection: connection.execute(query).all())
         return [Batch(*row) for row in rows]
 
-    def find(self, id: str) -> Batch | None:
-        """A batch as it stands now; None where it was erased."""
-        query = select(*_COLUMNS).where(batches.c.id == id)
-        row = self._shelf.store.read(lambda connection: connection.execute(query).first())
-        return None if row is None else Batch(*row)
-
     def check(self, batch: Batch, most_line_bytes: int) -> Wanted:
         """Read its input through."""
         return check_lines(self._path(batch), batch.endpoint, most_line_bytes)
@@ -396,7 +392,8 @@ class Batches:
 
     def _row(self, id: str, project_id: str) -> Row[Any]:
         query = select(batches).where(batches.c.id == id, batches.c.project_id == project_id)
-        row = self._shelf.store.read(lambda connection: connection.execute(query).first())
+        known = _ID.fullmatch(id)
+        row = self._shelf.store.read(lambda connection: connection.execute(query).first()) if known else None
         if row is None:
             raise NotFound(f"No batch found with id '{id[:100]}'.", param="batch_id")
         return row

@@ -60,13 +60,14 @@ class Blobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._partial = folder / "partial"
+        self._mine = secrets.token_hex(8)  # begins the names of what this process writes
 
     def begin(self) -> Partial:
         """A new content; raises `OSError`."""
         if not self._partial.is_dir():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._partial.mkdir(mode=0o700, exist_ok=True)
-        return Partial(self._partial / secrets.token_hex(16))
+        return Partial(self._partial / f"{self._mine}-{secrets.token_hex(8)}")
 
     def keep(self, partial: Partial, digest: str) -> None:
         """Give a finished content its place, durably; where the same one is, that one stays."""
@@ -88,10 +89,11 @@ class Blobs:
         self.path(digest).unlink(missing_ok=True)
 
     def sweep(self, wanted: Callable[[str], bool]) -> int:
-        """Remove what is not wanted and every partial content, before anything is written; how many."""
+        """Remove what is not wanted, and the partial contents of processes that are no more; how many."""
         removed = 0
         for path in list(self._folder.glob("*/*")):
-            if path.parent != self._partial and wanted(path.name):
+            partial = path.parent == self._partial
+            if path.name.startswith(f"{self._mine}-") if partial else wanted(path.name):
                 continue
             path.unlink()
             removed += 1

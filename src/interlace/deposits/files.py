@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ BATCH_SECONDS = 30 * DAY_SECONDS  # files of batches go after thirty days, unles
 LEAST_SECONDS, MOST_SECONDS = 3600, 30 * DAY_SECONDS
 MOST_NAME = 255  # characters of a file's name
 
+_ID = re.compile(r"file-[0-9a-f]{24}")
 _LINES = frozenset({"jsonl"})
 _IMAGES = frozenset({"gif", "jpeg", "jpg", "png", "webp"})
 _TEXTS = frozenset(
@@ -212,6 +214,8 @@ class Files:
         return len(digests)
 
     def _row(self, project_id: str, id: str) -> Row[Any]:
+        if not _ID.fullmatch(id):
+            raise _missing(id)
         query = select(files).where(files.c.id == id, *_of(project_id, self._shelf.now()))
         row = self._shelf.store.read(lambda connection: connection.execute(query).first())
         if row is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from interlace.deposits.batches import Batches
 from interlace.deposits.files import Files
+from interlace.deposits.responses import Responses
 from interlace.deposits.shelf import Shelf
 from interlace.ledger import Registry
 
@@ -16,14 +17,22 @@ class Deposits:
         self._shelf = Shelf(registry)
         self.files = Files(self._shelf)
         self.batches = Batches(self._shelf, self.files)
+        self.responses = Responses(self._shelf)
         registry.also_erase.append(self.erase)
 
     def tidy(self) -> None:
-        """At a start, before anything is written: remove what a crash left."""
+        """Remove what a crash left; others may write meanwhile."""
         self._shelf.sweep()
         self.batches.forget_results()
+        self.responses.fail_unfinished()
+
+    def expire(self) -> None:
+        """Delete what is past its time."""
+        self.files.expire()
+        self.responses.expire()
 
     def erase(self, project_id: str) -> None:
         """Delete everything that a project left here."""
         self.batches.erase(project_id)
+        self.responses.erase(project_id)
         self.files.erase(project_id)

@@ -53,7 +53,7 @@ class Shelf:
                     self.blobs.remove(digest)
 
     def sweep(self) -> int:
-        """At a start: remove what a crash left on disk; how many contents."""
+        """Remove what a crash left on disk; how many contents."""
         with self.lock:
             there = self.store.read(named)
             return self.blobs.sweep(there.__contains__)

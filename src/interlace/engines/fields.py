@@ -185,11 +185,16 @@ def check_fields(request: GenerateRequest, fields: Fields, wire: Mapping[str, st
         if isinstance(fate, Native) and fate.dialect != request.dialect:
             fate = _FOREIGN
         if isinstance(fate, Refused):
-            said = next(iter(request.native)) if name == "native" else wire.get(name, name)
+            said = next(iter(request.native)) if name == "native" else wire.get(name, _plain(name))
             raise InvalidRequest(f"'{said}' cannot be used here: {fate.why}", param=said, code="unsupported_parameter")
         if isinstance(fate, Unused):
-            unused.append(wire.get(name, name))
+            unused.append(wire.get(name, _plain(name)))
     return unused
+
+
+def _plain(name: str) -> str:
+    """What most dialects call a field that they have no word for."""
+    return name.removeprefix("sampling.").removeprefix("options.")
 
 
 def _fields_of_prompt(request: GenerateRequest) -> Iterator[str]:

@@ -390,6 +390,11 @@ class Engine(Protocol):
         tokenizer, else an upper bound. Raises what `generate` or `embed` would for a prompt that cannot be."""
         ...
 
+    async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
+        """The prompt's tokens for whoever asks how many there are, and whether they are an estimate. A provider's own
+        counter is asked where there is one."""
+        ...
+
     def capabilities(self) -> Capabilities:
         """What it can do; raises `EngineUnavailable` before it is ready the first time."""
         ...

@@ -15,6 +15,8 @@ from interlace.config import Settings
 from interlace.deposits import Deposits
 from interlace.errors import InterlaceError, NotFound
 from interlace.gateway.admin import PREFIX, admin_routes
+from interlace.gateway.anthropic_count import CountEndpoint
+from interlace.gateway.anthropic_messages import parse_messages
 from interlace.gateway.batch_pages import batch_routes
 from interlace.gateway.batch_runner import BatchRunner
 from interlace.gateway.endpoint import Endpoint
@@ -27,6 +29,8 @@ from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
+from interlace.gateway.responses_pages import response_routes
+from interlace.gateway.responses_running import Running
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
@@ -42,6 +46,7 @@ class State:
     draining: bool = False
     reload: Reload = cannot_reload
     batches: BatchRunner | None = None
+    running: Running = field(default_factory=Running)
 
 
 def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
@@ -55,6 +60,9 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/chat/completions", Endpoint("chat", parse_chat, pipeline, limits), methods=["POST"]),
             Route("/v1/completions", Endpoint("completions", parse_completion, pipeline, limits), methods=["POST"]),
             Route("/v1/embeddings", Endpoint("embeddings", parse_embedding, pipeline, limits), methods=["POST"]),
+            Route("/v1/messages", Endpoint("messages", parse_messages, pipeline, limits), methods=["POST"]),
+            Route("/v1/messages/count_tokens", CountEndpoint("count_tokens", pipeline, limits), methods=["POST"]),
+            *response_routes(pipeline, deposits, limits, state.running),
             Route("/v1/models", models.all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
             Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),
@@ -112,7 +120,8 @@ class Logged:
 
     def _tell(self, scope: Scope, exchange: Exchange) -> None:
         metrics, seconds = self.pipeline.metrics, exchange.meter.latency_seconds()
-        model = exchange.model if exchange.model in self.pipeline.routes.engines else NO_MODEL
+        known = exchange.model in self.pipeline.routes.engines or exchange.model in self.pipeline.routes.routes
+        model = exchange.model if known else NO_MODEL
         status = exchange.status or 499  # nothing was answered: the caller had gone
         metrics.requests.labels(exchange.endpoint, model, str(status)).inc()
         if model != NO_MODEL:
@@ -138,7 +147,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class ErrorsTold:
-    """Turns every error into OpenAI's shape; what nobody foresaw becomes a 500 that is logged."""
+    """Turns every error into the shape of its endpoint's dialect; what nobody foresaw becomes a 500 that is logged."""
 
     inner: Callable[[Scope, Receive, Send], Awaitable[None]]
     pipeline: Pipeline
@@ -165,7 +174,7 @@ class ErrorsTold:
         exchange.outcome = reason
         self.pipeline.metrics.refusals.labels(reason).inc()
         if not exchange.status:
-            await send_error(send, error, *headers)
+            await send_error(send, exchange, error, *headers)
 
 
 def _of_router(scope: Scope, error: HTTPException) -> InterlaceError:

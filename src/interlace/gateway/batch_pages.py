@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from interlace.config import LimitSettings
-from interlace.deposits import Deposits, NewBatch
+from interlace.deposits import BatchView, Deposits, NewBatch
 from interlace.errors import InvalidRequest
 from interlace.gateway.batch_runner import ENDPOINTS
 from interlace.gateway.file_pages import Methods, limit_of
@@ -21,6 +21,7 @@ from interlace.gateway.wire import Body, convert, decode, encode
 from interlace.ledger import Caller, Ledger
 
 Short = Annotated[str, Meta(max_length=64)]
+Cursor = Annotated[str, Meta(pattern="^batch_[0-9a-f]{17}$")]
 
 
 class ExpiresAfter(Body, frozen=True, kw_only=True):
@@ -43,8 +44,18 @@ class BatchBody(Body, frozen=True, kw_only=True):
 class BatchQuery(Body, frozen=True, kw_only=True):
     """What a list of batches may be asked for."""
 
-    after: str | None = None
+    after: Cursor | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+class BatchList(msgspec.Struct, frozen=True, kw_only=True):
+    """Batches, the newest first."""
+
+    data: list[BatchView]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    object: Literal["list"] = "list"
 
 
 _decoder = msgspec.json.Decoder(BatchBody)
@@ -99,9 +110,11 @@ class BatchPages:
         found, more = await asyncio.to_thread(
             self._batches.list, caller.project.id, after=query.after, limit=query.limit
         )
-        answer: dict[str, Any] = {"object": "list", "data": found, "has_more": more}
-        answer |= {"first_id": found[0].id if found else None, "last_id": found[-1].id if found else None}
-        await send_whole(send, 200, JSON, encode(answer))
+        data = list(found)
+        ends = (data[0].id, data[-1].id) if data else (None, None)
+        await send_whole(
+            send, 200, JSON, encode(BatchList(data=data, first_id=ends[0], last_id=ends[1], has_more=more))
+        )
 
     async def _show(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         batch = await asyncio.to_thread(self._batches.get, caller.project.id, scope["path_params"]["id"])

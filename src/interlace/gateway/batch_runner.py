@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from interlace.config import LimitSettings
@@ -28,6 +28,7 @@ from interlace.errors import (
     Unauthenticated,
 )
 from interlace.gateway.meter import Meter
+from interlace.gateway.metrics import NO_MODEL
 from interlace.gateway.openai_chat import parse_chat
 from interlace.gateway.openai_completions import parse_completion
 from interlace.gateway.openai_embeddings import parse_embedding
@@ -175,12 +176,18 @@ class BatchRunner:
 
     async def keep(self) -> None:
         """Work on every batch that is not over, and delete files whose time is; until cancelled."""
+        loop = asyncio.get_running_loop()
+
+        def erased(_: str) -> None:
+            loop.call_soon_threadsafe(self.changed)
+
+        self.deposits.registry.also_erase.append(erased)
         await self._patiently(self.deposits.tidy)
         try:
             while True:
                 self._changed.clear()
                 await self._look_at_all()
-                await self._patiently(self.deposits.files.expire)
+                await self._patiently(self.deposits.expire)
                 try:
                     async with asyncio.timeout(TIDY_SECONDS):
                         await self._changed.wait()
@@ -239,11 +246,14 @@ class BatchRunner:
             if wanted.problems:
                 return await self._patiently(lambda: batches.refuse(batch, wanted.problems))
             await self._patiently(lambda: batches.begin(batch, wanted))
+            batch = work.batch = replace(batch, model=wanted.model)
         end = _End("completed", _LOST)
         if batch.status != "finalizing":
             work.attempts = await self._patiently(lambda: batches.attempts(batch))
             await self._run_lines(work)
-            if work.gone or (self.stopping and self._end(work) is None):
+            if work.gone:  # and with it what was answered meanwhile
+                return await self._patiently(batches.forget_results)
+            if self.stopping and self._end(work) is None:
                 return None
             end = self._end(work) or end
         await self._patiently(lambda: batches.finish(batch, end.status, end.rest, end.problems))
@@ -307,6 +317,7 @@ class BatchRunner:
                 continue
             attempt = self._next_attempt(work, line, failures)
             error = await self._ask(attempt)
+            self._tell(attempt, error)
             if attempt.written:
                 work.refusals = 0
                 return
@@ -360,6 +371,30 @@ class BatchRunner:
         finally:
             self._running -= 1
             self._tell_freed()
+
+    def _tell(self, attempt: _Attempt, error: InterlaceError | None) -> None:
+        """Count it, and write one line, as for any request."""
+        endpoint, model = ENDPOINTS[attempt.batch.endpoint][0], attempt.batch.model or NO_MODEL
+        metrics, meter = self.pipeline.metrics, attempt.meter
+        served = model if model in self.pipeline.routes.engines else NO_MODEL
+        status = 200 if error is None else error.status
+        metrics.requests.labels(endpoint, served, str(status)).inc()
+        reason = "" if error is None else type(error).default_code or "server_error"
+        if reason:
+            metrics.refusals.labels(reason).inc()
+        usage = meter.usage()
+        fields = {
+            "id": attempt.id,
+            "batch": attempt.batch.id,
+            "status": status,
+            "model": model[:200],
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cost_nanos": meter.cost_nanos,
+            "latency_seconds": round(meter.latency_seconds(), 4),
+            "outcome": reason or meter.outcome or "ok",
+        }
+        _log.info("a line of a batch", extra={"fields": fields})
 
     # --- room ----------------------------------------------------------------------------------------------------
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, BinaryIO, Literal, TypeVar
+from typing import Annotated, BinaryIO, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -15,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from interlace.config import LimitSettings
-from interlace.deposits import Deposits, File, NewFile, Partial
+from interlace.deposits import Deposits, File, NewFile, too_much
 from interlace.errors import InvalidRequest, LedgerUnavailable
 from interlace.gateway.http import (
     JSON,
@@ -30,18 +28,16 @@ from interlace.gateway.multipart import Form, read_form
 from interlace.gateway.wire import Body, convert, encode
 from interlace.ledger import Caller, Ledger
 
-T = TypeVar("T")
-
 PIECE = 256 << 10  # bytes of a file read at once
 
 
 class FileQuery(Body, frozen=True, kw_only=True):
     """What a list of files may be asked for."""
 
-    after: str | None = None
+    after: Annotated[str, Meta(pattern="^file-[0-9a-f]{24}$")] | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
     order: Literal["asc", "desc"] = "desc"
-    purpose: str | None = None
+    purpose: Annotated[str, Meta(pattern="^[a-z_-]{1,24}$")] | None = None
 
 
 class FileList(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,27 +95,30 @@ class FilePages:
 
     async def _create(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         project, most = caller.project.id, self._limits.project_file_bytes
-        room = most - await asyncio.to_thread(self._files.used, project) - self._arriving[project]
+        stored, mine = await asyncio.to_thread(self._files.used, project), 0
+
+        def arrived(count: int) -> None:
+            """Uploads at the same time, too, have only so much room on disk."""
+            nonlocal mine
+            mine += count
+            self._arriving[project] += count
+            if stored + self._arriving[project] > most:
+                raise too_much(most)
+
         try:
-            partial = await asyncio.to_thread(self._files.begin)
+            with await asyncio.to_thread(self._files.begin) as partial:
+                try:
+                    form = Form(partial.write, arrived, self._limits.file_bytes)
+                    await read_form(scope, receive, form, self._limits.body_seconds)
+                    new = _described(form)
+                    file = await asyncio.to_thread(self._files.add, project, new, partial, most)
+                finally:
+                    self._arriving[project] -= mine
+                    if not self._arriving[project]:
+                        del self._arriving[project]
         except OSError as error:
             raise _no_room(error) from error
-        with partial:
-            form = Form(self._writer(project, partial), max(0, min(self._limits.file_bytes, room)))
-            try:
-                await read_form(scope, receive, form, self._limits.body_seconds)
-                new = _described(form)
-                file = await asyncio.to_thread(self._files.add, project, new, partial, most)
-            except OSError as error:
-                raise _no_room(error) from error
-            finally:
-                self._arriving[project] -= partial.size
-                if not self._arriving[project]:
-                    del self._arriving[project]
         await send_whole(send, 200, JSON, encode(file))
-
-    def _writer(self, project: str, partial: Partial) -> _Writer:
-        return _Writer(self._arriving, project, partial)
 
     async def _list(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         query = convert(limit_of(query_of(scope)), FileQuery)
@@ -166,20 +165,6 @@ class FilePages:
             except TimeoutError:
                 scope["interlace.abort"]()
                 raise ReaderStuck from None
-
-
-@dataclass(frozen=True)
-class _Writer:
-    """Writes to a partial content, and counts it as arriving."""
-
-    arriving: Counter[str]
-    project: str
-    partial: Partial
-
-    def __call__(self, pieces: Iterable[bytes]) -> None:
-        pieces = list(pieces)
-        self.partial.write(pieces)
-        self.arriving[self.project] += sum(map(len, pieces))
 
 
 class Methods:

@@ -26,6 +26,7 @@ class Meter:
     outcome: str = ""  # how the request ended, once it has
     cost_nanos: int = 0
     times: TokenTimes | None = None
+    instead: Meter | None = None  # of the attempt that answers, where the request came by a route
     said: dict[int, str] = field(default_factory=dict)  # by choice; filled only where prompts are logged
     _parts: dict[int, Usage] = field(default_factory=dict)
     _last_token: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -42,8 +43,15 @@ class Meter:
         else:
             self._put(part, Usage(event.prompt_tokens, 0, estimated=event.estimated))
 
+    @property
+    def answering(self) -> Meter:
+        """The meter of the attempt that answers: of a request by a model's own name, this one."""
+        return self.instead or self
+
     def usage(self) -> Usage:
         """Tokens of all parts, so far."""
+        if self.instead is not None:
+            return self.instead.usage()
         parts = self._parts.values()
         if len(parts) == 1:
             return next(iter(parts))
@@ -54,6 +62,7 @@ class Meter:
             cache_write_tokens=sum(part.cache_write_tokens for part in parts),
             reasoning_tokens=sum(part.reasoning_tokens for part in parts),
             estimated=any(part.estimated for part in parts),
+            disputed=any(part.disputed for part in parts),
         )
 
     def latency_seconds(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,7 +12,11 @@ from prometheus_client.registry import Collector
 
 from interlace.engines.types import Engine, Usage
 from interlace.gateway.admission import Admission
+from interlace.gateway.route_metrics import BreakerGauges, RouteCounters
 from interlace.ledger import RULES, Outcome
+
+if TYPE_CHECKING:  # it is made of what is measured here
+    from interlace.gateway.routing import Live
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nothing here reads
@@ -57,6 +62,9 @@ class Metrics:
         self._gauges = _Gauges(admission, engines)
         self.serve(engines)
         self.registry.register(self._gauges)
+        self.routes = RouteCounters(self.registry)
+        self._breakers = BreakerGauges()
+        self.registry.register(self._breakers)
 
     def serve(self, engines: Mapping[str, Engine]) -> None:
         """These are served from now on. What was counted of others stays: a counter never goes back."""
@@ -68,6 +76,10 @@ class Metrics:
                 if rule.recorded:
                     self._ended[name, outcome] = self._outcomes.labels(name, outcome.value)
         self._gauges.engines = engines
+
+    def watch(self, live: Mapping[str, Live]) -> None:
+        """Show how models stand towards routes."""
+        self._breakers.live = live
 
     def settled(self, model: str, usage: Usage, outcome: Outcome, cost_nanos: int) -> None:
         """Count a request that ran and is settled."""

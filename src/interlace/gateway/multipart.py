@@ -29,6 +29,7 @@ class Form:
     """What has arrived. `write` gets the file's bytes, in a thread of its own."""
 
     write: Callable[[Iterable[bytes]], None]
+    arrived: Callable[[int], None]  # hears how many bytes were written; may raise
     most_bytes: int
     fields: dict[str, str] = field(default_factory=dict)
     filename: str | None = None
@@ -108,6 +109,7 @@ class Form:
         pieces, self._pieces = self._pieces, []
         if pieces:
             await asyncio.to_thread(self.write, pieces)
+            self.arrived(sum(map(len, pieces)))
 
 
 def file_too_large(most_bytes: int) -> PayloadTooLarge:

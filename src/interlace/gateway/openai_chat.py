@@ -97,8 +97,15 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         usage=wants_usage(chat),
         logprobs=bool(chat.logprobs),
     )
-    unused = ("store",) if chat.store else ()
-    return Ask(chat.model, (request,), input_param="messages", words=WORDS, unused=unused), rendering
+    ask = Ask(
+        chat.model,
+        (request,),
+        input_param="messages",
+        words=WORDS,
+        unused=("store",) if chat.store else (),
+        conversation=chat.prompt_cache_key or None,
+    )
+    return ask, rendering
 
 
 def _refuse_what_we_cannot(chat: ChatBody, max_sequences: int) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
 
+from interlace.config import RouteSettings
 from interlace.engines.fields import check_fields
 from interlace.engines.texts import texts_of
 from interlace.engines.types import Delta, Embeddings, EmbedRequest, Engine, GenerateRequest, Started, Usage
@@ -27,7 +28,8 @@ from interlace.gateway.bounds import bound_of, tokens_of, within_plan
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
-from interlace.ledger import Caller, Hold, Ledger, Left, Outcome, Price, Used, Write
+from interlace.gateway.routing import Attempts, Choice, Doing, Shadows, Standing, asked_of, choose, models_of, seed_of
+from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Left, Outcome, Price, Share, Used, Write
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Ask:
     input_param: str = "messages"  # the wire's word for the input, named in refusals
     words: Mapping[str, str] = field(default_factory=dict)  # the wire's word for each of `engines.fields.NAMES`
     unused: tuple[str, ...] = ()  # fields that nothing here has a use for, whatever the engine
+    conversation: str | None = None  # what the caller calls the conversation that this belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,11 @@ class BatchLine:
 @dataclass(frozen=True, slots=True)
 class Call:
     """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read.
-    `tell_limits` hears what is left of the caller's rates, and `tell_unused` which fields of the request the engine has
-    no use for: both for the answer's headers."""
+    `tell_limits` hears what is left of the caller's rates, `tell_unused` which fields of the request the engine has no
+    use for, `tell_route` which model of a route answers and why: all go into the answer's headers. `streams`: whether
+    the answer is read as it comes. `conversation`: as in `Ask`, but of a header. `accepted` hears the ask as guards let
+    it pass, once it is about to run, and `beside` says what is written together with the usage event, once it is known
+    how the request ended."""
 
     id: str
     endpoint: str
@@ -70,7 +76,12 @@ class Call:
     tags: tuple[str, ...] = ()
     tell_limits: Callable[[dict[str, Left]], None] = lambda _: None
     tell_unused: Callable[[Iterable[str]], None] = lambda _: None
+    accepted: Callable[[Ask], Awaitable[None]] | None = None
+    beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]] | None = None
     batch: BatchLine | None = None  # then it pays the batch price, and runs in idle capacity only
+    tell_route: Callable[[str, str], None] = lambda _model, _why: None
+    streams: Callable[[], bool] = lambda: True
+    conversation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +89,29 @@ class Work:
     """An ask that is about to run. `open_ended`: nobody said how long the answer may be, and it can be stopped."""
 
     ask: Ask
+    model: str
     requests: tuple[GenerateRequest, ...]  # of the ask, as plan and tenant have them
     engine: Engine
     price: Price
     open_ended: bool
+    unused: frozenset[str] = frozenset()  # fields of the ask, as its caller wrote them, that the engine has no use for
+
+    def numbered(self, attempt: int) -> Work:
+        """The same work under ids of its own: attempts at one request may run at once, on one engine."""
+        if not attempt:
+            return self
+        rename = msgspec.structs.replace
+        embed = None if self.ask.embed is None else rename(self.ask.embed, id=f"{self.ask.embed.id}~{attempt}")
+        requests = tuple(rename(request, id=f"{request.id}~{attempt}") for request in self.requests)
+        return dataclasses.replace(self, ask=dataclasses.replace(self.ask, embed=embed), requests=requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Prompt tokens; `estimated`: no more than an upper bound, because the engine has no tokenizer."""
+
+    tokens: int
+    estimated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +143,7 @@ class Pipeline:
     guards: Guards
     routes: Routes
     metrics: Metrics
+    shadows: Shadows
     log_prompts: bool = False
 
     async def answer(self, call: Call) -> AsyncGenerator[list[Happening], None]:
@@ -123,14 +154,30 @@ class Pipeline:
         with self._begun(call, caller):
             async with self._admitted(call, caller) as slot:
                 ask = await self._guard_input(ask)
-                work = self._route(ask, caller, call)
+                way = self._route(call, ask, caller)
                 async with (
-                    self._held(call, caller, work, slot) as hold,
-                    Batches(self._streams(work, hold, call.meter)) as batches,
+                    self._held(call, caller, way, slot) as hold,
+                    self._attempted(way, hold, call.meter) as batches,
                 ):
+                    if call.accepted is not None:
+                        await call.accepted(ask)
                     async for batch in batches:
                         yield batch
         yield [Done(call.meter.usage())]
+
+    async def count(self, call: Call) -> Counted:
+        """How many prompt tokens the request would be billed for. It passes everything that a request passes before its
+        engine runs, counts against the rates, and leaves no usage event: nothing was used."""
+        caller = self.ledger.authenticate(call.credential)
+        ask = await call.read()
+        with self._begun(call, caller):
+            async with self.admission.slot(caller.plan.priority):
+                ask = await self._guard_input(ask)
+                way = self._route(call, ask, caller)
+                work = way if isinstance(way, Work) else (await way.first())[0]
+                counts = [await work.engine.tell_count(request) for request in work.ask.generate]
+            call.tell_limits(self.ledger.left(caller))
+        return Counted(sum(tokens for tokens, _ in counts), estimated=any(estimated for _, estimated in counts))
 
     # --- authenticate, admit -------------------------------------------------------------------------------------
 
@@ -185,84 +232,171 @@ class Pipeline:
 
     # --- route ---------------------------------------------------------------------------------------------------
 
-    def _route(self, ask: Ask, caller: Caller, call: Call) -> Work:
+    def _route(self, call: Call, ask: Ask, caller: Caller) -> Work | Attempts:
+        """What is to be done: the work of the one model that was named, or attempts by a route, best first."""
+        if (route := self.routes.route(ask.model, caller)) is None:
+            work = self._work(ask, ask.model, self.routes.find(ask.model, caller), caller)
+            call.meter.times = self.metrics.times(ask.model)
+            call.tell_unused(work.unused)
+            return work
+
+        def work_of(model: str) -> Work:
+            work = self._work(ask, model, self.routes.engines[model], caller)
+            call.tell_unused(work.unused)
+            return work
+
+        choice = self.choice(route, ask, caller, tags=call.tags, conversation=call.conversation)
+        doing = Doing(
+            work=work_of,
+            bound=lambda work: self._bound(call, work, caller),
+            streams=self._streams,
+            meter=lambda model: Meter(times=self.metrics.times(model)),
+            live=self.routes.live.__getitem__,
+            kind=self.routes.kind,
+            price=lambda model: self.ledger.registry.directory.price(model, self.ledger.registry.clock.now()),
+        )
+        return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route)
+
+    def choice(
+        self, route: RouteSettings, ask: Ask, caller: Caller, *, tags: tuple[str, ...], conversation: str | None
+    ) -> Choice:
+        """Which models of a route would be asked now, in which order, and why."""
+        asked = asked_of(ask, caller, tags, self.ledger.registry.clock.now())
+        named = dict.fromkeys(models_of(route))
+        standings = {model: self._standing(model, ask) for model in named}
+        return choose(route, asked, standings, seed_of(route, ask, caller, conversation))
+
+    def _standing(self, model: str, ask: Ask) -> Standing:
+        problem: InterlaceError | None = None
+        price: Price | None = None
+        try:
+            engine = self.routes.engines[model]
+            can = ready_capabilities(engine)
+            for work in ask.generate if ask.embed is None else (ask.embed,):
+                check_fits(work, can, ask.dimensions)
+            for work in ask.generate:
+                check_fields(work, engine.fields(), ask.words)
+            price = self.ledger.price(model, embedding=ask.embed is not None)
+        except InterlaceError as error:
+            problem = error
+        live = self.routes.live[model]
+        quick = live.first_tokens.percentile(50)
+        return Standing(self.routes.kind(model) == "local", problem, live.breaker.state, price, quick)
+
+    def _work(self, ask: Ask, model: str, engine: Engine, caller: Caller) -> Work:
         """The ask as the caller's plan lets it pass, the engine for it, ready and able, and what it costs."""
-        engine = self.routes.find(ask.model, caller)
-        call.meter.times = self.metrics.times(ask.model)
-        price = self.ledger.price(ask.model, embedding=ask.embed is not None)
+        price = self.ledger.price(model, embedding=ask.embed is not None)
         can = ready_capabilities(engine)
         for work in ask.generate if ask.embed is None else (ask.embed,):
             check_fits(work, can, ask.dimensions)
         unused = {name for work in ask.generate for name in check_fields(work, engine.fields(), ask.words)}
-        call.tell_unused(unused | set(ask.unused))
         open_ended = can.stoppable and any(work.sampling.max_tokens is None for work in ask.generate)
         planned = (within_plan(work, caller.plan, stoppable=can.stoppable) for work in ask.generate)
         requests = tuple(msgspec.structs.replace(work, tenant=caller.tenant) for work in planned)
-        return Work(ask, requests, engine, price, open_ended)
+        return Work(ask, model, requests, engine, price, open_ended, frozenset(unused.union(ask.unused)))
 
     # --- reserve, and settle -------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _held(self, call: Call, caller: Caller, work: Work, slot: Slot) -> AsyncGenerator[Hold, None]:
+    async def _held(self, call: Call, caller: Caller, way: Work | Attempts, slot: Slot) -> AsyncGenerator[Hold, None]:
         """The most that the request can cost is held while it runs; whatever happens inside ends in exactly one usage
         event, durable before anything else is said. Whoever waits for a budget lends its slot to others."""
-        ask, count = work.ask, self.ledger.needs_count(caller, work.price)
-        bound = await bound_of(work.engine, work.requests, ask.embed, open_ended=work.open_ended, count=count)
-        if call.batch is not None:
-            bound = dataclasses.replace(bound, batch=True)
+        if isinstance(way, Attempts):
+            work, bound = await way.first()
+        else:
+            work, bound = way, await self._bound(call, way, caller)
         hold = await self.ledger.reserve(
             call.id,
             caller,
             work.price,
             bound,
-            model=ask.model,
-            engine=self.routes.kind(ask.model),
+            model=work.model,
+            engine=self.routes.kind(work.model),
             endpoint=call.endpoint,
             tags=call.tags,
+            route=way.route.name if isinstance(way, Attempts) else None,
             while_waiting=slot.lent,
         )
         outcome, failure = Outcome.FAILED, None
         try:
             call.tell_limits(self.ledger.left(caller))
             yield hold
-            outcome = _outcome_of_answer(call.meter)
+            outcome = _outcome_of_answer(call.meter.answering)
         except BaseException as error:
             outcome, failure = _outcome_of_error(error, call), error
             raise
         finally:
-            await self._settle(call, ask, hold, outcome, failure)
+            await self._settle(call, way, hold, outcome, failure)
 
-    async def _settle(self, call: Call, ask: Ask, hold: Hold, outcome: Outcome, failure: BaseException | None) -> None:
-        usage, meter = call.meter.usage(), call.meter
-        first = meter.first_token_seconds
+    async def _bound(self, call: Call, work: Work, caller: Caller) -> Bound:
+        count = self.ledger.needs_count(caller, work.price)
+        bound = await bound_of(work.engine, work.requests, work.ask.embed, open_ended=work.open_ended, count=count)
+        return bound if call.batch is None else dataclasses.replace(bound, batch=True)
+
+    async def _settle(
+        self, call: Call, way: Work | Attempts, hold: Hold, outcome: Outcome, failure: BaseException | None
+    ) -> None:
+        meter, answering = call.meter, call.meter.answering
+        ask, usage, first = way.ask, answering.usage(), answering.first_token_seconds
         used = Used(
             outcome=outcome,
             tokens=tokens_of(usage, embedding=ask.embed is not None),
             latency_us=round(meter.latency_seconds() * 1e6),
-            first_token_us=None if first is None else round(first * 1e6),
+            first_token_us=None if first is None else round((first + answering.started - meter.started) * 1e6),
             estimated=usage.estimated,
+            tried=way.told() if isinstance(way, Attempts) else (),
         )
         meter.outcome = outcome.value
-        beside = tuple if call.batch is None else partial(call.batch.beside, outcome, failure)
-        meter.cost_nanos = await self.ledger.settle(hold, used, beside)
-        self.metrics.settled(ask.model, usage, outcome, meter.cost_nanos)
+        beside = call.beside if call.batch is None else call.batch.beside
+        writes = tuple if beside is None else partial(beside, outcome, failure)
+        meter.cost_nanos = await self.ledger.settle(hold, used, writes)
+        self.metrics.settled(hold.model if used.told is None else used.told.model, usage, outcome, meter.cost_nanos)
+        if isinstance(way, Attempts):
+            self._count_attempts(way, used)
         if self.log_prompts:
             texts = {
                 "id": call.id,
                 "input": self.guards.redacted(input_texts(ask)),
-                "output": [meter.said[i] for i in sorted(meter.said)],
+                "output": [answering.said[i] for i in sorted(answering.said)],
             }
             _log.info("prompt", extra={"fields": texts})
 
+    def _count_attempts(self, way: Attempts, used: Used) -> None:
+        counters, route = self.metrics.routes, way.route.name
+        for one in used.tried:
+            counters.attempts.labels(route, one.model, one.end).inc()
+        for verdict in way.verdicts:
+            counters.judged.labels(route, verdict.replace(" ", "_")).inc()
+        if RULES[used.outcome].charged and (saved := way.saved_nanos()):
+            counters.saved.labels(route).inc(saved)
+
     # --- engine and guard output ---------------------------------------------------------------------------------
 
-    def _streams(self, work: Work, hold: Hold, meter: Meter) -> list[AsyncGenerator[Happening, None]]:
+    def _attempted(
+        self, way: Work | Attempts, hold: Hold, meter: Meter
+    ) -> AbstractAsyncContextManager[AsyncIterator[list[Happening]]]:
+        """The answer in batches: of the one model that was named, or of the attempt that serves."""
+        if isinstance(way, Attempts):
+            self._shadow(way, hold.caller)
+            return aclosing(way.run(hold))
+        return Batches(self._streams(way, hold.first, meter))
+
+    def _shadow(self, way: Attempts, caller: Caller) -> None:
+        """Ask the route's shadow too, where this request is one of its part. Nothing of it comes back."""
+        if (model := way.choice.shadow) is None:
+            return
+        try:
+            self.shadows.begin(way.route.name, self._work(way.ask, model, self.routes.engines[model], caller))
+        except InterlaceError:
+            self.metrics.routes.shadows.labels(way.route.name, model, "failed").inc()
+
+    def _streams(self, work: Work, share: Share, meter: Meter) -> list[AsyncGenerator[Happening, None]]:
         if work.ask.embed is not None:
             return [_embedded(work.engine, work.ask.embed, meter)]
-        return [self._generated(work, part, request, hold, meter) for part, request in enumerate(work.requests)]
+        return [self._generated(work, part, request, share, meter) for part, request in enumerate(work.requests)]
 
     async def _generated(
-        self, work: Work, part: int, request: GenerateRequest, hold: Hold, meter: Meter
+        self, work: Work, part: int, request: GenerateRequest, share: Share, meter: Meter
     ) -> AsyncGenerator[Happening, None]:
         """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
         budget pays for the next token; what nobody pays for is not shown."""
@@ -282,7 +416,7 @@ class Pipeline:
         async with aclosing(work.engine.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Delta):
-                    if event.tokens and stoppable and not hold.cover(meter.completion_tokens + event.tokens):
+                    if event.tokens and stoppable and not share.cover(meter.completion_tokens + event.tokens):
                         meter.budget_ended = True
                         break
                     meter.see(part, event)
@@ -324,7 +458,7 @@ def _outcome_of_error(error: BaseException, call: Call) -> Outcome:
         return Outcome.CANCELLED
     if isinstance(error, ContentFiltered):
         return Outcome.FILTERED  # token ids that a guard refused once the engine had decoded them
-    if call.meter.completion_tokens:
+    if call.meter.answering.completion_tokens:
         return Outcome.FAILED  # whatever a provider calls it: once there is work, it is recorded
     if isinstance(error, Overloaded):
         return Outcome.OVERLOADED

@@ -16,6 +16,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,12 +76,14 @@ class Loads:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         with self.held() as load:
+            scope["interlace.hold"] = partial(self.held, load)
             await load.app(scope, receive, send)
 
     @contextmanager
-    def held(self) -> Iterator[Load]:
-        """The current load, whose engines stay open meanwhile: for every request, and for work that outlives one."""
-        load = self.current
+    def held(self, load: Load | None = None) -> Iterator[Load]:
+        """The current load, or that one, whose engines stay open meanwhile: for every request, and for work that
+        outlives one."""
+        load = self.current if load is None else load
         load.running += 1
         try:
             yield load

@@ -5,24 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from interlace.config import RouteSettings
 from interlace.engines.types import Capabilities, EmbedRequest, Engine, GenerateRequest
 from interlace.errors import EngineUnavailable, Forbidden, InvalidRequest, NotFound
+from interlace.gateway.routing import Live
 from interlace.ledger import Caller
 
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """The served models by name. Weighted routes and fallback orders come with remote providers."""
+    """The served models by name, and the routes to them."""
 
     engines: Mapping[str, Engine]
     kinds: Mapping[str, str] = field(default_factory=dict)  # model → what runs it, as the settings call it
+    routes: Mapping[str, RouteSettings] = field(default_factory=dict)
+    live: Mapping[str, Live] = field(default_factory=dict)  # model → what is known of it from what it was asked
 
     def kind(self, model: str) -> str:
         """What runs a served model: "local", ..."""
         return self.kinds.get(model, "local")
 
+    def route(self, name: str, caller: Caller) -> RouteSettings | None:
+        """The route of that name, None where there is none; raises `Forbidden` where key or plan do not allow it. What
+        is behind it needs no allowance of its own."""
+        route = self.routes.get(name)
+        if route is not None:
+            _check_allowed(name, caller)
+        return route
+
     def find(self, model: str, caller: Caller) -> Engine:
-        """The engine behind a public name; raises `NotFound`, or `Forbidden` where key or plan do not allow it."""
+        """The engine behind a model's own name; raises `NotFound`, or `Forbidden` where key or plan do not allow it."""
         engine = self.engines.get(model)
         if engine is None:
             raise NotFound(
@@ -30,13 +42,17 @@ class Routes:
                 param="model",
                 code="model_not_found",
             )
-        if not caller.may_use(model):
-            raise Forbidden(
-                f"This API key does not have access to model `{model}`. GET /v1/models lists what it may use.",
-                param="model",
-                code="model_not_found",
-            )
+        _check_allowed(model, caller)
         return engine
+
+
+def _check_allowed(name: str, caller: Caller) -> None:
+    if not caller.may_use(name):
+        raise Forbidden(
+            f"This API key does not have access to model `{name}`. GET /v1/models lists what it may use.",
+            param="model",
+            code="model_not_found",
+        )
 
 
 def ready_capabilities(engine: Engine) -> Capabilities:

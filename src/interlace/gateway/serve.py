@@ -20,7 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from interlace.config import REMOTE, ModelSettings, Settings
+from interlace.config import REMOTE, BreakerSettings, ModelSettings, Settings
 from interlace.engines.types import Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
@@ -31,6 +31,7 @@ from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.routes import Routes
+from interlace.gateway.routing import Shadows, live_models
 from interlace.ledger import Ledger, Registry, Retention
 from interlace.safety import Guards
 
@@ -127,13 +128,32 @@ def make_pipeline(
     settings = settings or registry.settings
     admission = before.admission if before else Admission(settings.limits.concurrency, settings.limits.queue)
     metrics = before.metrics if before else Metrics(admission, engines)
+    routes = make_routes(settings, engines, before.routes if before else None)
+    metrics.watch(routes.live)
     return Pipeline(
         ledger=before.ledger if before else Ledger(registry),
         admission=admission,
         guards=Guards.from_settings(settings.guards, metrics.secret),
-        routes=Routes(engines, {model.name: model.engine for model in settings.models}),
+        routes=routes,
         metrics=metrics,
+        shadows=before.shadows if before else Shadows(metrics.routes),
         log_prompts=settings.log.prompts,
+    )
+
+
+def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Routes | None = None) -> Routes:
+    """The served models, and the routes to them. How they do is known of engines that were there `before`, else not
+    yet."""
+    breakers = dict.fromkeys(engines, BreakerSettings()) | {model.name: model.breaker for model in settings.models}
+    live = live_models(breakers)
+    for name, engine in engines.items():
+        if before and before.engines.get(name) is engine and before.live[name].breaker.settings == breakers[name]:
+            live[name] = before.live[name]
+    return Routes(
+        engines,
+        {model.name: model.engine for model in settings.models},
+        {route.name: route for route in settings.routes},
+        live,
     )
 
 
@@ -187,7 +207,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own, and then no connection is left: one that nobody reads from would stay for ever."""
         async with self._batches_ending():
-            await super().shutdown(sockets)
+            seconds = self.config.timeout_graceful_shutdown or 0
+            await asyncio.gather(super().shutdown(sockets), self.state.running.close(seconds))
         if self.server_state.tasks:  # cancelled after `drain_seconds`: they settle before their callers are cut off
             await asyncio.wait(self.server_state.tasks, timeout=5)
         for connection in list(self.server_state.connections):
@@ -200,6 +221,7 @@ class Server(uvicorn.Server):
             self.drain()
         elif not self.state.draining:
             reload()
+
     @contextlib.asynccontextmanager
     async def _batches_ending(self) -> AsyncGenerator[None, None]:
         """Lines of batches that run have the same time to finish as callers' requests."""

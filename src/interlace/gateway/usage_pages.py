@@ -12,12 +12,12 @@ from starlette.types import Receive, Scope, Send
 from interlace.errors import NotFound
 from interlace.gateway.http import JSON, Exchange, credential_of, query_of, send_whole
 from interlace.gateway.wire import convert, encode
-from interlace.ledger import Caller, Ledger, Tokens, UsageEvent, read_events
+from interlace.ledger import Attempt, Caller, Ledger, Tokens, UsageEvent, read_events
 from interlace.ledger.operations import Period, UsageReport, summed
 from interlace.ledger.standing import Standing, standing
 from interlace.money import show_moment, show_usd
 
-OWN_GROUPS = ("model", "tag", "day", "month", "outcome")
+OWN_GROUPS = ("model", "route", "tag", "day", "month", "outcome")
 
 _ID = re.compile(r"(?:[a-z]{1,16}[-_])?([0-9a-f]{24})")
 _AT_ONCE = 2  # sums read at the same time: they go through the events, and any key may ask
@@ -28,6 +28,13 @@ class OwnUsage(msgspec.Struct, frozen=True, kw_only=True):
 
     standing: Standing
     usage: UsageReport
+
+
+class SpentAttempt(Attempt, frozen=True, kw_only=True, omit_defaults=False):
+    """One model's try at a request that came by a route. The costs of all of them are the request's."""
+
+    cost_usd: str
+    latency_seconds: float | None
 
 
 class Spent(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +53,8 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     tags: list[str]
     estimated: bool
     batch: bool
+    route: str | None
+    attempts: list[SpentAttempt]
 
 
 @dataclass(frozen=True)
@@ -107,4 +116,15 @@ def _spent(event: UsageEvent) -> Spent:
         tags=list(event.tags),
         estimated=event.estimated,
         batch=event.batch,
+        route=event.route,
+        attempts=[_spent_attempt(event, number) for number in range(len(event.attempts))],
+    )
+
+
+def _spent_attempt(event: UsageEvent, number: int) -> SpentAttempt:
+    attempt, times = event.attempts[number], event.attempt_us
+    return SpentAttempt(
+        **{name: getattr(attempt, name) for name in Attempt.__struct_fields__},
+        cost_usd=show_usd(attempt.cost_nanos),
+        latency_seconds=None if times is None else times[number] / 1e6,
     )

@@ -81,10 +81,11 @@ def _unique(pairs: list[tuple[str, object]]) -> None:
         )
 
 
-def convert(value: Any, type: type[T]) -> T:
-    """Read plain values into a struct; raises `InvalidRequest` in OpenAI's words."""
+def convert(value: Any, type: type[T], *, strict: bool = True) -> T:
+    """Read plain values into a struct; raises `InvalidRequest` in OpenAI's words. Not `strict`: numbers and truth may
+    come as text, as in a query."""
     try:
-        return msgspec.convert(value, type)
+        return msgspec.convert(value, type, strict=strict)
     except msgspec.ValidationError as error:
         raise _described(str(error)) from None
 

@@ -45,8 +45,8 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a request turned out to use, and how it ended. By a route: `tried` has every attempt, and `tokens` are those
-    of the one that served, else of the last."""
+    """What a request turned out to use, and how it ended. By a route: `tried` has every attempt, and what `told` says
+    goes before `tokens` and `estimated`."""
 
     outcome: Outcome
     tokens: Tokens
@@ -54,6 +54,11 @@ class Used:
     first_token_us: int | None = None
     estimated: bool = False
     tried: tuple[Tried, ...] = ()
+
+    @property
+    def told(self) -> Tried | None:
+        """The attempt whose model, price and tokens the usage event tells: what served, else the last; None without."""
+        return next((one for one in self.tried if one.end == "served"), self.tried[-1]) if self.tried else None
 
 
 @dataclass(slots=True, eq=False)

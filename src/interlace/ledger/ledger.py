@@ -72,7 +72,7 @@ class Ledger:
         if scheme.lower() != "bearer" or not key:
             raise Unauthenticated(
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or in an x-api-key header."
             )
         return self._valid(self.registry.directory.caller(self.registry.hasher.digest(key)), scope)
 
@@ -219,13 +219,12 @@ class Ledger:
     def _event(self, hold: Hold, used: Used) -> UsageEvent:
         """Settle the counters in memory and say what is to be written. A provider may claim any number of tokens: the
         charge for them is held to the largest amount that is written anywhere."""
-        tokens, charged = used.tokens, RULES[used.outcome].charged
+        tokens, estimated, charged = used.tokens, used.estimated, RULES[used.outcome].charged
         model, engine, price = hold.model, hold.engine, hold.price
         attempts = tuple(_attempt(one, charged=charged, batch=hold.batch) for one in used.tried)
-        if attempts:
+        if (told := used.told) is not None:
             cost = min(sum(attempt.cost_nanos for attempt in attempts), MOST_NANOS)
-            told = next((one for one in used.tried if one.end == "served"), used.tried[-1])
-            model, engine, price = told.model, told.engine, told.price
+            model, engine, price, tokens, estimated = told.model, told.engine, told.price, told.tokens, told.estimated
         else:
             cost = min(charge(price, tokens, batch=hold.batch), MOST_NANOS) if charged else 0
         overrun = self.book.settle(hold.reservation, cost)
@@ -249,7 +248,7 @@ class Ledger:
             latency_us=used.latency_us,
             first_token_us=used.first_token_us,
             tags=hold.tags,
-            estimated=used.estimated,
+            estimated=estimated,
             overrun_nanos=overrun if hold.bounded else 0,
             route=hold.route,
             attempts=attempts,

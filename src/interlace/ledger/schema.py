@@ -208,3 +208,21 @@ batch_results = Table(
     Column("row", LargeBinary, nullable=False),  # the line of the output or error file, until that is written
     sqlite_with_rowid=False,
 )
+
+stored_responses = Table(
+    "stored_responses",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("previous_id", String(40)),  # the response it goes on from, which may be gone
+    Column("turns", Integer, nullable=False),  # how many responses it and those before it are
+    Column("chain_bytes", BigInteger, nullable=False),  # how large all of them are
+    Column("status", String(16), nullable=False),
+    Column("body", LargeBinary, nullable=False),  # JSON, as it is told, and sealed thoughts
+    Column("input", LargeBinary, nullable=False),  # JSON list: the items it was given, as guards let them pass
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Index(None, "project_id", "created_at"),
+    Index(None, "status"),
+    Index(None, "expires_at"),
+)

@@ -167,7 +167,7 @@ def test_the_key_is_in_no_representation(gateway: Gateway) -> None:
     key, wire = engine._wire._key, vars(engine._wire)
     shown = [repr(engine), repr(engine._settings), repr(vars(engine)), repr(wire), f"{key} {key!r} {key!s}"]
     assert [text for text in shown if KEY in text] == []
-    assert engine._key.reveal() == KEY
+    assert key.reveal() == KEY
 
 
 @pytest.mark.parametrize("text", ["", " ", "two words", "ends in\x00", "Schlüssel"])

@@ -98,6 +98,10 @@ class HostedEngine:
             raise EngineFailed("the engine answered a question for a count with something else")
         return outcome.prompt_tokens
 
+    async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
+        """Exact: the tokenizer is here."""
+        return await self.count(request), False
+
     def fields(self) -> Fields:
         """What becomes of each field of a request."""
         return LOCAL_FIELDS

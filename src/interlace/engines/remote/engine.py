@@ -200,7 +200,11 @@ class RemoteEngine:
             if reply.status == 200:
                 return reply
             error = await self._refusal(reply, _input_param(request), clock)
-            if not ask_usage or error.status != 400 or "stream_options" not in f"{error.param} {error.message}":
+            if (
+                not ask_usage
+                or error.status not in (400, 422)
+                or "stream_options" not in f"{error.param} {error.message}"
+            ):
                 raise error
             self._ask_usage = False
 

@@ -37,7 +37,8 @@ _AGAIN_SECONDS = 5.0  # when a provider is down and does not say for how long
 _PARAM = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _CONTEXT = re.compile(
-    r"context[ _](length|window|size)|(maximum|max|model)('s)? context|prompt is too long|too many (input )?tokens",
+    r"context[ _](length|window|size|limit)|(maximum|max|model)('s)? context"
+    r"|prompt is too long|too many (input )?tokens",
     re.IGNORECASE,
 )
 

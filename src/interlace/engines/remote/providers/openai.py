@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import msgspec
 
 from interlace.config import ModelSettings
+from interlace.engines.fields import check_fields
 from interlace.engines.remote.failures import Complaint, read_complaint
 from interlace.engines.remote.providers.openai_answer import OpenAIAnswer
 from interlace.engines.remote.providers.openai_embeddings import read_embeddings
@@ -24,12 +26,13 @@ class OpenAIWire:
 
     def __init__(self, settings: ModelSettings, key: Secret | None) -> None:
         self.settings = settings
-        self.fields = fields_of_openai(extensions=bool(settings.extensions))
+        self.fields = fields_of_openai(settings)
         self._key = key
 
     def check(self, request: GenerateRequest) -> None:
         """Raises `InvalidRequest` for what the server does not know."""
         generate_body(request, self.settings, ask_usage=False)
+        check_fields(request, self.fields, {})
 
     async def generate(self, request: GenerateRequest, *, ask_usage: bool) -> Outgoing:
         """A conversation goes to the chat endpoint, a prompt to the older one."""
@@ -66,9 +69,11 @@ class OpenAIWire:
         return read_embeddings(body, len(request.ids) or len(request.texts), self.settings.dimensions, prompt_tokens)
 
     def complaint(self, value: object, headers: Mapping[str, str]) -> Complaint:
-        """OpenAI's error object, and what is like it."""
-        del headers
-        return read_complaint(value)
+        """OpenAI's error object, and what is like it; `retry-after-ms` is finer than Retry-After."""
+        complaint = read_complaint(value)
+        if (soon := headers.get("retry-after-ms", "")).isdecimal():
+            complaint = dataclasses.replace(complaint, again=int(soon[:9]) / 1000)
+        return complaint
 
     def hide(self, text: str) -> str:
         """Without the key."""

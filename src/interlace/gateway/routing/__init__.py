@@ -1,0 +1,25 @@
+"""Routes: public names with several models behind them. Choosing is apart from asking, so that it can be explained."""
+
+from interlace.gateway.routing.attempts import Attempts, Doing
+from interlace.gateway.routing.choice import Choice, PassedOver, Step, choose
+from interlace.gateway.routing.facts import Asked, Standing, asked_of, models_of, seed_of
+from interlace.gateway.routing.live import Live, is_the_models_fault, live_models
+from interlace.gateway.routing.shadow import Shadows
+
+__all__ = [
+    "Asked",
+    "Attempts",
+    "Choice",
+    "Doing",
+    "Live",
+    "PassedOver",
+    "Shadows",
+    "Standing",
+    "Step",
+    "asked_of",
+    "choose",
+    "is_the_models_fault",
+    "live_models",
+    "models_of",
+    "seed_of",
+]
