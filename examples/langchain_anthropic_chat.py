@@ -12,6 +12,7 @@ model = ChatAnthropic(
     model=os.environ.get("INTERLACE_MODEL", "smollm2-135m-instruct"),
     base_url=os.environ.get("INTERLACE_URL", "http://127.0.0.1:8080"),
     api_key=os.environ["INTERLACE_API_KEY"],
+    temperature=0,
     max_tokens=32,
 )
 question = "What is the capital of France?"

@@ -42,11 +42,6 @@ class City(BaseModel):
     country: str
 
 
-parsed = client.responses.parse(
-    model=MODEL,
-    input="Describe the city of Paris as JSON: name, country.",
-    text_format=City,
-    temperature=0,
-    store=False,
-)
+request = "Describe the city of Paris as JSON: name, country."
+parsed = client.responses.parse(model=MODEL, input=request, text_format=City, temperature=0, store=False)
 print(parsed.output_parsed)

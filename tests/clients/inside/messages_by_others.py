@@ -88,11 +88,8 @@ def test_litellm_counts_what_is_billed(server, agrees) -> None:
     """Whole and streamed answers say the same and count what the bill counts."""
     whole = litellm.completion(**asked(server))
     assert "Paris" in whole.choices[0].message.content
-    agrees(
-        whole._hidden_params["additional_headers"]["llm_provider-request-id"],
-        whole.usage.prompt_tokens,
-        whole.usage.completion_tokens,
-    )
+    request_id = whole._hidden_params["additional_headers"]["llm_provider-request-id"]
+    agrees(request_id, whole.usage.prompt_tokens, whole.usage.completion_tokens)
     chunks = list(litellm.completion(**asked(server, stream=True, stream_options={"include_usage": True})))
     built = litellm.stream_chunk_builder(chunks)
     assert built.choices[0].message.content == whole.choices[0].message.content

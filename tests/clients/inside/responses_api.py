@@ -84,7 +84,7 @@ def test_a_stream_in_openais_order(client, server) -> None:
 
 
 def test_what_is_stored_goes_on_is_found_and_is_deleted(client, server) -> None:
-    """`previous_response_id` has the model see what was said; retrieve and input items give it back; deleted is gone."""
+    """`previous_response_id` goes on from what was said, which can be retrieved until it is deleted."""
     first = client.responses.create(**asked(server, instructions="Be brief."))
     again = client.responses.retrieve(first.id)
     assert again.output_text == first.output_text
@@ -206,8 +206,12 @@ def test_llm(server, tmp_path, monkeypatch) -> None:
     (tmp_path / "extra-openai-models.yaml").write_text(yaml.safe_dump([model]))
     (tmp_path / "keys.json").write_text(json.dumps({"interlace": server.key}))
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
-    for more in ((), ("--no-stream",), ("--schema", "name")):
-        done = CliRunner().invoke(cli, [FRANCE, "-m", "resp", *more], catch_exceptions=False)
+    for more in ((), ("--no-stream",), ("--schema", "name, country")):
+        done = CliRunner().invoke(
+            cli,
+            [FRANCE, "-m", "resp", "-o", "temperature", "0", "-o", "max_tokens", "64", *more],
+            catch_exceptions=False,
+        )
         assert done.exit_code == 0, done.output
         assert done.stdout.strip()
 
