@@ -110,6 +110,8 @@ def test_what_is_wrong_fails_the_command(run: Run) -> None:
     assert done.code == 1
     failed = {name for name, status in done.results.items() if status == "fails"}
     assert failed == {"stop", "tools", "parallel tools", "structured output"}
+    done = run("check", "m", "--json", models={"m": {"model": "able:liar"}})
+    assert (done.code, done.results["usage"]) == (1, "fails")
 
 
 def test_what_a_model_chose_not_to_do_is_no_failure(run: Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import json
 import os
 import pty
 import signal
@@ -203,6 +203,56 @@ async def test_reloads_at_once_end_in_what_the_file_says(tmp_path: Path, provide
                 assert all(one.whole for one in told)
 
 
+async def test_batches_go_on_through_a_reload_and_follow_it(tmp_path: Path, provider: Provider) -> None:
+    """One runner works for the process: were it bound to the first load, its lines would go to engines that are closed
+    and past guards that hold now; were each load given its own, batches made after a reload would never begin."""
+    with reloading(tmp_path, provider, SLOW, limits={"batch_lines": 2}) as there:
+        async with there.served.callers() as client:
+            begun = len(provider.bodies(SLOW))
+            early = await _batch(client, SLOW, 6)
+            await until(lambda: len(provider.bodies(SLOW)) > begun)
+            there.write(models=[{**there.model(SLOW), "connections": 7}], guards={"deny": ["w60 "]})
+            assert (await client.post(RELOAD)).json()["replaced"] == [SLOW]
+            later = await _batch(client, SLOW, 2)
+            ends = [await _finished(client, one) for one in (early, later)]
+            assert [(end["status"], end["request_counts"]["completed"]) for end in ends] == [
+                ("completed", 6), ("completed", 2)
+            ]  # fmt: skip
+            texts = [
+                row["response"]["body"]["choices"][0]["finish_reason"]
+                for end in ends
+                for row in map(
+                    json.loads, (await client.get(f"/v1/files/{end['output_file_id']}/content")).text.split("\n")[:-1]
+                )
+            ]
+            assert len(texts) == 8
+            assert 0 < texts.count("stop") <= 2, "lines that had begun"
+            assert texts.count("content_filter") == 8 - texts.count("stop"), "lines that began later"
+        patiently(lambda: there.served.logged("an engine is closed, its last request done"))
+    Books(tmp_path).check()
+
+
+async def _batch(client: httpx.AsyncClient, model: str, lines: int) -> str:
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+    rows = [
+        {"custom_id": f"l{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        for number in range(lines)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    file = await client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", text)})
+    wanted = {"input_file_id": file.json()["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    return str((await client.post("/v1/batches", json=wanted)).json()["id"])
+
+
+async def _finished(client: httpx.AsyncClient, id: str) -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        while True:
+            batch = (await client.get(f"/v1/batches/{id}")).json()
+            if batch["status"] in {"completed", "failed", "expired", "cancelled"}:
+                return dict(batch)
+            await asyncio.sleep(0.05)
+
+
 # --- refused -----------------------------------------------------------------------------------------------------
 
 
@@ -328,21 +378,22 @@ def test_a_terminal_that_is_closed_ends_the_server(tmp_path: Path, provider: Pro
     model = {"name": FAST, "engine": "openai", "base_url": provider.url, "model": FAST}
     config = {"port": 0, "models": [model], "prices": [priced(FAST)]}
     (tmp_path / "interlace.yaml").write_text(yaml.safe_dump(config))
-    child, terminal = pty.fork()
-    if child == 0:
-        log = os.open(tmp_path / "err", os.O_WRONLY | os.O_CREAT)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.chdir(tmp_path)
-        os.execve(COMMAND[0], [*COMMAND, "serve"], environment(tmp_path / "home"))
-    ended = itertools.count()
+    terminal, inside = pty.openpty()
+    log = tmp_path / "err"
+    with log.open("wb") as sink:  # a terminal that the leader of a session opens becomes its own
+        process = subprocess.Popen(
+            ["sh", "-c", 'exec "$@" < "$0"', os.ttyname(inside), *COMMAND, "serve"], stdout=sink, stderr=sink,
+            cwd=tmp_path, env=environment(tmp_path / "home"), start_new_session=True,
+        )  # fmt: skip
     try:
-        patiently(lambda: "is ready" in (tmp_path / "err").read_text())
-        os.kill(child, signal.SIGHUP)
-        patiently(lambda: DONE in (tmp_path / "err").read_text())
+        patiently(lambda: process.poll() is not None or "is ready" in log.read_text())
+        process.send_signal(signal.SIGHUP)
+        patiently(lambda: process.poll() is not None or DONE in log.read_text())
+        assert process.poll() is None, log.read_text()
+        os.close(inside)
         os.close(terminal)
-        patiently(lambda: next(ended) > 4000 or os.waitpid(child, os.WNOHANG)[0] == child)
-        assert '"draining"' in (tmp_path / "err").read_text()
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        raise
+        assert process.wait(60) == 0
+        assert '"draining"' in log.read_text()
+    finally:
+        process.kill()
+        process.wait()

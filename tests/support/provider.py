@@ -176,14 +176,16 @@ class Exchange:
     def prompt_tokens(self) -> int:
         """Words of the prompt."""
         if "messages" in self.body:
-            return sum(len((message["content"] or "").split()) for message in self.body["messages"])
+            return sum(len(_words(message["content"]).split()) for message in self.body["messages"])
         prompt = self.body["prompt"]
         return len(prompt.split()) if isinstance(prompt, str) else len(prompt)
 
     def says(self, words: int) -> None:
         """So many words go out now."""
         if self.connection.keep_seen:
-            prompt = self.body["messages"][-1]["content"] if "messages" in self.body else str(self.body["prompt"])
+            prompt = (
+                _words(self.body["messages"][-1]["content"]) if "messages" in self.body else str(self.body["prompt"])
+            )
             self.connection.provider.said[prompt] += words
 
     def write(self, data: bytes) -> None:
@@ -231,6 +233,11 @@ class Exchange:
     async def hang(self) -> None:
         """Say nothing more."""
         await asyncio.sleep(HANG_SECONDS)
+
+
+def _words(content: Any) -> str:
+    """The text of a message, of whatever parts."""
+    return content or "" if not isinstance(content, list) else " ".join(part.get("text", "") for part in content)
 
 
 def usage_of(prompt: int, completion: int) -> dict[str, Any]:
@@ -657,7 +664,8 @@ def _call(index: int | None, id: str | None, name: str | None, arguments: Any) -
 
 def able(exchange: Exchange) -> None:
     """Does whatever `interlace providers check` asks, as a good model would; `silent`: it tells no usage, `dull`: it
-    sees, calls and thinks nothing, `wrong`: its calls and objects have another shape, and it does not stop."""
+    sees, calls and thinks nothing, `liar`: its usage does not add up, `wrong`: its calls and objects have another
+    shape, and it does not stop."""
     how, body = exchange.argument, exchange.body
     text = json.dumps(body["messages"])
     exchange.begin()
@@ -670,9 +678,11 @@ def able(exchange: Exchange) -> None:
         for word in _able_words(body, text, how):
             exchange.chunk({"content": word})
         exchange.chunk(finish="stop")
-    if how != "silent":
+    if how == "liar":
+        exchange.usage(20, total_tokens=999)
+    elif how != "silent":
         thoughts = {"reasoning_tokens": 7 if "reasoning_effort" in body and how != "dull" else 0}
-        exchange.usage(20, prompt_tokens=30, completion_tokens_details=thoughts)
+        exchange.usage(20, prompt_tokens=30, total_tokens=50, completion_tokens_details=thoughts)
     exchange.end()
 
 

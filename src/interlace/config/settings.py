@@ -83,6 +83,27 @@ class ModelSettings:
         only=REMOTE,
         secret=True,
     )
+    api_version: str = setting(
+        "A dated version of Azure's API, such as 2024-10-21, with which `model` names a deployment; left out: the API "
+        "that has no versions (/openai/v1).",
+        "",
+        only=("azure",),
+    )
+    entra_tenant: str = setting("The tenant at Microsoft Entra that vouches for this gateway.", "", only=("azure",))
+    entra_client: str = setting("What Entra calls this gateway: its client id.", "", only=("azure",))
+    entra_secret: str = setting(
+        "The environment variable that holds its client secret, written `${NAME}`.", "", only=("azure",), secret=True
+    )
+    entra_token: str = setting(
+        "The environment variable that holds a token of Entra, which is used as it is, written `${NAME}`.",
+        "",
+        only=("azure",),
+        secret=True,
+    )
+    token_url: str = setting(
+        "Where tokens come from; left out: Microsoft's public cloud. Other clouds have others.", "", only=("azure",)
+    )
+    token_scope: str = setting("What a token is for.", "https://cognitiveservices.azure.com/.default", only=("azure",))
     region: str = setting(
         "The AWS region the model runs in, such as eu-central-1; left out: what AWS's variables and profile say.",
         "",
@@ -93,9 +114,15 @@ class ModelSettings:
     )
     location: str = setting("Where in Google Cloud the model runs, such as europe-west4.", "global", only=("vertex",))
     publisher: str = setting(
-        "Whose model it is, where its name does not say so: anthropic or amazon on bedrock; on vertex, left out: google.",
+        "Whose model it is, where its name does not say so: anthropic or amazon (bedrock); on vertex, left out: google.",
         "",
         only=("bedrock", "vertex"),
+    )
+    api: str = setting(
+        "Which of OpenAI's APIs answers conversations; reasoning models think better across calls with responses.",
+        "chat",
+        choices=("chat", "responses"),
+        only=OPENAI,
     )
     embeds: bool = setting("It makes embeddings, not text.", False, only=REMOTE)
     dimensions: int = setting(

@@ -186,7 +186,7 @@ def _usage(answer: Answer) -> Verdict:
     if usage.estimated:
         return "partly", "the provider tells no usage: counted here, and marked as estimated"
     if usage.disputed or not usage.prompt_tokens or not usage.completion_tokens:
-        return "fails", f"it says {usage.prompt_tokens} in and {usage.completion_tokens} out, which cannot be"
+        return "fails", f"{usage.prompt_tokens} in, {usage.completion_tokens} out: contradicts itself, or what was seen"
     return "works", f"{usage.prompt_tokens} in, {usage.completion_tokens} out"
 
 

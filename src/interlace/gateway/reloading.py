@@ -146,7 +146,7 @@ class Source:
 class Reloader:
     """Reads the configuration again, one time after the other, however many ask at once.
 
-    `build` makes an engine, `make` a load that does nothing yet, `applied` hears of settings that are current now.
+    `build` makes an engine, `make` a load that does nothing yet, `applied` hears of one that is current from now on.
     """
 
     registry: Registry
@@ -154,7 +154,7 @@ class Reloader:
     source: Source
     build: Callable[[ModelSettings, Path], StartingEngine]
     make: Callable[[Settings, Settings, Engines, Load], Load]
-    applied: Callable[[Settings], None]
+    applied: Callable[[Load], None]
 
     def __post_init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -281,7 +281,8 @@ class Reloader:
         self.registry.settings = settings
         load.pipeline.admission.resize(settings.limits.concurrency, settings.limits.queue)
         load.pipeline.metrics.serve(load.engines)
-        self.applied(settings)
+        load.pipeline.metrics.watch(load.pipeline.routes.live)
+        self.applied(load)
 
     # --- what is left of earlier loads ---------------------------------------------------------------------------
 

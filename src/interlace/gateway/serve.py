@@ -31,7 +31,7 @@ from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.routes import Routes
-from interlace.gateway.routing import Shadows, live_models
+from interlace.gateway.routing import Memory, Shadows, live_models
 from interlace.ledger import Ledger, Registry, Retention
 from interlace.safety import Guards
 
@@ -129,7 +129,8 @@ def make_pipeline(
     admission = before.admission if before else Admission(settings.limits.concurrency, settings.limits.queue)
     metrics = before.metrics if before else Metrics(admission, engines)
     routes = make_routes(settings, engines, before.routes if before else None)
-    metrics.watch(routes.live)
+    if before is None:
+        metrics.watch(routes.live)
     return Pipeline(
         ledger=before.ledger if before else Ledger(registry),
         admission=admission,
@@ -154,6 +155,7 @@ def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Route
         {model.name: model.engine for model in settings.models},
         {route.name: route for route in settings.routes},
         live,
+        {route.name: Memory(route.reuse) for route in settings.routes if route.reuse.seconds},
     )
 
 
@@ -199,8 +201,9 @@ class Server(uvicorn.Server):
         """Signals are handled by `drain`; uvicorn would raise them again and so end the process with their code."""
         yield
 
-    def follow(self, settings: Settings) -> None:
-        """Other settings hold from now on."""
+    def follow(self, load: Load) -> None:
+        """Another load is current from now on."""
+        settings = load.settings
         set_up_logs(settings.log)
         self.config.timeout_graceful_shutdown = settings.drain_seconds  # type: ignore[assignment] # as above
 
@@ -254,6 +257,8 @@ async def _serve(
         return Load(read, settings, engines, pipeline, make_app(settings, pipeline, state))
 
     loads = Loads(make(source.first, settings, engines))
+    assert state.batches is not None
+    state.batches.held = loads.held
     server = Server(loads, settings, state)
     reloader = Reloader(registry, loads, source, build, make, server.follow)
     state.reload = reloader.reload

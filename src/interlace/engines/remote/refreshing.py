@@ -1,12 +1,13 @@
-"""A credential that ages: fetched on a thread, ahead of its end, by one at a time."""
+"""A credential that ages: fetched ahead of its end, by one at a time."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from interlace.errors import InterlaceError
@@ -23,11 +24,11 @@ AGAIN_SECONDS = 5.0  # after one that could not be fetched ahead
 class Refreshing(Generic[T]):
     """What `fetch` returns, with the time (of `time.time`) at which it ends; None: it never does.
 
-    `fetch` may wait for a network: it runs on a thread, never twice at once, and never on the event loop. It raises
-    `InterlaceError`s only.
+    `fetch` may wait for a network: it is a coroutine, or runs on a thread, never twice at once, and never holds up the
+    event loop. It raises `InterlaceError`s only.
     """
 
-    def __init__(self, fetch: Callable[[], tuple[T, float | None]]) -> None:
+    def __init__(self, fetch: Callable[[], tuple[T, float | None] | Awaitable[tuple[T, float | None]]]) -> None:
         self._fetch = fetch
         self._held: T | None = None
         self._ahead = 0.0
@@ -60,7 +61,8 @@ class Refreshing(Generic[T]):
 
     async def _renew(self) -> T:
         self._ahead = time.time() + AGAIN_SECONDS
-        value, end = await asyncio.to_thread(self._fetch)
+        fetched = self._fetch() if inspect.iscoroutinefunction(self._fetch) else await asyncio.to_thread(self._fetch)
+        value, end = fetched if isinstance(fetched, tuple) else await fetched
         now = time.time()
         life = math.inf if end is None else max(0.0, end - now)
         self._held = value

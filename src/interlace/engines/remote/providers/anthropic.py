@@ -21,7 +21,7 @@ from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing
 from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
 from interlace.errors import EngineFailed, InvalidRequest
 
-BASE_URL, KEY, VERSION = "https://api.anthropic.com", "${ANTHROPIC_API_KEY}", "2023-06-01"
+BASE_URL, KEY, VERSION = "https://api.anthropic.com", "${ANTHROPIC_API_KEY}", "2026-10-21"
 
 # What an error's type means, as HTTP says it: an error inside a stream has no status.
 _STATUSES = {

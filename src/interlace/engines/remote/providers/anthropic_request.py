@@ -98,7 +98,7 @@ def _add_reasoning(body: dict[str, Any], request: GenerateRequest) -> None:
 
 
 def _thinking(reasoning: Reasoning, *, own: bool) -> dict[str, Any]:
-    """How the model is to think. An effort says nothing of it in Anthropic's `own` dialect, and asks for it in others."""
+    """How the model is to think. An effort asks for it, but not in Anthropic's `own` dialect."""
     if reasoning.budget_tokens:
         return {"type": "enabled", "budget_tokens": reasoning.budget_tokens}
     if reasoning.effort == "none":

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from interlace.config import ModelSettings
-from interlace.engines.fields import check_fields
+from interlace.engines.fields import Fields, check_fields
 from interlace.engines.remote.failures import Complaint, read_complaint
 from interlace.engines.remote.providers.openai_answer import OpenAIAnswer
 from interlace.engines.remote.providers.openai_embeddings import read_embeddings
-from interlace.engines.remote.providers.openai_fields import fields_of_openai
+from interlace.engines.remote.providers.openai_fields import fields_of_openai, fields_of_responses
 from interlace.engines.remote.providers.openai_request import EMBEDDINGS, embed_body, generate_body, path_of
+from interlace.engines.remote.providers.openai_responses_answer import ResponsesAnswer
+from interlace.engines.remote.providers.openai_responses_request import RESPONSES, response_body
 from interlace.engines.remote.secret import Secret, read_key
 from interlace.engines.remote.sse import EventReader
 from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing
@@ -22,22 +25,30 @@ from interlace.errors import EngineFailed
 
 
 class OpenAIWire:
-    """One model at one server. Subclasses change where requests go and how they are signed."""
+    """One model at one server, by chat completions or, with `api: responses`, by the Responses API. Subclasses change
+    where requests go and how they are signed."""
 
     def __init__(self, settings: ModelSettings, key: Secret | None) -> None:
         self.settings = settings
-        self.fields = fields_of_openai(settings)
+        self._responses = settings.api == "responses"
+        self.fields: Fields = fields_of_responses(settings) if self._responses else fields_of_openai(settings)
         self._key = key
 
     def check(self, request: GenerateRequest) -> None:
         """Raises `InvalidRequest` for what the server does not know."""
-        generate_body(request, self.settings, ask_usage=False)
+        self._body(request, ask_usage=False)
         check_fields(request, self.fields, {})
 
     async def generate(self, request: GenerateRequest, *, ask_usage: bool) -> Outgoing:
         """A conversation goes to the chat endpoint, a prompt to the older one."""
-        body = generate_body(request, self.settings, ask_usage=ask_usage)
-        return await self.outgoing(path_of(request), body, EVENT_STREAM if self.settings.stream else JSON)
+        path = RESPONSES if self._responses else path_of(request)
+        body = self._body(request, ask_usage=ask_usage)
+        return await self.outgoing(path, body, EVENT_STREAM if self.settings.stream else JSON)
+
+    def _body(self, request: GenerateRequest, *, ask_usage: bool) -> dict[str, Any]:
+        if self._responses:
+            return response_body(request, self.settings)
+        return generate_body(request, self.settings, ask_usage=ask_usage)
 
     async def embed(self, request: EmbedRequest) -> Outgoing:
         """All inputs in one call."""
@@ -60,8 +71,10 @@ class OpenAIWire:
             return None
         raise EngineFailed("The server behind this model sent neither events nor JSON. Try again.")
 
-    def answer(self, request: GenerateRequest, prompt_tokens: int) -> OpenAIAnswer:
+    def answer(self, request: GenerateRequest, prompt_tokens: int) -> OpenAIAnswer | ResponsesAnswer:
         """A reader of one answer."""
+        if self._responses:
+            return ResponsesAnswer(request, prompt_tokens)
         return OpenAIAnswer(request, prompt_tokens)
 
     def embeddings(self, request: EmbedRequest, body: bytes, prompt_tokens: int) -> Embeddings:

@@ -61,3 +61,48 @@ def fields_of_openai(settings: ModelSettings) -> Fields:
     for group in peculiar.refused:
         made |= {name: _EXTENSION for name in made if name == group or name.startswith(f"{group}.")}
     return made
+
+
+@functools.lru_cache(maxsize=1024)
+def fields_of_responses(settings: ModelSettings) -> Fields:
+    """The table of the Responses API at this server."""
+    marks: Fate = KEPT if peculiarities_of(settings).manners.cache_marks else _NO_MARKS
+    sealed = Mapped("with the name and the seal that its provider gave it, else not")
+    talks = Refused("this model only takes conversations. Use 'messages'.")
+    unmarked = Unused("only texts, pictures and files can be marked")
+    made = table(
+        KEPT,
+        message__name=Mapped("as 'NAME: ' before the text of its turn"),
+        message__is_error=Mapped("the result's text alone tells the model that the call failed"),
+        message__cache=Mapped("as a mark of its last part") if marks is KEPT else _NO_MARKS,
+        part__text__cache=marks,
+        part__image__cache=marks,
+        part__file__cache=marks,
+        call__cache=unmarked,
+        tools__cache=unmarked,
+        part__refusal=Mapped("as what the assistant said"),
+        part__thinking=sealed,
+        part__file__text=Mapped("as text, under its name"),
+        part__audio=Refused("this model reads no sound. Leave it out, or choose another model."),
+        call__signature=Unused("only the provider that made it can read it"),
+        prompt=talks,
+        prompt_ids=talks,
+        n=Refused("this model answers once. Ask again for another answer."),
+        sampling=_EXTENSION,
+        sampling__max_tokens=Mapped("as max_output_tokens"),
+        sampling__temperature=KEPT,
+        sampling__top_p=KEPT,
+        sampling__logprobs=KEPT,
+        sampling__seed=Unused("this API's answers are not repeatable"),
+        output__regex=_EXTENSION,
+        output__grammar=_EXTENSION,
+        prefill=_EXTENSION,
+        tools__native=Native("openai.responses"),
+        reasoning__budget_tokens=Mapped("as an effort: low up to 4096 tokens, medium up to 16384, else high"),
+        reasoning__adaptive=Mapped("the model decides unless an effort is given"),
+        reasoning__summary=Mapped("summarized as auto, omitted as none"),
+        native=Native("openai.responses"),
+    )
+    if not settings.store:
+        made["options.metadata"] = Unused("nothing is stored at the provider, unless the setting `store` allows it")
+    return made

@@ -172,21 +172,21 @@ def _add_output(body: dict[str, Any], output: OutputRule, *, chat: bool, extensi
     if chat and output.kind == "json_object":
         body["response_format"] = {"type": "json_object"}
     elif chat and output.kind == "json_schema":
-        schema: dict[str, Any] = {"name": output.name, "schema": _schema(output)}
+        schema: dict[str, Any] = {"name": output.name, "schema": schema_of(output)}
         if output.description:
             schema["description"] = output.description
         if output.strict:
             schema["strict"] = True
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif extensions and output.kind == "json_schema":
-        body["structured_outputs"] = {"json": _schema(output)}
+        body["structured_outputs"] = {"json": schema_of(output)}
     elif extensions and output.kind in {"regex", "grammar"}:
         body["structured_outputs"] = {output.kind: output.rule}
     else:
         raise _unknown("structured_outputs")
 
 
-def _schema(output: OutputRule) -> dict[str, Any]:
+def schema_of(output: OutputRule) -> dict[str, Any]:
     """The schema as an object: text from a caller never goes into a body unread."""
     try:
         schema = msgspec.json.decode(output.rule)
