@@ -75,6 +75,10 @@ test: $(VENV)/.installed-dev ## Run all tests but the marked nightly set
 test-all: $(VENV)/.installed-dev ## Run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
+.PHONY: clients
+clients: $(VENV)/.installed-dev ## Run the clients of others against us, evaluation harnesses too
+	@$(BIN)/python -m pytest -n $(WORKERS) tests/clients $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check style, types and the direction of imports
 	@$(BIN)/ruff check

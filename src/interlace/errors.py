@@ -65,6 +65,8 @@ class InvalidRequest(InterlaceError):
 class ContextLengthExceeded(InvalidRequest):
     """Prompt plus wanted tokens do not fit the model's context (HTTP 400)."""
 
+    # Messages end with the code as well: LangChain reads it there, from the text the SDK shows.
+
     default_code = "context_length_exceeded"
 
 

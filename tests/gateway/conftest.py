@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from interlace.config import GuardSettings, LimitSettings, ModelSettings, Settings
+from interlace.engines.fields import ALL_KEPT
 from tests.support.gateway_thread import Gateway, running_gateway
 from tests.support.scripted_engine import ScriptedEngine
 
@@ -27,6 +28,7 @@ def engines() -> dict[str, ScriptedEngine]:
     """One engine per way to behave."""
     return {
         "scripted": ScriptedEngine(),
+        "seeing": ScriptedEngine(fates=ALL_KEPT),
         "leaky": ScriptedEngine(tokens=("Well", ", op", "en se", "same", " and", " more")),
         "held": ScriptedEngine(held=True),
         "broken": ScriptedEngine(fail_after=2),

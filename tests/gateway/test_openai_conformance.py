@@ -414,7 +414,7 @@ def test_image_parts_are_refused(chat: Any) -> None:
     part = {"type": "image_url", "image_url": {"url": "https://example.org/x.png"}}
     with pytest.raises(openai.BadRequestError, match="text only") as caught:
         chat(messages=[{"role": "user", "content": [{"type": "text", "text": "hi"}, part]}])
-    assert caught.value.param == "messages[0].content[1]"
+    assert caught.value.param == "messages[].content[].image_url.url"
 
 
 def test_context_length(chat: Any) -> None:

@@ -17,8 +17,8 @@ HEAVY = (
     "aiohttp",
 )  # fmt: skip
 ROOMS = (
-    "cli", "config", "engines", "engines.host", "engines.local", "engines.remote", "errors", "gateway", "ledger",
-    "models", "safety",
+    "cli", "config", "deposits", "engines", "engines.host", "engines.local", "engines.remote", "errors", "gateway",
+    "ledger", "models", "safety",
 )  # fmt: skip
 
 

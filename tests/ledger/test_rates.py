@@ -120,3 +120,36 @@ async def test_the_greater_priority_goes_first() -> None:
         await asyncio.sleep(0)
     await asyncio.gather(*tasks)
     assert order == ["b", "d", "a", "c", "e"]
+
+
+async def test_admission_can_be_made_larger_and_smaller_while_it_is_used() -> None:
+    """A reload changes its bounds: were those who run or wait not counted on, it would let in too many, or nobody."""
+    admission = Admission(concurrency=1, queue=9)
+    gates, order = [asyncio.Event() for _ in range(6)], []
+
+    async def run(number: int) -> None:
+        async with admission.slot():
+            order.append(number)
+            await gates[number].wait()
+
+    tasks = [asyncio.create_task(run(number)) for number in range(6)]
+    await asyncio.sleep(0)
+    assert (admission.running, admission.waiting) == (1, 5)
+    admission.resize(3, 9)
+    await asyncio.sleep(0)
+    assert (order, admission.running, admission.waiting) == ([0, 1, 2], 3, 3)
+    admission.resize(1, 0)
+    for number in (0, 1):
+        gates[number].set()
+        await asyncio.sleep(0.01)
+        assert (order, admission.running) == ([0, 1, 2], 2 - number), "more run than there shall be"
+    with pytest.raises(Overloaded):
+        await admission.take(0)
+    gates[2].set()
+    await asyncio.sleep(0.01)
+    assert order == [0, 1, 2, 3]
+    for gate in gates:
+        gate.set()
+    await asyncio.gather(*tasks)
+    assert order == list(range(6))
+    assert admission.running == 0

@@ -21,16 +21,15 @@ KEY_NAME, KEY = "PROVIDER_KEY", "sk-very-secret-0123456789"
 
 def remote_settings(url: str, model: str, **more: Any) -> ModelSettings:
     """Settings of a remote model, with short time-outs."""
-    patience: dict[str, Any] = {"connect_seconds": 5, "first_token_seconds": 5, "between_tokens_seconds": 5}
-    return ModelSettings(
-        name="far", engine="openai", base_url=url, model=model, api_key=f"${{{KEY_NAME}}}", **(patience | more)
-    )
+    usual: dict[str, Any] = {"connect_seconds": 5, "first_token_seconds": 5, "between_tokens_seconds": 5}
+    usual |= {"engine": "openai", "api_key": f"${{{KEY_NAME}}}"}
+    return ModelSettings(name="far", base_url=url, model=model, **(usual | more))
 
 
 @asynccontextmanager
-async def remote(url: str, model: str, **more: Any) -> AsyncGenerator[RemoteEngine]:
+async def remote(url: str, model: str, key: str = KEY, **more: Any) -> AsyncGenerator[RemoteEngine]:
     """A started engine, closed at the end."""
-    engine = RemoteEngine(remote_settings(url, model, **more), {KEY_NAME: KEY})
+    engine = RemoteEngine(remote_settings(url, model, **more), {KEY_NAME: key})
     await engine.start()
     try:
         yield engine
@@ -54,6 +53,13 @@ async def collect(engine: RemoteEngine, request: GenerateRequest) -> list[Event]
         return [event async for event in events]
 
 
+async def collect_into(events: list[Event], engine: RemoteEngine, request: GenerateRequest) -> None:
+    """All events of one answer, those before an error too."""
+    async with aclosing(engine.generate(request)) as coming:
+        async for event in coming:
+            events.append(event)
+
+
 def text_of(events: list[Event], index: int = 0) -> str:
     """What one choice said."""
     return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
@@ -63,6 +69,11 @@ def finishes(events: list[Event]) -> list[str]:
     """Why each choice ended, in order."""
     deltas = [event for event in events if isinstance(event, Delta) and event.finish_reason]
     return [str(delta.finish_reason) for delta in sorted(deltas, key=lambda delta: delta.index)]
+
+
+def thought_of(events: list[Event]) -> str:
+    """What was thought aloud."""
+    return "".join(event.thought.text for event in events if isinstance(event, Delta) and event.thought)
 
 
 def calls_of(events: list[Event]) -> list[tuple[str, str, str]]:

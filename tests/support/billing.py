@@ -236,4 +236,6 @@ def _cost(price: dict[str, Any], event: Event) -> int:
     for kind, parent in _PARENTS.items():
         amounts[kind] = amounts[parent] if amounts[kind] is None else amounts[kind]
     exact = price["request"] + sum(Fraction(tokens[kind] * (amounts[kind] or 0), 10**6) for kind in _KINDS)
+    if event["batch"]:
+        exact = exact * price["batch_percent"] / 100
     return min(-int(-exact // 1), 10**18)

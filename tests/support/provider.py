@@ -176,14 +176,16 @@ class Exchange:
     def prompt_tokens(self) -> int:
         """Words of the prompt."""
         if "messages" in self.body:
-            return sum(len((message["content"] or "").split()) for message in self.body["messages"])
+            return sum(len(_words(message["content"]).split()) for message in self.body["messages"])
         prompt = self.body["prompt"]
         return len(prompt.split()) if isinstance(prompt, str) else len(prompt)
 
     def says(self, words: int) -> None:
         """So many words go out now."""
         if self.connection.keep_seen:
-            prompt = self.body["messages"][-1]["content"] if "messages" in self.body else str(self.body["prompt"])
+            prompt = (
+                _words(self.body["messages"][-1]["content"]) if "messages" in self.body else str(self.body["prompt"])
+            )
             self.connection.provider.said[prompt] += words
 
     def write(self, data: bytes) -> None:
@@ -231,6 +233,11 @@ class Exchange:
     async def hang(self) -> None:
         """Say nothing more."""
         await asyncio.sleep(HANG_SECONDS)
+
+
+def _words(content: Any) -> str:
+    """The text of a message, of whatever parts."""
+    return content or "" if not isinstance(content, list) else " ".join(part.get("text", "") for part in content)
 
 
 def usage_of(prompt: int, completion: int) -> dict[str, Any]:
@@ -655,6 +662,40 @@ def _call(index: int | None, id: str | None, name: str | None, arguments: Any) -
     return {**({} if index is None else {"index": index}), **named, "function": function}
 
 
+def able(exchange: Exchange) -> None:
+    """Does whatever `interlace providers check` asks, as a good model would; `silent`: it tells no usage, `dull`: it
+    sees, calls and thinks nothing, `liar`: its usage does not add up, `wrong`: its calls and objects have another
+    shape, and it does not stop."""
+    how, body = exchange.argument, exchange.body
+    text = json.dumps(body["messages"])
+    exchange.begin()
+    if body.get("tools") and body["messages"][-1]["role"] == "user" and how != "dull":
+        arguments = '{"town": "Paris"}' if how == "wrong" else '{"city": "Paris"}'
+        for index in range(2 if "Rome" in text else 1):
+            exchange.chunk({"tool_calls": [_call(index, f"call_{index}", "get_weather", arguments)]})
+        exchange.chunk(finish="tool_calls")
+    else:
+        for word in _able_words(body, text, how):
+            exchange.chunk({"content": word})
+        exchange.chunk(finish="stop")
+    if how == "liar":
+        exchange.usage(20, total_tokens=999)
+    elif how != "silent":
+        thoughts = {"reasoning_tokens": 7 if "reasoning_effort" in body and how != "dull" else 0}
+        exchange.usage(20, prompt_tokens=30, total_tokens=50, completion_tokens_details=thoughts)
+    exchange.end()
+
+
+def _able_words(body: dict[str, Any], text: str, how: str) -> list[str]:
+    if "response_format" in body:
+        return ['{"city": "Berlin"', "}" if how == "wrong" else ', "country": "Germany"}']
+    if "Count" in text:
+        return [f"{number} " for number in range(1, 10 if how == "wrong" or not body.get("stop") else 5)]
+    if how == "dull":
+        return ["Hm."]
+    return ["Red."] if "image_url" in text else ["Hail."] if "hail" in text else ["Paris."]
+
+
 def no_stream_options(exchange: Exchange) -> None:
     """It refuses to be asked for the usage of a stream."""
     if "stream_options" in exchange.body:
@@ -732,7 +773,7 @@ SCRIPTS: dict[str, Callable[[Exchange], Awaitable[None] | None]] = {
     for script in (
         instant, slow, hang_first, hang_head, hang_mid, hang_end, drip, cut, quiet_end, half_json, garbage, no_http,
         html, long_line, redirect, status, refuse, error_inside, no_usage, usage, liar, odd_lines, finish_always,
-        thinker, fewer, tools, no_stream_options, no_stream, stale, embed, bad_chunk, gzip_anyway, late_end, flaky,
-        late, says,
+        thinker, fewer, tools, able, no_stream_options, no_stream, stale, embed, bad_chunk, gzip_anyway, late_end,
+        flaky, late, says,
     )
 }  # fmt: skip

@@ -11,6 +11,8 @@ import struct
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
+from interlace.engines.fields import Fields
+from interlace.engines.host.fields import LOCAL_FIELDS
 from interlace.engines.types import (
     Capabilities,
     Delta,
@@ -38,7 +40,8 @@ ANSWER = ("The", " capital", " of", " France", " is", " Paris", ".")
 class ScriptedEngine:
     """Says `tokens`, one every `delay` seconds; raises `error` after `fail_after` of them.
 
-    With `held` it waits, after the first `held_at` tokens, until `release` is set. Counters tell how requests ended.
+    With `held` it waits, after the first `held_at` tokens, until `release` is set. `deltas`, where there are any, are
+    said instead, one after the other, whatever is asked. Counters tell how requests ended.
     """
 
     tokens: tuple[str, ...] = ANSWER
@@ -54,6 +57,8 @@ class ScriptedEngine:
     finished: int = 0
     cancelled: int = 0
     seen: list[GenerateRequest | EmbedRequest] = field(default_factory=list)
+    fates: Fields = field(default_factory=lambda: LOCAL_FIELDS)
+    deltas: tuple[Delta, ...] = ()
 
     async def start(self) -> None:
         """Nothing to load."""
@@ -83,6 +88,11 @@ class ScriptedEngine:
             self.cancelled += not done
 
     async def _deltas(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        for delta in self.deltas:
+            await asyncio.sleep(self.delay)
+            yield delta
+        if self.deltas:
+            return
         pieces, finish, stop = _plan(request, self.tokens)
         for position, piece in enumerate(pieces):
             if self.fail_after is not None and position >= self.fail_after:
@@ -111,6 +121,14 @@ class ScriptedEngine:
             return sum(len(text.split()) for text in request.texts) + sum(map(len, request.ids))
         return len(_prompt_tokens(request))
 
+    async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
+        """Exact: the tokenizer is here."""
+        return await self.count(request), False
+
+    def fields(self) -> Fields:
+        """What becomes of each field of a request; as a local engine does unless a test says otherwise."""
+        return self.fates
+
     def capabilities(self) -> Capabilities:
         """Chat with tools, or embeddings."""
         if self.state == "loading":
@@ -133,7 +151,7 @@ def _prompt_tokens(request: GenerateRequest) -> list[str]:
         return [f"t{token}" for token in request.prompt_ids]
     if request.prompt is not None:
         return request.prompt.split()
-    return [word for message in request.messages or () for word in message.content.split()]
+    return [word for message in request.messages or () for word in message.text.split()]
 
 
 def _started(request: GenerateRequest, prompt: list[str]) -> Started:

@@ -17,6 +17,7 @@ from interlace import __version__
 from interlace.cli.costs import plans, prices, usage
 from interlace.cli.ledger import ledger
 from interlace.cli.options import ApiKey, Config, Home, Json, Url
+from interlace.cli.providers import providers
 from interlace.cli.route import route
 from interlace.cli.tenants import keys, orgs, projects
 from interlace.errors import ConfigError, InterlaceError
@@ -33,6 +34,7 @@ app.add_typer(plans, name="plans")
 app.add_typer(prices, name="prices")
 app.add_typer(route, name="route")
 app.add_typer(ledger, name="ledger")
+app.add_typer(providers, name="providers")
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A checkpoint's name, as `interlace checkpoints list` shows it.")
@@ -107,6 +109,21 @@ def serve(
     from interlace.gateway.commands import serve_command
 
     raise typer.Exit(serve_command(config=config, host=host, port=port, home=home))
+
+
+@app.command()
+def reload(
+    url: Url = None, key: ApiKey = None, config: Config = None, home: Home = None, as_json: Json = False
+) -> None:
+    """Have the running server read its configuration again.
+
+    No request is dropped; SIGHUP does the same. A wrong configuration changes nothing: exit code 2.
+
+    Example: interlace reload
+    """
+    from interlace.gateway.commands import reload_command
+
+    raise typer.Exit(reload_command(url=url, key=key, config=config, home=home, as_json=as_json))
 
 
 @app.command()

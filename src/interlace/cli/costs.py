@@ -169,6 +169,33 @@ def prices_retire(price: Annotated[str, typer.Argument(metavar="ID", help="The p
     return {"id": price}
 
 
+@prices.command("sync")
+def prices_sync(
+    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="These only; else all.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="A date, or a time with its offset; else now.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Apply what is proposed, without asking.")] = False,
+    url: Url = None,
+    key_text: ApiKey = None,
+    config: Config = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the prices of remote models with a public list, and propose those that differ.
+
+    The list comes with the package genai-prices (pip install 'interlace[prices]'); nothing is fetched. Nothing is
+    applied without --yes or a yes.
+
+    Example: interlace prices sync --since 2026-12-01
+    """
+    from interlace.gateway.ledger_client import Where
+    from interlace.gateway.price_sync_commands import prices_sync_command
+
+    where = Where(os.environ, url=url, key=key_text, config=config, home=home)
+    raise typer.Exit(prices_sync_command(where, models=models or (), since=since, yes=yes, as_json=as_json))
+
+
 # --- usage -------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """`interlace.yaml` plus environment → one frozen `Settings` per load. Read once, no I/O afterwards."""
 
+from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE
 from interlace.config.reader import (
     ENVIRONMENT,
+    Faults,
     Problem,
     SettingDoc,
     check_config,
@@ -31,12 +33,14 @@ from interlace.config.settings import (
     PerMillion,
     PlanSettings,
     PriceSettings,
+    ResponseSettings,
     SecretSettings,
     Settings,
 )
 
 __all__ = [
     "DEFAULT_MODEL",
+    "ENGINES",
     "ENVIRONMENT",
     "BreakerSettings",
     "FallbackSettings",
@@ -48,15 +52,21 @@ __all__ = [
     "ReuseSettings",
     "RouteSettings",
     "WhenSettings",
+    "Faults",
     "GuardSettings",
     "LedgerSettings",
     "LimitSettings",
     "LogSettings",
     "ModelSettings",
+    "OPENAI",
+    "PRESETS",
+    "PROVIDERS",
     "PerMillion",
     "PlanSettings",
     "PriceSettings",
     "Problem",
+    "ResponseSettings",
+    "REMOTE",
     "SecretSettings",
     "SettingDoc",
     "Settings",

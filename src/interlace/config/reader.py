@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+from interlace.config.engines import REMOTE
 from interlace.config.route_check import faults_of_routes
 from interlace.config.route_settings import RouteSettings
 from interlace.config.settings import DEFAULT_MODEL, ModelSettings, PlanSettings, PriceSettings, Settings
@@ -92,15 +93,17 @@ def load_settings(
     overrides: Mapping[str, Any] | None = None,
     *,
     need_keys: bool = True,
+    faults: Faults | None = None,
 ) -> Settings:
     """Settings from file, then environment, then `overrides` (dotted path → value; None is no override).
 
     Raises `ConfigError` whose message lists every problem, one a line. A missing provider's key is one unless
-    `need_keys` is False, as for commands that only ask a running server.
+    `need_keys` is False, as for commands that only ask a running server. `faults` as for `check_config`.
     """
     env = os.environ if env is None else env
     reader = _Reader(need_keys=need_keys)
     settings = reader.settings(find_config(path, env), env, overrides or {})
+    reader.ask(faults, settings)
     if reader.problems:
         raise ConfigError("\n".join(str(problem) for problem in reader.problems))
     return settings
@@ -116,9 +119,7 @@ def check_config(
     env = os.environ if env is None else env
     reader = _Reader()
     settings = reader.settings(find_config(path, env), env, {})
-    if faults is not None and not reader.problems:
-        for where, problem, mend in faults(settings):
-            reader.problems.append(Problem(reader.file, reader.lines.get(where, 0), where, problem, mend))
+    reader.ask(faults, settings)
     return sorted(reader.problems, key=lambda problem: (problem.file, problem.line))
 
 
@@ -164,6 +165,13 @@ class _Reader:
             self.problems.append(Problem("HOME", 0, "home", "is not set", "Set INTERLACE_HOME to a folder"))
         return dataclasses.replace(settings, home=settings.home.absolute())
 
+    def ask(self, faults: Faults | None, settings: Settings) -> None:
+        """Of settings that are sound in form: what others find wrong with them."""
+        if faults is None or self.problems:
+            return
+        for where, problem, mend in faults(settings):
+            self.problems.append(Problem(self.file or "the settings", self.lines.get(where, 0), where, problem, mend))
+
     def _compose(self, path: Path) -> yaml.Node | None:
         try:
             text = path.read_text(encoding="utf-8")
@@ -201,11 +209,12 @@ class _Reader:
                 lines[key] = _line(key_node)
         engine = str(values.get("engine") or "local")
         for name, field in fields.items():
-            only = field.metadata["only"] if values.get("engine", "local") is not None else ""  # else told already
-            if name in values and only not in ("", engine):
-                mend = f"Remove the line, or write `engine: {only}`"
-                self._add(lines[name], f"{where}.{name}", f"is no setting of engine {engine} but of {only}", mend)
-            elif name not in values and (_required(field) or (field.metadata["required"] and only == engine)):
+            only = field.metadata["only"] if values.get("engine", "local") is not None else ()  # else told already
+            if name in values and only and engine not in only:
+                mend = f"Remove the line, or write `engine: {only[0]}`"
+                problem = f"is no setting of engine {engine} but of {', '.join(only)}"
+                self._add(lines[name], f"{where}.{name}", problem, mend)
+            elif name not in values and (_required(field) or (only and engine in field.metadata["required"])):
                 self._add(_line(node), f"{where}.{name}", "is missing", f"Add `{name}:`. {field.metadata['doc']}")
         return values
 
@@ -219,7 +228,7 @@ class _Reader:
             self._add(_line(node), where, f"is not {KINDS[hint]}", "Write one value on the line")
             return None
         try:
-            if field.name == "api_key" and hint is str and not field.metadata["choices"]:
+            if field.metadata["secret"]:
                 return self._key_reference(node.value)
             quoted = node.tag.endswith(":str") or node.style is not None or field.metadata["choices"]  # `off` is a word
             if hint is str and not quoted:
@@ -371,6 +380,15 @@ def _reference(cls: Any, where: str) -> Iterator[SettingDoc]:
             yield _documented(path, hint, field, variables.get(path))
 
 
+def _engines(only: tuple[str, ...]) -> str:
+    """Which engines a setting belongs to, as the reference says it."""
+    if not only:
+        return ""
+    if only == REMOTE:
+        return " (engines of providers)"
+    return f" (engine{'s' if len(only) > 1 else ''} {', '.join(only)})"
+
+
 def _documented(path: str, hint: Any, field: dataclasses.Field[Any], variable: str | None) -> SettingDoc:
     choices = field.metadata["choices"]
     kind = " | ".join(choices) if choices else KINDS.get(hint, "a list of texts")
@@ -380,5 +398,5 @@ def _documented(path: str, hint: Any, field: dataclasses.Field[Any], variable: s
         default = "none"
     else:
         default = "required" if _required(field) or field.metadata["required"] else str(field.default)
-    only = f" (engine {field.metadata['only']})" if field.metadata["only"] else ""
+    only = _engines(field.metadata["only"])
     return SettingDoc(path, kind, default, field.metadata["doc"] + only, variable)

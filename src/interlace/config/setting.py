@@ -15,15 +15,17 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: Sequence[str] = (),
-    only: str = "",
-    required: bool = False,
+    only: Sequence[str] = (),
+    required: Sequence[str] = (),
+    secret: bool = False,
 ) -> Any:
     """A dataclass field that carries its documentation, bounds and choices for the reader.
 
-    `only` names the engine of a model that the field belongs to; with it, `required` means: by that engine.
+    `only` names the engines of a model that the field belongs to, `required` those that cannot do without it. A
+    `secret` is written as a reference to an environment variable.
     """
     metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": tuple(choices)}
-    metadata |= {"only": only, "required": required}
+    metadata |= {"only": tuple(only), "required": tuple(required), "secret": secret}
     if factory is not MISSING:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)

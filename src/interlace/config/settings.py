@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from interlace.config.engines import ENGINES, LOCAL, OPENAI, REMOTE
 from interlace.config.route_settings import BreakerSettings, RouteSettings
 from interlace.config.setting import setting
 from interlace.money import Micros, Nanos
@@ -30,87 +31,145 @@ class ModelSettings:
     checkpoint: str = setting(
         "A name in the store (`interlace checkpoints list`), or a path that starts with / ./ or ~.",
         "",
-        only="local",
-        required=True,
+        only=(LOCAL,),
+        required=(LOCAL,),
     )
     engine: str = setting(
-        "What runs it: this machine (local), or a server that speaks OpenAI's API (openai).",
-        "local",
-        choices=("local", "openai"),
+        "What runs it: this machine (local), a server that speaks OpenAI's API (openai), or the provider of that name.",
+        LOCAL,
+        choices=ENGINES,
     )
     precision: str = setting(
         "Arithmetic and weights: as in the file, or converted.",
         "file",
         choices=("file", "f32", "bf16", "int8"),
-        only="local",
+        only=(LOCAL,),
     )
     sampling: str = setting(
         "What fills temperature, top_p, ... that a caller leaves out: what the model's makers suggest, or OpenAI's "
         "defaults (temperature 1).",
         "model",
         choices=("model", "openai"),
-        only="local",
+        only=(LOCAL,),
     )
     cache_bytes: int = setting(
-        "Cap of the KV cache; sizes such as 512MiB are understood.", 1 << 30, minimum=1 << 20, only="local"
+        "Cap of the KV cache; sizes such as 512MiB are understood.", 1 << 30, minimum=1 << 20, only=(LOCAL,)
     )
     context_length: int = setting(
         "Longest prompt plus answer in tokens; 0: what the checkpoint says, or not known.", 0, minimum=0
     )
-    max_sequences: int = setting("Sequences that run at once.", 64, minimum=1, maximum=4096, only="local")
-    max_waiting: int = setting("Sequences queued in the engine before callers get 429.", 256, minimum=0, only="local")
+    max_sequences: int = setting("Sequences that run at once.", 64, minimum=1, maximum=4096, only=(LOCAL,))
+    max_waiting: int = setting("Sequences queued in the engine before callers get 429.", 256, minimum=0, only=(LOCAL,))
     step_tokens: int = setting(
         "Token budget of one step, prefill and decode together; four times as much while nobody is being answered.",
         256,
         minimum=1,
-        only="local",
+        only=(LOCAL,),
     )
-    threads: int = setting("Threads of the engine; 0: one per physical core.", 0, minimum=0, maximum=1024, only="local")
+    threads: int = setting(
+        "Threads of the engine; 0: one per physical core.", 0, minimum=0, maximum=1024, only=(LOCAL,)
+    )
     base_url: str = setting(
-        "Where the server's API begins, such as https://api.openai.com/v1.", "", only="openai", required=True
-    )
-    model: str = setting("What the server calls the model.", "", only="openai", required=True)
-    api_key: str = setting(
-        "The environment variable that holds the server's key, written `${NAME}`; left out: none is sent.",
+        "Where the server's API begins, such as https://api.openai.com/v1; providers by name know their own.",
         "",
-        only="openai",
+        only=REMOTE,
+        required=("openai", "azure"),
     )
-    embeds: bool = setting("It makes embeddings, not text.", False, only="openai")
+    model: str = setting("What the server calls the model.", "", only=REMOTE, required=REMOTE)
+    api_key: str = setting(
+        "The environment variable that holds the server's key, written `${NAME}`; left out: the provider's usual one, "
+        "and for openai, ollama and vllm none is sent.",
+        "",
+        only=REMOTE,
+        secret=True,
+    )
+    api_version: str = setting(
+        "A dated version of Azure's API, such as 2024-10-21, with which `model` names a deployment; left out: the API "
+        "that has no versions (/openai/v1).",
+        "",
+        only=("azure",),
+    )
+    entra_tenant: str = setting("The tenant at Microsoft Entra that vouches for this gateway.", "", only=("azure",))
+    entra_client: str = setting("What Entra calls this gateway: its client id.", "", only=("azure",))
+    entra_secret: str = setting(
+        "The environment variable that holds its client secret, written `${NAME}`.", "", only=("azure",), secret=True
+    )
+    entra_token: str = setting(
+        "The environment variable that holds a token of Entra, which is used as it is, written `${NAME}`.",
+        "",
+        only=("azure",),
+        secret=True,
+    )
+    token_url: str = setting(
+        "Where tokens come from; left out: Microsoft's public cloud. Other clouds have others.", "", only=("azure",)
+    )
+    token_scope: str = setting("What a token is for.", "https://cognitiveservices.azure.com/.default", only=("azure",))
+    region: str = setting(
+        "The AWS region the model runs in, such as eu-central-1; left out: what AWS's variables and profile say.",
+        "",
+        only=("bedrock",),
+    )
+    project: str = setting(
+        "The Google Cloud project; left out: the Gemini API with a key, not Vertex AI.", "", only=("vertex",)
+    )
+    location: str = setting("Where in Google Cloud the model runs, such as europe-west4.", "global", only=("vertex",))
+    publisher: str = setting(
+        "Whose model it is, where its name does not say so: anthropic or amazon (bedrock); else google (vertex).",
+        "",
+        only=("bedrock", "vertex"),
+    )
+    api: str = setting(
+        "Which of OpenAI's APIs answers conversations; reasoning models think better across calls with responses.",
+        "chat",
+        choices=("chat", "responses"),
+        only=OPENAI,
+    )
+    embeds: bool = setting("It makes embeddings, not text.", False, only=REMOTE)
     dimensions: int = setting(
-        "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only="openai"
+        "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only=REMOTE
     )
     stream: bool = setting(
         "Answers are streamed from the server, so that one can be stopped; false for a server that cannot.",
         True,
-        only="openai",
+        only=REMOTE,
     )
-    extensions: bool = setting(
+    extensions: bool | None = setting(
         "The server knows vLLM's fields beyond OpenAI's: top_k, min_p, repetition_penalty, ignore_eos, "
-        "structured_outputs. Otherwise a request with one of them is refused.",
-        False,
-        only="openai",
+        "structured_outputs, continue_final_message. Otherwise a request with one of them is refused. Left out: true "
+        "for vllm.",
+        None,
+        only=OPENAI,
     )
-    max_tokens_field: str = setting(
-        "What the server calls the longest answer; newer models of OpenAI want max_completion_tokens.",
-        "max_tokens",
+    max_tokens_field: str | None = setting(
+        "What the server calls the longest answer; newer models of OpenAI want max_completion_tokens. Left out: "
+        "max_tokens, or what the provider by that name wants.",
+        None,
         choices=("max_tokens", "max_completion_tokens"),
-        only="openai",
+        only=OPENAI,
+    )
+    cache_marks: bool | None = setting(
+        "The server knows prompt_cache_breakpoint. Left out: true where the server is OpenAI's own.", None, only=OPENAI
+    )
+    store: bool = setting(
+        "Answers may be stored at the provider; without it, nothing is, and `metadata` of callers stays here.",
+        False,
+        only=OPENAI,
     )
     connections: int = setting(
         "Connections to the server at once; further requests wait for one.",
         256,
         minimum=1,
         maximum=65536,
-        only="openai",
+        only=REMOTE,
     )
-    connect_seconds: float = setting("Longest wait for a connection.", 10.0, minimum=0.01, only="openai")
+    connect_seconds: float = setting("Longest wait for a connection.", 10.0, minimum=0.01, only=REMOTE)
     first_token_seconds: float = setting(
-        "Longest wait for the first token, with `stream`.", 300.0, minimum=0.01, only="openai"
+        "Longest wait for the first token, with `stream`.", 300.0, minimum=0.01, only=REMOTE
     )
     between_tokens_seconds: float = setting(
-        "Longest wait from one token to the next, with `stream`.", 60.0, minimum=0.01, only="openai"
+        "Longest wait from one token to the next, with `stream`.", 60.0, minimum=0.01, only=REMOTE
     )
-    total_seconds: float = setting("Longest time a whole answer may take.", 1800.0, minimum=0.01, only="openai")
+    total_seconds: float = setting("Longest time a whole answer may take.", 1800.0, minimum=0.01, only=REMOTE)
     breaker: BreakerSettings = setting("When routes take it for broken.", factory=BreakerSettings)
 
 
@@ -162,6 +221,31 @@ class LimitSettings:
     sequences: int = setting("Most answers one request may ask for: prompts times `n`.", 256, minimum=1)
     body_seconds: float = setting("Longest time a caller may take to send its request body.", 60.0, minimum=0.1)
     reader_seconds: float = setting("A caller that reads nothing for so long is dropped.", 60.0, minimum=0.1)
+    file_bytes: int = setting("Largest file of `/v1/files`; 0 takes none.", 512 << 20, minimum=0)
+    project_file_bytes: int = setting("All files of a project together.", 10 << 30, minimum=0)
+    batch_lines: int = setting(
+        "Requests of batches that run at once, beside `concurrency`, while less than half of that is in use; "
+        "0 holds batches.",
+        8,
+        minimum=0,
+        maximum=4096,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseSettings:
+    """Responses that are kept for `/v1/responses`, unless a request says `store: false`."""
+
+    days: int = setting("After how many days a stored response is deleted; 0: never.", 30, minimum=0, maximum=36500)
+    chain_turns: int = setting(
+        "Most responses that `previous_response_id` takes up again, one before the other.",
+        1000,
+        minimum=1,
+        maximum=10**5,
+    )
+    chain_bytes: int = setting(
+        "Most bytes that it takes up again; sizes such as 10MiB are understood.", 10 << 20, minimum=1024
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,5 +332,6 @@ class Settings:
     ledger: LedgerSettings = setting("The record of usage.", factory=LedgerSettings)
     guards: GuardSettings = setting("Checks of every input and output.", factory=GuardSettings)
     limits: LimitSettings = setting("What is taken on at once.", factory=LimitSettings)
+    responses: ResponseSettings = setting("Stored responses.", factory=ResponseSettings)
     log: LogSettings = setting("Logging.", factory=LogSettings)
     drain_seconds: float = setting("How long running requests may finish after SIGTERM.", 30.0, minimum=0)

@@ -61,7 +61,7 @@ def parse(text: str, hint: Any, field: dataclasses.Field[Any]) -> Any:
         value = _hours(text)
     elif field.name in {"deny", "refusals"}:
         value = _pattern(text)
-    elif field.name == "base_url":
+    elif field.name in {"base_url", "token_url"}:
         value = _base_url(text)
     else:
         value = _nonempty(text)

@@ -26,30 +26,116 @@ class Struct(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ToolCall(Struct, frozen=True):
-    """One call of a function, finished: `arguments` is JSON text, as the model wrote it."""
+    """One call of a function, finished: `arguments` is JSON text, as the model wrote it. `signature` is what its
+    provider wants back with it, unread by anybody else."""
 
     id: str
     name: str
     arguments: str
+    signature: str = ""
+    cache: str = ""
+
+
+# A `cache` mark says: a prompt cache may end here. It is "" for none, "default", or for how long: "5m", "1h", ...
+
+
+class TextPart(Struct, frozen=True, tag="text"):
+    """A piece of text."""
+
+    text: str
+    cache: str = ""
+
+
+class RefusalPart(Struct, frozen=True, tag="refusal"):
+    """What an assistant said when it refused."""
+
+    text: str
+
+
+class ThinkingPart(Struct, frozen=True, tag="thinking"):
+    """What an assistant thought before it spoke: the text as far as it is shown, short versions of it, and the seal by
+    which its provider knows its own work again. `redacted` is a thought that only its provider can read."""
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
+    summary: tuple[str, ...] = ()
+    id: str = ""
+
+
+class ImagePart(Struct, frozen=True, tag="image"):
+    """A picture: `data` in base64 with its `media_type`, or the `url` of one that the provider fetches (we never do).
+    `detail` is "", "low", "high", "auto", ...: how closely it is looked at."""
+
+    data: str = ""
+    media_type: str = ""
+    url: str = ""
+    detail: str = ""
+    cache: str = ""
+
+
+class FilePart(Struct, frozen=True, tag="file"):
+    """A document: `data` in base64 (or, with `text`, plain text in it) with its `media_type`, or a `url`."""
+
+    data: str = ""
+    media_type: str = ""
+    url: str = ""
+    text: str = ""
+    name: str = ""
+    cache: str = ""
+
+
+class AudioPart(Struct, frozen=True, tag="audio"):
+    """Sound in base64; `format` as OpenAI says it: "wav" or "mp3"."""
+
+    data: str
+    format: str
+
+
+Part = TextPart | RefusalPart | ThinkingPart | ImagePart | FilePart | AudioPart
 
 
 class Message(Struct, frozen=True):
-    """One turn of a conversation, text only."""
+    """One turn of a conversation. `content` is a text, or parts where it has more than one text in it.
+
+    A turn of role "tool" holds the result of the call `tool_call_id`; `is_error`: the call failed. `name` and `cache`
+    belong to the turn as a whole.
+    """
 
     role: Role
-    content: str = ""
+    content: str | tuple[Part, ...] = ""
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    is_error: bool = False
+    cache: str = ""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The content as parts; none for an empty text."""
+        if isinstance(self.content, str):
+            return (TextPart(self.content),) if self.content else ()
+        return self.content
+
+    @property
+    def text(self) -> str:
+        """What a model that only reads text reads of it: texts, refusals and text files, a line each, no thoughts."""
+        if isinstance(self.content, str):
+            return self.content
+        read = (part for part in self.content if isinstance(part, TextPart | RefusalPart | FilePart) and part.text)
+        return "\n".join(f"{part.name}:\n{part.text}" if isinstance(part, FilePart) else part.text for part in read)
 
 
 class Tool(Struct, frozen=True):
-    """A function the model may call; `parameters` is a JSON schema (an empty one takes an empty object)."""
+    """A function the model may call; `parameters` is a JSON schema (an empty one takes an empty object). `native`:
+    see `GenerateRequest`."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = msgspec.field(default_factory=dict)
     strict: bool = False
+    cache: str = ""
+    native: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class OutputRule(Struct, frozen=True):
@@ -86,10 +172,36 @@ class Sampling(Struct, frozen=True):
     prompt_logprobs: bool = False  # with `logprobs`: also of every prompt token but the first
 
 
+class Reasoning(Struct, frozen=True):
+    """How much a model thinks before it speaks. `effort` is "none", "minimal", "low", "medium", "high", "xhigh" or
+    "max", "" where nothing was said; `budget_tokens` bounds the thoughts, 0 where nothing was said; `adaptive`: the
+    model decides. `summary` says how thoughts are shown: "auto", "concise", "detailed", "summarized", "omitted"."""
+
+    effort: str = ""
+    budget_tokens: int = 0
+    adaptive: bool = False
+    summary: str = ""
+
+
+class Options(Struct, frozen=True):
+    """What a caller may say beside the question. None of it changes what is asked, so an engine that has no use for a
+    field leaves it out, and the caller is told so."""
+
+    verbosity: str = ""
+    service_tier: str = ""
+    user: str = ""
+    safety_identifier: str = ""
+    cache_key: str = ""
+    cache_retention: str = ""
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
 class GenerateRequest(Struct, frozen=True):
     """One prompt (or conversation) and how to continue it `n` times.
 
-    Exactly one of `messages`, `prompt` and `prompt_ids` is given. `tenant` keeps cached prefixes apart.
+    Exactly one of `messages`, `prompt` and `prompt_ids` is given. `tenant` keeps cached prefixes apart. With `prefill`
+    the last message is the assistant's, and the answer goes on where it ends. `native` holds fields of the dialect
+    `dialect` that have no neutral form; only a provider that speaks that very dialect gets them.
     """
 
     id: str
@@ -104,6 +216,11 @@ class GenerateRequest(Struct, frozen=True):
     tool_choice: str = "auto"  # "auto", "none", "required", or "function:NAME"
     parallel_tool_calls: bool = True
     tenant: str = ""
+    prefill: bool = False
+    reasoning: Reasoning | None = None
+    options: Options = Options()
+    dialect: str = ""
+    native: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class EmbedRequest(Struct, frozen=True):
@@ -142,6 +259,18 @@ class ToolCallDelta(Struct, frozen=True):
     id: str | None = None
     name: str | None = None
     arguments: str = ""
+    signature: str = ""
+
+
+class Thought(Struct, frozen=True):
+    """A piece of what the model thinks: `text`; `summary` where it is a short version of it. `signature` or `redacted`
+    end a thought, as in `ThinkingPart`; `id` is the provider's name for it."""
+
+    text: str = ""
+    summary: bool = False
+    signature: str = ""
+    redacted: str = ""
+    id: str = ""
 
 
 class Started(Struct, frozen=True, tag="started"):
@@ -160,7 +289,11 @@ class Started(Struct, frozen=True, tag="started"):
 
 class Delta(Struct, frozen=True, tag="delta"):
     """What choice `index` gained: `tokens` generated tokens, which may show as less text than was generated so far
-    (half characters and possible stop strings are held back). The last delta of a choice has `finish_reason`."""
+    (half characters and possible stop strings are held back). The last delta of a choice has `finish_reason`.
+
+    What stands in one delta came in the order thought, text, tool calls. `refused`: the text says why the model will
+    not answer.
+    """
 
     index: int = 0
     text: str = ""
@@ -169,6 +302,8 @@ class Delta(Struct, frozen=True, tag="delta"):
     tool_calls: tuple[ToolCallDelta, ...] = ()
     finish_reason: FinishReason | None = None
     stop: str | None = None  # the stop string that ended it
+    thought: Thought | None = None
+    refused: bool = False
 
 
 class Usage(Struct, frozen=True, tag="usage"):
@@ -176,6 +311,7 @@ class Usage(Struct, frozen=True, tag="usage"):
 
     `prompt_tokens` includes `cached_tokens` (read from a prefix cache) and `cache_write_tokens` (written to one);
     `completion_tokens` includes `reasoning_tokens`. `estimated`: a provider did not report it, so it was counted here.
+    `disputed`: what a provider reports contradicts what was seen; it stands, and is marked for reconciliation.
     """
 
     prompt_tokens: int
@@ -184,6 +320,8 @@ class Usage(Struct, frozen=True, tag="usage"):
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    disputed: bool = False
+    service_tier: str = ""  # the one that served, where a provider says so
 
 
 Event = Started | Delta | Usage
@@ -252,8 +390,17 @@ class Engine(Protocol):
         tokenizer, else an upper bound. Raises what `generate` or `embed` would for a prompt that cannot be."""
         ...
 
+    async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
+        """The prompt's tokens for whoever asks how many there are, and whether they are an estimate. A provider's own
+        counter is asked where there is one."""
+        ...
+
     def capabilities(self) -> Capabilities:
         """What it can do; raises `EngineUnavailable` before it is ready the first time."""
+        ...
+
+    def fields(self) -> Mapping[str, Any]:
+        """What becomes of each field of a request here: an `engines.fields.Fields`, the same for every request."""
         ...
 
     def health(self) -> Health:

@@ -20,6 +20,7 @@ from interlace.errors import InvalidRequest
 from interlace.gateway.admin_openapi import admin_document
 from interlace.gateway.http import JSON, Exchange, credential_of, query_of, read_json_body, send_whole
 from interlace.gateway.pages import Page
+from interlace.gateway.reload_page import RELOAD
 from interlace.gateway.wire import convert, decode, encode
 from interlace.ledger import Caller, Ledger
 from interlace.ledger.operations import OPERATIONS, Operation
@@ -48,7 +49,7 @@ def _whole(path: str) -> str:
 
 
 def _document_page(operations: Mapping[str, Operation]) -> Page:
-    body = encode(admin_document(operations, PREFIX))
+    body = encode(admin_document({**operations, RELOAD.name: RELOAD}, PREFIX))
     return Page(lambda _: (200, JSON, body))
 
 

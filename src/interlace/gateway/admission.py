@@ -35,12 +35,21 @@ class Admission:
     came first."""
 
     def __init__(self, concurrency: int, queue: int) -> None:
-        self._free = concurrency
+        self._concurrency = concurrency
+        self._free = concurrency  # negative, while more run than there shall be from now on
         self._queue = queue
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
         self._arrivals = itertools.count()
+        self._concurrency = concurrency
         self.running = 0
         self.waiting = 0  # for a slot
+        self.aside = 0  # running beside the slots
+
+    def resize(self, concurrency: int, queue: int) -> None:
+        """Other bounds, from now on; nobody who runs or waits is sent away."""
+        self._free += concurrency - self._concurrency
+        self._concurrency, self._queue = concurrency, queue
+        self._hand_out()
 
     @asynccontextmanager
     async def slot(self, priority: int = 0) -> AsyncGenerator[Slot, None]:
@@ -53,9 +62,26 @@ class Admission:
             if slot.held:
                 self.give_back()
 
+    @property
+    def idle(self) -> bool:
+        """Whether less than half of the slots are held, and so nobody waits."""
+        return 2 * self.running < self._concurrency
+
+    @asynccontextmanager
+    async def place_aside(self) -> AsyncGenerator[Slot, None]:
+        """Run beside the slots, while they are idle: what can wait takes no slot that a caller could have had. Raises
+        `Overloaded` at once when they are not."""
+        if not self.idle:
+            raise Overloaded("Requests that cannot wait go first.", retry_after_seconds=1)
+        self.aside += 1
+        try:
+            yield Slot(self, 0, held=False)
+        finally:
+            self.aside -= 1
+
     async def take(self, priority: int, *, readmit: bool = False) -> None:
         """Wait for a slot and have it. `readmit`: the queue's bound does not count for who was admitted before."""
-        if self._free:
+        if self._free > 0:
             self._free -= 1
         else:
             await self._wait(priority, readmit=readmit)
@@ -88,10 +114,13 @@ class Admission:
             self.waiting -= 1
 
     def _release(self) -> None:
-        """Hand the slot to the first in the queue, so that nobody who comes later overtakes."""
-        while self._waiting:
+        self._free += 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Hand free slots to the first in the queue, so that nobody who comes later overtakes."""
+        while self._free > 0 and self._waiting:
             _, _, turn = heapq.heappop(self._waiting)
             if not turn.done():  # done: its request has gone
+                self._free -= 1
                 turn.set_result(None)
-                return
-        self._free += 1

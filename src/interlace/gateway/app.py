@@ -12,9 +12,15 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from interlace.config import Settings
+from interlace.deposits import Deposits
 from interlace.errors import InterlaceError, NotFound
-from interlace.gateway.admin import admin_routes
+from interlace.gateway.admin import PREFIX, admin_routes
+from interlace.gateway.anthropic_count import CountEndpoint
+from interlace.gateway.anthropic_messages import parse_messages
+from interlace.gateway.batch_pages import batch_routes
+from interlace.gateway.batch_runner import BatchRunner, Fixed
 from interlace.gateway.endpoint import Endpoint
+from interlace.gateway.file_pages import file_routes
 from interlace.gateway.http import ClientGone, Exchange, send_error
 from interlace.gateway.metrics import NO_MODEL
 from interlace.gateway.openai_chat import parse_chat
@@ -22,6 +28,9 @@ from interlace.gateway.openai_completions import parse_completion
 from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
+from interlace.gateway.responses_pages import response_routes
+from interlace.gateway.responses_running import Running
 from interlace.gateway.route_operations import route_operations
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
@@ -32,25 +41,37 @@ _access = logging.getLogger("interlace.access")
 
 @dataclass
 class State:
-    """What changes while the gateway runs: draining, once it was asked to stop."""
+    """What changes while the gateway runs: draining, once it was asked to stop. `reload` reads the configuration."""
 
     started: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
+    reload: Reload = cannot_reload
+    batches: BatchRunner | None = None
+    running: Running = field(default_factory=Running)
 
 
 def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
     """The application. A request passes the handlers from the outside in: identified, logged, errors told, routed."""
     limits = settings.limits
     models = ModelPages(pipeline, state.started, settings.models)
+    if state.batches is None:  # one for the process, whatever is loaded: `serve` tells it what is current
+        state.batches = BatchRunner(Deposits(pipeline.ledger.registry), Fixed(settings, pipeline).held)
+    deposits = state.batches.deposits
     pages = Router(
         [
             Route("/v1/chat/completions", Endpoint("chat", parse_chat, pipeline, limits), methods=["POST"]),
             Route("/v1/completions", Endpoint("completions", parse_completion, pipeline, limits), methods=["POST"]),
             Route("/v1/embeddings", Endpoint("embeddings", parse_embedding, pipeline, limits), methods=["POST"]),
+            Route("/v1/messages", Endpoint("messages", parse_messages, pipeline, limits), methods=["POST"]),
+            Route("/v1/messages/count_tokens", CountEndpoint("count_tokens", pipeline, limits), methods=["POST"]),
+            *response_routes(pipeline, deposits, limits, state.running),
             Route("/v1/models", models.all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
             Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),
             Route("/v1/usage/{id}", SpentPage(pipeline.ledger), methods=["GET"]),
+            Route(f"{PREFIX}/reload", ReloadPage(pipeline.ledger, limits, lambda: state.reload), methods=["POST"]),
+            *file_routes(pipeline.ledger, deposits, limits),
+            *batch_routes(pipeline.ledger, deposits, limits, state.batches.changed),
             *admin_routes(pipeline.ledger, limits, route_operations(pipeline)),
             Route("/healthz", health_page(), methods=["GET"]),
             Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),
@@ -128,7 +149,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class ErrorsTold:
-    """Turns every error into OpenAI's shape; what nobody foresaw becomes a 500 that is logged."""
+    """Turns every error into the shape of its endpoint's dialect; what nobody foresaw becomes a 500 that is logged."""
 
     inner: Callable[[Scope, Receive, Send], Awaitable[None]]
     pipeline: Pipeline
@@ -155,7 +176,7 @@ class ErrorsTold:
         exchange.outcome = reason
         self.pipeline.metrics.refusals.labels(reason).inc()
         if not exchange.status:
-            await send_error(send, error, *headers)
+            await send_error(send, exchange, error, *headers)
 
 
 def _of_router(scope: Scope, error: HTTPException) -> InterlaceError:

@@ -147,10 +147,12 @@ class Server:
             time.sleep(0.1)
         return None
 
-    def send(self, method: str, path: str, query: Mapping[str, Any] | None, body: Any) -> httpx.Response:
+    def send(
+        self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, *, seconds: float | None = 60.0
+    ) -> httpx.Response:
         """One request and its answer, whatever the answer says; `body` None: none."""
         try:
-            return self._http.request(method, path, params=query, json=body, timeout=60.0)
+            return self._http.request(method, path, params=query, json=body, timeout=seconds)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 

@@ -7,11 +7,15 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlace.config import ModelSettings, Settings, check_config, find_config, load_settings
-from interlace.errors import CheckpointError, ConfigError
+from interlace.errors import CheckpointError, ConfigError, InvalidRequest
+
+if TYPE_CHECKING:
+    from interlace.models.progress import Progress
 
 
 def serve_command(
@@ -26,12 +30,15 @@ def serve_command(
     """`interlace serve`: pull what is missing, listen, answer until SIGTERM. Exit codes: 0 drained, 1 failed, 2 wrong
     configuration."""
     env = os.environ if env is None else env
+    found = find_config(config, env)  # a reload reads the same file, or says that it is gone
+    read = partial(load_settings, found, env, {"host": host, "port": port, "home": home, "log.level": log_level})
     try:
-        settings = load_settings(config, env, {"host": host, "port": port, "home": home, "log.level": log_level})
+        first = settings = read()
         settings = _pull_missing(settings)
-        from interlace.gateway.serve import serve  # the HTTP server is heavy; other verbs don't need it
+        from interlace.gateway.reloading import Source  # the HTTP server is heavy; other verbs don't need it
+        from interlace.gateway.serve import serve
 
-        return serve(settings, env)
+        return serve(settings, env, source=Source(first, lambda faults: read(faults=faults), _fetched))
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2
@@ -40,6 +47,33 @@ def serve_command(
     except OSError as error:  # of a pull: a full disk, a folder that is not ours
         print(f"interlace: {error.filename or settings.home}: {error.strerror or error}.", file=sys.stderr)
     return 1
+
+
+def reload_command(
+    *,
+    as_json: bool = False,
+    url: str | None = None,
+    key: str | None = None,
+    config: Path | None = None,
+    home: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> int:
+    """`interlace reload`: the running server reads its configuration again. Exit codes: 0 done, 1 no server, or not
+    allowed, 2 the configuration is wrong and nothing was changed."""
+    from interlace.gateway.ledger_client import Where, ask_to_reload
+
+    try:
+        done = ask_to_reload(Where(os.environ if env is None else env, url=url, key=key, config=config, home=home))
+    except (ConfigError, InvalidRequest) as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    if as_json:
+        print(json.dumps(done, indent=2))
+    else:
+        for what, names in done.items():
+            if names:
+                print(f"{what:8}  {', '.join(names)}")
+    return 0
 
 
 def config_check_command(path: Path | None = None, *, env: Mapping[str, str] | None = None) -> int:
@@ -90,7 +124,7 @@ def _pull_missing(settings: Settings) -> Settings:
     reasons: list[str] = []
     for model in settings.models:
         try:
-            present.append(_present(model, settings.home) if model.engine == "local" else model)
+            present.append(_present(model, settings.home))
         except CheckpointError as error:
             present.append(model)
             reasons.append(f"{model.name}: {error.message}")
@@ -125,17 +159,25 @@ def _is_path(checkpoint: str) -> bool:
 
 
 def _present(model: ModelSettings, home: Path) -> ModelSettings:
-    from interlace import models
     from interlace.models.bars import progress_for_people
 
+    with progress_for_people() as progress:
+        return _fetched(model, home, progress)
+
+
+def _fetched(model: ModelSettings, home: Path, progress: Progress | None = None) -> ModelSettings:
+    """The model with its checkpoint on the disk; raises `CheckpointError` and `OSError`."""
+    from interlace import models
+
+    if model.engine != "local":
+        return model
     try:
         models.resolve(model.checkpoint, home)
         return model
     except CheckpointError:
         if _is_path(model.checkpoint):
             raise  # a path that is not there, or holds nothing we can serve, cannot be pulled
-    with progress_for_people() as progress:
-        pulled = models.pull(model.checkpoint, home, progress=progress)
+    pulled = models.pull(model.checkpoint, home, progress=progress)
     # By name: the manifest knows more of it than its files do (source, licence, suggested sampling).
     return dataclasses.replace(model, checkpoint=pulled.name)
 
@@ -161,7 +203,8 @@ def _not_running(model: ModelSettings) -> dict[str, Any]:
     row: dict[str, Any] = {"id": model.name, "state": "not running", "engine": model.engine}
     if model.engine == "local":
         return {**row, "checkpoint": model.checkpoint}
-    return {**row, "context_length": model.context_length or None, "provider": f"{model.model} at {model.base_url}"}
+    provider = f"{model.model} at {model.base_url or model.engine}"
+    return {**row, "context_length": model.context_length or None, "provider": provider}
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -28,7 +28,6 @@ from interlace.gateway.http import (
 )
 from interlace.gateway.pipeline import Ask, Call, Done, Happening, Pipeline
 from interlace.gateway.rendering import Dialect, Rendering
-from interlace.gateway.wire import error_body
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ Happenings = AsyncGenerator[list[Happening], None]
 
 
 @asynccontextmanager
-async def _told_of_the_end(client: ClientWatch) -> AsyncGenerator[None, None]:
+async def told_of_the_end(client: ClientWatch) -> AsyncGenerator[None, None]:
     """A request that the server cancels, because it shuts down, ends in an error like any other."""
     try:
         yield
@@ -79,16 +78,17 @@ class Endpoint:
             meter=exchange.meter,
             tags=tags_of(scope),
             tell_limits=exchange.tell_limits,
+            tell_unused=exchange.tell_unused,
             tell_route=exchange.tell_route,
             streams=lambda: rendering is None or rendering.stream,
             conversation=conversation_of(scope),
         )
-        async with client, _told_of_the_end(client), aclosing(self.pipeline.answer(call)) as batches:
+        async with client, told_of_the_end(client), aclosing(self.pipeline.answer(call)) as batches:
             first = await anext(batches)  # whatever fails until here becomes a status of its own
             assert rendering is not None
             try:
                 if rendering.stream:
-                    await self._send_stream(send, rendering, first, batches, client)
+                    await self._send_stream(send, rendering, first, batches, client, exchange)
                 else:
                     await self._send_whole(send, rendering, first, batches)
             except ReaderStuck:
@@ -103,12 +103,18 @@ class Endpoint:
         await self._patiently(send_whole(send, 200, JSON, body))
 
     async def _send_stream(
-        self, send: Send, rendering: Rendering, batch: list[Happening], batches: Happenings, client: ClientWatch
+        self,
+        send: Send,
+        rendering: Rendering,
+        batch: list[Happening],
+        batches: Happenings,
+        client: ClientWatch,
+        exchange: Exchange,
     ) -> None:
         """Everything that waits goes out as one write. After the first byte, an error can only be an event."""
         await start_response(send, 200, EVENT_STREAM, (b"cache-control", b"no-cache"))
         try:
-            async with _told_of_the_end(client):
+            async with told_of_the_end(client):
                 while not isinstance(batch[0], Done):
                     if data := rendering.chunks(batch):
                         await self._write(send, data)
@@ -117,12 +123,12 @@ class Endpoint:
         except InterlaceError as error:
             fields = {"error": type(error).__name__, "code": error.code}  # its message may quote what the model said
             _log.warning("a stream ended in an error", extra={"fields": fields})
-            end = b"data: " + error_body(error) + b"\n\n"
+            end = exchange.style.event(error, exchange.label)
         except ClientGone:
             raise
         except Exception:  # noqa: BLE001 - the status has left already: logged, and told as an event
             _log.exception("a stream ended in a bug of ours")
-            end = b"data: " + error_body(InterlaceError("The server had an error. Try again.")) + b"\n\n"
+            end = exchange.style.event(InterlaceError("The server had an error. Try again."), exchange.label)
         await self._write(send, end, more=False)
 
     async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -16,15 +16,14 @@ from starlette.types import Receive, Scope, Send
 
 from interlace.errors import InterlaceError, InvalidRequest, PayloadTooLarge
 from interlace.gateway.meter import Meter
-from interlace.gateway.wire import UnsupportedMediaType, error_body
+from interlace.gateway.styles import OPENAI, Header, Style, style_of
+from interlace.gateway.wire import UnsupportedMediaType
 from interlace.ledger import Left
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 MOST_TAGS = 8
-
-Header = tuple[bytes, bytes]
 
 _TAG = re.compile(r"[A-Za-z0-9._:/=@+-]{1,64}")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -52,17 +51,24 @@ class Exchange:
     model: str = ""
     status: int = 0
     outcome: str = ""
+    style: Style = OPENAI  # how errors and the like are told
     rates: list[Header] = field(default_factory=list)
     routed: list[Header] = field(default_factory=list)
+    unused: list[Header] = field(default_factory=list)
 
     @property
     def headers(self) -> list[Header]:
         """Of the answer, whatever it will be."""
-        return [*self.rates, *self.routed]
+        return [*self.style.identity(self.label), *self.rates, *self.routed, *self.unused]
 
     def tell_limits(self, left: Mapping[str, Left]) -> None:
         """What is left of the caller's rates, for the answer's headers; the last word holds."""
-        self.rates = rate_headers(left)
+        self.rates = list(self.style.rates(left))
+
+    def tell_unused(self, names: Iterable[str]) -> None:
+        """What the engine has no use for, for the answer's headers; the last word holds."""
+        listed = ",".join(sorted(names))
+        self.unused = [(b"x-interlace-unused", listed.encode())] if listed else []
 
     def tell_route(self, model: str, why: str) -> None:
         """Which model of a route answers, and why that one."""
@@ -73,7 +79,9 @@ class Exchange:
         """The exchange of a request that just arrived."""
         made = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"  # in the order of time, as in UUIDv7
         given = header(scope, b"x-request-id")
-        return cls(made, given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{made}".encode())
+        label = given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{made}".encode()
+        style = style_of(scope["path"], anthropic_version=header(scope, b"anthropic-version") is not None)
+        return cls(made, label, style=style)
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -85,8 +93,11 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 def credential_of(scope: Scope) -> str | None:
-    """The value of the `Authorization` header."""
-    value = header(scope, b"authorization")
+    """The value of the `Authorization` header. A key in `x-api-key`, Anthropic's way, is as good as one there, unless
+    there is one there."""
+    value, key = header(scope, b"authorization"), header(scope, b"x-api-key")
+    if key is not None and (value is None or value[:7].lower() != b"bearer "):
+        value = b"Bearer " + key
     return None if value is None else value.decode("latin-1")
 
 
@@ -123,20 +134,6 @@ def tags_of(scope: Scope) -> tuple[str, ...]:
             code="invalid_tags",
         )
     return tags
-
-
-def rate_headers(left: Mapping[str, Left]) -> list[Header]:
-    """`x-ratelimit-*` as OpenAI sends them; resets are durations such as 1m30s."""
-    headers: list[Header] = []
-    for name, one in left.items():
-        for what, value in (("limit", one.limit), ("remaining", one.remaining), ("reset", _span(one.reset_seconds))):
-            headers.append((f"x-ratelimit-{what}-{name}".encode(), str(value).encode()))
-    return headers
-
-
-def _span(seconds: float) -> str:
-    whole = -int(-seconds // 1)  # upwards
-    return f"{whole // 60}m{whole % 60}s" if whole >= 60 else f"{whole}s"
 
 
 async def read_json_body(scope: Scope, receive: Receive, most_bytes: int, most_seconds: float) -> bytes:
@@ -229,11 +226,12 @@ async def send_whole(send: Send, status: int, content_type: bytes, body: bytes, 
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: InterlaceError, *more: tuple[bytes, bytes]) -> None:
-    """Send an error in OpenAI's shape, with the headers that its status wants."""
+async def send_error(send: Send, exchange: Exchange, error: InterlaceError, *more: Header) -> None:
+    """Send an error in the style of its endpoint, with the headers that its status wants."""
     headers = list(more)
     if error.retry_after_seconds is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after_seconds))).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    await send_whole(send, error.status, JSON, error_body(error), *headers)
+    style = exchange.style
+    await send_whole(send, style.status(error), JSON, style.body(error, exchange.label), *headers)

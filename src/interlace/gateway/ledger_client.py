@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from interlace.config import Settings, find_config, load_settings
+from interlace.deposits import Deposits
 from interlace.errors import Conflict, InterlaceError, InvalidRequest, NotFound
 from interlace.gateway.admin import PREFIX
 from interlace.gateway.chat import ChatError, NoServer, Server, server_url
@@ -51,7 +52,28 @@ def perform(name: str, given: Mapping[str, Any], where: Where) -> Any:
         return _ask_who_has_it(operation, given, settings, where)
     with closing(registry):
         registry.make_defaults()
+        Deposits(registry)  # erases its share of a project
         return msgspec.to_builtins(operation.run(registry, convert(dict(given), operation.input)))
+
+
+def ask_to_reload(where: Where) -> dict[str, list[str]]:
+    """Have the running server read its configuration again, however long new models take to load; what came of it.
+
+    Raises `InvalidRequest` for a configuration that is refused, `ConfigError` and `ChatError`.
+    """
+    settings = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
+    url = where.url or where.env.get("INTERLACE_URL") or server_url(settings)
+    server = Server.reached_as(url, where.key, settings.home, where.env)
+    try:
+        response = server.send("POST", f"{PREFIX}/reload", None, {}, seconds=None)
+    finally:
+        server.close()
+    if response.is_error:
+        raise _error_of(response, server.url)
+    try:
+        return convert(response.json(), dict[str, list[str]])
+    except (ValueError, InterlaceError):
+        raise ChatError(f"{server.url} did not answer as Interlace's admin API does.") from None
 
 
 def _ask_who_has_it(operation: Operation, given: Mapping[str, Any], settings: Settings, where: Where) -> Any:

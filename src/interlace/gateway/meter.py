@@ -62,6 +62,7 @@ class Meter:
             cache_write_tokens=sum(part.cache_write_tokens for part in parts),
             reasoning_tokens=sum(part.reasoning_tokens for part in parts),
             estimated=any(part.estimated for part in parts),
+            disputed=any(part.disputed for part in parts),
         )
 
     def latency_seconds(self) -> float:

@@ -46,6 +46,7 @@ class Metrics:
         self._outcomes = self._counter("interlace_outcomes", "Requests that ran, by their end.", "model", "outcome")
         self._cost = self._counter("interlace_cost_nanos", "Charged nano-dollars.", "model")
         self._secrets = self._counter("interlace_secrets", "Secrets found by guards.", "direction", "kind", "action")
+        self.reloads = self._counter("interlace_reloads", "Times the configuration was read again.", "outcome")
         self.duration = self._histogram(
             "interlace_request_duration_seconds", "From request to last byte.", _SECONDS, "endpoint", "model"
         )
@@ -55,23 +56,30 @@ class Metrics:
         self._between = self._histogram(
             "interlace_time_between_tokens_seconds", "Between tokens of one choice.", _TOKEN_SECONDS, "model"
         )
-        self._times = {name: TokenTimes(self._first.labels(name), self._between.labels(name)) for name in engines}
-        kinds = ("prompt", "cached", "completion")
-        self._settled = {
-            name: (*(self.tokens.labels(name, kind) for kind in kinds), self._cost.labels(name)) for name in engines
-        }
-        self._ended = {
-            (name, outcome): self._outcomes.labels(name, outcome.value)
-            for name in engines
-            for outcome, rule in RULES.items()
-            if rule.recorded
-        }
-        self.registry.register(_Gauges(admission, engines))
+        self._times: dict[str, TokenTimes] = {}
+        self._settled: dict[str, tuple[Counter, ...]] = {}
+        self._ended: dict[tuple[str, Outcome], Counter] = {}
+        self._gauges = _Gauges(admission, engines)
+        self.serve(engines)
+        self.registry.register(self._gauges)
         self.routes = RouteCounters(self.registry)
+        self._breakers = BreakerGauges()
+        self.registry.register(self._breakers)
+
+    def serve(self, engines: Mapping[str, Engine]) -> None:
+        """These are served from now on. What was counted of others stays: a counter never goes back."""
+        for name in engines:
+            self._times[name] = TokenTimes(self._first.labels(name), self._between.labels(name))
+            kinds = (self.tokens.labels(name, kind) for kind in ("prompt", "cached", "completion"))
+            self._settled[name] = (*kinds, self._cost.labels(name))
+            for outcome, rule in RULES.items():
+                if rule.recorded:
+                    self._ended[name, outcome] = self._outcomes.labels(name, outcome.value)
+        self._gauges.engines = engines
 
     def watch(self, live: Mapping[str, Live]) -> None:
         """Show how models stand towards routes."""
-        self.registry.register(BreakerGauges(live))
+        self._breakers.live = live
 
     def settled(self, model: str, usage: Usage, outcome: Outcome, cost_nanos: int) -> None:
         """Count a request that ran and is settled."""
@@ -110,13 +118,13 @@ class _Gauges(Collector):
 
     def __init__(self, admission: Admission, engines: Mapping[str, Engine]) -> None:
         self._admission = admission
-        self._engines = engines
+        self.engines = engines
 
     def collect(self) -> Iterator[Metric]:
         """One family after the other."""
         yield GaugeMetricFamily("interlace_requests_running", "Requests that run now.", self._admission.running)
         yield GaugeMetricFamily("interlace_requests_queued", "Requests that wait for a slot.", self._admission.waiting)
-        health = {name: engine.health() for name, engine in self._engines.items()}
+        health = {name: engine.health() for name, engine in self.engines.items()}
         for field, doc in (
             ("running", "Sequences the engine works on."),
             ("waiting", "Sequences queued in the engine."),

@@ -1,215 +1,67 @@
-"""`/v1/chat/completions`: what callers send, and how it becomes a neutral ask."""
+"""`/v1/chat/completions`: a body as a neutral ask."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
 import msgspec
-from msgspec import Meta
 
-from interlace.engines.types import GenerateRequest, Message, OutputRule, Tool, ToolCall
+from interlace.engines.types import (
+    AudioPart,
+    FilePart,
+    GenerateRequest,
+    ImagePart,
+    Message,
+    Options,
+    OutputRule,
+    Part,
+    Reasoning,
+    RefusalPart,
+    TextPart,
+    ThinkingPart,
+    Tool,
+    ToolCall,
+)
 from interlace.errors import InvalidRequest
+from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, base64_text, data_url, file_name, remote_url
 from interlace.gateway.openai_chat_answer import ChatRendering
+from interlace.gateway.openai_chat_body import (
+    AssistantMessage,
+    AssistantToolCall,
+    ChatBody,
+    ChatMessage,
+    Content,
+    ContentPart,
+    DeveloperMessage,
+    ImageUrlPart,
+    InputAudioPart,
+    InputFile,
+    InputFilePart,
+    JsonObjectFormat,
+    SystemMessage,
+    TextFormat,
+    ToolBody,
+    ToolMessage,
+    UserMessage,
+    WireRefusalPart,
+    WireTextPart,
+)
 from interlace.gateway.openai_fields import (
-    Count,
-    SampledBody,
     check_stream_options,
     left_open,
     sampling_of,
     structured_rule,
     wants_usage,
 )
+from interlace.gateway.openai_tables import CHAT
 from interlace.gateway.pipeline import Ask
-from interlace.gateway.wire import Body, decode
-
-FunctionName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
-
-# --- messages ----------------------------------------------------------------------------------------------------
-
-
-class TextPart(Body, frozen=True, kw_only=True, tag="text", tag_field="type"):
-    """A piece of text."""
-
-    text: str
-    prompt_cache_breakpoint: Any = None
-
-
-class RefusalPart(Body, frozen=True, kw_only=True, tag="refusal", tag_field="type"):
-    """What an assistant said when it refused."""
-
-    refusal: str
-
-
-class ImagePart(Body, frozen=True, kw_only=True, tag="image_url", tag_field="type"):
-    """Known, and refused: the models served here take text only."""
-
-    image_url: Any
-
-
-class AudioPart(Body, frozen=True, kw_only=True, tag="input_audio", tag_field="type"):
-    """Known, and refused."""
-
-    input_audio: Any
-
-
-class FilePart(Body, frozen=True, kw_only=True, tag="file", tag_field="type"):
-    """Known, and refused."""
-
-    file: Any
-
-
-Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
-Content = str | list[Part]
-
-
-class SystemMessage(Body, frozen=True, kw_only=True, tag="system", tag_field="role"):
-    """Instructions."""
-
-    content: Content
-    name: str | None = None
-
-
-class DeveloperMessage(Body, frozen=True, kw_only=True, tag="developer", tag_field="role"):
-    """Instructions, in OpenAI's newer word."""
-
-    content: Content
-    name: str | None = None
-
-
-class UserMessage(Body, frozen=True, kw_only=True, tag="user", tag_field="role"):
-    """What the user says."""
-
-    content: Content
-    name: str | None = None
-
-
-class CalledFunction(Body, frozen=True, kw_only=True):
-    """Which function, and its arguments as JSON text."""
-
-    name: FunctionName
-    arguments: str
-
-
-class AssistantToolCall(Body, frozen=True, kw_only=True):
-    """A call the assistant made earlier. `index` is accepted because clients echo streamed calls."""
-
-    id: str
-    function: CalledFunction
-    type: Literal["function"] = "function"
-    index: int | None = None
-
-
-class AssistantMessage(Body, frozen=True, kw_only=True, tag="assistant", tag_field="role"):
-    """What the assistant said. The fields from `refusal` on come back from clients that echo an answer."""
-
-    content: Content | None = None
-    name: str | None = None
-    tool_calls: list[AssistantToolCall] | None = None
-    refusal: str | None = None
-    annotations: list[Any] | None = None
-    audio: Any = None
-    function_call: Any = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-
-
-class ToolMessage(Body, frozen=True, kw_only=True, tag="tool", tag_field="role"):
-    """What a called function returned."""
-
-    content: Content
-    tool_call_id: str
-    name: str | None = None
-
-
-ChatMessage = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
-
-# --- tools and output --------------------------------------------------------------------------------------------
-
-
-class FunctionTool(Body, frozen=True, kw_only=True):
-    """A function the model may call."""
-
-    name: FunctionName
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class ToolBody(Body, frozen=True, kw_only=True):
-    """A tool; functions are the only kind here."""
-
-    type: Literal["function"]
-    function: FunctionTool
-
-
-class ChosenFunction(Body, frozen=True, kw_only=True):
-    """The function that must be called."""
-
-    name: FunctionName
-
-
-class ChosenTool(Body, frozen=True, kw_only=True):
-    """The tool that must be called."""
-
-    type: Literal["function"]
-    function: ChosenFunction
-
-
-class TextFormat(Body, frozen=True, kw_only=True, tag="text", tag_field="type"):
-    """Free text."""
-
-
-class JsonObjectFormat(Body, frozen=True, kw_only=True, tag="json_object", tag_field="type"):
-    """Any JSON object."""
-
-
-class JsonSchema(Body, frozen=True, kw_only=True):
-    """A named JSON schema."""
-
-    name: FunctionName
-    schema: dict[str, Any] | None = None
-    description: str | None = None
-    strict: bool | None = None
-
-
-class JsonSchemaFormat(Body, frozen=True, kw_only=True, tag="json_schema", tag_field="type"):
-    """JSON that follows a schema."""
-
-    json_schema: JsonSchema
-
-
-ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
-
-
-class ChatBody(SampledBody, frozen=True, kw_only=True):
-    """The body of a chat completion."""
-
-    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
-    max_completion_tokens: Count | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
-    tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
-    tool_choice: Literal["auto", "none", "required"] | ChosenTool | None = None
-    parallel_tool_calls: bool | None = None
-    # Known, and without effect here.
-    metadata: dict[str, str] | None = None
-    prediction: Any = None
-    prompt_cache_key: str | None = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: str | None = None
-    reasoning_effort: str | None = None
-    safety_identifier: str | None = None
-    service_tier: str | None = None
-    store: bool | None = None
-    verbosity: str | None = None
-    # Known, and refused unless they ask for nothing.
-    audio: Any = None
-    function_call: Any = None
-    functions: Any = None
-    modalities: list[str] | None = None
-    web_search_options: Any = None
-
+from interlace.gateway.translation import words_of
+from interlace.gateway.wire import decode
+
+DIALECT = "openai.chat"
+NATIVE = ("moderation", "prediction", "prompt_cache_options")
+"""Fields without a neutral form, for a provider that speaks this dialect."""
+
+WORDS = words_of(CHAT)
+"""What this dialect calls the fields of the neutral form; one that is missing goes by the same name."""
 
 _decoder = msgspec.json.Decoder(ChatBody)
 
@@ -231,6 +83,11 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         tools=tools,
         tool_choice=_tool_choice(chat),
         parallel_tool_calls=chat.parallel_tool_calls is not False,
+        prefill=bool(chat.continue_final_message) and chat.messages[-1].__struct_config__.tag == "assistant",
+        reasoning=Reasoning(effort=chat.reasoning_effort) if chat.reasoning_effort else None,
+        options=_options(chat),
+        dialect=DIALECT,
+        native={name: value for name in NATIVE if (value := getattr(chat, name)) is not None},
     )
     rendering = ChatRendering(
         request_id,
@@ -240,7 +97,14 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         usage=wants_usage(chat),
         logprobs=bool(chat.logprobs),
     )
-    ask = Ask(model=chat.model, generate=(request,), input_param="messages", conversation=chat.prompt_cache_key or None)
+    ask = Ask(
+        chat.model,
+        (request,),
+        input_param="messages",
+        words=WORDS,
+        unused=("store",) if chat.store else (),
+        conversation=chat.prompt_cache_key or None,
+    )
     return ask, rendering
 
 
@@ -271,19 +135,31 @@ def _max_tokens(chat: ChatBody) -> int | None:
     return chat.max_completion_tokens if chat.max_tokens is None else chat.max_tokens
 
 
+def _options(chat: ChatBody) -> Options:
+    return Options(
+        verbosity=chat.verbosity or "",
+        service_tier=chat.service_tier or "",
+        user=chat.user or "",
+        safety_identifier=chat.safety_identifier or "",
+        cache_key=chat.prompt_cache_key or "",
+        cache_retention=(chat.prompt_cache_retention or "").replace("-", "_"),
+        metadata=chat.metadata or {},
+    )
+
+
 def _message(message: ChatMessage, where: str) -> Message:
     match message:
         case ToolMessage():
-            content = _text(message.content, where)
+            content = _content(message.content, where)
             return Message(role="tool", content=content, name=message.name, tool_call_id=message.tool_call_id)
         case AssistantMessage():
             return _assistant(message, where)
         case SystemMessage():
-            return Message(role="system", content=_text(message.content, where), name=message.name)
+            return Message(role="system", content=_content(message.content, where), name=message.name)
         case DeveloperMessage():
-            return Message(role="developer", content=_text(message.content, where), name=message.name)
+            return Message(role="developer", content=_content(message.content, where), name=message.name)
         case UserMessage():
-            return Message(role="user", content=_text(message.content, where), name=message.name)
+            return Message(role="user", content=_content(message.content, where), name=message.name)
 
 
 def _assistant(message: AssistantMessage, where: str) -> Message:
@@ -296,26 +172,69 @@ def _assistant(message: AssistantMessage, where: str) -> Message:
         raise InvalidRequest(
             "An assistant message needs 'content' or 'tool_calls'.", param=f"{where}.content", code="invalid_value"
         )
-    content = message.refusal or "" if message.content is None else _text(message.content, where)
-    calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
-    return Message(role="assistant", content=content, name=message.name, tool_calls=calls)
+    content = "" if message.content is None else _content(message.content, where)
+    before = _thoughts(message)
+    after = () if message.refusal is None else (RefusalPart(message.refusal),)
+    if before or after:
+        said = (TextPart(content),) if isinstance(content, str) and content else content or ()
+        content = (*before, *(part for part in said if not isinstance(part, str)), *after)
+    return Message("assistant", content, message.name, tuple(map(_call, message.tool_calls or ())))
 
 
-def _text(content: Content, where: str) -> str:
-    """Parts as one text, a line each."""
+def _thoughts(message: AssistantMessage) -> tuple[ThinkingPart, ...]:
+    """What an assistant thought: sealed blocks where there are any, else the bare text."""
+    if message.thinking_blocks:
+        return tuple(
+            ThinkingPart(block.thinking or "", block.signature or "", block.data or "")
+            for block in message.thinking_blocks
+        )
+    text = message.reasoning_content or message.reasoning
+    return (ThinkingPart(text),) if text else ()
+
+
+def _call(call: AssistantToolCall) -> ToolCall:
+    signature = call.extra_content.google.thought_signature if call.extra_content else ""
+    return ToolCall(call.id, call.function.name, call.function.arguments, signature)
+
+
+def _content(content: Content, where: str) -> str | tuple[Part, ...]:
     if isinstance(content, str):
         return content
-    texts: list[str] = []
-    for i, part in enumerate(content):
-        if isinstance(part, TextPart):
-            texts.append(part.text)
-        elif isinstance(part, RefusalPart):
-            texts.append(part.refusal)
-        else:
-            raise InvalidRequest(
-                "This model takes text only.", param=f"{where}.content[{i}]", code="unsupported_content"
-            )
-    return "\n".join(texts)
+    return tuple(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
+
+
+def _part(part: ContentPart, where: str) -> Part:
+    if isinstance(part, WireRefusalPart):
+        return RefusalPart(part.refusal)
+    mark = part.prompt_cache_breakpoint
+    cache = "" if mark is None else mark.ttl or "default"
+    match part:
+        case WireTextPart():
+            return TextPart(part.text, cache)
+        case ImageUrlPart():
+            url, detail = part.image_url.url, part.image_url.detail or ""
+            if url[:5].lower() != "data:":
+                return ImagePart(url=remote_url(url, f"{where}.image_url.url"), detail=detail, cache=cache)
+            media_type, data = data_url(url, f"{where}.image_url.url", IMAGE_TYPES)
+            return ImagePart(data, media_type, detail=detail, cache=cache)
+        case InputAudioPart():
+            return AudioPart(base64_text(part.input_audio.data, f"{where}.input_audio.data"), part.input_audio.format)
+        case InputFilePart():
+            return _file(part.file, cache, where)
+
+
+def _file(file: InputFile, cache: str, where: str) -> FilePart:
+    if file.file_id is not None:
+        raise InvalidRequest(
+            "Uploaded files cannot be named in a message here. Send the document itself in 'file_data'.",
+            param=f"{where}.file.file_id",
+            code="unsupported_parameter",
+        )
+    if not file.file_data:
+        raise InvalidRequest("A file needs 'file_data'.", param=f"{where}.file.file_data")
+    media_type, data = data_url(file.file_data, f"{where}.file.file_data", FILE_TYPES)
+    name = file_name(file.filename or "", f"{where}.file.filename")
+    return FilePart(data, media_type, name=name, cache=cache)
 
 
 def _tool(tool: ToolBody) -> Tool:

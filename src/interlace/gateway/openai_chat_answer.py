@@ -9,7 +9,8 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from interlace.engines.types import Delta, FinishReason, TokenLogprob, ToolCallDelta
+from interlace.engines.types import Delta, FinishReason, Thought, TokenLogprob, ToolCallDelta
+from interlace.gateway.openai_chat_body import ExtraContent, GoogleContent
 from interlace.gateway.openai_fields import UsageBody, finite, token_text, usage_body
 from interlace.gateway.pipeline import Done, Happening, PartStarted
 from interlace.gateway.rendering import SSE_DONE, write_event
@@ -54,6 +55,16 @@ class ToolCallPiece(msgspec.Struct, frozen=True):
     function: FunctionPiece
     id: str | UnsetType = UNSET
     type: Literal["function"] | UnsetType = UNSET
+    extra_content: ExtraContent | UnsetType = UNSET
+
+
+class SaidThinkingBlock(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A sealed thought, whole, to be sent back as it is."""
+
+    type: Literal["thinking", "redacted_thinking"]
+    thinking: str | UnsetType = UNSET
+    signature: str | UnsetType = UNSET
+    data: str | UnsetType = UNSET
 
 
 class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,6 +72,9 @@ class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    refusal: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    thinking_blocks: list[SaidThinkingBlock] | UnsetType = UNSET
     tool_calls: list[ToolCallPiece] | UnsetType = UNSET
 
 
@@ -82,7 +96,7 @@ class ChatChunk(msgspec.Struct, frozen=True):
     choices: list[ChunkChoice]
     usage: UsageBody | UnsetType | None = UNSET
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    system_fingerprint: None = None
+    service_tier: str | UnsetType = UNSET
 
 
 class CalledFunctionBody(msgspec.Struct, frozen=True):
@@ -98,6 +112,7 @@ class ToolCallBody(msgspec.Struct, frozen=True):
     id: str
     function: CalledFunctionBody
     type: Literal["function"] = "function"
+    extra_content: ExtraContent | UnsetType = UNSET
 
 
 class AnswerMessage(msgspec.Struct, frozen=True):
@@ -105,8 +120,10 @@ class AnswerMessage(msgspec.Struct, frozen=True):
 
     content: str | None
     role: Literal["assistant"] = "assistant"
-    refusal: None = None
+    refusal: str | None = None
     tool_calls: list[ToolCallBody] | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    thinking_blocks: list[SaidThinkingBlock] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -127,23 +144,49 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     choices: list[ChatChoice]
     usage: UsageBody
     object: Literal["chat.completion"] = "chat.completion"
-    system_fingerprint: None = None
+    service_tier: str | UnsetType = UNSET
 
 
 class _Call:
     """A tool call as it grows."""
 
     def __init__(self) -> None:
-        self.id = self.name = ""
+        self.id = self.name = self.signature = ""
         self.arguments: list[str] = []
 
     def take(self, piece: ToolCallDelta) -> None:
         self.id = piece.id or self.id
         self.name = piece.name or self.name
+        self.signature = piece.signature or self.signature
         self.arguments.append(piece.arguments)
 
     def body(self) -> ToolCallBody:
-        return ToolCallBody(self.id, CalledFunctionBody(self.name, "".join(self.arguments)))
+        function = CalledFunctionBody(self.name, "".join(self.arguments))
+        return ToolCallBody(self.id, function, extra_content=_extra(self.signature))
+
+
+class _Thoughts:
+    """The thoughts of a choice as they come: a sealed one is shown as a block once it is whole."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.blocks: list[SaidThinkingBlock] = []
+        self._begun: list[str] = []
+
+    def take(self, thought: Thought) -> SaidThinkingBlock | None:
+        """The block that a piece completes."""
+        block = None
+        if thought.redacted:
+            block = SaidThinkingBlock("redacted_thinking", data=thought.redacted)
+        else:
+            self.text.append(thought.text)
+            self._begun.append(thought.text)
+            if thought.signature:
+                block = SaidThinkingBlock("thinking", "".join(self._begun), thought.signature)
+                self._begun.clear()
+        if block is not None:
+            self.blocks.append(block)
+        return block
 
 
 class _Choice:
@@ -151,21 +194,31 @@ class _Choice:
 
     def __init__(self) -> None:
         self.text: list[str] = []
+        self.refusal: list[str] = []
+        self.thoughts = _Thoughts()
         self.calls: dict[int, _Call] = {}
         self.logprobs: list[TokenLogprob] = []
         self.finish: FinishReason = "stop"
 
     def take(self, delta: Delta) -> None:
-        self.text.append(delta.text)
+        (self.refusal if delta.refused else self.text).append(delta.text)
+        if delta.thought is not None:
+            self.thoughts.take(delta.thought)
         self.logprobs += delta.logprobs
         for piece in delta.tool_calls:
             self.calls.setdefault(piece.index, _Call()).take(piece)
         self.finish = delta.finish_reason or self.finish
 
     def body(self, index: int, *, logprobs: bool) -> ChatChoice:
-        content = "".join(self.text)
+        content, refusal = "".join(self.text), "".join(self.refusal) or None
         calls = [self.calls[i].body() for i in sorted(self.calls)]
-        message = AnswerMessage(content or (None if calls else ""), tool_calls=calls or UNSET)
+        message = AnswerMessage(
+            content or (None if calls or refusal else ""),
+            refusal=refusal,
+            tool_calls=calls or UNSET,
+            reasoning_content="".join(self.thoughts.text) or UNSET,
+            thinking_blocks=self.thoughts.blocks or UNSET,
+        )
         return ChatChoice(index, message, chat_logprobs(self.logprobs) if logprobs else None, self.finish)
 
 
@@ -197,7 +250,9 @@ class ChatRendering:
         """The usage where it was wanted, and the end."""
         out = bytearray()
         if self._usage:
-            write_event(out, ChatChunk(self._id, self._created, self._model, [], usage_body(done.usage)))
+            tier = done.usage.service_tier or UNSET
+            usage = usage_body(done.usage)
+            write_event(out, ChatChunk(self._id, self._created, self._model, [], usage, service_tier=tier))
         return bytes(out + SSE_DONE)
 
     def take(self, batch: Sequence[Happening]) -> None:
@@ -209,17 +264,27 @@ class ChatRendering:
     def whole(self, done: Done) -> bytes:
         """The chat completion."""
         choices = [choice.body(i, logprobs=self._logprobs) for i, choice in enumerate(self._choices)]
-        return encode(ChatCompletion(self._id, self._created, self._model, choices, usage_body(done.usage)))
+        usage, tier = usage_body(done.usage), done.usage.service_tier or UNSET
+        return encode(ChatCompletion(self._id, self._created, self._model, choices, usage, service_tier=tier))
 
     def _write_delta(self, out: bytearray, delta: Delta) -> None:
-        """Content first, the end in a chunk of its own with an empty delta, as OpenAI sends it."""
+        """Thoughts first, then content, the end in a chunk of its own with an empty delta, as OpenAI sends it."""
+        if delta.thought is not None:
+            self._write_thought(out, delta.index, delta.thought)
         if delta.text or delta.logprobs or delta.tool_calls:
             logprobs = chat_logprobs(delta.logprobs) if delta.logprobs else None
             calls = [_piece(piece) for piece in delta.tool_calls] if delta.tool_calls else UNSET
-            content = UNSET if delta.tool_calls and not delta.text else delta.text
-            self._write(out, ChunkChoice(delta.index, ChatDelta(content=content, tool_calls=calls), logprobs))
+            text = UNSET if delta.tool_calls and not delta.text else delta.text
+            said = ChatDelta(refusal=text) if delta.refused else ChatDelta(content=text)
+            self._write(out, ChunkChoice(delta.index, msgspec.structs.replace(said, tool_calls=calls), logprobs))
         if delta.finish_reason is not None:
             self._write(out, ChunkChoice(delta.index, ChatDelta(), None, delta.finish_reason))
+
+    def _write_thought(self, out: bytearray, index: int, thought: Thought) -> None:
+        block = self._choices[index].thoughts.take(thought)
+        gained = ChatDelta(reasoning_content=thought.text or UNSET, thinking_blocks=UNSET if block is None else [block])
+        if gained != ChatDelta():
+            self._write(out, ChunkChoice(index, gained))
 
     def _write(self, out: bytearray, choice: ChunkChoice) -> None:
         write_event(out, ChatChunk(self._id, self._created, self._model, [choice], self._no_usage))
@@ -242,6 +307,11 @@ def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
 
 def _piece(piece: ToolCallDelta) -> ToolCallPiece:
     function = FunctionPiece(piece.arguments, UNSET if piece.name is None else piece.name)
+    extra = _extra(piece.signature)
     if piece.id is None:
-        return ToolCallPiece(piece.index, function)
-    return ToolCallPiece(piece.index, function, piece.id, "function")
+        return ToolCallPiece(piece.index, function, extra_content=extra)
+    return ToolCallPiece(piece.index, function, piece.id, "function", extra)
+
+
+def _extra(signature: str) -> ExtraContent | UnsetType:
+    return ExtraContent(google=GoogleContent(thought_signature=signature)) if signature else UNSET

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from interlace.engines.types import GenerateRequest
+from interlace.engines.types import GenerateRequest, Options
 from interlace.errors import InvalidRequest
 from interlace.gateway.openai_completions_answer import CompletionRendering
 from interlace.gateway.openai_fields import (
@@ -20,9 +20,13 @@ from interlace.gateway.openai_fields import (
     structured_rule,
     wants_usage,
 )
+from interlace.gateway.openai_tables import COMPLETIONS
 from interlace.gateway.pipeline import Ask
+from interlace.gateway.translation import words_of
 from interlace.gateway.wire import decode
 
+DIALECT = "openai.completions"
+WORDS = words_of(COMPLETIONS)
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint only
 
 Prompt = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
@@ -36,10 +40,9 @@ class CompletionBody(SampledBody, frozen=True, kw_only=True):
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     suffix: str | None = None
-    # Known, and without effect here.
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
     safety_identifier: str | None = None
-    service_tier: Any = None
+    service_tier: str | None = None
     store: bool | None = None
 
 
@@ -60,6 +63,12 @@ def parse_completion(body: bytes, request_id: str, max_sequences: int) -> tuple[
         prompt_logprobs=echo and completion.logprobs is not None,
     )
     rule = structured_rule(completion.structured_outputs)
+    options = Options(
+        service_tier=completion.service_tier or "",
+        user=completion.user or "",
+        safety_identifier=completion.safety_identifier or "",
+        metadata=completion.metadata or {},
+    )
     requests = tuple(
         GenerateRequest(
             id=request_id if len(prompts) == 1 else f"{request_id}-{i}",
@@ -69,6 +78,8 @@ def parse_completion(body: bytes, request_id: str, max_sequences: int) -> tuple[
             sampling=sampling,
             unset=left_open(completion),
             output=rule,
+            options=options,
+            dialect=DIALECT,
         )
         for i, prompt in enumerate(prompts)
     )
@@ -80,7 +91,8 @@ def parse_completion(body: bytes, request_id: str, max_sequences: int) -> tuple[
         usage=wants_usage(completion),
         echo=echo,
     )
-    return Ask(model=completion.model, generate=requests, input_param="prompt"), rendering
+    unused = ("store",) if completion.store else ()
+    return Ask(completion.model, requests, input_param="prompt", words=WORDS, unused=unused), rendering
 
 
 def _prompts(prompt: Prompt) -> list[str | tuple[int, ...]]:

@@ -44,7 +44,6 @@ class Completion(msgspec.Struct, frozen=True):
     choices: list[CompletionChoice]
     usage: UsageBody | UnsetType | None = UNSET
     object: Literal["text_completion"] = "text_completion"
-    system_fingerprint: None = None
 
 
 class _Offsets:

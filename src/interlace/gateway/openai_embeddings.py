@@ -68,7 +68,8 @@ def parse_embedding(body: bytes, request_id: str, max_sequences: int) -> tuple[A
             f"Invalid 'input': at most {MAX_INPUTS} inputs, got {len(texts) + len(ids)}.", param="input"
         )
     request = EmbedRequest(id=request_id, texts=texts, ids=ids)
-    ask = Ask(model=wanted.model, embed=request, dimensions=wanted.dimensions, input_param="input")
+    unused = ("user",) if wanted.user else ()
+    ask = Ask(model=wanted.model, embed=request, dimensions=wanted.dimensions, input_param="input", unused=unused)
     return ask, EmbeddingRendering(wanted.model, as_base64=wanted.encoding_format == "base64")
 
 

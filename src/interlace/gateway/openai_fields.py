@@ -11,7 +11,7 @@ import math
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from interlace.engines.types import OutputRule, Sampling, TokenLogprob, Usage
 from interlace.errors import InvalidRequest
@@ -137,9 +137,16 @@ def _biases(given: dict[str, float]) -> dict[int, float]:
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
-    """Of the prompt tokens, those that came from the cache."""
+    """Of the prompt tokens, those that came from the cache, and those that a provider wrote to one."""
 
     cached_tokens: int = 0
+    cache_write_tokens: int | UnsetType = UNSET
+
+
+class CompletionDetails(msgspec.Struct, frozen=True):
+    """Of the completion tokens, those that were thoughts."""
+
+    reasoning_tokens: int
 
 
 class UsageBody(msgspec.Struct, frozen=True):
@@ -149,6 +156,7 @@ class UsageBody(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails | UnsetType = UNSET
 
 
 def usage_body(usage: Usage) -> UsageBody:
@@ -157,7 +165,8 @@ def usage_body(usage: Usage) -> UsageBody:
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
-        prompt_tokens_details=PromptDetails(usage.cached_tokens),
+        prompt_tokens_details=PromptDetails(usage.cached_tokens, usage.cache_write_tokens or UNSET),
+        completion_tokens_details=CompletionDetails(usage.reasoning_tokens) if usage.reasoning_tokens else UNSET,
     )
 
 

@@ -8,19 +8,36 @@ from typing import Any
 import msgspec
 
 from interlace import __version__
-from interlace.gateway.openai_chat import ChatBody
+from interlace.deposits import PURPOSES, BatchView, File
+from interlace.gateway.anthropic_count import TokenCount
+from interlace.gateway.anthropic_messages_answer import MessageBody
+from interlace.gateway.anthropic_messages_body import CountBody, MessagesBody
+from interlace.gateway.anthropic_models import ModelInfo
+from interlace.gateway.batch_pages import BatchBody, BatchList, BatchQuery
+from interlace.gateway.file_pages import FileDeleted, FileList, FileQuery
 from interlace.gateway.openai_chat_answer import ChatCompletion
+from interlace.gateway.openai_chat_body import ChatBody
 from interlace.gateway.openai_completions import CompletionBody
 from interlace.gateway.openai_completions_answer import Completion
 from interlace.gateway.openai_embeddings import EmbeddingBody, EmbeddingList
+from interlace.gateway.styles import AnthropicError
 from interlace.gateway.usage_pages import OwnUsage, Spent
 from interlace.gateway.wire import ErrorBody
 from interlace.ledger.operations import Period
 
-_ENDPOINTS: tuple[tuple[str, str, type, type, bool], ...] = (
-    ("/v1/chat/completions", "Continue a conversation.", ChatBody, ChatCompletion, True),
-    ("/v1/completions", "Continue one or more prompts.", CompletionBody, Completion, True),
-    ("/v1/embeddings", "Embed texts.", EmbeddingBody, EmbeddingList, False),
+_ENDPOINTS: tuple[tuple[str, str, type, type, bool, type], ...] = (
+    ("/v1/chat/completions", "Continue a conversation.", ChatBody, ChatCompletion, True, ErrorBody),
+    ("/v1/completions", "Continue one or more prompts.", CompletionBody, Completion, True, ErrorBody),
+    ("/v1/embeddings", "Embed texts.", EmbeddingBody, EmbeddingList, False, ErrorBody),
+    (
+        "/v1/messages",
+        "Continue a conversation, as Anthropic's API does.",
+        MessagesBody,
+        MessageBody,
+        True,
+        AnthropicError,
+    ),
+    ("/v1/messages/count_tokens", "Count a message's input.", CountBody, TokenCount, False, AnthropicError),
 )
 _REFUSALS = {
     "400": "The request is wrong, or a guard refused it.",
@@ -28,9 +45,14 @@ _REFUSALS = {
     "404": "No such model.",
     "413": "The body is too large.",
     "415": "The body is not JSON.",
-    "429": "Too much is queued; Retry-After says when to come back.",
+    "429": "A rate is used up, or too much is queued; Retry-After says when to come back.",
     "502": "The engine died under this request.",
     "503": "The model is still loading, or restarting.",
+}
+_ANTHROPIC_REFUSALS = {
+    **_REFUSALS,
+    "402": "A budget cannot hold what the request may cost.",
+    "529": "Too much is queued; Retry-After says when to come back.",
 }
 _MODEL = {
     "type": "object",
@@ -42,6 +64,11 @@ _MODEL = {
         "owned_by": {"type": "string"},
     },
 }
+_MODEL_QUERY = [
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}},
+    {"name": "after_id", "in": "query", "schema": {"type": "string"}},
+    {"name": "before_id", "in": "query", "schema": {"type": "string"}},
+]  # read with the header `anthropic-version` only
 
 
 def document() -> dict[str, Any]:
@@ -51,24 +78,43 @@ def document() -> dict[str, Any]:
         Period,
         OwnUsage,
         Spent,
-        *(body for _, _, body, _, _ in _ENDPOINTS),
-        *(answer for _, _, _, answer, _ in _ENDPOINTS),
+        File,
+        FileList,
+        FileQuery,
+        FileDeleted,
+        BatchBody,
+        BatchView,
+        BatchList,
+        BatchQuery,
+        AnthropicError,
+        ModelInfo,
+        *(body for _, _, body, *_ in _ENDPOINTS),
+        *(answer for _, _, _, answer, *_ in _ENDPOINTS),
     ]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     refs = dict(zip(types, schemas, strict=True))
     paths = {
-        path: {"post": _operation(about, refs[body], refs[answer], refs[ErrorBody], streams=streams)}
-        for path, about, body, answer, streams in _ENDPOINTS
+        path: {"post": _operation(about, refs[body], refs[answer], refs[error], streams=streams)}
+        for path, about, body, answer, streams, error in _ENDPOINTS
     }
     return {
         "openapi": "3.1.0",
         "info": {"title": "Interlace", "version": __version__},
         "components": {
             "schemas": {**components, "Model": _MODEL},
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
-        "security": [{"key": []}],
-        "paths": {**paths, **_usage(refs, components["Period"]), **_pages(refs[ErrorBody])},
+        "security": [{"key": []}, {"x-api-key": []}],
+        "paths": {
+            **paths,
+            **_files(refs, components["FileQuery"]),
+            **_batches(refs, components["BatchQuery"]),
+            **_usage(refs, components["Period"]),
+            **_pages({"anyOf": [refs[ErrorBody], refs[AnthropicError]]}),
+        },
     }
 
 
@@ -76,7 +122,8 @@ def _operation(about: str, body: Any, answer: Any, error: Any, *, streams: bool)
     content: dict[str, Any] = {"application/json": {"schema": answer}}
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    refusals = {status: described(words, error) for status, words in _REFUSALS.items()}
+    told = _ANTHROPIC_REFUSALS if error["$ref"].endswith("/AnthropicError") else _REFUSALS
+    refusals = {status: described(words, error) for status, words in told.items()}
     return {
         "summary": about,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
@@ -108,6 +155,89 @@ def _usage(refs: dict[type, Any], period: Any) -> dict[str, Any]:
     }
 
 
+_FORM = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"enum": list(PURPOSES)},
+        "expires_after[anchor]": {"const": "created_at"},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+    },
+}
+_ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _files(refs: dict[type, Any], query: Any) -> dict[str, Any]:
+    error = refs[ErrorBody]
+    some = {status: described(_REFUSALS[status], error) for status in ("400", "401", "503")}
+    missing = {"404": described("This project has no such file.", error)}
+    large = {status: described(_REFUSALS[status], error) for status in ("413", "415")}
+    content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    return {
+        "/v1/files": {
+            "get": {
+                "summary": "The project's files.",
+                "parameters": query_parameters(query),
+                "responses": {"200": described("A page of them.", refs[FileList]), **some},
+            },
+            "post": {
+                "summary": "Upload a file.",
+                "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}},
+                "responses": {"200": described("It.", refs[File]), **some, **large},
+            },
+        },
+        "/v1/files/{id}": {
+            "parameters": [_ID],
+            "get": {"summary": "One file.", "responses": {"200": described("It.", refs[File]), **some, **missing}},
+            "delete": {
+                "summary": "Delete a file.",
+                "responses": {"200": described("It is gone.", refs[FileDeleted]), **some, **missing},
+            },
+        },
+        "/v1/files/{id}/content": {
+            "parameters": [_ID],
+            "get": {
+                "summary": "What is in a file.",
+                "responses": {"200": {"description": "Its bytes.", "content": content}, **some, **missing},
+            },
+        },
+    }
+
+
+def _batches(refs: dict[type, Any], query: Any) -> dict[str, Any]:
+    error, body = refs[ErrorBody], {"application/json": {"schema": refs[BatchBody]}}
+    some = {status: described(_REFUSALS[status], error) for status in ("400", "401", "503")}
+    more = {status: described(_REFUSALS[status], error) for status in ("413", "415", "429")}
+    missing = {"404": described("This project has no such batch.", error)}
+    one = {"200": described("It.", refs[BatchView])}
+    return {
+        "/v1/batches": {
+            "get": {
+                "summary": "The project's batches, the newest first.",
+                "parameters": query_parameters(query),
+                "responses": {"200": described("A page of them.", refs[BatchList]), **some},
+            },
+            "post": {
+                "summary": "Leave a file of requests, to be answered within a day.",
+                "requestBody": {"required": True, "content": body},
+                "responses": {**one, **some, **more},
+            },
+        },
+        "/v1/batches/{id}": {
+            "parameters": [_ID],
+            "get": {"summary": "One batch.", "responses": {**one, **some, **missing}},
+        },
+        "/v1/batches/{id}/cancel": {
+            "parameters": [_ID],
+            "post": {
+                "summary": "Begin no more of a batch.",
+                "responses": {**one, **some, **missing, "409": described("It is over.", error)},
+            },
+        },
+    }
+
+
 def query_parameters(schema: Mapping[str, Any], without: Collection[str] = ()) -> list[dict[str, Any]]:
     """The fields of a struct as parameters of a query: text, left out or given."""
     required = schema.get("required", ())
@@ -125,18 +255,24 @@ def _in_query(schema: Mapping[str, Any]) -> Any:
 
 
 def _pages(error: Any) -> dict[str, Any]:
-    model = {"$ref": "#/components/schemas/Model"}
+    model = {"anyOf": [{"$ref": "#/components/schemas/Model"}, {"$ref": "#/components/schemas/ModelInfo"}]}
     models = {"type": "object", "properties": {"data": {"type": "array", "items": model}}, "required": ["data"]}
+    version = {"name": "anthropic-version", "in": "header", "required": False, "schema": {"const": "2023-06-01"}}
     thing = {"type": "object"}
-    denied = {"401": described(_REFUSALS["401"], error)}
+    denied = {status: described(_REFUSALS[status], error) for status in ("400", "401")}
     name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     unready = {"503": described("Something is missing.", thing)}
     return {
         "/v1/models": {
-            "get": {"summary": "The served models.", "responses": {"200": described("All.", models), **denied}}
+            "parameters": [version],
+            "get": {
+                "summary": "The served models; with the header `anthropic-version`, in Anthropic's shape.",
+                "parameters": _MODEL_QUERY,
+                "responses": {"200": described("All.", models), **denied},
+            },
         },
         "/v1/models/{model}": {
-            "parameters": [name],
+            "parameters": [name, version],
             "get": {
                 "summary": "One served model.",
                 "responses": {"200": described("It.", model), **denied, "404": described("No such model.", error)},

@@ -10,13 +10,15 @@ from starlette.types import Receive, Scope, Send
 
 from interlace import __version__
 from interlace.config import ModelSettings, RouteSettings
-from interlace.engines.types import Capabilities
+from interlace.engines.types import Capabilities, Engine
 from interlace.errors import EngineUnavailable
-from interlace.gateway.http import JSON, credential_of, send_whole
+from interlace.gateway.anthropic_models import ModelInfo, model_info, model_page
+from interlace.gateway.http import JSON, Exchange, credential_of, send_whole
 from interlace.gateway.metrics import CONTENT_TYPE, Metrics
 from interlace.gateway.openapi import document
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.routes import Routes
+from interlace.gateway.styles import ANTHROPIC, Style
 from interlace.gateway.wire import encode
 from interlace.ledger import Caller
 
@@ -77,7 +79,8 @@ def ready_page(routes: Routes, draining: Callable[[], bool]) -> Page:
 
 
 class ModelPages:
-    """`/v1/models` and `/v1/models/{id}`: OpenAI's fields, and what a person wants to know besides."""
+    """`/v1/models` and `/v1/models/{id}`: OpenAI's fields, and what a person wants to know besides; or Anthropic's, for
+    who speaks so."""
 
     def __init__(self, pipeline: Pipeline, created: int, settings: Sequence[ModelSettings]) -> None:
         self._pipeline = pipeline
@@ -88,16 +91,23 @@ class ModelPages:
 
     def _all(self, scope: Scope) -> tuple[int, bytes, bytes]:
         caller = self._authenticate(scope)
-        models = [self._model(name) for name in self._pipeline.routes.engines if caller.may_use(name)]
-        models += [self._route(route) for name, route in self._pipeline.routes.routes.items() if caller.may_use(name)]
+        names = [name for name in self._pipeline.routes.engines if caller.may_use(name)]
+        routes = [route for name, route in self._pipeline.routes.routes.items() if caller.may_use(name)]
+        if _style(scope) is ANTHROPIC:
+            infos = [*map(self._model_info, names), *map(self._route_info, routes)]
+            return 200, JSON, encode(model_page(scope, infos))
+        models = [*map(self._model, names), *map(self._route, routes)]
         return 200, JSON, encode({"object": "list", "data": models})
 
     def _one(self, scope: Scope) -> tuple[int, bytes, bytes]:
         caller = self._authenticate(scope)
         name = scope["path_params"]["model"]
         if (route := self._pipeline.routes.route(name, caller)) is not None:
-            return 200, JSON, encode(self._route(route))
+            told = self._route_info(route) if _style(scope) is ANTHROPIC else self._route(route)
+            return 200, JSON, encode(told)
         self._pipeline.routes.find(name, caller)
+        if _style(scope) is ANTHROPIC:
+            return 200, JSON, encode(self._model_info(name))
         return 200, JSON, encode(self._model(name))
 
     def _route(self, route: RouteSettings) -> dict[str, Any]:
@@ -112,12 +122,15 @@ class ModelPages:
     def _authenticate(self, scope: Scope) -> Caller:
         return self._pipeline.ledger.authenticate(credential_of(scope))
 
+    def _model_info(self, name: str) -> ModelInfo:
+        return model_info(name, self._created, _known(self._pipeline.routes.engines[name]))
+
+    def _route_info(self, route: RouteSettings) -> ModelInfo:
+        return model_info(route.name, self._created, Capabilities())
+
     def _model(self, name: str) -> dict[str, Any]:
         engine, settings = self._pipeline.routes.engines[name], self._settings.get(name)
-        try:
-            can = engine.capabilities()
-        except EngineUnavailable:
-            can = Capabilities()
+        can = _known(engine)
         return {
             "id": name,
             "object": "model",
@@ -131,6 +144,19 @@ class ModelPages:
             "engine": None if settings is None else settings.engine,
             "checkpoint": None if settings is None else settings.checkpoint or None,
         }
+
+
+def _style(scope: Scope) -> Style:
+    exchange: Exchange = scope["interlace.exchange"]
+    return exchange.style
+
+
+def _known(engine: Engine) -> Capabilities:
+    """What an engine can do, as far as that is known."""
+    try:
+        return engine.capabilities()
+    except EngineUnavailable:
+        return Capabilities()
 
 
 def _kind(can: Capabilities) -> str | None:

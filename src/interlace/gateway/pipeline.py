@@ -11,13 +11,16 @@ import asyncio
 import dataclasses
 import functools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
 from interlace.config import RouteSettings
+from interlace.engines.fields import check_fields
+from interlace.engines.texts import texts_of
 from interlace.engines.types import Delta, Embeddings, EmbedRequest, Engine, GenerateRequest, Started, Usage
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
 from interlace.gateway.admission import Admission, Slot
@@ -40,7 +43,7 @@ from interlace.gateway.routing import (
     models_of,
     seed_of,
 )
-from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Left, Outcome, Price, Share, Used
+from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Left, Outcome, Price, Share, Used, Write
 from interlace.ledger.prices import part_of
 from interlace.safety import Guards
 
@@ -56,15 +59,28 @@ class Ask:
     embed: EmbedRequest | None = None
     dimensions: int | None = None  # the length of embedding the caller expects
     input_param: str = "messages"  # the wire's word for the input, named in refusals
+    words: Mapping[str, str] = field(default_factory=dict)  # the wire's word for each of `engines.fields.NAMES`
+    unused: tuple[str, ...] = ()  # fields that nothing here has a use for, whatever the engine
     conversation: str | None = None  # what the caller calls the conversation that this belongs to
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """What a call that is a line of a batch has instead of a caller who waits: the key in whose name it runs, and
+    `beside`, which says what is written together with its usage event, once it is known how the line ended."""
+
+    key_id: str
+    beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read.
-    `tell_limits` hears what is left of the caller's rates, `tell_route` which model of a route answers and why: both go
-    into the answer's headers. `streams`: whether the answer is read as it comes. `conversation`: as in `Ask`, but of a
-    header."""
+    `tell_limits` hears what is left of the caller's rates, `tell_unused` which fields of the request the engine has no
+    use for, `tell_route` which model of a route answers and why: all go into the answer's headers. `streams`: whether
+    the answer is read as it comes. `conversation`: as in `Ask`, but of a header. `accepted` hears the ask as guards let
+    it pass, once it is about to run, and `beside` says what is written together with the usage event, once it is known
+    how the request ended."""
 
     id: str
     endpoint: str
@@ -74,6 +90,10 @@ class Call:
     meter: Meter
     tags: tuple[str, ...] = ()
     tell_limits: Callable[[dict[str, Left]], None] = lambda _: None
+    tell_unused: Callable[[Iterable[str]], None] = lambda _: None
+    accepted: Callable[[Ask], Awaitable[None]] | None = None
+    beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]] | None = None
+    batch: BatchLine | None = None  # then it pays the batch price, and runs in idle capacity only
     tell_route: Callable[[str, str], None] = lambda _model, _why: None
     streams: Callable[[], bool] = lambda: True
     conversation: str | None = None
@@ -89,6 +109,7 @@ class Work:
     engine: Engine
     price: Price
     open_ended: bool
+    unused: frozenset[str] = frozenset()  # fields of the ask, as its caller wrote them, that the engine has no use for
 
     def numbered(self, attempt: int) -> Work:
         """The same work under ids of its own: attempts at one request may run at once, on one engine."""
@@ -98,6 +119,14 @@ class Work:
         embed = None if self.ask.embed is None else rename(self.ask.embed, id=f"{self.ask.embed.id}~{attempt}")
         requests = tuple(rename(request, id=f"{request.id}~{attempt}") for request in self.requests)
         return dataclasses.replace(self, ask=dataclasses.replace(self.ask, embed=embed), requests=requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Prompt tokens; `estimated`: about so many, because neither engine nor provider counts them beforehand."""
+
+    tokens: int
+    estimated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,32 +167,56 @@ class Pipeline:
     async def answer(self, call: Call) -> AsyncGenerator[list[Happening], None]:
         """Answer one request. Errors are `InterlaceError`s; closing the generator stops the work and bills what was
         done."""
-        caller = self.ledger.authenticate(call.credential)
+        caller = self._authenticate(call)
         ask = await call.read()
         with self._begun(call, caller):
-            async with self.admission.slot(caller.plan.priority) as slot:
+            async with self._admitted(call, caller) as slot:
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 async with (
                     self._held(call, caller, way, slot) as hold,
                     self._attempted(way, hold, call.meter) as batches,
                 ):
+                    if call.accepted is not None:
+                        await call.accepted(ask)
                     async for batch in batches:
                         yield batch
         yield [Done(call.meter.usage())]
 
-    # --- admit ---------------------------------------------------------------------------------------------------
+    async def count(self, call: Call) -> Counted:
+        """How many prompt tokens the request would be billed for. It passes everything that a request passes before its
+        engine runs, counts against the rates, and leaves no usage event: nothing was used."""
+        caller = self.ledger.authenticate(call.credential)
+        ask = await call.read()
+        with self._begun(call, caller):
+            async with self.admission.slot(caller.plan.priority):
+                ask = await self._guard_input(ask)
+                way = self._route(call, ask, caller)
+                work = way if isinstance(way, Work) else (await way.first())[0]
+                counts = [await work.engine.tell_count(request) for request in work.ask.generate]
+            call.tell_limits(self.ledger.left(caller))
+        return Counted(sum(tokens for tokens, _ in counts), estimated=any(estimated for _, estimated in counts))
+
+    # --- authenticate, admit -------------------------------------------------------------------------------------
+
+    def _authenticate(self, call: Call) -> Caller:
+        if call.batch is not None:
+            return self.ledger.holder(call.batch.key_id)
+        return self.ledger.authenticate(call.credential)
+
+    def _admitted(self, call: Call, caller: Caller) -> AbstractAsyncContextManager[Slot]:
+        return self.admission.slot(caller.plan.priority) if call.batch is None else self.admission.place_aside()
 
     @contextmanager
     def _begun(self, call: Call, caller: Caller) -> Generator[None, None, None]:
         """The request counts against the rates of its key's plan, whatever becomes of it; a refusal says what is left
         of them (an answer does too, once its tokens are counted)."""
         try:
-            self.ledger.begin(caller)
+            self.ledger.begin(caller, batch=call.batch is not None)
             try:
                 yield
             finally:
-                self.ledger.end(caller)
+                self.ledger.end(caller, batch=call.batch is not None)
         except InterlaceError:
             call.tell_limits(self.ledger.left(caller))
             raise
@@ -203,6 +256,7 @@ class Pipeline:
         if (route := self.routes.route(ask.model, caller)) is None:
             work = self._work(ask, ask.model, self.routes.find(ask.model, caller), caller)
             call.meter.times = self.metrics.times(ask.model)
+            call.tell_unused(work.unused)
             return work
         memory, key = self.routes.memories.get(route.name), b""
         if memory is not None:
@@ -212,9 +266,15 @@ class Pipeline:
         asked = asked_of(ask, caller.plan.name, call.tags, self.ledger.registry.clock.now())
         seed = seed_of(route, ask, caller.key.id, call.conversation)
         choice = choose(route, asked, self.standings(route, ask), seed)
+
+        def work_of(model: str) -> Work:
+            work = self._work(ask, model, self.routes.engines[model], caller)
+            call.tell_unused(work.unused)
+            return work
+
         doing = Doing(
-            work=lambda model: self._work(ask, model, self.routes.engines[model], caller),
-            bound=lambda work: self._bound(work, caller),
+            work=work_of,
+            bound=lambda work: self._bound(call, work, caller),
             streams=self._streams,
             meter=lambda model: Meter(times=self.metrics.times(model)),
             live=self.routes.live.__getitem__,
@@ -246,9 +306,12 @@ class Pipeline:
         problem: InterlaceError | None = None
         price: Price | None = None
         try:
-            can = ready_capabilities(self.routes.engines[model])
+            engine = self.routes.engines[model]
+            can = ready_capabilities(engine)
             for work in ask.generate if ask.embed is None else (ask.embed,):
                 check_fits(work, can, ask.dimensions)
+            for work in ask.generate:
+                check_fields(work, engine.fields(), ask.words)
             price = self.ledger.price(model, embedding=ask.embed is not None)
         except InterlaceError as error:
             problem = error
@@ -262,10 +325,11 @@ class Pipeline:
         can = ready_capabilities(engine)
         for work in ask.generate if ask.embed is None else (ask.embed,):
             check_fits(work, can, ask.dimensions)
+        unused = {name for work in ask.generate for name in check_fields(work, engine.fields(), ask.words)}
         open_ended = can.stoppable and any(work.sampling.max_tokens is None for work in ask.generate)
         planned = (within_plan(work, caller.plan, stoppable=can.stoppable) for work in ask.generate)
         requests = tuple(msgspec.structs.replace(work, tenant=caller.tenant) for work in planned)
-        return Work(ask, model, requests, engine, price, open_ended)
+        return Work(ask, model, requests, engine, price, open_ended, frozenset(unused.union(ask.unused)))
 
     # --- reserve, and settle -------------------------------------------------------------------------------------
 
@@ -274,7 +338,7 @@ class Pipeline:
         """The most that the request can cost is held while it runs; whatever happens inside ends in exactly one usage
         event, durable before anything else is said. Whoever waits for a budget lends its slot to others."""
         if isinstance(way, Work):
-            work, bound = way, await self._bound(way, caller)
+            work, bound = way, await self._bound(call, way, caller)
         else:
             work, bound = await way.first()
         hold = await self.ledger.reserve(
@@ -289,24 +353,27 @@ class Pipeline:
             route=None if isinstance(way, Work) else way.route.name,
             while_waiting=slot.lent,
         )
-        outcome = Outcome.FAILED
+        outcome, failure = Outcome.FAILED, None
         try:
             call.tell_limits(self.ledger.left(caller))
             yield hold
             outcome = _outcome_of_answer(call.meter.answering)
         except BaseException as error:
-            outcome = _outcome_of_error(error, call)
+            outcome, failure = _outcome_of_error(error, call), error
             if isinstance(way, Work) and is_the_models_fault(error):
                 self.routes.live[work.model].breaker.failed()  # routes to it should know
             raise
         finally:
-            await self._settle(call, way, hold, outcome)
+            await self._settle(call, way, hold, outcome, failure)
 
-    async def _bound(self, work: Work, caller: Caller) -> Bound:
+    async def _bound(self, call: Call, work: Work, caller: Caller) -> Bound:
         count = self.ledger.needs_count(caller, work.price)
-        return await bound_of(work.engine, work.requests, work.ask.embed, open_ended=work.open_ended, count=count)
+        bound = await bound_of(work.engine, work.requests, work.ask.embed, open_ended=work.open_ended, count=count)
+        return bound if call.batch is None else dataclasses.replace(bound, batch=True)
 
-    async def _settle(self, call: Call, way: Work | ByRoute, hold: Hold, outcome: Outcome) -> None:
+    async def _settle(
+        self, call: Call, way: Work | ByRoute, hold: Hold, outcome: Outcome, failure: BaseException | None
+    ) -> None:
         meter, answering = call.meter, call.meter.answering
         ask, usage, first = way.ask, answering.usage(), answering.first_token_seconds
         used = Used(
@@ -318,7 +385,9 @@ class Pipeline:
             tried=() if isinstance(way, Work) else way.told(),
         )
         meter.outcome = outcome.value
-        meter.cost_nanos = await self.ledger.settle(hold, used)
+        beside = call.beside if call.batch is None else call.batch.beside
+        writes = tuple if beside is None else partial(beside, outcome, failure)
+        meter.cost_nanos = await self.ledger.settle(hold, used, writes)
         self.metrics.settled(hold.model if used.told is None else used.told.model, usage, outcome, meter.cost_nanos)
         if isinstance(way, Attempts):
             self._count_attempts(way, used)
@@ -369,7 +438,8 @@ class Pipeline:
         self, work: Work, part: int, request: GenerateRequest, share: Share, meter: Meter
     ) -> AsyncGenerator[Happening, None]:
         """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
-        budget pays for the next token; what nobody pays for is not shown."""
+        budget pays for the next token; what nobody pays for is not shown. A provider that filters its own answer still
+        says what it took."""
         guard = self.guards.open_output(request.output)
         unfinished, shift, filtered = set(range(request.n)), part * request.n, False
         stoppable = work.engine.capabilities().stoppable
@@ -391,7 +461,7 @@ class Pipeline:
                         break
                     meter.see(part, event)
                     for delta in passed(event):
-                        filtered |= delta.finish_reason == "content_filter"
+                        filtered |= delta.finish_reason == "content_filter" != event.finish_reason
                         yield delta
                     if filtered and not unfinished:
                         return
@@ -442,17 +512,4 @@ def input_texts(ask: Ask) -> Iterator[str]:
     if ask.embed is not None:
         yield from ask.embed.texts
     for request in ask.generate:
-        if request.prompt is not None:
-            yield request.prompt
-        for message in request.messages or ():
-            yield message.content
-            yield message.name or ""
-            for call in message.tool_calls:
-                yield call.name
-                yield call.arguments
-        for tool in request.tools:
-            yield f"{tool.name}: {tool.description}"
-            yield msgspec.json.encode(tool.parameters).decode()
-        if request.output is not None:
-            yield request.output.rule
-            yield request.output.description
+        yield from texts_of(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -48,4 +48,11 @@ def write_event(into: bytearray, value: Any) -> None:
     """Append one server-sent event."""
     into += b"data: "
     _encoder.encode_into(value, into, -1)
+    into += b"\n\n"
+
+
+def write_named_event(into: bytearray, name: str, fields: Mapping[str, Any]) -> None:
+    """Append one server-sent event with a name, which stands in its data as `type` too."""
+    into += f"event: {name}\ndata: ".encode()
+    _encoder.encode_into({"type": name, **fields}, into, -1)
     into += b"\n\n"

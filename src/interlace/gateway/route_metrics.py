@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter
@@ -37,8 +38,7 @@ class RouteCounters:
 class BreakerGauges(Collector):
     """Read when asked."""
 
-    def __init__(self, live: Mapping[str, Live]) -> None:
-        self._live = live
+    live: Mapping[str, Live] = MappingProxyType({})
 
     def collect(self) -> Iterator[Metric]:
         """One family after the other."""
@@ -46,7 +46,7 @@ class BreakerGauges(Collector):
         quick = GaugeMetricFamily(
             "interlace_route_first_token_seconds", "Median time to first token of late, by routes.", labels=["model"]
         )
-        for model, live in self._live.items():
+        for model, live in self.live.items():
             states.add_metric([model], live.breaker.state != "closed")
             if (median := live.first_tokens.percentile(50)) is not None:
                 quick.add_metric([model], median)

@@ -13,15 +13,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from interlace.config import BreakerSettings, ModelSettings, Settings
+from interlace.config import REMOTE, BreakerSettings, ModelSettings, Settings
 from interlace.engines.types import Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
@@ -30,20 +29,13 @@ from interlace.gateway.keys import ensure_key, key_file, read_key
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.routes import Routes
 from interlace.gateway.routing import Memory, Shadows, live_models
 from interlace.ledger import Ledger, Registry, Retention
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
-
-
-class StartingEngine(Engine, Protocol):
-    """An engine that still has to be started; `start` returns at once and weights load behind it."""
-
-    async def start(self) -> None:
-        """Begin to load."""
-        ...
 
 
 Build = Callable[[ModelSettings, Path], StartingEngine]
@@ -55,12 +47,15 @@ def serve(
     *,
     build: Build | None = None,
     announce: Callable[[str], None] = print,
+    source: Source | None = None,
 ) -> int:
-    """Serve until a signal; the exit code. `announce` gets the lines a person reads on standard output.
+    """Serve until a signal; the exit code. `announce` gets the lines a person reads on standard output, and `source` is
+    read again on SIGHUP; without one, what is read is what there is.
 
     Raises `ConfigError` when the address is taken or the home folder cannot be written.
     """
     env = os.environ if env is None else env
+    source = source or Source(settings, lambda _: settings, lambda model, _: model)
     bound = bind(settings.host, settings.port)
     set_up_logs(settings.log)
     greeting = functools.partial(announce, flush=True) if announce is print else announce
@@ -68,7 +63,7 @@ def serve(
         contextlib.closing(open_registry(settings, env)) as registry,  # closed last: events are still being written
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        runner.run(_serve(registry, bound, build or functools.partial(build_engine, env=env), greeting))
+        runner.run(_serve(registry, bound, build or functools.partial(build_engine, env=env), greeting, source))
     return 0
 
 
@@ -92,7 +87,7 @@ def build_engine(model: ModelSettings, home: Path, env: Mapping[str, str] | None
 
     Raises `ConfigError` when one is missing there.
     """
-    if model.engine == "openai":
+    if model.engine in REMOTE:
         from interlace.engines.remote import RemoteEngine
 
         return RemoteEngine(model, env)
@@ -122,31 +117,44 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def make_pipeline(registry: Registry, engines: Mapping[str, Engine]) -> Pipeline:
-    """The pipeline over these engines."""
-    settings = registry.settings
-    admission = Admission(settings.limits.concurrency, settings.limits.queue)
-    metrics, routes = Metrics(admission, engines), make_routes(settings, engines)
-    metrics.watch(routes.live)
+def make_pipeline(
+    registry: Registry,
+    engines: Mapping[str, Engine],
+    settings: Settings | None = None,
+    before: Pipeline | None = None,
+) -> Pipeline:
+    """The pipeline over these engines, by `settings` (left out: the registry's). What counts for the whole process is
+    taken from the pipeline `before` it, and left as it is."""
+    settings = settings or registry.settings
+    admission = before.admission if before else Admission(settings.limits.concurrency, settings.limits.queue)
+    metrics = before.metrics if before else Metrics(admission, engines)
+    routes = make_routes(settings, engines, before.routes if before else None)
+    if before is None:
+        metrics.watch(routes.live)
     return Pipeline(
-        ledger=Ledger(registry),
+        ledger=before.ledger if before else Ledger(registry),
         admission=admission,
         guards=Guards.from_settings(settings.guards, metrics.secret),
         routes=routes,
         metrics=metrics,
-        shadows=Shadows(metrics.routes),
+        shadows=before.shadows if before else Shadows(metrics.routes),
         log_prompts=settings.log.prompts,
     )
 
 
-def make_routes(settings: Settings, engines: Mapping[str, Engine]) -> Routes:
-    """The served models, and the routes to them, nothing known yet of how they do."""
+def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Routes | None = None) -> Routes:
+    """The served models, and the routes to them. How they do is known of engines that were there `before`, else not
+    yet."""
     breakers = dict.fromkeys(engines, BreakerSettings()) | {model.name: model.breaker for model in settings.models}
+    live = live_models(breakers)
+    for name, engine in engines.items():
+        if before and before.engines.get(name) is engine and before.live[name].breaker.settings == breakers[name]:
+            live[name] = before.live[name]
     return Routes(
         engines,
         {model.name: model.engine for model in settings.models},
         {route.name: route for route in settings.routes},
-        live_models(breakers),
+        live,
         {route.name: Memory(route.reuse) for route in settings.routes if route.reuse.seconds},
     )
 
@@ -179,20 +187,55 @@ class Server(uvicorn.Server):
             )
         )
         self.state = state
+        self.had_terminal = os.isatty(0)
+        self._batches: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own; then batches go on where they were."""
+        await super().startup(sockets=sockets)
+        if self.state.batches is not None:
+            self._batches = asyncio.create_task(self.state.batches.keep())
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Signals are handled by `drain`; uvicorn would raise them again and so end the process with their code."""
         yield
 
+    def follow(self, load: Load) -> None:
+        """Another load is current from now on."""
+        settings = load.settings
+        set_up_logs(settings.log)
+        self.config.timeout_graceful_shutdown = settings.drain_seconds  # type: ignore[assignment] # as above
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own, and then no connection is left: one that nobody reads from would stay for ever."""
-        await super().shutdown(sockets)
+        async with self._batches_ending():
+            seconds = self.config.timeout_graceful_shutdown or 0
+            await asyncio.gather(super().shutdown(sockets), self.state.running.close(seconds))
         if self.server_state.tasks:  # cancelled after `drain_seconds`: they settle before their callers are cut off
             await asyncio.wait(self.server_state.tasks, timeout=5)
         for connection in list(self.server_state.connections):
             if (transport := connection.transport) is not None:
                 transport.abort()
+
+    def hang_up(self, reload: Callable[[], None]) -> None:
+        """SIGHUP: reload, but drain where it means that the terminal we were started from is gone."""
+        if self.had_terminal and not os.isatty(0):
+            self.drain()
+        elif not self.state.draining:
+            reload()
+
+    @contextlib.asynccontextmanager
+    async def _batches_ending(self) -> AsyncGenerator[None, None]:
+        """Lines of batches that run have the same time to finish as callers' requests."""
+        if self.state.batches is None or self._batches is None:
+            yield
+            return
+        stopping = asyncio.create_task(self.state.batches.stop(self.config.timeout_graceful_shutdown or 0))
+        yield
+        await stopping
+        self._batches.cancel()
+        await asyncio.gather(self._batches, return_exceptions=True)
 
     def drain(self) -> None:
         """Stop accepting, say so in `/readyz`, let running requests finish. A second time: leave at once."""
@@ -203,15 +246,26 @@ class Server(uvicorn.Server):
         _log.info("draining")
 
 
-async def _serve(registry: Registry, bound: socket.socket, build: Build, announce: Callable[[str], None]) -> None:
-    settings = registry.settings
+async def _serve(
+    registry: Registry, bound: socket.socket, build: Build, announce: Callable[[str], None], source: Source
+) -> None:
+    settings, state = registry.settings, State()
     engines = {model.name: build(model, settings.home) for model in settings.models}
-    pipeline = make_pipeline(registry, engines)
-    state = State()
-    server = Server(make_app(settings, pipeline, state), settings, state)
+
+    def make(read: Settings, settings: Settings, engines: Engines, before: Load | None = None) -> Load:
+        pipeline = make_pipeline(registry, engines, settings, before.pipeline if before else None)
+        return Load(read, settings, engines, pipeline, make_app(settings, pipeline, state))
+
+    loads = Loads(make(source.first, settings, engines))
+    assert state.batches is not None
+    state.batches.held = loads.held
+    server = Server(loads, settings, state)
+    reloader = Reloader(registry, loads, source, build, make, server.follow)
+    state.reload = reloader.reload
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, server.drain)
+    loop.add_signal_handler(signal.SIGHUP, server.hang_up, reloader.reload_soon)
     greeter = asyncio.create_task(_greet(registry, bound.getsockname(), engines, announce))
     starting = asyncio.create_task(_start(engines))
     forgetting = asyncio.create_task(Retention(registry).keep())
@@ -221,8 +275,8 @@ async def _serve(registry: Registry, bound: socket.socket, build: Build, announc
     finally:
         for task in (greeter, starting, forgetting):
             task.cancel()
-        await asyncio.gather(greeter, starting, forgetting, return_exceptions=True)
-        await asyncio.gather(*(engine.close() for engine in engines.values()))
+        await asyncio.gather(greeter, starting, forgetting, reloader.close(), return_exceptions=True)
+        await loads.close()
 
 
 def calm_collector() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, TypeVar
 
@@ -53,9 +54,12 @@ def error_body(error: InterlaceError) -> bytes:
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Read a body; raises `InvalidRequest` in OpenAI's words."""
+    """Read a body; raises `InvalidRequest` in OpenAI's words. A key that stands twice in an object is refused: one of
+    its values would be lost."""
     try:
-        return decoder.decode(body)
+        value = decoder.decode(body)
+        json.loads(body, object_pairs_hook=_unique)
+        return value
     except msgspec.ValidationError as error:
         raise _described(str(error)) from None
     except RecursionError:
@@ -68,10 +72,20 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         ) from None
 
 
-def convert(value: Any, type: type[T]) -> T:
-    """Read plain values into a struct; raises `InvalidRequest` in OpenAI's words."""
+def _unique(pairs: list[tuple[str, object]]) -> None:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise InvalidRequest(
+            f"The key {twice[:100]!r} stands twice in one object of your request. Give it once.", code="duplicate_key"
+        )
+
+
+def convert(value: Any, type: type[T], *, strict: bool = True) -> T:
+    """Read plain values into a struct; raises `InvalidRequest` in OpenAI's words. Not `strict`: numbers and truth may
+    come as text, as in a query."""
     try:
-        return msgspec.convert(value, type)
+        return msgspec.convert(value, type, strict=strict)
     except msgspec.ValidationError as error:
         raise _described(str(error)) from None
 

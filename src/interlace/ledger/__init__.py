@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from interlace.ledger.private_files import make_private, read_private
     from interlace.ledger.registry import LedgerBusy, Registry
     from interlace.ledger.retention import Retention
+    from interlace.ledger.store import Store, Write
     from interlace.ledger.usage import read_events
 
 # name → the module that has it
@@ -39,10 +40,12 @@ _HOMES = {
     "Registry": "registry",
     "Retention": "retention",
     "Share": "holds",
+    "Store": "store",
     "Tokens": "prices",
     "Tried": "holds",
     "UsageEvent": "events",
     "Used": "holds",
+    "Write": "store",
     "make_private": "private_files",
     "new_key": "directory",
     "read_events": "usage",
@@ -65,10 +68,12 @@ __all__ = [
     "Registry",
     "Retention",
     "Share",
+    "Store",
     "Tokens",
     "Tried",
     "UsageEvent",
     "Used",
+    "Write",
     "make_private",
     "new_key",
     "read_events",

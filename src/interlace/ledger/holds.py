@@ -19,11 +19,13 @@ LARGEST_STEP_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The most a request may use. `completion` None: open-ended, held in steps; else all of it is held at once."""
+    """The most a request may use. `completion` None: open-ended, held in steps; else all of it is held at once. A
+    `batch` pays the price for batches."""
 
     prompt: int
     completion: int | None = 0
     embedding: bool = False
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +83,17 @@ class Share:
         if self.covered is None or completion <= self.covered:
             return True
         larger = completion + _step(completion)
-        least, wanted = (most(self.price, self.bound.prompt, tokens) for tokens in (completion, larger))
+        least, wanted = (
+            most(self.price, self.bound.prompt, tokens, batch=self.bound.batch) for tokens in (completion, larger)
+        )
         if not self.hold.stretch(self, least, wanted):
             return False
-        self.covered = affordable(self.price, self.bound.prompt, self.nanos)
+        self.covered = affordable(self.price, self.bound.prompt, self.nanos, batch=self.bound.batch)
         return True
 
     def end(self, tokens: Tokens, *, charged: bool) -> None:
         """The attempt is over: what it leaves of its part is free for the next attempt of the same request."""
-        cost = min(charge(self.price, tokens), MOST_NANOS) if charged else 0
+        cost = min(charge(self.price, tokens, batch=self.bound.batch), MOST_NANOS) if charged else 0
         self.hold.taken += cost - self.nanos
         self.nanos = cost
 
@@ -120,6 +124,11 @@ class Hold:
     route: str | None = None
     taken: int = 0  # nano-dollars of the reservation that running attempts hold and ended ones cost
     first: Share = field(init=False)  # of the attempt that was reserved for
+
+    @property
+    def batch(self) -> bool:
+        """Whether it pays the price for batches."""
+        return self.bound.batch
 
     @property
     def covered(self) -> int | None:
@@ -162,8 +171,9 @@ class Hold:
 def amounts(price: Price, bound: Bound) -> tuple[int, int]:
     """The least and the most nano-dollars to hold at first, where a budget holds."""
     if bound.completion is None:
-        return most(price, bound.prompt, 1), most(price, bound.prompt, STEP_TOKENS)
-    amount = most(price, bound.prompt, bound.completion, embedding=bound.embedding)
+        first = (most(price, bound.prompt, tokens, batch=bound.batch) for tokens in (1, STEP_TOKENS))
+        return next(first), next(first)
+    amount = most(price, bound.prompt, bound.completion, embedding=bound.embedding, batch=bound.batch)
     return amount, amount
 
 
@@ -171,7 +181,7 @@ def covered_by(price: Price, bound: Bound, nanos: int, *, bounded: bool) -> int 
     """Completion tokens that `nanos` pay for; None: any number."""
     if bound.completion is not None:
         return bound.completion
-    return affordable(price, bound.prompt, nanos) if bounded else None
+    return affordable(price, bound.prompt, nanos, batch=bound.batch) if bounded else None
 
 
 def _step(completion: int) -> int:

@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 
+from interlace.config import LedgerSettings
 from interlace.errors import (
     Forbidden,
     InsufficientQuota,
@@ -32,6 +33,7 @@ from interlace.ledger.limits import Counted, Exceeded, Left, Limits
 from interlace.ledger.outcomes import RULES
 from interlace.ledger.prices import Price, charge
 from interlace.ledger.registry import Registry
+from interlace.ledger.store import Write
 from interlace.ledger.usage import balances_of_month
 from interlace.money import MOST_NANOS, show_usd
 
@@ -44,7 +46,6 @@ class Ledger:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.limits = Limits()
-        self._settings = registry.settings.ledger
         self._loop: asyncio.AbstractEventLoop | None = None
         self._durable: dict[str, asyncio.Future[None]] = {}
         self.unwritten: dict[str, UsageEvent] = {}  # counted as spent, and not known to be durable
@@ -52,6 +53,10 @@ class Ledger:
         self.book = Book(registry.directory.budget)
         registry.store.durable = self._tell_durable
         registry.changed = self._budgets_changed
+
+    @property
+    def _settings(self) -> LedgerSettings:
+        return self.registry.settings.ledger
 
     @property
     def trouble(self) -> str | None:
@@ -67,9 +72,16 @@ class Ledger:
         if scheme.lower() != "bearer" or not key:
             raise Unauthenticated(
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or in an x-api-key header."
             )
-        caller = self.registry.directory.caller(self.registry.hasher.digest(key))
+        return self._valid(self.registry.directory.caller(self.registry.hasher.digest(key)), scope)
+
+    def holder(self, key_id: str, scope: str = "inference") -> Caller:
+        """The caller with that key, for work that was left here in its name; raises as if the key were shown now."""
+        key = self.registry.directory.keys.get(key_id)
+        return self._valid(None if key is None else self.registry.directory.caller(key.digest), scope)
+
+    def _valid(self, caller: Caller | None, scope: str) -> Caller:
         if caller is None or caller.key.revoked_at is not None:
             raise Unauthenticated("Incorrect API key provided. Ask whoever runs this server for a key.")
         if caller.key.expires_at is not None and caller.key.expires_at <= self.registry.clock.now():
@@ -80,15 +92,20 @@ class Ledger:
 
     # --- rates ---------------------------------------------------------------------------------------------------
 
-    def begin(self, caller: Caller) -> None:
-        """Count a request of the caller that begins; raises `RateLimited`. Whoever begins must `end`."""
-        exceeded = self.limits.begin(caller.key.id, caller.plan.rates, self.registry.clock.monotonic())
+    def begin(self, caller: Caller, *, batch: bool = False) -> None:
+        """Count a request of the caller that begins; raises `RateLimited`. Whoever begins must `end`.
+
+        A `batch` takes what is idle only: half of every limit is left to others, and it fills no place among the
+        requests that run.
+        """
+        exceeded = self.limits.begin(caller.key.id, caller.plan.rates, self.registry.clock.monotonic(), idle=batch)
         if exceeded is not None:
             raise _rate_limited(exceeded)
 
-    def end(self, caller: Caller) -> None:
+    def end(self, caller: Caller, *, batch: bool = False) -> None:
         """The request is over."""
-        self.limits.end(caller.key.id)
+        if not batch:
+            self.limits.end(caller.key.id)
 
     def left(self, caller: Caller) -> dict[str, Left]:
         """What is left of the plan's requests and tokens."""
@@ -138,7 +155,8 @@ class Ledger:
         while_waiting: _Meanwhile = nullcontext,
     ) -> Hold:
         """Hold the most that the request can cost, on all its accounts; waits, in order, where it would fit once
-        running requests settle. `while_waiting` is entered meanwhile.
+        running requests settle. `while_waiting` is entered meanwhile. A batch's line (`bound.batch`) pays the price for
+        batches, and never stands in that queue: nobody waits behind it.
 
         Raises `TokensLimited`, `InsufficientQuota`, `RateLimited` where it has waited long enough, and
         `LedgerUnavailable` while usage cannot be recorded.
@@ -146,9 +164,10 @@ class Ledger:
         if self.trouble:
             raise LedgerUnavailable("Usage cannot be recorded now, so nothing is taken on.", retry_after_seconds=5)
         tokens = bound.prompt + (STEP_TOKENS if bound.completion is None else bound.completion)
-        counted = self._count_tokens(caller, tokens)
+        counted = self._count_tokens(caller, tokens, batch=bound.batch)
         try:
-            now, day, reservation = await self._reservation(id, caller, price, bound, while_waiting)
+            meanwhile = None if bound.batch else while_waiting
+            now, day, reservation = await self._reservation(id, caller, price, bound, meanwhile)
         except BaseException:
             self._settle_tokens(caller, counted, tokens, 0)
             raise
@@ -178,9 +197,10 @@ class Ledger:
         hold.first = Share(hold, price, bound, reservation.nanos, covered)
         return hold
 
-    async def settle(self, hold: Hold, used: Used) -> int:
+    async def settle(self, hold: Hold, used: Used, beside: Callable[[], tuple[Write, ...]] = tuple) -> int:
         """Turn the hold into the exact charge, once; a second time changes nothing. Returns the charge, and only once
-        its usage event is durable, whether or not its caller is still there."""
+        its usage event is durable, whether or not its caller is still there. What `beside` gives is written in the
+        event's own transaction; it is asked only where there is an event."""
         if hold.settled:
             return 0
         hold.settled = True
@@ -190,7 +210,7 @@ class Ledger:
         self._loop = asyncio.get_running_loop()
         durable = self._durable[hold.id] = self._loop.create_future()
         self.unwritten[hold.id] = event
-        self.registry.store.record(event)
+        self.registry.store.record(event, beside())
         await durable  # whoever waits may be cancelled: the event is on its way all the same
         return event.cost_nanos
 
@@ -201,12 +221,12 @@ class Ledger:
         charge for them is held to the largest amount that is written anywhere."""
         tokens, estimated, charged = used.tokens, used.estimated, RULES[used.outcome].charged
         model, engine, price = hold.model, hold.engine, hold.price
-        attempts = tuple(_attempt(one, charged=charged) for one in used.tried)
+        attempts = tuple(_attempt(one, charged=charged, batch=hold.batch) for one in used.tried)
         if (told := used.told) is not None:
             cost = min(sum(attempt.cost_nanos for attempt in attempts), MOST_NANOS)
             model, engine, price, tokens, estimated = told.model, told.engine, told.price, told.tokens, told.estimated
         else:
-            cost = min(charge(price, tokens), MOST_NANOS) if charged else 0
+            cost = min(charge(price, tokens, batch=hold.batch), MOST_NANOS) if charged else 0
         overrun = self.book.settle(hold.reservation, cost)
         self._settle_tokens(
             hold.caller, hold.counted, hold.counted_tokens, tokens.prompt + tokens.completion + tokens.embedding
@@ -233,11 +253,12 @@ class Ledger:
             route=hold.route,
             attempts=attempts,
             attempt_us=tuple(one.latency_us for one in used.tried) or None,
+            batch=hold.batch,
         )
 
-    def _count_tokens(self, caller: Caller, tokens: int) -> Counted:
+    def _count_tokens(self, caller: Caller, tokens: int, *, batch: bool) -> Counted:
         now = self.registry.clock.monotonic()
-        counted = self.limits.take_tokens(caller.key.id, caller.plan.rates, tokens, now)
+        counted = self.limits.take_tokens(caller.key.id, caller.plan.rates, tokens, now, idle=batch)
         if isinstance(counted, Exceeded):
             raise _rate_limited(counted)
         return counted
@@ -253,9 +274,10 @@ class Ledger:
         self.limits.settle_tokens(caller.key.id, counted, tokens, used, self.registry.clock.monotonic())
 
     async def _reservation(
-        self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile
+        self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile | None
     ) -> tuple[int, str, Reservation]:
-        """Moment and day of admission, and the reservation; over the end of a month, of the new month's budgets."""
+        """Moment and day of admission, and the reservation; over the end of a month, of the new month's budgets.
+        `while_waiting` None: it is a batch's, which does not wait."""
         least, wanted = amounts(price, bound) if self.bounded(caller) else (0, 0)
         while True:
             now, day = self._today()
@@ -264,6 +286,8 @@ class Ledger:
                 raise InsufficientQuota(_FULL)
             answer = self.book.reserve(id, accounts, least, wanted)
             if answer is Verdict.WAIT:
+                if while_waiting is None:
+                    raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
                 answer = await self._wait(Waiter(id, accounts, least, wanted, tell=_untold), while_waiting)
             if isinstance(answer, Reservation):
                 if not self._still_holds(caller):
@@ -353,7 +377,7 @@ _RESERVED = (
 )
 
 
-def _attempt(one: Tried, *, charged: bool) -> Attempt:
+def _attempt(one: Tried, *, charged: bool, batch: bool) -> Attempt:
     """An attempt with its charge, rounded once, upwards: by itself, as its provider bills it."""
     paid = charged and one.end != "failed"
     return Attempt(
@@ -363,7 +387,7 @@ def _attempt(one: Tried, *, charged: bool) -> Attempt:
         end=one.end,
         price_id=one.price.id,
         tokens=one.tokens,
-        cost_nanos=min(charge(one.price, one.tokens, percent=one.percent), MOST_NANOS) if paid else 0,
+        cost_nanos=min(charge(one.price, one.tokens, batch=batch, percent=one.percent), MOST_NANOS) if paid else 0,
         error=one.error,
         estimated=one.estimated,
         percent=one.percent,

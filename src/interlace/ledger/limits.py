@@ -122,14 +122,26 @@ class Limits:
             found = self._uses[key_id] = KeyUse()
         return found
 
-    def begin(self, key_id: str, rates: Rates, now: float) -> Exceeded | None:
-        """Count one request that begins, or say what stands in its way. Whoever begins must `end`."""
+    def begin(self, key_id: str, rates: Rates, now: float, *, idle: bool = False) -> Exceeded | None:
+        """Count one request that begins, or say what stands in its way. Whoever begins must `end`, but for one that
+        takes `idle` capacity only: it leaves half of every limit to others, and does not count as running."""
         use = self.use(key_id)
+        if idle:
+            return self._begin_idle(use, rates, now)
         if rates.concurrency is not None and use.running >= rates.concurrency:
             return Exceeded("concurrent requests", rates.concurrency, use.running, 1, 1.0)
         if rates.rpm is not None and (wait := use.requests.seconds_until(1, rates.rpm, now)):
             return Exceeded("requests per minute", rates.rpm, use.requests.used(now), 1, wait)
         use.running += 1
+        use.requests.add(1, now)
+        return None
+
+    def _begin_idle(self, use: KeyUse, rates: Rates, now: float) -> Exceeded | None:
+        if rates.concurrency is not None and 2 * use.running > rates.concurrency:
+            return Exceeded("concurrent requests", rates.concurrency, use.running, 1, 1.0)
+        half = None if rates.rpm is None else _half(rates.rpm)
+        if half is not None and (wait := use.requests.seconds_until(1, half, now)):
+            return Exceeded("requests per minute", half, use.requests.used(now), 1, wait)
         use.requests.add(1, now)
         return None
 
@@ -139,11 +151,16 @@ class Limits:
         use.running -= 1
         assert use.running >= 0
 
-    def take_tokens(self, key_id: str, rates: Rates, tokens: int, now: float) -> Counted | Exceeded:
-        """Count the tokens a request may use before it runs, or say when there is room for them."""
-        use = self.use(key_id)
-        if rates.tpm is not None and (wait := use.tokens.seconds_until(tokens, rates.tpm, now)):
-            return Exceeded("tokens per minute", rates.tpm, use.tokens.used(now), tokens, wait, tokens > rates.tpm)
+    def take_tokens(
+        self, key_id: str, rates: Rates, tokens: int, now: float, *, idle: bool = False
+    ) -> Counted | Exceeded:
+        """Count the tokens a request may use before it runs, or say when there is room for them; with `idle`, room that
+        leaves half of the limit to others, unless the request itself is larger than that."""
+        use, most = self.use(key_id), rates.tpm
+        if most is not None and idle:
+            most = min(most, max(_half(most), tokens))
+        if most is not None and (wait := use.tokens.seconds_until(tokens, most, now)):
+            return Exceeded("tokens per minute", most, use.tokens.used(now), tokens, wait, tokens > most)
         return use.tokens.add(tokens, now)
 
     def settle_tokens(self, key_id: str, counted: Counted, tokens: int, used: int, now: float) -> None:
@@ -163,3 +180,8 @@ class Limits:
                 remaining = max(0, limit - window.used(now))
                 found[name] = Left(limit, remaining, window.seconds_until_empty(now))
         return found
+
+
+def _half(limit: int) -> int:
+    """Half of a limit, upwards: of one there is one."""
+    return (limit + 1) // 2

@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,7 @@ class LedgerBusy(ConfigError):
 @dataclass
 class Registry:
     """The open ledger, without the running counters of a gateway. `changed` is told after every change of who may
-    use what."""
+    use what. `settings` are those of the last load."""
 
     store: Store
     directory: Directory
@@ -68,6 +68,7 @@ class Registry:
     calendar: Calendar
     settings: Settings
     changed: Callable[[], None] = field(default=lambda: None)
+    also_erase: list[Callable[[str], None]] = field(default_factory=list)  # with a project, by id: other rooms' share
     _locks: list[HeldLock] = field(default_factory=list)
     _changing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -138,6 +139,21 @@ class Registry:
         if take_over or connection.execute(select(prices.c.id)).first() is None:
             _take_over_prices(connection, _default_prices(self.settings.models), "default", now)
         return Directory.load(connection)
+
+    def follow(self, settings: Settings, keep: Collection[str] = ()) -> None:
+        """Plans and prices as another load of the configuration has them; those of the file that are gone are retired,
+        but for prices of the models in `keep`. There is no moment without a price: new ones are known before old ones
+        are retired. Waits for the disk; raises `LedgerUnavailable` with nothing changed."""
+        now = self.clock.now()
+
+        def work(connection: Connection) -> list[Entry]:
+            _take_over_plans(connection, settings.plans, now)
+            _take_over_prices(connection, settings.prices, "file", now, keep)
+            _take_over_prices(connection, _default_prices(settings.models), "default", now, keep)
+            found = [entry_of(table, row) for table in (plans, prices) for row in connection.execute(select(table))]
+            return sorted(found, key=lambda entry: getattr(entry, "retired_at", None) is not None)
+
+        self.change(work)
 
     def make_defaults(self) -> None:
         """The organisation and project of a first start, where it has not been: for work before any server ran."""
@@ -331,15 +347,18 @@ def _take_over_plans(connection: Connection, wanted: Iterable[PlanSettings], now
             alter(connection, plans, there.id, **values)
 
 
-def _take_over_prices(connection: Connection, wanted: Iterable[PriceSettings], source: str, now: int) -> None:
-    """Prices that are new are added; those that the file has no more, or otherwise, are retired, never changed."""
+def _take_over_prices(
+    connection: Connection, wanted: Iterable[PriceSettings], source: str, now: int, keep: Collection[str] = ()
+) -> None:
+    """Prices that are new are added; those that the file has no more, or otherwise, are retired, never changed; not
+    those of the models in `keep`."""
     rows = [_price_row(price) for price in wanted]
     there = select(prices).where(prices.c.source == source, prices.c.retired_at.is_(None))
     for row in connection.execute(there).all():
         values = {name: getattr(row, name) for name in _PRICE_COLUMNS}
         if values in rows:
             rows.remove(values)
-        else:
+        elif row.model not in keep:
             connection.execute(update(prices).where(prices.c.id == row.id).values(retired_at=now))
     for values in rows:
         add(connection, prices, source=source, recorded_at=now, **values)

@@ -75,12 +75,14 @@ class Retention:
 
 
 def erase_project(registry: Registry, project_id: str) -> int:
-    """Empty the details of a project's events so far, and mark it as erased; how many. A second time erases what has
-    come since."""
+    """Empty the details of a project's events so far, and what it left in other rooms, and mark it as erased; how many
+    events. A second time erases what has come since."""
     now = registry.clock.now()
     (project,) = registry.change(lambda connection: [alter(connection, projects, project_id, erased_at=now)])
     assert isinstance(project, Project)
     emptied = forget(registry.store, *_of_erased(project))
+    for erase in registry.also_erase:
+        erase(project_id)
     _truncate_log(registry.store)
     return emptied
 

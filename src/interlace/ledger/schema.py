@@ -1,7 +1,8 @@
 """The tables, declared. Migrations must arrive at exactly this; a test compares.
 
 Everything that tells who, what and how much is written once and stays. Rows are closed by a moment in a `*_at` column
-(microseconds since 1970), never deleted: usage events name them.
+(microseconds since 1970), never deleted: usage events name them. What callers leave here (files, batches) is theirs,
+and deleted when they say so.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from sqlalchemy import (
     Boolean,
     Column,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
 )
 
@@ -146,4 +149,80 @@ balances = Table(
     Column("spent_nanos", BigInteger, nullable=False),
     Column("requests", BigInteger, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# --- what callers leave here -------------------------------------------------------------------------------------
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("purpose", String(24), nullable=False),
+    Column("filename", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("digest", String(64), nullable=False),  # SHA-256 of the content, under which it lies on disk
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Index(None, "project_id", "id"),
+    Index(None, "digest"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("key_id", ForeignKey("api_keys.id"), nullable=False),  # whose plan and budgets its lines use
+    Column("endpoint", String(64), nullable=False),
+    Column("completion_window", String(8), nullable=False),
+    Column("input_file_id", String(40), nullable=False),
+    Column("input_digest", String(64), nullable=False),  # the content stays while the batch runs, whoever deletes files
+    Column("metadata", Text),  # JSON object, as it was given
+    Column("output_seconds", Integer),  # how long its output files live; NULL: the usual time
+    Column("status", String(16), nullable=False),
+    Column("model", String(128)),
+    Column("errors", Text),  # JSON list: why it could not run
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    *(Column(f"{kind}_tokens", BigInteger, nullable=False) for kind in ("prompt", "cached", "completion", "reasoning")),
+    Column("output_file_id", String(40)),
+    Column("error_file_id", String(40)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    *(
+        Column(f"{moment}_at", BigInteger)
+        for moment in ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
+    ),
+    Index(None, "project_id", "id"),
+    Index(None, "status"),
+)
+
+batch_results = Table(
+    "batch_results",
+    metadata,
+    Column("batch_id", String(40), primary_key=True),
+    Column("line", Integer, primary_key=True),
+    Column("failed", Boolean, nullable=False),
+    Column("row", LargeBinary, nullable=False),  # the line of the output or error file, until that is written
+    sqlite_with_rowid=False,
+)
+
+stored_responses = Table(
+    "stored_responses",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("previous_id", String(40)),  # the response it goes on from, which may be gone
+    Column("turns", Integer, nullable=False),  # how many responses it and those before it are
+    Column("chain_bytes", BigInteger, nullable=False),  # how large all of them are
+    Column("status", String(16), nullable=False),
+    Column("body", LargeBinary, nullable=False),  # JSON, as it is told, and sealed thoughts
+    Column("input", LargeBinary, nullable=False),  # JSON list: the items it was given, as guards let them pass
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Index(None, "project_id", "created_at"),
+    Index(None, "status"),
+    Index(None, "expires_at"),
 )

@@ -20,8 +20,9 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +57,15 @@ _NOT_THE_DATABASE = (DataError, IntegrityError, ProgrammingError, NotSupportedEr
 """What a statement's own values cause: trying again would not mend it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A statement, kept for the life of the process, and values for its parameters: to be done together with a usage
+    event, in its transaction, or not at all."""
+
+    statement: Any
+    values: Mapping[str, Any]
+
+
 class Store:
     """An open database. `record` and `write` may be called from any thread; `read` runs on the caller's.
 
@@ -68,6 +78,7 @@ class Store:
         self.engine = _engine(url)
         self.durable: Callable[[Sequence[UsageEvent]], None] = lambda _: None
         self._events = _EventWriter(self.engine)
+        self._beside: dict[str, tuple[Write, ...]] = {}  # by the id of an event that is queued
         self._queue: queue.SimpleQueue[UsageEvent | _Job | _Stop] = queue.SimpleQueue()
         self._give_up_at = math.inf  # monotonic seconds; once closed, writing has an end
         self._writer = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
@@ -86,8 +97,11 @@ class Store:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def record(self, usage: UsageEvent) -> None:
-        """Queue a usage event; never raises, never waits. One whose id is there already changes nothing."""
+    def record(self, usage: UsageEvent, beside: tuple[Write, ...] = ()) -> None:
+        """Queue a usage event; never raises, never waits. One whose id is there already changes nothing, and what is
+        to be written `beside` it was written with it then."""
+        if beside:
+            self._beside[usage.id] = beside
         self._queue.put(usage)
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -153,7 +167,7 @@ class Store:
             try:
                 if looked:  # whether the commit that failed took place is not known
                     self._leave_out_what_is_there(new)
-                self._events.write(list(new.values()))
+                self._events.write(list(new.values()), self._beside_of(new))
                 break
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody would be billed without this thread
                 if self._events.is_our_fault(error):
@@ -171,7 +185,13 @@ class Store:
             self.trouble = None
         return self._tell(events)
 
+    def _beside_of(self, ids: Iterable[str]) -> list[Write]:
+        return [write for id in ids for write in self._beside.get(id, ())] if self._beside else []
+
     def _tell(self, events: list[UsageEvent]) -> None:
+        if self._beside:
+            for usage in events:
+                self._beside.pop(usage.id, None)
         try:
             self.durable(events)
         except Exception:
@@ -243,6 +263,7 @@ class _EventWriter:
         self._add_events = _Statement(insert(usage_events), _EVENT_COLUMNS, dialect)
         self._add_tags = _Statement(insert(event_tags), ("event_id", "tag"), dialect)
         self._add_to_balances = _Statement(_balance_upsert(dialect.name), _BALANCE_COLUMNS, dialect)
+        self._others: dict[Any, Any] = {}  # statements of what is written beside, compiled
         self._connection: PoolProxiedConnection | None = None
 
     def is_our_fault(self, error: Exception) -> bool:
@@ -252,7 +273,7 @@ class _EventWriter:
         ours = tuple(getattr(self._dbapi, name) for name in names)
         return isinstance(error, (*ours, ArithmeticError, ValueError, TypeError))
 
-    def write(self, events: list[UsageEvent]) -> None:
+    def write(self, events: list[UsageEvent], beside: Sequence[Write] = ()) -> None:
         """One transaction; raises the driver's errors, and then nothing is known of the commit."""
         if not events:
             return
@@ -266,10 +287,21 @@ class _EventWriter:
             if tags := [(usage.id, tag) for usage in events for tag in usage.tags]:
                 self._add_tags.run(cursor, tags)
             self._add_to_balances.run(cursor, _balance_rows(events))
+            for write in beside:
+                self._run(cursor, write)
             self._connection.commit()
         except BaseException:
             self.close()
             raise
+
+    def _run(self, cursor: Any, write: Write) -> None:
+        compiled = self._others.get(write.statement)
+        if compiled is None:
+            compiled = write.statement.compile(dialect=self._engine.dialect)
+            self._others[write.statement] = compiled
+        values = compiled.construct_params(write.values)
+        order = compiled.positiontup
+        cursor.execute(str(compiled), values if order is None else tuple(values[name] for name in order))
 
     def close(self) -> None:
         """Let go of the connection, and with it of what was not committed: it must not keep the database locked."""

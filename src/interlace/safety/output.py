@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import regex
 
 from interlace.engines.types import Delta
@@ -30,11 +31,14 @@ class _Held:
 
 @dataclass(slots=True)
 class _Choice:
-    """What is known of one choice: its text, its tool calls (each a text of its own), and what is held back."""
+    """What is known of one choice: its text, its thoughts and tool calls (each a text of its own), and what is held
+    back. `denied`: a scanner has found something."""
 
     text: StreamScanner
+    thought: StreamScanner | None = None  # the one under way
     tools: dict[int, StreamScanner] = field(default_factory=dict)
     held: deque[_Held] = field(default_factory=deque)
+    denied: bool = False
     ended: bool = False
 
 
@@ -58,26 +62,42 @@ class OutputGuard:
         except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
             _log.exception("an output guard failed, so the answer is refused")
             return [self._end(choice, delta.index, "")]
-        if any(scanner.denied_at is not None for scanner in self._scanners(choice)):
+        if choice.denied:
             return self._refuse(choice, delta.index)
         choice.ended = delta.finish_reason is not None
         return self._release(choice)
 
     def _scan(self, choice: _Choice, delta: Delta) -> None:
+        """A thought ends where anything else begins: what of it is undecided then must not hold back the rest."""
         ends: list[tuple[StreamScanner, int]] = []
+        if delta.thought is not None:
+            if choice.thought is None:
+                choice.thought = self._scanner()
+            self._feed(choice, choice.thought, delta.thought.text)
+            ends.append((choice.thought, len(choice.thought.text)))
+        if choice.thought is not None and (
+            delta.text or delta.tool_calls or delta.finish_reason is not None or _sealed(delta)
+        ):
+            self._feed(choice, choice.thought, "", final=True)
+            choice.thought = None
         if delta.text:
-            choice.text.feed(delta.text)
+            self._feed(choice, choice.text, delta.text)
             ends.append((choice.text, len(choice.text.text)))
         for call in delta.tool_calls:
             scanner = choice.tools.get(call.index)
             if scanner is None:
                 scanner = choice.tools[call.index] = self._scanner()
-            scanner.feed((call.name or "") + call.arguments)
+            self._feed(choice, scanner, (call.name or "") + call.arguments)
             ends.append((scanner, len(scanner.text)))
         choice.held.append(_Held(delta, ends))
         if delta.finish_reason is not None:
-            for scanner in self._scanners(choice):
-                scanner.feed("", final=True)
+            for scanner in (choice.text, *choice.tools.values()):
+                self._feed(choice, scanner, "", final=True)
+
+    @staticmethod
+    def _feed(choice: _Choice, scanner: StreamScanner, piece: str, *, final: bool = False) -> None:
+        scanner.feed(piece, final=final)
+        choice.denied |= scanner.denied_at is not None
 
     def _release(self, choice: _Choice) -> list[Delta]:
         released: list[Delta] = []
@@ -86,7 +106,7 @@ class OutputGuard:
         return released
 
     def _refuse(self, choice: _Choice, index: int) -> list[Delta]:
-        """Everything before the match, then the end."""
+        """Everything before the match, then the end. Of a thought with a match nothing more is shown."""
         released = self._release(choice)
         clean = ""
         if choice.held and choice.held[0].ends and choice.held[0].ends[0][0] is choice.text:
@@ -103,18 +123,13 @@ class OutputGuard:
     def _scanner(self) -> StreamScanner:
         return StreamScanner(self._patterns, self._window)
 
-    def _scanners(self, choice: _Choice) -> list[StreamScanner]:
-        return [choice.text, *choice.tools.values()]
+
+def _sealed(delta: Delta) -> bool:
+    return delta.thought is not None and bool(delta.thought.signature or delta.thought.redacted)
 
 
 def _unfinished(delta: Delta) -> Delta:
     """The delta without its finish reason: the guard ends the choice, not the engine."""
     if delta.finish_reason is None:
         return delta
-    return Delta(
-        index=delta.index,
-        text=delta.text,
-        tokens=delta.tokens,
-        logprobs=delta.logprobs,
-        tool_calls=delta.tool_calls,
-    )
+    return msgspec.structs.replace(delta, finish_reason=None)

@@ -12,7 +12,21 @@ from typing import TypeVar
 
 import msgspec
 
-from interlace.engines.types import EmbedRequest, GenerateRequest, Message, Tool, ToolCall
+from interlace.engines.texts import texts_of
+from interlace.engines.types import (
+    AudioPart,
+    EmbedRequest,
+    FilePart,
+    GenerateRequest,
+    ImagePart,
+    Message,
+    Part,
+    RefusalPart,
+    TextPart,
+    ThinkingPart,
+    Tool,
+    ToolCall,
+)
 from interlace.errors import ContentFiltered
 from interlace.safety.redactor import Action, Redactor, Search, whole
 from interlace.safety.secrets import NAMES, Kind
@@ -39,6 +53,10 @@ class Cleaner:
         tools = tuple(map(self._tool, work.tools))
         if work.output is not None:
             self.check(work.output.rule, "an output rule")
+        if work.native:
+            self.check(msgspec.json.encode(work.native).decode(), "a provider's own field")
+        if work.options.metadata:
+            self.check(msgspec.json.encode(work.options.metadata).decode(), "metadata")
         if (messages, prompt, tools) == (work.messages, work.prompt, work.tools):
             return work
         return _replace(work, messages=messages, prompt=prompt, tools=tools)
@@ -71,12 +89,33 @@ class Cleaner:
         return whole(self._search, text, json=json)
 
     def _message(self, message: Message) -> Message:
-        content = self.text(message.content)
+        content = self._content(message)
         name = message.name and self.text(message.name)
         calls = tuple(map(self._call, message.tool_calls))
         if (content, name, calls) == (message.content, message.name, message.tool_calls):
             return message
         return _replace(message, content=content, name=name, tool_calls=calls)
+
+    def _content(self, message: Message) -> str | tuple[Part, ...]:
+        """A secret in an address is refused: masked, it would lead elsewhere."""
+        if isinstance(message.content, str):
+            return self.text(message.content)
+        return tuple(map(self._part, message.content))
+
+    def _part(self, part: Part) -> Part:
+        match part:
+            case TextPart() | RefusalPart():
+                return _replace(part, text=self.text(part.text))
+            case ThinkingPart():
+                return _replace(part, text=self.text(part.text), summary=tuple(map(self.text, part.summary)))
+            case FilePart():
+                self.check(part.url, "the address of a file")
+                return _replace(part, text=self.text(part.text), name=self.text(part.name))
+            case ImagePart():
+                self.check(part.url, "the address of a picture")
+                return part
+            case AudioPart():
+                return part
 
     def _call(self, call: ToolCall) -> ToolCall:
         self.check(call.name, "the name of a function")
@@ -85,6 +124,8 @@ class Cleaner:
     def _tool(self, tool: Tool) -> Tool:
         self.check(tool.name, "the name of a function")
         self.check(msgspec.json.encode(tool.parameters).decode(), "the parameters of a function")
+        if tool.native:
+            self.check(msgspec.json.encode(tool.native).decode(), "a provider's own field of a tool")
         return _replace(tool, description=self.text(tool.description))
 
 
@@ -92,7 +133,7 @@ def size_of(work: GenerateRequest | EmbedRequest) -> int:
     """About how many characters there are to look at."""
     if isinstance(work, EmbedRequest):
         return sum(map(len, work.texts))
-    return len(work.prompt or "") + sum(len(message.content) for message in work.messages or ())
+    return sum(map(len, texts_of(work)))
 
 
 def _a(kind: Kind) -> str:

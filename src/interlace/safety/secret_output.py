@@ -31,6 +31,8 @@ class _Held:
     delta: Delta
     text_at: int
     calls_at: tuple[int, ...]
+    thought: Redactor | None = None  # the one its thought belongs to, which begins there at `thought_at`
+    thought_at: int = 0
 
 
 @dataclass(slots=True)
@@ -38,13 +40,16 @@ class _Choice:
     """One choice: its text, its tool calls (each a text of its own), and what is held back."""
 
     text: Redactor
+    thought: Redactor | None = None  # the one under way
     calls: dict[int, Redactor] = field(default_factory=dict)
     names: list[Redactor] = field(default_factory=list)  # of the functions called: each comes in one piece
+    thoughts: list[Redactor] = field(default_factory=list)
+    spoiled: set[int] = field(default_factory=set)  # thoughts that were changed: their seals would not fit any more
     held: deque[_Held] = field(default_factory=deque)
     ended: bool = False
 
     def redactors(self) -> list[Redactor]:
-        return [self.text, *self.calls.values(), *self.names]
+        return [self.text, *self.calls.values(), *self.names, *self.thoughts]
 
 
 class SecretGuard:
@@ -77,6 +82,7 @@ class SecretGuard:
         return released
 
     def _scan(self, choice: _Choice, delta: Delta) -> None:
+        thought, thought_at = self._scan_thought(choice, delta)
         text_at, calls_at, final = choice.text.fed, [], delta.finish_reason is not None
         choice.text.feed(delta.text)
         for call in delta.tool_calls:
@@ -86,13 +92,29 @@ class SecretGuard:
             choice.calls[call.index].feed(call.arguments)
             if call.name:
                 choice.names.append(whole(self._search, call.name))
-        choice.held.append(_Held(delta, text_at, tuple(calls_at)))
+        choice.held.append(_Held(delta, text_at, tuple(calls_at), thought, thought_at))
         for redactor in choice.redactors():
             if final:
                 redactor.feed("", final=True)
             for kind in redactor.found:
                 self._seen(kind, self._search.actions[kind])
             redactor.found.clear()
+
+    def _scan_thought(self, choice: _Choice, delta: Delta) -> tuple[Redactor | None, int]:
+        """The redactor of the delta's thought, and where that begins in it. A thought ends where anything else begins:
+        what of it is undecided then must not hold back the rest."""
+        thought, at = choice.thought, 0
+        if delta.thought is not None:
+            if thought is None:
+                thought = choice.thought = Redactor(self._search)
+                choice.thoughts.append(thought)
+            at = thought.fed
+            thought.feed(delta.thought.text)
+        sealed = delta.thought is not None and (delta.thought.signature or delta.thought.redacted)
+        if thought is not None and (delta.text or delta.tool_calls or delta.finish_reason is not None or sealed):
+            thought.feed("", final=True)
+            choice.thought = None
+        return (thought if delta.thought is not None else None), at
 
     def _release(self, choice: _Choice) -> list[Delta]:
         released: list[Delta] = []
@@ -102,7 +124,7 @@ class SecretGuard:
 
     def _shown(self, choice: _Choice, held: _Held) -> Delta:
         """The delta with its secrets replaced; the very same where it has none."""
-        delta = held.delta
+        delta = self._thought_shown(choice, held)
         text, cut = choice.text.render(delta.text, held.text_at)
         calls: list[ToolCallDelta] = []
         for call, at in zip(delta.tool_calls, held.calls_at, strict=True):
@@ -117,8 +139,27 @@ class SecretGuard:
             return msgspec.structs.replace(delta, logprobs=())
         return delta
 
+    @staticmethod
+    def _thought_shown(choice: _Choice, held: _Held) -> Delta:
+        """The delta with the secrets in its thought replaced. A thought that was changed loses its seal: its provider
+        would not take it back as its own."""
+        thought = held.delta.thought
+        if thought is None or held.thought is None:
+            return held.delta
+        text, cut = held.thought.render(thought.text, held.thought_at)
+        if cut:
+            choice.spoiled.add(id(held.thought))
+        if id(held.thought) not in choice.spoiled:
+            return held.delta
+        return msgspec.structs.replace(
+            held.delta, thought=msgspec.structs.replace(thought, text=text, signature="", redacted=""), logprobs=()
+        )
+
 
 def _decided(choice: _Choice, held: _Held) -> bool:
+    thought = held.delta.thought
+    if held.thought is not None and thought and held.thought_at + len(thought.text) > held.thought.decided:
+        return False
     if held.text_at + len(held.delta.text) > choice.text.decided:
         return False
     calls = zip(held.delta.tool_calls, held.calls_at, strict=True)

@@ -86,7 +86,7 @@ async def test_events_are_read_however_they_are_written(provider: Provider, how:
     async with remote(provider.url, f"odd-lines:{how}") as engine:
         events = await collect(engine, chat())
     assert text_of(events) == GREETING
-    assert events[-1] == Usage(5, 2)
+    assert events[-1] == Usage(5, 2, service_tier="default" if how == "extra" else "")
 
 
 async def test_a_reason_to_end_in_every_chunk_does_not_end_it(provider: Provider) -> None:
@@ -150,14 +150,28 @@ REPORTS: dict[str, tuple[str, Usage]] = {
         Usage(9, 12, reasoning_tokens=5),
     ),
     "another name for cached": (f'{{{COUNTED}, "prompt_cache_hit_tokens": 8}}', Usage(9, 7, 8)),
-    "more cached than read": (f'{{{COUNTED}, "prompt_tokens_details": {{"cached_tokens": 90}}}}', Usage(9, 7, 9)),
+    "more cached than read": (
+        f'{{{COUNTED}, "prompt_tokens_details": {{"cached_tokens": 90}}}}',
+        Usage(9, 7, 9, disputed=True),
+    ),
+    "more thought than said": (
+        f'{{{COUNTED}, "completion_tokens_details": {{"reasoning_tokens": 50}}}}',
+        Usage(9, 7, reasoning_tokens=7, disputed=True),
+    ),
+    "a sum that is none": (f'{{{COUNTED}, "total_tokens": 99}}', Usage(9, 7, disputed=True)),
+    "a prompt longer than its texts": (
+        '{"prompt_tokens": 5000, "completion_tokens": 7}',
+        Usage(5000, 7, disputed=True),
+    ),
+    "no prompt": ('{"prompt_tokens": 0, "completion_tokens": 7}', Usage(0, 7, disputed=True)),
+    "zero of everything": ('{"prompt_tokens": 0, "completion_tokens": 0}', Usage(8, 3, estimated=True)),
     "only the prompt": ('{"prompt_tokens": 9}', Usage(9, 3, estimated=True)),
     "whole floats": ('{"prompt_tokens": 9.0, "completion_tokens": 7.0}', Usage(9, 7)),
     "negative": ('{"prompt_tokens": 9, "completion_tokens": -7}', Usage(9, 3, estimated=True)),
     "beyond any count": ('{"prompt_tokens": 9, "completion_tokens": 1e300}', Usage(9, 3, estimated=True)),
     "texts": ('{"prompt_tokens": 9, "completion_tokens": "7"}', Usage(9, 3, estimated=True)),
     "true": ('{"prompt_tokens": 9, "completion_tokens": true}', Usage(9, 3, estimated=True)),
-    "nothing for something": ('{"prompt_tokens": 9, "completion_tokens": 0}', Usage(9, 3, estimated=True)),
+    "nothing for something": ('{"prompt_tokens": 9, "completion_tokens": 0}', Usage(9, 0, disputed=True)),
     "a list": ("[1]", Usage(8, 3, estimated=True)),
     "nothing": ("null", Usage(8, 3, estimated=True)),
 }
@@ -165,7 +179,7 @@ REPORTS: dict[str, tuple[str, Usage]] = {
 
 @pytest.mark.parametrize("report", REPORTS)
 async def test_usage_is_the_providers_or_marked_as_ours(provider: Provider, report: str) -> None:
-    """What a provider reports is billed, held to sense; what it does not say is estimated and marked."""
+    """What is reported is billed, and marked where it cannot be; what is not is estimated, and marked so."""
     told, expected = REPORTS[report]
     async with remote(provider.url, f"usage:{told}") as engine:
         events = await collect(engine, chat("hello out there"))
@@ -176,7 +190,7 @@ async def test_more_than_was_allowed_is_the_truth(provider: Provider) -> None:
     """A provider that uses more than `max_tokens` is recorded as it says: somebody will have to pay it."""
     async with remote(provider.url, "liar") as engine:
         events = await collect(engine, chat(max_tokens=7))
-    assert events[-1] == Usage(3, 70)
+    assert events[-1] == Usage(3, 70, disputed=True)
 
 
 async def test_one_that_refuses_stream_options_is_asked_without(provider: Provider) -> None:

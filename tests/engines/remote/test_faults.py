@@ -99,10 +99,10 @@ async def test_after_any_fault_the_next_caller_is_answered() -> None:
     with running_provider() as provider:
         async with remote(provider.url, "instant:2") as engine:
             for model in FAULTS:
-                engine._settings = dataclasses.replace(engine._settings, model=model)
+                engine._wire.settings = dataclasses.replace(engine._wire.settings, model=model)
                 with pytest.raises(InterlaceError):
                     await collect(engine, chat(n=2 if model == "fewer" else 1))
-                engine._settings = dataclasses.replace(engine._settings, model="instant:2")
+                engine._wire.settings = dataclasses.replace(engine._wire.settings, model="instant:2")
                 assert text_of(await collect(engine, chat())) == "w0 w1 "
 
 

@@ -164,9 +164,10 @@ def test_the_providers_key_reaches_the_provider_only(
 def test_the_key_is_in_no_representation(gateway: Gateway) -> None:
     """Neither the settings nor an engine shows it to a debugger, a log or a traceback."""
     engine: Any = gateway.engines["html"]
-    shown = [repr(engine), repr(engine._settings), repr(vars(engine)), f"{engine._key} {engine._key!r} {engine._key!s}"]
+    key, wire = engine._wire._key, vars(engine._wire)
+    shown = [repr(engine), repr(engine._settings), repr(vars(engine)), repr(wire), f"{key} {key!r} {key!s}"]
     assert [text for text in shown if KEY in text] == []
-    assert engine._key.reveal() == KEY
+    assert key.reveal() == KEY
 
 
 @pytest.mark.parametrize("text", ["", " ", "two words", "ends in\x00", "Schlüssel"])

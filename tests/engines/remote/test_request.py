@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from interlace.engines.remote.request import generate_body
+from interlace.engines.remote.providers.openai_request import generate_body
 from interlace.engines.types import EmbedRequest, GenerateRequest, Message, OutputRule, Sampling, Tool, ToolCall
 from interlace.errors import InvalidRequest
 from tests.support.asking import OPEN, chat, remote, remote_settings
@@ -205,7 +205,7 @@ def test_no_field_of_sampling_is_lost_in_silence(field: str, extensions: bool) -
 
 async def test_embeddings_ask_for_base64() -> None:
     """A quarter of the digits on the way."""
-    from interlace.engines.remote.request import embed_body
+    from interlace.engines.remote.providers.openai_request import embed_body
 
     settings = remote_settings("http://x", "m", embeds=True)
     asked = {"model": "m", "encoding_format": "base64"}

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from interlace.config import ModelSettings
+from interlace.engines.fields import Fields
+from interlace.engines.host.fields import LOCAL_FIELDS
 from interlace.engines.host.protocol import Failure
 from interlace.engines.host.supervisor import DEFAULT_POLICY, RestartPolicy, Supervisor
 from interlace.engines.types import (
@@ -95,6 +97,14 @@ class HostedEngine:
         if not isinstance(outcome, Usage):
             raise EngineFailed("the engine answered a question for a count with something else")
         return outcome.prompt_tokens
+
+    async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
+        """Exact: the tokenizer is here."""
+        return await self.count(request), False
+
+    def fields(self) -> Fields:
+        """What becomes of each field of a request."""
+        return LOCAL_FIELDS
 
     def capabilities(self) -> Capabilities:
         """What it can do; raises `EngineUnavailable` before it was ready the first time."""

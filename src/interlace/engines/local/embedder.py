@@ -124,7 +124,7 @@ class Embedder:
         if len(ids) > self._arch.max_tokens:
             raise ContextLengthExceeded(
                 f"This model reads at most {self._arch.max_tokens} tokens, but input[{index}] has {len(ids)}. "
-                "Send a shorter text, or split it.",
+                f"Send a shorter text, or split it. ({ContextLengthExceeded.default_code})",
                 param="input",
             )
         if min(ids) < 0 or max(ids) >= self._arch.vocabulary:

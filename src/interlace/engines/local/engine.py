@@ -229,7 +229,7 @@ class LocalEngine:
         asked = "" if wanted is None else f" and you asked for {wanted} more ({prompt + wanted} in all)"
         raise ContextLengthExceeded(
             f"This model's maximum context length is {limit} tokens. Your {param} came to {prompt} tokens{asked}. "
-            f"Shorten the {param}" + ("." if wanted is None else " or max_tokens."),
+            f"Shorten the {param}{'' if wanted is None else ' or max_tokens'}. ({ContextLengthExceeded.default_code})",
             param=param,
         )
 

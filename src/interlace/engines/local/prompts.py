@@ -41,7 +41,8 @@ class Prompts:
             raise InvalidRequest(
                 "This model has no chat template, so it takes no messages: use /v1/completions.", param="model"
             )
-        rendered = self.template.render(request.messages, request.tools if _offers_tools(request) else ())
+        tools = request.tools if _offers_tools(request) else ()
+        rendered = self.template.render(request.messages, tools, prefill=request.prefill)
         return self.tokenizer.encode_pieces(rendered.pieces), None
 
     def constraints(self, request: GenerateRequest) -> list[Constraint | None]:

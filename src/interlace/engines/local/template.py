@@ -25,8 +25,9 @@ from interlace.engines.types import Message, Tool
 from interlace.errors import CheckpointError, InvalidRequest
 
 # Noncharacters: no text may contain them for interchange, so dropping them from users' text loses nothing.
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_OPEN, _CLOSE, _HERE = "\ufdd0", "\ufdd1", "\ufdd2"
 _MARKS = re.compile(f"[{_OPEN}{_CLOSE}]")
+_ANY_MARK = re.compile(f"[{_OPEN}{_CLOSE}{_HERE}]")
 _ESCAPED = {json.dumps(mark)[1:-1]: mark for mark in (_OPEN, _CLOSE)}  # as tojson(ensure_ascii=true) writes them
 
 
@@ -55,19 +56,32 @@ class ChatTemplate:
     _constants: Mapping[str, str]
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        add_generation_prompt: bool = True,
+        prefill: bool = False,
     ) -> Rendered:
-        """The prompt; `InvalidRequest` when the template refuses the conversation or cannot take it."""
+        """The prompt; with `prefill` it ends where the last message, the assistant's, ends, and that turn stays open.
+        `InvalidRequest` when the template refuses the conversation or cannot take it."""
+        if prefill:
+            _check_prefill(messages)
+            add_generation_prompt = False
         if not self.shows_tools:
             messages, tools = spell_out(messages, tools), ()
+        seen = self._safe([_as_template_sees(message) for message in messages])
+        if prefill:
+            seen[-1]["content"] += _HERE  # no template trims it, so what stands before it stays as it is
         variables = {
             **self._constants,
-            "messages": self._safe([_as_template_sees(message) for message in messages]),
+            "messages": seen,
             "tools": self._safe([tool_definition(tool) for tool in tools]) or None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
-        return Rendered(tuple(_pieces(self._run(self._with_tools if tools else self._default, variables))))
+        rendered = self._run(self._with_tools if tools else self._default, variables)
+        return Rendered(tuple(_pieces(_left_open(rendered) if prefill else rendered)))
 
     def _run(self, template: Template, variables: dict[str, Any]) -> str:
         try:
@@ -92,7 +106,7 @@ class ChatTemplate:
         return value
 
     def _fenced(self, text: str) -> str:
-        fenced = self._fence.sub(f"{_OPEN}\\g<0>{_CLOSE}", _MARKS.sub("", text))
+        fenced = self._fence.sub(f"{_OPEN}\\g<0>{_CLOSE}", _ANY_MARK.sub("", text))
         # A lone fence after a token cut short: what follows (another message, the template) cannot complete it.
         return fenced + _CLOSE if text.endswith(self._cut_short) else fenced
 
@@ -141,7 +155,7 @@ def _checked(sandbox: Sandbox, source: str, path: Path) -> str:
 def _as_template_sees(message: Message) -> dict[str, Any]:
     """The message in the shape Hub templates are written for; a developer is a system to them."""
     seen: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
-    seen["content"] = message.content
+    seen["content"] = message.text
     if message.name is not None:
         seen["name"] = message.name
     if message.tool_call_id is not None:
@@ -150,6 +164,25 @@ def _as_template_sees(message: Message) -> dict[str, Any]:
         calls = [(call.id, {"name": call.name, "arguments": _arguments(call.arguments)}) for call in message.tool_calls]
         seen["tool_calls"] = [{"id": call_id, "type": "function", "function": function} for call_id, function in calls]
     return seen
+
+
+def _check_prefill(messages: Sequence[Message]) -> None:
+    last = messages[-1] if messages else None
+    if last is None or last.role != "assistant" or last.tool_calls:
+        raise InvalidRequest(
+            "An answer can only go on where the last message is the assistant's and calls no tool.", param="messages"
+        )
+
+
+def _left_open(rendered: str) -> str:
+    """The prompt up to where the last message ended."""
+    before, mark, _ = rendered.rpartition(_HERE)
+    if not mark:
+        raise InvalidRequest(
+            "This model's chat template cannot leave a turn open, so the last message must not be the assistant's.",
+            param="messages",
+        )
+    return before
 
 
 def _arguments(text: str) -> Any:

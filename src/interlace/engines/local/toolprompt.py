@@ -43,13 +43,13 @@ def _with_definitions(messages: Sequence[Message], tools: Sequence[Tool]) -> lis
     first = messages[0] if messages else None
     if first is None or first.role not in {"system", "developer"}:
         return [Message(role="system", content=prompt), *messages]
-    return [Message(role="system", content=f"{first.content}\n\n{prompt}"), *messages[1:]]
+    return [Message(role="system", content=f"{first.text}\n\n{prompt}"), *messages[1:]]
 
 
 def _plain_turns(messages: Iterable[Message]) -> Iterator[Message]:
     for is_result, turn in groupby(messages, key=lambda message: message.role == "tool"):
         if is_result:
-            results = (f"<tool_response>\n{message.content}\n</tool_response>" for message in turn)
+            results = (f"<tool_response>\n{message.text}\n</tool_response>" for message in turn)
             yield Message(role="user", content="\n".join(results))
         else:
             yield from (_spelled(message) if message.tool_calls else message for message in turn)
@@ -57,7 +57,7 @@ def _plain_turns(messages: Iterable[Message]) -> Iterator[Message]:
 
 def _spelled(message: Message) -> Message:
     calls = f"<tool_call>[{', '.join(map(_call, message.tool_calls))}]</tool_call>"
-    return Message(role=message.role, content=f"{message.content}\n{calls}" if message.content else calls)
+    return Message(role=message.role, content=f"{message.text}\n{calls}" if message.text else calls)
 
 
 def _call(call: ToolCall) -> str:

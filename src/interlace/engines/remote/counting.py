@@ -4,7 +4,9 @@
 pieces of at least one byte each, so a text never has more tokens than UTF-8 bytes. What a chat template writes around
 the texts is not ours to see: `MESSAGE_TOKENS` for each message, `TOOLS_TOKENS` once where there are tools, and
 `REQUEST_TOKENS` for each request, are more than the templates we know of write. JSON is counted with every character
-beyond ASCII escaped, the longest way a template may write it.
+beyond ASCII escaped, the longest way a template may write it. A picture, sound or file costs what its provider says it
+does: `IMAGE_TOKENS` is above the dearest picture of the providers we know, a sound or file is taken to have no more
+tokens than bytes, and a file that the provider fetches to fill `FETCHED_FILE_TOKENS`.
 
 **The likely figure** is a quarter of the bytes, about what English takes. It stands in where a provider does not say
 what it counted, and a usage made of it is marked `estimated`.
@@ -15,11 +17,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from interlace.engines.types import EmbedRequest, GenerateRequest, Message
+from interlace.engines.texts import texts_of_part
+from interlace.engines.types import AudioPart, EmbedRequest, FilePart, GenerateRequest, ImagePart, Message
 
 REQUEST_TOKENS = 256
 MESSAGE_TOKENS = 16
 TOOLS_TOKENS = 768
+IMAGE_TOKENS = 50_000
+LIKELY_IMAGE_TOKENS = 1_000
+FETCHED_FILE_TOKENS = 200_000
+LIKELY_FILE_TOKENS = 2_000
 INPUT_TOKENS = 8  # of a text to embed: its begin and end marks
 BYTES_PER_TOKEN = 4
 _LONG_TOKEN_BYTES = 16  # a chunk of more bytes is more than one token
@@ -34,6 +41,7 @@ def most_prompt_tokens(request: GenerateRequest | EmbedRequest) -> int:
     if request.prompt_ids is not None:
         return len(request.prompt_ids)
     most = REQUEST_TOKENS + sum(map(_bytes, _texts(request)))
+    most += sum(most for most, _ in _media(request))
     most += MESSAGE_TOKENS * sum(1 + len(message.tool_calls) for message in request.messages or ())
     return most + (TOOLS_TOKENS if request.tools else 0)
 
@@ -44,7 +52,8 @@ def likely_prompt_tokens(request: GenerateRequest | EmbedRequest) -> int:
         return sum(map(len, request.ids)) if request.ids else sum(map(_likely, request.texts))
     if request.prompt_ids is not None:
         return len(request.prompt_ids)
-    return _likely_of_bytes(sum(map(_bytes, _texts(request)))) + 4 * len(request.messages or ())
+    likely = _likely_of_bytes(sum(map(_bytes, _texts(request)))) + 4 * len(request.messages or ())
+    return likely + sum(likely for _, likely in _media(request))
 
 
 def likely_chunk_tokens(text: str) -> int:
@@ -54,6 +63,23 @@ def likely_chunk_tokens(text: str) -> int:
         return 1 if text else 0
     size = _bytes(text)
     return 1 if size <= _LONG_TOKEN_BYTES else _likely_of_bytes(size)
+
+
+def _media(request: GenerateRequest) -> Iterator[tuple[int, int]]:
+    """Of each picture, sound and file: the most tokens it can have, and about how many."""
+    for message in request.messages or ():
+        if isinstance(message.content, str):
+            continue
+        for part in message.content:
+            match part:
+                case ImagePart():
+                    yield IMAGE_TOKENS, LIKELY_IMAGE_TOKENS
+                case AudioPart():
+                    yield len(part.data), len(part.data) // 4096
+                case FilePart() if part.url:
+                    yield FETCHED_FILE_TOKENS, LIKELY_FILE_TOKENS
+                case FilePart() if part.data:
+                    yield len(part.data) + IMAGE_TOKENS, min(LIKELY_FILE_TOKENS, len(part.data))
 
 
 def _texts(request: GenerateRequest) -> Iterator[str]:
@@ -71,7 +97,8 @@ def _texts(request: GenerateRequest) -> Iterator[str]:
 
 
 def _message_texts(message: Message) -> Iterator[str]:
-    yield message.content
+    for part in message.parts:
+        yield from texts_of_part(part)
     yield message.name or ""
     yield message.tool_call_id or ""
     for call in message.tool_calls:

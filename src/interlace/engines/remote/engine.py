@@ -1,4 +1,4 @@
-"""`RemoteEngine`: a model on another server that speaks OpenAI's API, as an `Engine` like any other.
+"""`RemoteEngine`: a model on another server, as an `Engine` like any other; its `Wire` knows what the server speaks.
 
 It runs in the gateway's process: there is no native code to fence, only a socket. It is ready as soon as it is made,
 and stays so: one failed request says nothing about the next caller's.
@@ -12,16 +12,12 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
 from interlace.config import ModelSettings
-from interlace.engines.remote.answer import Answer, ErrorInside
+from interlace.engines.fields import Fields
 from interlace.engines.remote.counting import likely_prompt_tokens, most_prompt_tokens
-from interlace.engines.remote.embeddings import read_embeddings
-from interlace.engines.remote.failures import Complaint, decoded, error_of, read_complaint, safe_words
-from interlace.engines.remote.request import EMBEDDINGS, embed_body, generate_body, path_of
-from interlace.engines.remote.secret import read_key
-from interlace.engines.remote.sse import EventReader
+from interlace.engines.remote.failures import Complaint, decoded, error_of, safe_words
+from interlace.engines.remote.providers import wire_of
+from interlace.engines.remote.wire import Answer, ErrorInside, Fetched, Outgoing
 from interlace.engines.types import (
     Capabilities,
     Delta,
@@ -44,19 +40,19 @@ T = TypeVar("T")
 
 MOST_ANSWER_BYTES = 128 << 20  # of one that comes whole: 2048 embeddings of 3072 numbers, written out
 MOST_ERROR_BYTES = 64 << 10
-_EVENT_STREAM, _JSON = "text/event-stream", "application/json"
+FETCH_SECONDS = 30.0  # of a small request beside the question, such as one for a token
 
 
 class RemoteEngine:
-    """The model `settings.model` at `settings.base_url`.
+    """The model `settings.model` of the provider `settings.engine`.
 
-    Raises `ConfigError` when the variable that `settings.api_key` names is not set in `env`. Answers are streamed from
+    Raises `ConfigError` when a key that the settings name is not set in `env`. Answers are streamed from
     the provider whether our caller streams or not, so that one can be stopped at any token.
     """
 
     def __init__(self, settings: ModelSettings, env: Mapping[str, str] | None = None) -> None:
         self._settings = settings
-        self._key = read_key(settings.api_key, os.environ if env is None else env)
+        self._wire = wire_of(settings, os.environ if env is None else env, self._fetch)
         self._provider: Provider | None = None
         self._closed = False
         self._running = 0
@@ -76,28 +72,26 @@ class RemoteEngine:
             for event in _nothing(request):
                 yield event
             return
-        answer = Answer(request, likely_prompt_tokens(request))
+        answer = self._wire.answer(request, likely_prompt_tokens(request))
         clock = _Clock(self._settings)
         reply: Reply | None = None
         self._running += request.n
         try:
             reply = await self._asked(request, clock)
-            if reply.content_type == _EVENT_STREAM:
-                events = EventReader()
+            frames = self._wire.frames(reply.content_type)
+            if frames is not None:
                 while not answer.done:
                     data = await self._read(reply, answer, clock)
-                    for payload in events.feed(data) if data else events.end():
+                    for payload in frames.feed(data) if data else frames.end():
                         for event in self._taken(answer, payload, request, last=not data):
                             yield event
                     if not data:
                         for event in answer.end(told=False):
                             yield event
-            elif reply.content_type == _JSON:
+            else:
                 whole = await clock.bounded(reply.whole(clock.until(answer), MOST_ANSWER_BYTES))
                 for event in [*self._taken(answer, whole, request), *answer.end(told=True)]:
                     yield event
-            else:
-                raise EngineFailed("The server behind this model sent neither events nor JSON. Try again.")
             await reply.finish()
         finally:
             self._running -= request.n
@@ -107,29 +101,32 @@ class RemoteEngine:
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Embed all texts of the request, in one call of the provider."""
         clock = _Clock(self._settings, streams=False)
-        body = msgspec.json.encode(embed_body(request, self._settings))
-        self._running += 1
+        whole = await self._whole(await self._wire.embed(request), clock, "input")
         try:
-            reply = await clock.bounded(self._connected().post(EMBEDDINGS, body, _JSON, clock.until()))
-            try:
-                if reply.status != 200:
-                    raise await self._refusal(reply, "input", clock)
-                whole = await clock.bounded(reply.whole(clock.until(), MOST_ANSWER_BYTES))
-            finally:
-                reply.close()
-        finally:
-            self._running -= 1
-        if isinstance(value := decoded(whole[:MOST_ERROR_BYTES]), dict) and value.get("error"):
-            raise self._told(200, read_complaint(value), None, "input")
-        inputs = len(request.ids) or len(request.texts)
-        return read_embeddings(whole, inputs, self._settings.dimensions, likely_prompt_tokens(request))
+            return self._wire.embeddings(request, whole, likely_prompt_tokens(request))
+        except ErrorInside as inside:
+            complaint = self._wire.complaint(decoded(inside.body), {})
+        raise self._told(200, complaint, None, "input")
 
     async def count(self, request: GenerateRequest | EmbedRequest) -> int:
         """An upper bound of the prompt's tokens (`counting` says why it is one); exact for token ids. Raises
         `InvalidRequest` for what the provider does not know."""
         if isinstance(request, GenerateRequest):
-            generate_body(request, self._settings, ask_usage=False)
+            self._wire.check(request)
         return most_prompt_tokens(request)
+
+    async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
+        """The prompt's tokens as the provider's own counter tells them, and False; where it has none, about how many
+        there are, and True."""
+        outgoing = await self._wire.count(request)
+        if outgoing is None:
+            return likely_prompt_tokens(request), True
+        whole = await self._whole(outgoing, _Clock(self._settings, streams=False), _input_param(request))
+        return self._wire.read_count(whole), False
+
+    def fields(self) -> Fields:
+        """What becomes of each field of a request."""
+        return self._wire.fields
 
     def capabilities(self) -> Capabilities:
         """What the settings say: nobody else can be asked."""
@@ -163,21 +160,51 @@ class RemoteEngine:
         if self._provider is None:
             from interlace.engines.remote.transport import Provider
 
-            self._provider = Provider(self._settings, self._key)
+            self._provider = Provider(self._settings)
         return self._provider
+
+    async def _fetch(self, outgoing: Outgoing) -> Fetched:
+        """A small request of the wire's own."""
+        provider, until = self._connected(), asyncio.get_running_loop().time() + FETCH_SECONDS
+        try:
+            reply = await provider.send(outgoing, until)
+            try:
+                return Fetched(reply.status, await reply.whole(until, MOST_ERROR_BYTES), reply.headers)
+            finally:
+                reply.close()
+        except TimeoutError:
+            pass
+        raise EngineUnavailable("The server that vouches for this gateway does not answer.", retry_after_seconds=5)
+
+    async def _whole(self, outgoing: Outgoing, clock: _Clock, input_param: str) -> bytes:
+        """The body of an answer that comes whole, its status being good."""
+        self._running += 1
+        try:
+            reply = await clock.bounded(self._connected().send(outgoing, clock.until()))
+            try:
+                if reply.status != 200:
+                    raise await self._refusal(reply, input_param, clock)
+                return await clock.bounded(reply.whole(clock.until(), MOST_ANSWER_BYTES))
+            finally:
+                reply.close()
+        finally:
+            self._running -= 1
 
     async def _asked(self, request: GenerateRequest, clock: _Clock) -> Reply:
         """The provider's answer, its status being good. One that refuses `stream_options` is asked without, from then
         on."""
         while True:
             ask_usage = self._ask_usage
-            body = msgspec.json.encode(generate_body(request, self._settings, ask_usage=ask_usage))
-            accept = _EVENT_STREAM if self._settings.stream else _JSON
-            reply = await clock.bounded(self._connected().post(path_of(request), body, accept, clock.until()))
+            outgoing = await self._wire.generate(request, ask_usage=ask_usage)
+            reply = await clock.bounded(self._connected().send(outgoing, clock.until()))
             if reply.status == 200:
                 return reply
             error = await self._refusal(reply, _input_param(request), clock)
-            if not ask_usage or error.status != 400 or "stream_options" not in f"{error.param} {error.message}":
+            if (
+                not ask_usage
+                or error.status not in (400, 422)
+                or "stream_options" not in f"{error.param} {error.message}"
+            ):
                 raise error
             self._ask_usage = False
 
@@ -195,7 +222,7 @@ class RemoteEngine:
         try:
             return answer.take(payload)
         except ErrorInside as inside:
-            complaint = read_complaint(decoded(inside.body))
+            complaint = self._wire.complaint(decoded(inside.body), {})
         except EngineFailed:
             if last and answer.complete:
                 return []
@@ -212,15 +239,13 @@ class RemoteEngine:
             pass  # the status alone says enough
         finally:
             reply.close()
-        return self._told(reply.status, read_complaint(decoded(body)), reply.retry_after, input_param)
+        complaint = self._wire.complaint(decoded(body), reply.headers)
+        return self._told(reply.status, complaint, reply.headers.get("retry-after"), input_param)
 
     def _told(self, status: int, complaint: Complaint, retry_after: str | None, input_param: str) -> InterlaceError:
         fields = {"model": self._settings.name, "status": status, **safe_words(complaint)}
         _log.warning("a provider refused or failed a request", extra={"fields": fields})
-        return error_of(status, complaint, retry_after, self._hide, input_param)
-
-    def _hide(self, text: str) -> str:
-        return text if self._key is None else self._key.hidden_in(text)
+        return error_of(status, complaint, retry_after, self._wire.hide, input_param)
 
 
 class _Clock:

@@ -37,7 +37,8 @@ _AGAIN_SECONDS = 5.0  # when a provider is down and does not say for how long
 _PARAM = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _CONTEXT = re.compile(
-    r"context[ _](length|window|size)|(maximum|max|model)('s)? context|prompt is too long|too many (input )?tokens",
+    r"context[ _](length|window|size|limit)|(maximum|max|model)('s)? context"
+    r"|prompt is too long|too many (input )?tokens",
     re.IGNORECASE,
 )
 
@@ -61,13 +62,15 @@ _WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """A provider's error object, of whatever shape, read with care: each text is "" where there is none."""
+    """A provider's error object, of whatever shape, read with care: each text is "" where there is none. `again`: in
+    how many seconds to try again, where that is told elsewhere than in Retry-After."""
 
     message: str = ""
     type: str = ""
     param: str = ""
     code: str = ""
     status: int = 0
+    again: float | None = None
 
 
 def read_complaint(value: Any) -> Complaint:
@@ -103,7 +106,7 @@ def error_of(
     """
     if status == 200:
         status = complaint.status or _status_in_words(complaint)
-    again = _seconds(retry_after)
+    again = _within(_seconds(retry_after) if complaint.again is None else complaint.again)
     if complaint.code == "insufficient_quota":
         status = 402
     if status in (400, 404, 413, 415, 422):
@@ -176,4 +179,10 @@ def _seconds(retry_after: str | None) -> float | None:
             seconds = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
         except (ValueError, OverflowError):
             return None
-    return min(max(seconds, 0.0), MOST_RETRY_SECONDS) if math.isfinite(seconds) else None
+    return seconds
+
+
+def _within(seconds: float | None) -> float | None:
+    if seconds is None or not math.isfinite(seconds):
+        return None
+    return min(max(seconds, 0.0), MOST_RETRY_SECONDS)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import TypeVar
 
 import aiohttp
+from yarl import URL
 
 from interlace import __version__
 from interlace.config import ModelSettings
-from interlace.engines.remote.secret import Secret
+from interlace.engines.remote.wire import JSON, Outgoing
 from interlace.errors import EngineFailed, EngineUnavailable, InterlaceError
 
 T = TypeVar("T")
@@ -28,14 +29,11 @@ _LARGE_BYTES = 1 << 20  # larger bodies are written in pieces
 
 
 class Provider:
-    """A pool of connections to the server at `base_url`. Make it inside the event loop."""
+    """A pool of connections to one provider. Make it inside the event loop."""
 
-    def __init__(self, settings: ModelSettings, key: Secret | None) -> None:
-        self._base = settings.base_url
+    def __init__(self, settings: ModelSettings) -> None:
         self.closed = False
         headers = {"User-Agent": f"interlace/{__version__}", "Accept-Encoding": "identity"}
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key.reveal()}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=settings.connections, keepalive_timeout=KEEP_SECONDS, resolver=aiohttp.ThreadedResolver()
@@ -47,8 +45,8 @@ class Provider:
             auto_decompress=False,
         )
 
-    async def post(self, path: str, body: bytes, accept: str, until: float) -> Reply:
-        """Send JSON and return once the answer's headers are there; `until` is a time of the loop's clock.
+    async def send(self, outgoing: Outgoing, until: float) -> Reply:
+        """Send it and return once the answer's headers are there; `until` is a time of the loop's clock.
 
         A kept connection may turn out to have been closed by the server meanwhile: nothing comes back, and that at
         once. Then, and only then, one more try is made. Raises `TimeoutError` after `until`, else `EngineUnavailable`
@@ -56,20 +54,26 @@ class Provider:
         """
         began = asyncio.get_running_loop().time()
         try:
-            return await self._post(path, body, accept, until)
+            return await self._send(outgoing, until)
         except _Stale:
             if asyncio.get_running_loop().time() - began > STALE_SECONDS:
                 raise _broken() from None
         try:
-            return await self._post(path, body, accept, until)
+            return await self._send(outgoing, until)
         except _Stale:
             raise _broken() from None
 
-    async def _post(self, path: str, body: bytes, accept: str, until: float) -> Reply:
-        headers = {"Content-Type": "application/json", "Accept": accept}
-        data = body if len(body) < _LARGE_BYTES else io.BytesIO(body)
+    async def _send(self, outgoing: Outgoing, until: float) -> Reply:
+        headers = {"Content-Type": JSON, "Accept": outgoing.accept, **outgoing.headers}
+        data = outgoing.body if len(outgoing.body) < _LARGE_BYTES else io.BytesIO(outgoing.body)
         try:
-            asked = self._session.post(self._base + path, data=data, headers=headers, allow_redirects=False)
+            asked = self._session.request(
+                outgoing.method,
+                URL(outgoing.url, encoded=True),  # a signed address must arrive as it was signed
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+            )
             return Reply(self, await self.within(until, asked))
         except aiohttp.ClientConnectorError as error:
             problem: Exception = _translated(error)
@@ -105,10 +109,10 @@ class Reply:
         self._response = response
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        self.retry_after = response.headers.get("Retry-After")
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
 
     async def read(self, until: float) -> bytes:
-        """The bytes that have come, at least one; none at the end. Errors as those of `Provider.post`."""
+        """The bytes that have come, at least one; none at the end. Errors as those of `Provider.send`."""
         try:
             return await self._read(until)
         except TimeoutError:

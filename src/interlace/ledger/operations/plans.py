@@ -123,7 +123,7 @@ def set_plan(registry: Registry, given: PlanChanges) -> PlanView:
         plan = find_plan(registry, given.plan)
         if plan.source == "file":
             raise Conflict(
-                f"The plan {plan.name!r} is interlace.yaml's. Change it there and start the server again, or make one "
+                f"The plan {plan.name!r} is interlace.yaml's. Change it there and reload the server, or make one "
                 "of another name.",
                 param="plan",
                 code="named_in_file",

@@ -11,10 +11,14 @@ from typing import Any
 import msgspec
 
 from interlace.config import ModelSettings
-from interlace.engines.types import EmbedRequest, GenerateRequest, Message, OutputRule, Sampling, Tool
+from interlace.engines.remote.providers.openai_messages import messages_of
+from interlace.engines.remote.providers.openai_peculiar import EXTENSIONS, Peculiarities, peculiarities_of
+from interlace.engines.types import EmbedRequest, GenerateRequest, OutputRule, Reasoning, Sampling, Tool
 from interlace.errors import InvalidRequest
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/chat/completions", "/completions", "/embeddings"
+DIALECT = "openai.chat"
+_EFFORTS = ((4096, "low"), (16384, "medium"))  # the most tokens of thought, and the effort that takes about as many
 
 
 def path_of(request: GenerateRequest) -> str:
@@ -28,20 +32,26 @@ def generate_body(request: GenerateRequest, settings: ModelSettings, *, ask_usag
     `ask_usage`: ask a stream to end with its usage.
     """
     body: dict[str, Any] = {"model": settings.model}
+    peculiar = peculiarities_of(settings)
     if request.messages is not None:
-        body["messages"] = [_message(message) for message in request.messages]
+        body["messages"] = messages_of(request.messages, peculiar.manners)
     else:
         body["prompt"] = request.prompt if request.prompt is not None else list(request.prompt_ids or ())
     if request.n != 1:
         body["n"] = request.n
-    _add_sampling(body, request, settings)
+    _add_sampling(body, request, settings, peculiar)
     _add_logprobs(body, request)
     _add_tools(body, request)
     if request.output is not None:
-        _add_output(body, request.output, chat=request.messages is not None, extensions=settings.extensions)
+        _add_output(body, request.output, chat=request.messages is not None, extensions=peculiar.structured)
+    _add_options(body, request, settings, peculiar)
+    if request.prefill:
+        if not peculiar.prefill:
+            raise _unknown("continue_final_message")
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
     if settings.stream:
         body["stream"] = True
-        if ask_usage:
+        if ask_usage and peculiar.stream_options:
             body["stream_options"] = {"include_usage": True}
     return body
 
@@ -55,25 +65,13 @@ def embed_body(request: EmbedRequest, settings: ModelSettings) -> dict[str, Any]
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def _message(message: Message) -> dict[str, Any]:
-    body: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name is not None:
-        body["name"] = message.name
-    if message.tool_calls:
-        body["content"] = message.content or None
-        body["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        body["tool_call_id"] = message.tool_call_id
-    return body
-
-
-def _add_sampling(body: dict[str, Any], request: GenerateRequest, settings: ModelSettings) -> None:
+def _add_sampling(
+    body: dict[str, Any], request: GenerateRequest, settings: ModelSettings, peculiar: Peculiarities
+) -> None:
     sampling = request.sampling
     if sampling.max_tokens is not None:
-        body[settings.max_tokens_field if request.messages is not None else "max_tokens"] = sampling.max_tokens
+        field = settings.max_tokens_field or "max_tokens"
+        body[field if request.messages is not None else "max_tokens"] = sampling.max_tokens
     for name in ("temperature", "top_p"):
         if name not in request.unset:
             body[name] = getattr(sampling, name)
@@ -81,30 +79,48 @@ def _add_sampling(body: dict[str, Any], request: GenerateRequest, settings: Mode
         if value := getattr(sampling, name):
             body[name] = value
     if sampling.seed is not None:
-        body["seed"] = sampling.seed
+        body[peculiar.seed] = sampling.seed
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
-    if settings.extensions:
-        _add_extensions(body, request)
-    else:
-        _refuse_extensions(sampling)
-
-
-def _add_extensions(body: dict[str, Any], request: GenerateRequest) -> None:
-    for name in ("top_k", "min_p", "repetition_penalty"):
-        if name not in request.unset:
-            body[name] = getattr(request.sampling, name)
-    if request.sampling.ignore_eos:
-        body["ignore_eos"] = True
-
-
-def _refuse_extensions(sampling: Sampling) -> None:
     plain = Sampling()
-    for name in ("top_k", "min_p", "repetition_penalty", "ignore_eos"):
-        if getattr(sampling, name) != getattr(plain, name):
-            raise _unknown(name)
+    for name in EXTENSIONS:
+        value = getattr(sampling, name)
+        if name not in peculiar.sampling:
+            if value != getattr(plain, name):
+                raise _unknown(name)
+        elif name not in request.unset and (name != "ignore_eos" or value):
+            body[name] = value
+
+
+def _add_options(
+    body: dict[str, Any], request: GenerateRequest, settings: ModelSettings, peculiar: Peculiarities
+) -> None:
+    options, chat = request.options, request.messages is not None
+    if options.user and "user" in peculiar.options:
+        body["user"] = options.user
+    if not chat:
+        return
+    for name in ("verbosity", "service_tier", "safety_identifier"):
+        if (value := getattr(options, name)) and name in peculiar.options:
+            body[name] = value
+    for name in ("cache_key", "cache_retention"):
+        if (value := getattr(options, name)) and name in peculiar.options:
+            body[f"prompt_{name}"] = value
+    if options.metadata and settings.store and "metadata" in peculiar.options:
+        body |= {"metadata": dict(options.metadata), "store": True}
+    if request.reasoning is not None and peculiar.reasoning and (effort := effort_of(request.reasoning)):
+        body["reasoning_effort"] = effort
+    if request.dialect == DIALECT:
+        body.update(request.native)
+
+
+def effort_of(reasoning: Reasoning) -> str:
+    """How hard to think, in the word that OpenAI's models know; "" leaves it to the model."""
+    if reasoning.effort or not reasoning.budget_tokens:
+        return reasoning.effort
+    return next((word for most, word in _EFFORTS if reasoning.budget_tokens <= most), "high")
 
 
 def _add_logprobs(body: dict[str, Any], request: GenerateRequest) -> None:
@@ -156,21 +172,21 @@ def _add_output(body: dict[str, Any], output: OutputRule, *, chat: bool, extensi
     if chat and output.kind == "json_object":
         body["response_format"] = {"type": "json_object"}
     elif chat and output.kind == "json_schema":
-        schema: dict[str, Any] = {"name": output.name, "schema": _schema(output)}
+        schema: dict[str, Any] = {"name": output.name, "schema": schema_of(output)}
         if output.description:
             schema["description"] = output.description
         if output.strict:
             schema["strict"] = True
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif extensions and output.kind == "json_schema":
-        body["structured_outputs"] = {"json": _schema(output)}
+        body["structured_outputs"] = {"json": schema_of(output)}
     elif extensions and output.kind in {"regex", "grammar"}:
         body["structured_outputs"] = {output.kind: output.rule}
     else:
         raise _unknown("structured_outputs")
 
 
-def _schema(output: OutputRule) -> dict[str, Any]:
+def schema_of(output: OutputRule) -> dict[str, Any]:
     """The schema as an object: text from a caller never goes into a body unread."""
     try:
         schema = msgspec.json.decode(output.rule)

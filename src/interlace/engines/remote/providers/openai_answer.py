@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from interlace.engines.remote.counting import likely_chunk_tokens
-from interlace.engines.remote.logprobs import read_logprobs
-from interlace.engines.remote.usage import final_usage
-from interlace.engines.types import Delta, Event, FinishReason, GenerateRequest, Started, ToolCallDelta, Usage
+from interlace.engines.remote.providers.openai_logprobs import read_logprobs
+from interlace.engines.remote.usage import Seen, final_usage
+from interlace.engines.remote.wire import ErrorInside
+from interlace.engines.types import Delta, Event, FinishReason, GenerateRequest, Started, Thought, ToolCallDelta, Usage
 from interlace.errors import EngineFailed
 
 # --- the wire ----------------------------------------------------------------------------------------------------
@@ -29,12 +30,31 @@ class WireFunction(msgspec.Struct, frozen=True):
     arguments: str | dict[str, Any] | None = None
 
 
+class WireGoogle(msgspec.Struct, frozen=True):
+    """What Gemini's compatible endpoint adds to a call."""
+
+    thought_signature: str | None = None
+
+
+class WireExtra(msgspec.Struct, frozen=True):
+    """Where providers put what OpenAI has no field for."""
+
+    google: WireGoogle | None = None
+
+
 class WireCall(msgspec.Struct, frozen=True):
     """A tool call, or a piece of one."""
 
     index: int | None = None
     id: str | None = None
     function: WireFunction | None = None
+    extra_content: WireExtra | None = None
+
+    @property
+    def signature(self) -> str:
+        """What its provider wants back with it."""
+        google = self.extra_content.google if self.extra_content else None
+        return (google.thought_signature if google else "") or ""
 
 
 class WireDelta(msgspec.Struct, frozen=True):
@@ -42,8 +62,8 @@ class WireDelta(msgspec.Struct, frozen=True):
 
     content: str | list[Any] | None = None
     refusal: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
     tool_calls: list[WireCall] | None = None
 
 
@@ -56,6 +76,7 @@ class WireChoice(msgspec.Struct, frozen=True):
     text: str | None = None
     logprobs: msgspec.Raw = msgspec.Raw()  # of many shapes; read where they were asked for
     finish_reason: str | None = None
+    stop_reason: Any = None  # vLLM: the stop string that ended it, or a token's id
 
 
 class WireAnswer(msgspec.Struct, frozen=True):
@@ -66,17 +87,10 @@ class WireAnswer(msgspec.Struct, frozen=True):
     usage: Any = None
     error: Any = None
     object: Any = None
+    service_tier: Any = None
 
 
 _decoder = msgspec.json.Decoder(WireAnswer)
-
-
-class ErrorInside(Exception):
-    """The provider reports an error inside an answer; `body` is the JSON that says so."""
-
-    def __init__(self, body: bytes) -> None:
-        super().__init__()
-        self.body = body
 
 
 _FINISH: dict[str, FinishReason] = {
@@ -95,11 +109,12 @@ _FINISH: dict[str, FinishReason] = {
 class _Choice:
     """One choice as it grows. Its end is told when the whole answer ends: some servers give a reason in every chunk."""
 
-    __slots__ = ("_by_place", "_ids", "finish", "seen")
+    __slots__ = ("_by_place", "_ids", "finish", "seen", "stop")
 
     def __init__(self) -> None:
         self.seen = False
         self.finish: str | None = None
+        self.stop: str | None = None
         self._by_place: dict[int, int] = {}  # the server's index of a call → ours
         self._ids: list[str] = []  # by our index
 
@@ -119,9 +134,9 @@ class _Choice:
             if new:
                 if not function.name:
                     raise EngineFailed("The server behind this model called a tool without naming it. Try again.")
-                deltas.append(ToolCallDelta(index, self._ids[index], function.name, arguments))
-            elif arguments:
-                deltas.append(ToolCallDelta(index, arguments=arguments))
+                deltas.append(ToolCallDelta(index, self._ids[index], function.name, arguments, piece.signature))
+            elif arguments or piece.signature:
+                deltas.append(ToolCallDelta(index, arguments=arguments, signature=piece.signature))
         return tuple(deltas)
 
     def _index(self, piece: WireCall, place: int) -> tuple[int, bool]:
@@ -138,17 +153,19 @@ class _Choice:
         return len(self._ids) - 1, True
 
 
-class Answer:
+class OpenAIAnswer:
     """Reads one answer. `progress` counts chunks that brought something; `done` once the end has been told."""
 
     def __init__(self, request: GenerateRequest, prompt_tokens: int) -> None:
         self.progress = 0
         self.done = False
+        self._seen = Seen(request, prompt_tokens)
         self._prompt_tokens = prompt_tokens  # our estimate
-        self._completion_tokens = 0
+        self._stops = request.sampling.stop
         self._logprobs = request.sampling.logprobs
         self._choices = [_Choice() for _ in range(request.n)]
         self._usage: dict[str, Any] | None = None
+        self._tier = ""
         self._started = False
 
     @property
@@ -172,13 +189,16 @@ class Answer:
             raise ErrorInside(payload)
         if chunk.usage and isinstance(chunk.usage, dict):
             self._usage = chunk.usage
+        if isinstance(chunk.service_tier, str):
+            self._tier = chunk.service_tier
         if chunk.choices is None:
             return []
         events: list[Event] = []
         if not self._started:
             self._started = True
             events.append(Started(self._prompt_tokens, estimated=True))
-        events += [delta for choice in chunk.choices if (delta := self._delta(choice)) is not None]
+        for choice in chunk.choices:
+            events += self._deltas(choice)
         return events
 
     def end(self, *, told: bool) -> list[Event]:
@@ -189,14 +209,17 @@ class Answer:
         if not self._started or not (self.complete or told) or not all(choice.seen for choice in self._choices):
             raise EngineFailed("The server behind this model ended the answer before it was complete. Try again.")
         self.done = True
-        events: list[Event] = [Delta(i, finish_reason=one.finish_reason()) for i, one in enumerate(self._choices)]
+        events: list[Event] = [
+            Delta(i, finish_reason=one.finish_reason(), stop=one.stop) for i, one in enumerate(self._choices)
+        ]
         return [*events, self.usage()]
 
     def usage(self) -> Usage:
         """As the provider reports it, else as counted here."""
-        return final_usage(self._usage, self._prompt_tokens, self._completion_tokens)
+        return final_usage(self._usage, self._seen, self._tier)
 
-    def _delta(self, wire: WireChoice) -> Delta | None:
+    def _deltas(self, wire: WireChoice) -> list[Delta]:
+        """What a choice gained: one delta, and one more where it both answers and refuses."""
         if not 0 <= wire.index < len(self._choices):
             raise EngineFailed("The server behind this model answered more often than asked. Try again.")
         choice = self._choices[wire.index]
@@ -205,24 +228,44 @@ class Answer:
             if wire.finish_reason == "error":
                 raise EngineFailed("The server behind this model failed under this request. Try again.")
             choice.finish = wire.finish_reason
+            if isinstance(wire.stop_reason, str) and wire.stop_reason in self._stops:
+                choice.stop = wire.stop_reason
             self.progress += 1
         gained = wire.delta or wire.message or WireDelta()
-        text = wire.text or ""
+        thought, text = _thought_of(gained), wire.text or ""
         if gained.content:
             text += gained.content if isinstance(gained.content, str) else _text_of_parts(gained.content)
-        if gained.refusal:
-            text += gained.refusal
         calls = choice.calls(gained.tool_calls) if gained.tool_calls else ()
         logprobs = () if self._logprobs is None or not wire.logprobs else read_logprobs(wire.logprobs)
-        tokens = likely_chunk_tokens(text) + likely_chunk_tokens(gained.reasoning_content or gained.reasoning or "")
-        for call in calls:
-            tokens += likely_chunk_tokens((call.name or "") + call.arguments)
-        tokens = max(tokens, len(logprobs))
-        if not tokens and not calls:
-            return None
-        self.progress += 1
-        self._completion_tokens += tokens
-        return Delta(index=wire.index, text=text, tokens=tokens, logprobs=logprobs, tool_calls=calls)
+        called = sum(likely_chunk_tokens((call.name or "") + call.arguments) for call in calls)
+        tokens = max(
+            likely_chunk_tokens(text) + likely_chunk_tokens(thought) + called, 0 if gained.refusal else len(logprobs)
+        )
+        made: list[Delta] = []
+        if tokens or calls:
+            shown = Thought(thought) if thought else None
+            told = () if gained.refusal and not text else logprobs
+            made.append(Delta(wire.index, text=text, tokens=tokens, logprobs=told, tool_calls=calls, thought=shown))
+        if gained.refusal:
+            told = () if text else logprobs
+            tokens = max(likely_chunk_tokens(gained.refusal), len(told))
+            made.append(Delta(wire.index, text=gained.refusal, tokens=tokens, logprobs=told, refused=True))
+        for delta in made:
+            self.progress += 1
+            self._seen.add(delta)
+        return made
+
+
+def _thought_of(gained: WireDelta) -> str:
+    """What it thinks, by whichever name the server has for it; a server that is between two names sends both."""
+    for value in (gained.reasoning_content, gained.reasoning):
+        if isinstance(value, str) and value:
+            return value
+    if not isinstance(gained.content, list):
+        return ""
+    thinking = [part for part in gained.content if isinstance(part, dict) and part.get("type") == "thinking"]
+    pieces = [part["thinking"] for part in thinking if isinstance(part.get("thinking"), str | list)]
+    return "".join(piece if isinstance(piece, str) else _text_of_parts(piece) for piece in pieces)
 
 
 def _text_of_parts(parts: list[Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from interlace.engines.remote.usage import prompt_usage
+from interlace.engines.remote.wire import ErrorInside
 from interlace.engines.types import Embeddings
 from interlace.errors import EngineFailed
 
@@ -27,8 +28,9 @@ class WireRow(msgspec.Struct, frozen=True):
 class WireEmbeddings(msgspec.Struct, frozen=True):
     """The whole answer."""
 
-    data: list[WireRow]
+    data: list[WireRow] = []
     usage: Any = None
+    error: Any = None
 
 
 _decoder = msgspec.json.Decoder(WireEmbeddings)
@@ -39,6 +41,8 @@ def read_embeddings(body: bytes, inputs: int, dimensions: int, prompt_tokens: in
     estimate, for a provider that counts nothing. Raises `EngineFailed` for anything else."""
     try:
         answer = _decoder.decode(body)
+        if answer.error:
+            raise ErrorInside(body)
         rows = [_row(row.embedding) for row in _in_order(answer.data)]
     except (ValueError, RecursionError):
         raise EngineFailed("The server behind this model sent what are no embeddings. Try again.") from None

@@ -16,8 +16,8 @@ _UNKNOWN_ID = -1
 class ChatTop(msgspec.Struct, frozen=True):
     """A token that could have been chosen."""
 
-    token: str
-    logprob: float
+    token: str = ""
+    logprob: float = 0.0
     bytes: list[int] | None = None
 
 
@@ -40,6 +40,7 @@ class Logprobs(msgspec.Struct, frozen=True):
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
+_tokens = msgspec.json.Decoder(list[ChatToken] | None)
 _decoder = msgspec.json.Decoder(Logprobs | None)
 
 
@@ -59,6 +60,15 @@ def read_logprobs(raw: msgspec.Raw) -> tuple[TokenLogprob, ...]:
         TokenLogprob(_UNKNOWN_ID, _token_bytes(token), value, _columns_top(top))
         for token, value, top in zip(wire.tokens, values, tops, strict=False)
     )
+
+
+def read_tokens(raw: msgspec.Raw) -> tuple[TokenLogprob, ...]:
+    """The neutral form of a list of tokens, as the Responses API writes it. Raises `EngineFailed` for another shape."""
+    try:
+        tokens = _tokens.decode(raw)
+    except ValueError:
+        raise EngineFailed("The server behind this model sent logprobs that cannot be read.") from None
+    return tuple(_chat(token) for token in tokens or ())
 
 
 def _chat(token: ChatToken) -> TokenLogprob:

@@ -1,0 +1,161 @@
+"""Responses that callers may come back to: as they were told, with the items that they were given.
+
+A response that goes on from another names it; so a conversation is a chain, and each of its turns is stored once. How
+long and how large the chain is stands in its last row, so that what is too much is refused before it is read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+
+from interlace.config import ResponseSettings
+from interlace.deposits.shelf import Shelf
+from interlace.errors import InvalidRequest
+from interlace.ledger import Write
+from interlace.ledger.schema import stored_responses
+
+RUNNING = ("queued", "in_progress")
+PAGE = 200  # deleted at once
+DAY_US = 86_400 * 10**6
+
+_CUT_OFF = "The server was restarted before the response was complete. Ask again."
+
+_TABLE = stored_responses.c
+_COLUMNS = tuple(stored_responses.columns.keys())
+_ADD = insert(stored_responses).values({name: bindparam(f"r_{name}") for name in _COLUMNS})
+_CHANGE = (
+    update(stored_responses)
+    .where(_TABLE.id == bindparam("r_id"))
+    .values({name: bindparam(f"r_{name}") for name in ("status", "body", "chain_bytes")})
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One stored response: `body` and `input` are JSON; moments are microseconds since 1970."""
+
+    id: str
+    project_id: str
+    previous_id: str | None
+    turns: int
+    chain_bytes: int
+    status: str
+    body: bytes
+    input: bytes
+    created_at: int
+    expires_at: int | None
+
+    def added(self) -> Write:
+        """The statement that puts it down."""
+        return Write(_ADD, {f"r_{name}": getattr(self, name) for name in _COLUMNS})
+
+    def changed(self) -> Write:
+        """The statement that puts down what became of it; nothing where it has been deleted."""
+        return Write(_CHANGE, {f"r_{name}": getattr(self, name) for name in ("id", "status", "body", "chain_bytes")})
+
+
+class Responses:
+    """All stored responses."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._opened = shelf.now()
+
+    @property
+    def _settings(self) -> ResponseSettings:
+        return self._shelf.registry.settings.responses
+
+    def expires_at(self, created_at: int) -> int | None:
+        """When a response is deleted that is made at that moment."""
+        return created_at + self._settings.days * DAY_US if self._settings.days else None
+
+    def now(self) -> int:
+        """Microseconds since 1970."""
+        return self._shelf.now()
+
+    def put(self, write: Write) -> None:
+        """Write one by itself, where there is no usage event to write it with; raises `LedgerUnavailable`."""
+        self._shelf.store.write(lambda connection: connection.execute(write.statement, dict(write.values)))
+
+    def find(self, project_id: str, id: str) -> Turn | None:
+        """The response of that id, if it is the project's and has not expired."""
+        there = select(stored_responses).where(_TABLE.id == id, *self._of(project_id))
+        row = self._shelf.store.read(lambda connection: connection.execute(there).one_or_none())
+        return None if row is None else Turn(**row._mapping)
+
+    def chain(self, project_id: str, id: str) -> list[Turn]:
+        """The response of that id and all before it, the first one first. Raises `InvalidRequest` where one is missing,
+        has not ended well, or where they are too many or too large together."""
+        head = select(_TABLE.status, _TABLE.turns, _TABLE.chain_bytes).where(_TABLE.id == id, *self._of(project_id))
+        found = self._shelf.store.read(lambda connection: connection.execute(head).one_or_none())
+        if found is None:
+            raise _not_found(id)
+        if found.status not in ("completed", "incomplete"):
+            raise _refused(f"Previous response with id '{id}' is {found.status}, so nothing can go on from it.")
+        if found.turns >= self._settings.chain_turns or found.chain_bytes > self._settings.chain_bytes:
+            raise _refused(
+                f"The conversation before this has {found.turns} responses and {found.chain_bytes} bytes; at most "
+                f"{self._settings.chain_turns} and {self._settings.chain_bytes} are taken up again. Begin a new one "
+                "with a summary of it in 'input'."
+            )
+        turns = self._shelf.store.read(lambda connection: _ancestors(connection, id, self._of(project_id)))
+        if len(turns) < found.turns:
+            raise _not_found(turns[0].previous_id or id)
+        return turns
+
+    def delete(self, project_id: str, id: str) -> bool:
+        """Delete one; whether it was there."""
+        gone = delete(stored_responses).where(_TABLE.id == id, *self._of(project_id))
+        return bool(self._shelf.store.write(lambda connection: connection.execute(gone).rowcount))
+
+    def fail_unfinished(self) -> int:
+        """At a start: those that ran when an earlier process ended have failed, and say so; how many."""
+        there = select(stored_responses).where(_TABLE.status.in_(RUNNING), _TABLE.created_at < self._opened)
+        rows = self._shelf.store.read(lambda connection: connection.execute(there).all())
+        for row in rows:
+            body = {**json.loads(row.body), "status": "failed", "error": {"code": "server_error", "message": _CUT_OFF}}
+            turn = Turn(**{**row._mapping, "status": "failed", "body": json.dumps(body).encode()})
+            self.put(turn.changed())
+        return len(rows)
+
+    def expire(self) -> int:
+        """Delete those whose time is; how many."""
+        return self._delete_all(_TABLE.expires_at <= self.now())
+
+    def erase(self, project_id: str) -> None:
+        """Delete all of a project."""
+        self._delete_all(_TABLE.project_id == project_id)
+
+    def _delete_all(self, which: Any) -> int:
+        """In small transactions, so that nobody waits for long."""
+        some, deleted = select(_TABLE.id).where(which).limit(PAGE), 0
+        store = self._shelf.store
+        while ids := store.read(lambda connection: connection.scalars(some).all()):
+            gone = delete(stored_responses).where(_TABLE.id.in_(ids))
+            store.write(lambda connection, gone=gone: connection.execute(gone))  # type: ignore[misc]
+            deleted += len(ids)
+        return deleted
+
+    def _of(self, project_id: str) -> tuple[Any, ...]:
+        return _TABLE.project_id == project_id, or_(_TABLE.expires_at.is_(None), _TABLE.expires_at > self.now())
+
+
+def _ancestors(connection: Connection, id: str, which: tuple[Any, ...]) -> list[Turn]:
+    """One query, whatever the length: each row leads to the one before it."""
+    links = select(_TABLE.id, _TABLE.previous_id).where(_TABLE.id == id, *which).cte("links", recursive=True)
+    older = stored_responses.alias()
+    links = links.union(select(older.c.id, older.c.previous_id).where(older.c.id == links.c.previous_id))
+    rows = select(stored_responses).where(_TABLE.id.in_(select(links.c.id)), *which).order_by(_TABLE.turns)
+    return [Turn(**row._mapping) for row in connection.execute(rows)]
+
+
+def _not_found(id: str) -> InvalidRequest:
+    return _refused(f"Previous response with id '{id[:200]}' not found.", "previous_response_not_found")
+
+
+def _refused(message: str, code: str = "invalid_value") -> InvalidRequest:
+    return InvalidRequest(message, param="previous_response_id", code=code)

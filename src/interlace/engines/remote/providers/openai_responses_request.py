@@ -1,0 +1,222 @@
+"""A neutral request in the words of OpenAI's Responses API, which is told everything every time: nothing of the
+conversation stays at the provider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from interlace.config import ModelSettings
+from interlace.engines.remote.providers.openai_messages import breakpoint_of, file_as_text, url_of
+from interlace.engines.remote.providers.openai_peculiar import peculiarities_of
+from interlace.engines.remote.providers.openai_request import effort_of, schema_of
+from interlace.engines.types import (
+    AudioPart,
+    FilePart,
+    GenerateRequest,
+    ImagePart,
+    Message,
+    OutputRule,
+    Part,
+    RefusalPart,
+    TextPart,
+    ThinkingPart,
+    Tool,
+)
+from interlace.errors import InvalidRequest
+
+DIALECT = "openai.responses"
+RESPONSES = "/responses"
+_SUMMARIES = {"auto": "auto", "concise": "concise", "detailed": "detailed", "summarized": "auto"}
+_UNKNOWN = ("presence_penalty", "frequency_penalty", "stop", "logit_bias", "top_k", "min_p", "ignore_eos")
+
+Item = dict[str, Any]
+
+
+def response_body(request: GenerateRequest, settings: ModelSettings) -> dict[str, Any]:
+    """The JSON body of a response. Raises `InvalidRequest`, naming the field, for what the API does not know."""
+    _refuse(request)
+    marks = peculiarities_of(settings).manners.cache_marks
+    body: dict[str, Any] = {
+        "model": settings.model,
+        "input": [item for message in request.messages or () for item in _items(message, marks=marks)],
+        "store": settings.store,
+        "include": ["reasoning.encrypted_content"],
+    }
+    _add_sampling(body, request)
+    _add_tools(body, request)
+    _add_text(body, request)
+    _add_options(body, request, settings)
+    if settings.stream:
+        body["stream"] = True
+    if request.dialect == DIALECT:
+        body.update(request.native)
+    return body
+
+
+def _refuse(request: GenerateRequest) -> None:
+    if request.messages is None:
+        raise _unknown("prompt", "This model only takes conversations. Use 'messages'.")
+    if request.n != 1:
+        raise _unknown("n", "This model answers once: 'n' can only be 1.")
+    if request.prefill:
+        raise _unknown("messages", "This model does not go on with an answer that was begun.")
+    plain = type(request.sampling)()
+    for name in _UNKNOWN:
+        if getattr(request.sampling, name) != getattr(plain, name):
+            raise _unknown(name, f"The server behind this model does not know '{name}'. Leave it out.")
+
+
+def _unknown(param: str, message: str) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code="unsupported_parameter")
+
+
+# --- the conversation --------------------------------------------------------------------------------------------
+
+
+def _items(message: Message, *, marks: bool) -> Iterator[Item]:
+    if message.role == "tool":
+        yield {
+            "type": "function_call_output",
+            "call_id": message.tool_call_id or "",
+            "output": _content(message, marks=marks),
+        }
+        return
+    if message.role != "assistant":
+        yield {"type": "message", "role": message.role, "content": _content(message, marks=marks)}
+        return
+    for part in message.parts:
+        if isinstance(part, ThinkingPart) and part.id and (seal := part.signature or part.redacted):
+            yield _reasoning(part, seal)
+    if text := message.text:
+        yield {"role": "assistant", "content": text}
+    for call in message.tool_calls:
+        yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+
+
+def _reasoning(part: ThinkingPart, seal: str) -> Item:
+    item: Item = {
+        "type": "reasoning",
+        "id": part.id,
+        "summary": [{"type": "summary_text", "text": text} for text in part.summary],
+        "encrypted_content": seal,
+    }
+    return item | {"content": [{"type": "reasoning_text", "text": part.text}]} if part.text else item
+
+
+def _content(message: Message, *, marks: bool) -> str | list[Item]:
+    """A text where that says it all, else parts."""
+    mark = message.cache if marks else ""
+    name = "" if message.name is None else f"{message.name}: "
+    if isinstance(message.content, str) and not mark:
+        return name + message.content
+    made = list(_parts(message.parts, marks=marks))
+    if name and (first := next((one for one in made if one["type"] == "input_text"), None)) is not None:
+        first["text"] = name + first["text"]
+    if mark and made:
+        made[-1].setdefault("prompt_cache_breakpoint", breakpoint_of(mark))
+    return made or ""
+
+
+def _parts(parts: Sequence[Part], *, marks: bool) -> Iterator[Item]:
+    for part in parts:
+        item = _part(part)
+        if item is None:
+            continue
+        if marks and (mark := getattr(part, "cache", "")):
+            item["prompt_cache_breakpoint"] = breakpoint_of(mark)
+        yield item
+
+
+def _part(part: Part) -> Item | None:
+    match part:
+        case TextPart() | RefusalPart():
+            return {"type": "input_text", "text": part.text}
+        case ImagePart():
+            return {"type": "input_image", "image_url": url_of(part), "detail": part.detail or "auto"}
+        case FilePart(text=text) if text:
+            return {"type": "input_text", "text": file_as_text(part)}
+        case FilePart(url=url) if url:
+            return {"type": "input_file", "file_url": url}
+        case FilePart():
+            return {"type": "input_file", "filename": part.name or "document.pdf", "file_data": url_of(part)}
+        case AudioPart():
+            raise _unknown("messages", "This model reads no sound.")
+        case ThinkingPart():
+            return None
+
+
+# --- the rest ----------------------------------------------------------------------------------------------------
+
+
+def _add_sampling(body: dict[str, Any], request: GenerateRequest) -> None:
+    sampling = request.sampling
+    if sampling.max_tokens is not None:
+        body["max_output_tokens"] = sampling.max_tokens
+    for name in ("temperature", "top_p"):
+        if name not in request.unset:
+            body[name] = getattr(sampling, name)
+    if sampling.logprobs is not None:
+        body["include"].append("message.output_text.logprobs")
+        if sampling.logprobs:
+            body["top_logprobs"] = sampling.logprobs
+
+
+def _add_tools(body: dict[str, Any], request: GenerateRequest) -> None:
+    if not request.tools:
+        return
+    body["tools"] = [_tool(tool, own=request.dialect == DIALECT) for tool in request.tools]
+    kind, _, name = request.tool_choice.partition(":")
+    if kind == "function":
+        body["tool_choice"] = {"type": "function", "name": name}
+    elif kind != "auto":
+        body["tool_choice"] = kind
+    if not request.parallel_tool_calls:
+        body["parallel_tool_calls"] = False
+
+
+def _tool(tool: Tool, *, own: bool) -> dict[str, Any]:
+    parameters = dict(tool.parameters) or {"type": "object", "properties": {}}
+    body: dict[str, Any] = {"type": "function", "name": tool.name, "parameters": parameters, "strict": tool.strict}
+    if tool.description:
+        body["description"] = tool.description
+    return body | dict(tool.native) if own else body
+
+
+def _add_text(body: dict[str, Any], request: GenerateRequest) -> None:
+    text: dict[str, Any] = {}
+    if request.output is not None:
+        text["format"] = _format(request.output)
+    if request.options.verbosity:
+        text["verbosity"] = request.options.verbosity
+    if text:
+        body["text"] = text
+
+
+def _format(output: OutputRule) -> dict[str, Any]:
+    if output.kind == "json_object":
+        return {"type": "json_object"}
+    if output.kind != "json_schema":
+        raise _unknown("structured_outputs", "This model's answers can only be held to a JSON schema.")
+    made = {"type": "json_schema", "name": output.name, "schema": schema_of(output), "strict": output.strict}
+    return made | {"description": output.description} if output.description else made
+
+
+def _add_options(body: dict[str, Any], request: GenerateRequest, settings: ModelSettings) -> None:
+    options = request.options
+    for name in ("service_tier", "user", "safety_identifier"):
+        if value := getattr(options, name):
+            body[name] = value
+    for name in ("cache_key", "cache_retention"):
+        if value := getattr(options, name):
+            body[f"prompt_{name}"] = value
+    if options.metadata and settings.store:
+        body["metadata"] = dict(options.metadata)
+    if request.reasoning is not None:
+        reasoning = {}
+        if effort := effort_of(request.reasoning):
+            reasoning["effort"] = effort
+        if summary := _SUMMARIES.get(request.reasoning.summary):
+            reasoning["summary"] = summary
+        if reasoning:
+            body["reasoning"] = reasoning

@@ -1,0 +1,94 @@
+"""Pictures and documents in a request: `data:` URLs are checked and bounded, addresses are passed on, never fetched.
+
+An address is for the provider to fetch, from where it stands; one that points into somebody's own network (a loopback
+or private address, a name that only resolves inside) is refused, because a server behind this gateway would follow it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from interlace.errors import InvalidRequest
+
+IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+FILE_TYPES = frozenset({"application/pdf", "text/plain", "text/markdown", "text/csv", "text/html", "application/json"})
+
+MOST_URL_CHARACTERS = 2048
+MOST_NAME_CHARACTERS = 255
+_DOTS = {".", ".."}
+_DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+)((?:;[a-z-]+=[\w.+-]+)*);base64,", re.IGNORECASE)
+_INSIDE = ("localhost", ".localhost", ".local", ".internal", ".intranet", ".lan", ".home.arpa")
+
+
+def data_url(url: str, param: str, types: frozenset[str]) -> tuple[str, str]:
+    """Media type and base64 of a `data:` URL. Raises `InvalidRequest` unless the type is one of `types` and the data
+    are base64."""
+    head = _DATA_URL.match(url[:200])
+    if head is None:
+        raise InvalidRequest(
+            "Expected a data URL such as data:image/png;base64,..., with the type in it.",
+            param=param,
+            code="invalid_url",
+        )
+    media_type = head[1].lower().replace("image/jpg", "image/jpeg")
+    if media_type not in types:
+        known = ", ".join(sorted(types))
+        raise InvalidRequest(f"The type {media_type} is not known here; use one of {known}.", param=param)
+    return media_type, base64_text(url[head.end() :], param)
+
+
+def base64_text(data: str, param: str) -> str:
+    """The same text, once it is known to be base64 of something."""
+    try:
+        if base64.b64decode(data, validate=True):
+            return data
+    except (binascii.Error, ValueError):
+        pass
+    raise InvalidRequest("The data are not base64. Encode them again, without line breaks.", param=param)
+
+
+def file_name(name: str, param: str) -> str:
+    """The same name, once it is known to be one and no path; raises `InvalidRequest`."""
+    if len(name) > MOST_NAME_CHARACTERS or (name and not name.isprintable()) or set(name) & set("/\\") or name in _DOTS:
+        raise InvalidRequest(
+            f"Expected a file's name: at most {MOST_NAME_CHARACTERS} characters, without / and \\.",
+            param=param,
+            code="invalid_value",
+        )
+    return name
+
+
+def remote_url(url: str, param: str) -> str:
+    """The same address, once it is known to lead to the public web; raises `InvalidRequest`."""
+    try:
+        split = urlsplit(url)
+        host, scheme, user = (split.hostname or "").rstrip(".").lower(), split.scheme.lower(), split.username
+        _ = split.port
+    except ValueError:
+        host = scheme = ""
+        user = None
+    if scheme not in {"http", "https"} or not host or len(url) > MOST_URL_CHARACTERS or not url.isprintable():
+        raise InvalidRequest("Expected an http(s) address or a data URL.", param=param, code="invalid_url")
+    if user is not None or not _public(host):
+        raise InvalidRequest(
+            "This address does not lead to the public web. Send the content itself as a data URL.",
+            param=param,
+            code="invalid_url",
+        )
+    return url
+
+
+def _public(host: str) -> bool:
+    if host == "localhost" or host.endswith(_INSIDE):
+        return False
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        pass
+    # A name has a dot and does not end in a number: 127.1, 2130706433 and 0x7f.1 are addresses to many resolvers.
+    last = host.rpartition(".")[2]
+    return "." in host and not last.isdigit() and not last.startswith("0x")

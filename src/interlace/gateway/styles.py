@@ -1,0 +1,169 @@
+"""How each dialect tells what is beside an answer: errors, what is left of the caller's rates, the request's id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, Protocol
+
+import msgspec
+
+from interlace.errors import InsufficientQuota, InterlaceError, Overloaded
+from interlace.gateway.wire import error_body
+from interlace.ledger import Left
+
+Header = tuple[bytes, bytes]
+
+
+class Style(Protocol):
+    """One dialect's way."""
+
+    @property
+    def rate_prefix(self) -> bytes:
+        """What the names of the rates' headers begin with."""
+        ...
+
+    def status(self, error: InterlaceError) -> int:
+        """The HTTP status."""
+        ...
+
+    def body(self, error: InterlaceError, label: bytes) -> bytes:
+        """The JSON body; `label` is what the caller knows the request by."""
+        ...
+
+    def event(self, error: InterlaceError, label: bytes) -> bytes:
+        """What ends a stream that failed."""
+        ...
+
+    def rates(self, left: Mapping[str, Left]) -> list[Header]:
+        """Headers that tell what is left."""
+        ...
+
+    def identity(self, label: bytes) -> list[Header]:
+        """Headers beside `x-request-id` that tell the request's id."""
+        ...
+
+
+@dataclass(frozen=True)
+class OpenAIStyle:
+    """OpenAI's."""
+
+    rate_prefix: bytes = b"x-ratelimit-"
+
+    def status(self, error: InterlaceError) -> int:
+        """As the error says."""
+        return error.status
+
+    def body(self, error: InterlaceError, label: bytes) -> bytes:  # noqa: ARG002 - it goes into a header only
+        """`{"error": {...}}`."""
+        return error_body(error)
+
+    def event(self, error: InterlaceError, label: bytes) -> bytes:
+        """An event like any other."""
+        return b"data: " + self.body(error, label) + b"\n\n"
+
+    def rates(self, left: Mapping[str, Left]) -> list[Header]:
+        """`x-ratelimit-*`; resets are durations such as 1m30s."""
+        headers: list[Header] = []
+        for name, one in left.items():
+            for what, value in (("limit", one.limit), ("remaining", one.remaining), ("reset", _span(one))):
+                headers.append((f"x-ratelimit-{what}-{name}".encode(), str(value).encode()))
+        return headers
+
+    def identity(self, label: bytes) -> list[Header]:  # noqa: ARG002 - nothing more
+        """None."""
+        return []
+
+
+ErrorType = Literal[
+    "invalid_request_error",
+    "authentication_error",
+    "billing_error",
+    "permission_error",
+    "not_found_error",
+    "rate_limit_error",
+    "api_error",
+    "overloaded_error",
+]
+
+_BY_STATUS: Mapping[int, ErrorType] = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
+
+
+class AnthropicErrorDetail(msgspec.Struct, frozen=True):
+    """Anthropic's description of one error."""
+
+    type: ErrorType
+    message: str
+
+
+class AnthropicError(msgspec.Struct, frozen=True):
+    """What every error looks like at Anthropic's endpoints."""
+
+    error: AnthropicErrorDetail
+    request_id: str
+    type: Literal["error"] = "error"
+
+
+@dataclass(frozen=True)
+class AnthropicStyle:
+    """Anthropic's."""
+
+    rate_prefix: bytes = b"anthropic-ratelimit-"
+
+    def status(self, error: InterlaceError) -> int:
+        """An empty purse is 402 here, and a full queue 529."""
+        if isinstance(error, InsufficientQuota):
+            return 402
+        return 529 if isinstance(error, Overloaded) else error.status
+
+    def body(self, error: InterlaceError, label: bytes) -> bytes:
+        """`{"type": "error", "error": {...}, "request_id": ...}`."""
+        status = self.status(error)
+        kind = _BY_STATUS.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        return msgspec.json.encode(AnthropicError(AnthropicErrorDetail(kind, error.message), label.decode()))
+
+    def event(self, error: InterlaceError, label: bytes) -> bytes:
+        """An event of its own name."""
+        return b"event: error\ndata: " + self.body(error, label) + b"\n\n"
+
+    def rates(self, left: Mapping[str, Left]) -> list[Header]:
+        """`anthropic-ratelimit-*`; resets are moments, as in RFC 3339."""
+        headers: list[Header] = []
+        for name, one in left.items():
+            reset = datetime.now(UTC) + timedelta(seconds=_whole_seconds(one))
+            moment = reset.strftime("%Y-%m-%dT%H:%M:%SZ")
+            for what, value in (("limit", one.limit), ("remaining", one.remaining), ("reset", moment)):
+                headers.append((f"anthropic-ratelimit-{name}-{what}".encode(), str(value).encode()))
+        return headers
+
+    def identity(self, label: bytes) -> list[Header]:
+        """`request-id`."""
+        return [(b"request-id", label)]
+
+
+OPENAI, ANTHROPIC = OpenAIStyle(), AnthropicStyle()
+
+
+def style_of(path: str, *, anthropic_version: bool) -> Style:
+    """The style of a path; where both dialects have it, whoever sends `anthropic-version` speaks Anthropic's."""
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return ANTHROPIC
+    shared = path == "/v1/models" or path.startswith("/v1/models/")
+    return ANTHROPIC if shared and anthropic_version else OPENAI
+
+
+def _whole_seconds(left: Left) -> int:
+    return int(-(-left.reset_seconds // 1))  # upwards
+
+
+def _span(left: Left) -> str:
+    whole = _whole_seconds(left)
+    return f"{whole // 60}m{whole % 60}s" if whole >= 60 else f"{whole}s"
