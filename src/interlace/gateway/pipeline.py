@@ -38,6 +38,7 @@ from interlace.gateway.routing import (
     Standing,
     asked_of,
     choose,
+    is_the_models_fault,
     key_of,
     models_of,
     seed_of,
@@ -359,6 +360,8 @@ class Pipeline:
             outcome = _outcome_of_answer(call.meter.answering)
         except BaseException as error:
             outcome, failure = _outcome_of_error(error, call), error
+            if isinstance(way, Work) and is_the_models_fault(error):
+                self.routes.live[work.model].breaker.failed()  # routes to it should know
             raise
         finally:
             await self._settle(call, way, hold, outcome, failure)
