@@ -43,7 +43,7 @@ from interlace.ledger.events import AttemptEnd
 from interlace.ledger.prices import charge
 
 if TYPE_CHECKING:
-    from interlace.gateway.pipeline import Ask, Happening, Work
+    from interlace.gateway.calls import Ask, Happening, Work
 
 T = TypeVar("T")
 

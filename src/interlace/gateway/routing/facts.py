@@ -16,7 +16,7 @@ from interlace.errors import InterlaceError
 from interlace.ledger import Price
 
 if TYPE_CHECKING:
-    from interlace.gateway.pipeline import Ask
+    from interlace.gateway.calls import Ask
 
 BreakerState = Literal["closed", "open", "half_open", "probing"]
 
