@@ -569,3 +569,25 @@ def test_an_answer_that_cannot_be_kept_is_not_billed(
     assert [event for event in gateway.events if event.key_id == who.key.id] == []
     assert "usage events could not be written" in caplog.text
     assert over(client, batch(client, line("a")).id).request_counts.completed == 1
+
+
+def test_lines_in_other_dialects(client: openai.OpenAI) -> None:
+    """Responses are answered and stored as if somebody had waited; messages speak Anthropic's way, errors too."""
+    url = "/v1/responses"
+    lines = [line("a", url=url, input="hello"), line("b", url=url, input="hello", store=False)]
+    lines.append(line("c", url=url, input="hello", previous_response_id="resp_1"))
+    done = over(client, batch(client, *lines, endpoint=url).id)
+    good, bad = rows(client, done.output_file_id), rows(client, done.error_file_id)
+    first, second = (good[name]["response"]["body"] for name in ("a", "b"))
+    assert first["output"][0]["content"][0]["text"] == "The capital of France is Paris."
+    assert client.responses.retrieve(first["id"]).output_text == "The capital of France is Paris."
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(second["id"])
+    assert bad["c"]["response"]["body"]["error"]["param"] == "previous_response_id"
+    url = "/v1/messages"
+    said = [{"role": "user", "content": "hello"}]
+    lines = [line("a", url=url, messages=said, max_tokens=20), line("b", url=url, messages=said)]
+    done = over(client, batch(client, *lines, endpoint=url).id)
+    body = rows(client, done.output_file_id)["a"]["response"]["body"]
+    assert (body["type"], body["content"][0]["text"]) == ("message", "The capital of France is Paris.")
+    assert rows(client, done.error_file_id)["b"]["response"]["body"]["type"] == "error"

@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from interlace.engines.fields import NAMES
+from interlace.gateway.anthropic_messages_body import CountBody, MessagesBody
+from interlace.gateway.anthropic_tables import COUNT, MESSAGES
 from interlace.gateway.openai_chat_body import ChatBody
 from interlace.gateway.openai_completions import CompletionBody
 from interlace.gateway.openai_embeddings import EmbeddingBody
@@ -18,12 +20,22 @@ DIALECTS: dict[str, tuple[type[msgspec.Struct], Table]] = {
     "openai.chat": (ChatBody, CHAT),
     "openai.completions": (CompletionBody, COMPLETIONS),
     "openai.embeddings": (EmbeddingBody, EMBEDDINGS),
+<<<<<<< HEAD
     "openai.responses": (ResponsesBody, RESPONSES),
+=======
+    "anthropic.messages": (MessagesBody, MESSAGES),
+    "anthropic.count_tokens": (CountBody, COUNT),
+>>>>>>> main
 }
 
 SEVERAL_SHAPES = {
     "openai.chat": {"messages[].role", "response_format.type", "tool_choice"},
+<<<<<<< HEAD
     "openai.responses": {"input", "input[].type", "text.format", "tools[].type", "tool_choice"},
+=======
+    "anthropic.messages": {"messages[].role", "tool_choice.type", "thinking.type"},
+    "anthropic.count_tokens": {"messages[].role", "tool_choice.type", "thinking.type"},
+>>>>>>> main
 }
 """Paths that are tags of unions, or another shape of a path that has fields: no struct has them as fields."""
 

@@ -405,4 +405,96 @@ EMBEDDINGS = Target(
     },
 )
 
-TARGETS = (CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS)
+_TURNS: tuple[Any, ...] = (
+    *LIST,
+    "text",
+    [{"role": "user"}],
+    [{"content": "x"}],
+    [{"role": "nobody", "content": "x"}],
+    [{"role": 1, "content": "x"}],
+    [{"role": "user", "content": 1}],
+    [{"role": "user", "content": ""}],
+    [{"role": "user", "content": []}],
+    [{"role": "user", "content": {}}],
+    [{"role": "user", "content": [1]}],
+    [{"role": "user", "content": [{}]}],
+    [{"role": "user", "content": [{"type": "text"}]}],
+    [{"role": "user", "content": [{"type": "text", "text": 1}]}],
+    [{"role": "user", "content": [{"type": "hologram", "text": "x"}]}],
+    [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "eternal"}}]}],
+    [{"role": "user", "content": [{"type": "image", "source": "http://example.org/x.png"}]}],
+    [{"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "../x"}}]}],
+    [{"role": "user", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]}],
+    [{"role": "user", "content": [{"type": "tool_result"}]}],
+    [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": 1}]}],
+    [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": ""}]}],
+    [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "thinking"}]}]}],
+    [{"role": "user", "content": "x", "surprise": 1}],
+    [{"role": "assistant", "content": None}],
+    [{"role": "assistant", "content": "x "}],
+    [{"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": "{}"}]}],
+    [{"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "a b", "input": {}}]}],
+    [{"role": "assistant", "content": [{"type": "thinking", "thinking": "x"}]}],
+)
+_COUNTED: dict[str, tuple[Any, ...]] = {
+    "messages": _TURNS,
+    "system": (1, True, {}, [1], [{}], [{"type": "image"}]),
+    "tools": (
+        *LIST,
+        [{}],
+        [{"name": "f"}],
+        [{"name": "a b", "input_schema": {}}],
+        [{"name": "f", "input_schema": "{}"}],
+        [{"name": "f", "input_schema": {"type": "string"}}],
+        [{"type": "web_search_20250305", "name": "web_search"}],
+        [{"type": "bash_20250124", "name": "bash"}],
+    ),
+    "tool_choice": (*OBJECT, {}, "any", {"type": "always"}, {"type": "any"}, {"type": "tool", "name": "f"}),
+    "thinking": (*OBJECT, {}, {"type": "hard"}, {"type": "enabled"}, {"type": "enabled", "budget_tokens": 1}),
+    "output_config": (*OBJECT, {"effort": "gigantic"}, {"format": {}}, {"format": {"type": "yaml"}}, {"surprise": 1}),
+    "cache_control": (*OBJECT, {}, {"type": "eternal"}, {"type": "ephemeral", "ttl": "5y"}),
+    "mcp_servers": (*LIST, [{"url": "http://127.0.0.1"}]),
+    "context_management": (*OBJECT, {}),
+    "speed": (*TEXT, "fast", "slow"),
+}
+
+
+def _picture_at(url: str) -> dict[str, Any]:
+    """A picture in Anthropic's words: an address, or the data that a data URL holds."""
+    if url.startswith("data:"):
+        media_type, _, data = url.removeprefix("data:").partition(";base64,")
+        return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+    return {"type": "image", "source": {"type": "url", "url": url}}
+
+
+MESSAGES = Target(
+    "/v1/messages",
+    {"model": "scripted", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]},
+    "messages",
+    {
+        **_COUNTED,
+        "max_tokens": (*WHOLE, 0, None),
+        "temperature": (*NUMBER, -1, 1.5),
+        "top_p": (*NUMBER, -1, 2),
+        "top_k": WHOLE,
+        "stop_sequences": (1, True, {}, "a", [1], [""], [" "], ["a"] * 257),
+        "stream": FLAG,
+        "metadata": (*OBJECT, {"user_id": 1}, {"user_id": "x" * 257}, {"surprise": "x"}),
+        "service_tier": (*TEXT, "free"),
+        "container": (1, True, [], "c", {}),
+        "inference_geo": (*TEXT, "us"),
+    },
+    parts=lambda part: {"messages": [{"role": "user", "content": [part]}]},
+    local_image=_picture_at,
+)
+
+COUNT_TOKENS = Target(
+    "/v1/messages/count_tokens",
+    {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]},
+    "messages",
+    {**_COUNTED, "max_tokens": (1, 9)},
+    parts=MESSAGES.parts,
+    local_image=_picture_at,
+)
+
+TARGETS = (CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS, MESSAGES, COUNT_TOKENS)

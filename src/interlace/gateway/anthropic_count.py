@@ -13,9 +13,11 @@ from interlace.gateway.http import (
     JSON,
     ClientWatch,
     Exchange,
+    conversation_of,
     credential_of,
     read_json_body,
     send_whole,
+    tags_of,
 )
 from interlace.gateway.pipeline import Ask, Call, Pipeline
 from interlace.gateway.styles import Header
@@ -37,7 +39,7 @@ class CountEndpoint:
     limits: LimitSettings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; a count that is no more than an upper bound says so in a header."""
+        """Answer one request; a count that is an estimate says so in a header."""
         exchange: Exchange = scope["interlace.exchange"]
         exchange.endpoint = self.name
         client = ClientWatch(receive)
@@ -56,8 +58,11 @@ class CountEndpoint:
             read=read,
             client_gone=lambda: client.gone,
             meter=exchange.meter,
+            tags=tags_of(scope),
             tell_limits=exchange.tell_limits,
             tell_unused=exchange.tell_unused,
+            tell_route=exchange.tell_route,
+            conversation=conversation_of(scope),
         )
         async with client:
             counted = await self.pipeline.count(call)
