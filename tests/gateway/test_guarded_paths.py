@@ -14,11 +14,8 @@ from tests.support.gateway_thread import Gateway
 
 DENIED = "please open sesame now"
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-<<<<<<< HEAD
 RESPONSES = "/v1/responses"
-=======
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
->>>>>>> main
 TOOL = {"type": "function", "function": {"name": "f", "description": DENIED}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "open sesame"}'}}
 
@@ -88,25 +85,18 @@ INPUTS[COUNT, False] = ANTHROPIC
 OUTPUTS: dict[tuple[str, bool], dict[str, Any]] = {
     **{(CHAT, stream): {"messages": [{"role": "user", "content": "x"}]} for stream in (False, True)},
     **{(COMPLETIONS, stream): {"prompt": ["x", "y"], "n": 2} for stream in (False, True)},
-<<<<<<< HEAD
     **{(RESPONSES, stream): {"input": "x"} for stream in (False, True)},
-=======
     **{
         (MESSAGES, stream): {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9}
         for stream in (False, True)
     },
->>>>>>> main
 }
 
 # They ask no model; the lines of a batch do, and test_files_and_batches.py sends forbidden ones.
 UNGUARDED = {"/v1/files", "/v1/batches", "/v1/batches/{id}/cancel", "/v1/responses/{id}/cancel"}
 
-<<<<<<< HEAD
-POSTS = [(path, stream) for path in (CHAT, RESPONSES, COMPLETIONS) for stream in (False, True)] + [(EMBEDDINGS, False)]
-=======
-POSTS = [(path, stream) for path in (CHAT, COMPLETIONS, MESSAGES) for stream in (False, True)]
+POSTS = [(path, stream) for path in (CHAT, RESPONSES, COMPLETIONS, MESSAGES) for stream in (False, True)]
 POSTS += [(EMBEDDINGS, False), (COUNT, False)]
->>>>>>> main
 
 
 def post(gateway: Gateway, path: str, body: dict[str, Any], *, stream: bool) -> httpx.Response:
