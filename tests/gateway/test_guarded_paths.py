@@ -14,8 +14,8 @@ from tests.support.gateway_thread import Gateway
 
 DENIED = "please open sesame now"
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-RESPONSES = "/v1/responses"
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
+RESPONSES = "/v1/responses"
 TOOL = {"type": "function", "function": {"name": "f", "description": DENIED}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "open sesame"}'}}
 
@@ -85,11 +85,11 @@ INPUTS[COUNT, False] = ANTHROPIC
 OUTPUTS: dict[tuple[str, bool], dict[str, Any]] = {
     **{(CHAT, stream): {"messages": [{"role": "user", "content": "x"}]} for stream in (False, True)},
     **{(COMPLETIONS, stream): {"prompt": ["x", "y"], "n": 2} for stream in (False, True)},
-    **{(RESPONSES, stream): {"input": "x"} for stream in (False, True)},
     **{
         (MESSAGES, stream): {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9}
         for stream in (False, True)
     },
+    **{(RESPONSES, stream): {"input": "x"} for stream in (False, True)},
 }
 
 # They ask no model; the lines of a batch do, and test_files_and_batches.py sends forbidden ones.

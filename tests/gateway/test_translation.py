@@ -20,16 +20,16 @@ DIALECTS: dict[str, tuple[type[msgspec.Struct], Table]] = {
     "openai.chat": (ChatBody, CHAT),
     "openai.completions": (CompletionBody, COMPLETIONS),
     "openai.embeddings": (EmbeddingBody, EMBEDDINGS),
-    "openai.responses": (ResponsesBody, RESPONSES),
     "anthropic.messages": (MessagesBody, MESSAGES),
     "anthropic.count_tokens": (CountBody, COUNT),
+    "openai.responses": (ResponsesBody, RESPONSES),
 }
 
 SEVERAL_SHAPES = {
     "openai.chat": {"messages[].role", "response_format.type", "tool_choice"},
-    "openai.responses": {"input", "input[].type", "text.format", "tools[].type", "tool_choice"},
     "anthropic.messages": {"messages[].role", "tool_choice.type", "thinking.type"},
     "anthropic.count_tokens": {"messages[].role", "tool_choice.type", "thinking.type"},
+    "openai.responses": {"input", "input[].type", "text.format", "tools[].type", "tool_choice"},
 }
 """Paths that are tags of unions, or another shape of a path that has fields: no struct has them as fields."""
 

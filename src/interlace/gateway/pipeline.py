@@ -38,6 +38,7 @@ from interlace.gateway.routing import (
     Standing,
     asked_of,
     choose,
+    is_the_models_fault,
     key_of,
     models_of,
     seed_of,
@@ -359,6 +360,8 @@ class Pipeline:
             outcome = _outcome_of_answer(call.meter.answering)
         except BaseException as error:
             outcome, failure = _outcome_of_error(error, call), error
+            if isinstance(way, Work) and is_the_models_fault(error):
+                self.routes.live[work.model].breaker.failed()  # routes to it should know
             raise
         finally:
             await self._settle(call, way, hold, outcome, failure)
@@ -435,7 +438,8 @@ class Pipeline:
         self, work: Work, part: int, request: GenerateRequest, share: Share, meter: Meter
     ) -> AsyncGenerator[Happening, None]:
         """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
-        budget pays for the next token; what nobody pays for is not shown."""
+        budget pays for the next token; what nobody pays for is not shown. A provider that filters its own answer still
+        says what it took."""
         guard = self.guards.open_output(request.output)
         unfinished, shift, filtered = set(range(request.n)), part * request.n, False
         stoppable = work.engine.capabilities().stoppable
@@ -457,7 +461,7 @@ class Pipeline:
                         break
                     meter.see(part, event)
                     for delta in passed(event):
-                        filtered |= delta.finish_reason == "content_filter"
+                        filtered |= delta.finish_reason == "content_filter" != event.finish_reason
                         yield delta
                     if filtered and not unfinished:
                         return

@@ -330,11 +330,16 @@ class Attempts:
                 await running.stop("cancelled")
 
     async def _second(self, hold: Hold) -> Running | None:
-        """The next step, begun beside the first; None where it cannot be asked now."""
+        """The next step, begun beside the first; None where it cannot be asked now. Where only the budget is too small
+        for both at once, it keeps its place."""
+        step = self._steps.popleft()
         try:
-            return await self._start(self._steps.popleft(), hold, "hedge")
+            return await self._start(step, hold, "hedge")
+        except InsufficientQuota:
+            self._steps.appendleft(step)
         except _ELSEWHERE:
-            return None
+            pass
+        return None
 
     def _last_error(self) -> InterlaceError:
         return self._error if isinstance(self._error, InterlaceError) else nobody(self.choice)
