@@ -206,7 +206,7 @@ def _tools(body: ResponsesBody) -> tuple[tuple[Tool, ...], str]:
     choice = body.tool_choice
     if choice is None:
         choice = "auto"
-    elif not tools and choice not in {"auto", "none"}:
+    elif not tools and (choice == "required" or not isinstance(choice, str)):
         raise InvalidRequest("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
     if isinstance(choice, AllowedTools):
         names = [_known(tool.name, tools) for tool in choice.tools]
