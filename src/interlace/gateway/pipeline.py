@@ -408,7 +408,7 @@ class Pipeline:
             for shown in guard.feed(delta) if guard else (delta,):
                 if shown.finish_reason is not None:
                     unfinished.discard(shown.index)
-                    meter.filtered |= shown.finish_reason == "content_filter"
+                    meter.filtered |= shown.finish_reason == "content_filter" != delta.finish_reason
                 if self.log_prompts:
                     meter.said[shift + shown.index] = meter.said.get(shift + shown.index, "") + shown.text
                 yield msgspec.structs.replace(shown, index=shift + shown.index) if shift else shown
@@ -421,7 +421,7 @@ class Pipeline:
                         break
                     meter.see(part, event)
                     for delta in passed(event):
-                        filtered |= delta.finish_reason == "content_filter"
+                        filtered |= delta.finish_reason == "content_filter" != event.finish_reason
                         yield delta
                     if filtered and not unfinished:
                         return
