@@ -226,6 +226,16 @@ def test_who_fails_again_and_again_is_asked_last_until_a_probe_succeeds(provider
         assert live.breaker.state == "closed"
 
 
+def test_failures_by_a_models_own_name_count_too(provider: Provider) -> None:
+    """Routes need not find out for themselves; and whoever names the model is never held up."""
+    breaker = BreakerSettings(failures=2, window_seconds=60, open_seconds=60)
+    with routed(
+        provider, {"a": "status:500", "b": "instant:3"}, route("a", fallbacks=("b",)), breaker=breaker
+    ) as there:
+        assert [there.ask(model="a").status for _ in range(3)] == [502, 502, 502]
+        assert there.ask().served == ("b", "primary")
+
+
 def test_a_breaker_never_takes_the_last_model_away(provider: Provider) -> None:
     """Where there is nobody else, a model that may be broken is better than none."""
     breaker = BreakerSettings(failures=1, window_seconds=60, open_seconds=60)

@@ -296,9 +296,9 @@ async def test_wishes_of_an_anthropic_model(bedrock: Bedrock) -> None:
 @pytest.mark.parametrize(
     ("reasoning", "thinking", "effort"),
     [
-        (Reasoning(effort="low"), None, "low"),
-        (Reasoning(effort="minimal"), None, "low"),
-        (Reasoning(effort="max"), {"type": "adaptive"}, "max"),
+        (Reasoning(effort="low"), {"type": "adaptive"}, "low"),
+        (Reasoning(effort="minimal"), {"type": "adaptive"}, "low"),
+        (Reasoning(effort="max", summary="auto"), {"type": "adaptive", "display": "summarized"}, "max"),
         (Reasoning(effort="none"), {"type": "disabled"}, None),
         (Reasoning(adaptive=True, summary="omitted"), {"type": "adaptive", "display": "omitted"}, None),
     ],
@@ -308,6 +308,8 @@ async def test_how_much_a_model_thinks(bedrock: Bedrock, reasoning: Reasoning, t
     await ask(bedrock, reasoning=reasoning)
     assert bedrock.last.get("additionalModelRequestFields", {}).get("thinking") == thinking
     assert bedrock.last.get("outputConfig", {}).get("effort") == effort
+    await ask(bedrock, reasoning=Reasoning(effort="low"), dialect="anthropic.messages")
+    assert "additionalModelRequestFields" not in bedrock.last, "in Anthropic's own dialect an effort is only that"
 
 
 async def test_models_of_others(bedrock: Bedrock) -> None:

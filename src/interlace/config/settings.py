@@ -114,7 +114,7 @@ class ModelSettings:
     )
     location: str = setting("Where in Google Cloud the model runs, such as europe-west4.", "global", only=("vertex",))
     publisher: str = setting(
-        "Whose model it is, where its name does not say so: anthropic or amazon (bedrock); on vertex, left out: google.",
+        "Whose model it is, where its name does not say so: anthropic or amazon (bedrock); else google (vertex).",
         "",
         only=("bedrock", "vertex"),
     )

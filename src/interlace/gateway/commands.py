@@ -203,7 +203,8 @@ def _not_running(model: ModelSettings) -> dict[str, Any]:
     row: dict[str, Any] = {"id": model.name, "state": "not running", "engine": model.engine}
     if model.engine == "local":
         return {**row, "checkpoint": model.checkpoint}
-    return {**row, "context_length": model.context_length or None, "provider": f"{model.model} at {model.base_url}"}
+    provider = f"{model.model} at {model.base_url or model.engine}"
+    return {**row, "context_length": model.context_length or None, "provider": provider}
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
@@ -28,8 +29,22 @@ from interlace.gateway.bounds import bound_of, tokens_of, within_plan
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
-from interlace.gateway.routing import Attempts, Choice, Doing, Shadows, Standing, asked_of, choose, models_of, seed_of
+from interlace.gateway.routing import (
+    Attempts,
+    Doing,
+    Kept,
+    Remembered,
+    Shadows,
+    Standing,
+    asked_of,
+    choose,
+    is_the_models_fault,
+    key_of,
+    models_of,
+    seed_of,
+)
 from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Left, Outcome, Price, Share, Used, Write
+from interlace.ledger.prices import part_of
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
@@ -134,6 +149,9 @@ Happening = PartStarted | Delta | Embeddings | Done
 """What comes out. The `index` of a `Delta` counts through all parts: part number times `n`, plus the choice."""
 
 
+ByRoute = Attempts | Remembered
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """The rooms one request passes through."""
@@ -232,20 +250,28 @@ class Pipeline:
 
     # --- route ---------------------------------------------------------------------------------------------------
 
-    def _route(self, call: Call, ask: Ask, caller: Caller) -> Work | Attempts:
-        """What is to be done: the work of the one model that was named, or attempts by a route, best first."""
+    def _route(self, call: Call, ask: Ask, caller: Caller) -> Work | ByRoute:
+        """What is to be done: the work of the one model that was named, or attempts by a route, best first, or giving
+        an answer again."""
         if (route := self.routes.route(ask.model, caller)) is None:
             work = self._work(ask, ask.model, self.routes.find(ask.model, caller), caller)
             call.meter.times = self.metrics.times(ask.model)
             call.tell_unused(work.unused)
             return work
+        memory, key = self.routes.memories.get(route.name), b""
+        if memory is not None:
+            key = key_of(ask, caller)
+            if (remembered := self._remembered(call, route, ask, memory.find(key))) is not None:
+                return remembered
+        asked = asked_of(ask, caller.plan.name, call.tags, self.ledger.registry.clock.now())
+        seed = seed_of(route, ask, caller.key.id, call.conversation)
+        choice = choose(route, asked, self.standings(route, ask), seed)
 
         def work_of(model: str) -> Work:
             work = self._work(ask, model, self.routes.engines[model], caller)
             call.tell_unused(work.unused)
             return work
 
-        choice = self.choice(route, ask, caller, tags=call.tags, conversation=call.conversation)
         doing = Doing(
             work=work_of,
             bound=lambda work: self._bound(call, work, caller),
@@ -255,16 +281,26 @@ class Pipeline:
             kind=self.routes.kind,
             price=lambda model: self.ledger.registry.directory.price(model, self.ledger.registry.clock.now()),
         )
-        return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route)
+        keep = None if memory is None else functools.partial(memory.keep, key)
+        return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route, keep)
 
-    def choice(
-        self, route: RouteSettings, ask: Ask, caller: Caller, *, tags: tuple[str, ...], conversation: str | None
-    ) -> Choice:
-        """Which models of a route would be asked now, in which order, and why."""
-        asked = asked_of(ask, caller, tags, self.ledger.registry.clock.now())
-        named = dict.fromkeys(models_of(route))
-        standings = {model: self._standing(model, ask) for model in named}
-        return choose(route, asked, standings, seed_of(route, ask, caller, conversation))
+    def _remembered(self, call: Call, route: RouteSettings, ask: Ask, kept: Kept | None) -> Remembered | None:
+        """The answer that was kept, at the price that its model has now; None where there is none, or no price."""
+        self.metrics.routes.reused.labels(route.name, "no" if kept is None else "yes").inc()
+        if kept is None:
+            return None
+        now = self.ledger.registry.clock.now()
+        price = self.ledger.registry.directory.price(kept.model, now)
+        if price is None or not price.covers(embedding=ask.embed is not None):
+            return None
+        held = part_of(price, route.reuse.percent)
+        work = Work(ask, kept.model, (), self.routes.engines[kept.model], held, open_ended=False)
+        kind = self.routes.kind(kept.model)
+        return Remembered(route, ask, work, price, kept, kind, call.meter, call.tell_route)
+
+    def standings(self, route: RouteSettings, ask: Ask) -> dict[str, Standing]:
+        """How every model of a route stands towards a request now."""
+        return {model: self._standing(model, ask) for model in dict.fromkeys(models_of(route))}
 
     def _standing(self, model: str, ask: Ask) -> Standing:
         problem: InterlaceError | None = None
@@ -298,13 +334,13 @@ class Pipeline:
     # --- reserve, and settle -------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _held(self, call: Call, caller: Caller, way: Work | Attempts, slot: Slot) -> AsyncGenerator[Hold, None]:
+    async def _held(self, call: Call, caller: Caller, way: Work | ByRoute, slot: Slot) -> AsyncGenerator[Hold, None]:
         """The most that the request can cost is held while it runs; whatever happens inside ends in exactly one usage
         event, durable before anything else is said. Whoever waits for a budget lends its slot to others."""
-        if isinstance(way, Attempts):
-            work, bound = await way.first()
-        else:
+        if isinstance(way, Work):
             work, bound = way, await self._bound(call, way, caller)
+        else:
+            work, bound = await way.first()
         hold = await self.ledger.reserve(
             call.id,
             caller,
@@ -314,7 +350,7 @@ class Pipeline:
             engine=self.routes.kind(work.model),
             endpoint=call.endpoint,
             tags=call.tags,
-            route=way.route.name if isinstance(way, Attempts) else None,
+            route=None if isinstance(way, Work) else way.route.name,
             while_waiting=slot.lent,
         )
         outcome, failure = Outcome.FAILED, None
@@ -324,6 +360,8 @@ class Pipeline:
             outcome = _outcome_of_answer(call.meter.answering)
         except BaseException as error:
             outcome, failure = _outcome_of_error(error, call), error
+            if isinstance(way, Work) and is_the_models_fault(error):
+                self.routes.live[work.model].breaker.failed()  # routes to it should know
             raise
         finally:
             await self._settle(call, way, hold, outcome, failure)
@@ -334,7 +372,7 @@ class Pipeline:
         return bound if call.batch is None else dataclasses.replace(bound, batch=True)
 
     async def _settle(
-        self, call: Call, way: Work | Attempts, hold: Hold, outcome: Outcome, failure: BaseException | None
+        self, call: Call, way: Work | ByRoute, hold: Hold, outcome: Outcome, failure: BaseException | None
     ) -> None:
         meter, answering = call.meter, call.meter.answering
         ask, usage, first = way.ask, answering.usage(), answering.first_token_seconds
@@ -344,7 +382,7 @@ class Pipeline:
             latency_us=round(meter.latency_seconds() * 1e6),
             first_token_us=None if first is None else round((first + answering.started - meter.started) * 1e6),
             estimated=usage.estimated,
-            tried=way.told() if isinstance(way, Attempts) else (),
+            tried=() if isinstance(way, Work) else way.told(),
         )
         meter.outcome = outcome.value
         beside = call.beside if call.batch is None else call.batch.beside
@@ -373,13 +411,14 @@ class Pipeline:
     # --- engine and guard output ---------------------------------------------------------------------------------
 
     def _attempted(
-        self, way: Work | Attempts, hold: Hold, meter: Meter
+        self, way: Work | ByRoute, hold: Hold, meter: Meter
     ) -> AbstractAsyncContextManager[AsyncIterator[list[Happening]]]:
         """The answer in batches: of the one model that was named, or of the attempt that serves."""
+        if isinstance(way, Work):
+            return Batches(self._streams(way, hold.first, meter))
         if isinstance(way, Attempts):
             self._shadow(way, hold.caller)
-            return aclosing(way.run(hold))
-        return Batches(self._streams(way, hold.first, meter))
+        return aclosing(way.run(hold))
 
     def _shadow(self, way: Attempts, caller: Caller) -> None:
         """Ask the route's shadow too, where this request is one of its part. Nothing of it comes back."""
@@ -399,7 +438,8 @@ class Pipeline:
         self, work: Work, part: int, request: GenerateRequest, share: Share, meter: Meter
     ) -> AsyncGenerator[Happening, None]:
         """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
-        budget pays for the next token; what nobody pays for is not shown."""
+        budget pays for the next token; what nobody pays for is not shown. A provider that filters its own answer still
+        says what it took."""
         guard = self.guards.open_output(request.output)
         unfinished, shift, filtered = set(range(request.n)), part * request.n, False
         stoppable = work.engine.capabilities().stoppable

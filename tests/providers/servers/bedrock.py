@@ -107,9 +107,7 @@ def _authenticated(bedrock: Bedrock, asked: Asked) -> str:
     given = asked.headers.get("authorization", "")
     if given.startswith("Bearer "):
         if given != f"Bearer {BEARER}":
-            raise Refusal(
-                403, "AccessDeniedException", "Authentication failed: Please make sure your API Key is valid."
-            )
+            raise Refusal(403, "AccessDeniedException", "Authentication failed: the API key is not valid.")
         return "bearer"
     if not given.startswith("AWS4-HMAC-SHA256 "):
         raise Refusal(403, "MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -321,7 +319,7 @@ def _whole(events: list[Event]) -> dict[str, Any]:
             blocks[payload["contentBlockIndex"]] = {"toolUse": payload["start"]["toolUse"] | {"input": ""}}
         elif name == "contentBlockDelta":
             _grow(blocks.setdefault(payload["contentBlockIndex"], {}), payload["delta"])
-        elif name == "messageStop" or name == "metadata":
+        elif name in {"messageStop", "metadata"}:
             answer |= payload
     for block in blocks.values():
         if "toolUse" in block:
@@ -351,6 +349,9 @@ WEATHER = ('{"city": "Zü', 'rich", "days": 1', "0}")
 
 def _raw(*frames: bytes, cut: bool = False) -> Told:
     return Told(200, list(frames), {"Content-Type": "application/vnd.amazon.eventstream"}, cut=cut)
+
+
+_ENDLESS = struct.pack(">II", 1 << 30, 0)  # how a message of a gigabyte would begin
 
 
 def _throttled_inside(body: dict[str, Any]) -> list[Event]:
@@ -391,9 +392,7 @@ SCRIPTS: dict[str, Script] = {
     "filtered": lambda body: _said(_text(0, "Sor"), stop="content_filtered"),
     "malformed": lambda body: _said(_text(0, "{{"), stop="malformed_tool_use"),
     "contradicts": lambda body: _said(_text(0, "ok"), outputTokens=0, totalTokens=12),
-    "throttled": lambda body: refused(
-        429, "ThrottlingException", "Too many tokens, please wait.", **{"Retry-After": "7"}
-    ),
+    "throttled": lambda body: refused(429, "ThrottlingException", "Too many tokens.", **{"Retry-After": "7"}),
     "too-long": lambda body: refused(400, "ValidationException", "Input is too long for requested model."),
     "denied": lambda body: refused(403, "AccessDeniedException", "You don't have access to the model."),
     "not-ready": lambda body: refused(429, "ModelNotReadyException", "The model is not ready."),
@@ -406,9 +405,7 @@ SCRIPTS: dict[str, Script] = {
         _frame({":message-type": "error", ":error-code": "InternalFailure", ":error-message": "oh"}, b"")
     ),
     "checksum": _wrong_checksum,
-    "endless": lambda body: _raw(
-        struct.pack(">III", 1 << 30, 0, zlib.crc32(struct.pack(">II", 1 << 30, 0))), b"x" * 99
-    ),
+    "endless": lambda body: _raw(_ENDLESS, struct.pack(">I", zlib.crc32(_ENDLESS)), b"x" * 99),
     "cut": lambda body: _raw(*(frame_of(*event) for event in _said(_text(0, "half"))[:2]), cut=True),
     "no-usage": lambda body: _raw(*(frame_of(*event) for event in _said(_text(0, "almost", " all"))[:-1])),
     "html": lambda body: Told(200, b"<html>", {"Content-Type": "text/html"}),

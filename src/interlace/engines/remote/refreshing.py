@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from interlace.errors import InterlaceError
+from interlace.errors import EngineUnavailable, InterlaceError
 
 _log = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ T = TypeVar("T")
 AHEAD_SECONDS = 300.0  # before its end a new one is fetched, while the old one is still used
 LAST_SECONDS = 10.0  # before its end it is not used any more: it must outlive the way to the server
 AGAIN_SECONDS = 5.0  # after one that could not be fetched ahead
+WAIT_SECONDS = 30.0  # for one to be fetched
 
 
 class Refreshing(Generic[T]):
@@ -44,7 +45,7 @@ class Refreshing(Generic[T]):
         """One that is good now. Waits only where there is none; raises what `fetch` raises."""
         now = time.time()
         if self._held is None or now >= self._last:
-            return await asyncio.shield(self._renewing())  # whoever goes away takes nothing from those who wait too
+            return await self._waited()
         if now >= self._ahead:
             self._renewing()
         return self._held
@@ -52,6 +53,14 @@ class Refreshing(Generic[T]):
     def forget(self) -> None:
         """The server does not take it: the next one who asks waits for another."""
         self._held = None
+
+    async def _waited(self) -> T:
+        """The next one. Whoever goes away, or gives up, takes nothing from those who wait too."""
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._renewing()), WAIT_SECONDS)
+        except TimeoutError:
+            pass
+        raise EngineUnavailable("The server that vouches for this gateway does not answer.", retry_after_seconds=5)
 
     def _renewing(self) -> asyncio.Task[T]:
         if self._task is None or self._task.done():

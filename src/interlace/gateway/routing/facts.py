@@ -13,7 +13,7 @@ import msgspec
 from interlace.config import RouteSettings
 from interlace.engines.types import GenerateRequest
 from interlace.errors import InterlaceError
-from interlace.ledger import Caller, Price
+from interlace.ledger import Price
 
 if TYPE_CHECKING:
     from interlace.gateway.pipeline import Ask
@@ -54,12 +54,12 @@ class Standing:
     first_token_seconds: float | None = None
 
 
-def asked_of(ask: Ask, caller: Caller, tags: tuple[str, ...], moment: int) -> Asked:
+def asked_of(ask: Ask, plan: str, tags: tuple[str, ...], moment: int) -> Asked:
     """The facts of one request."""
     return Asked(
         needs=needs_of(ask),
         characters=characters_of(ask),
-        plan=caller.plan.name,
+        plan=plan,
         tags=frozenset(tags),
         moment=moment,
         most_tokens=most_tokens_of(ask),
@@ -73,10 +73,10 @@ def models_of(route: RouteSettings) -> list[str]:
     return [*(one.model for one in route.models), *(one.model for one in route.fallbacks), *parts]
 
 
-def seed_of(route: RouteSettings, ask: Ask, caller: Caller, told: str | None) -> str:
+def seed_of(route: RouteSettings, ask: Ask, key_id: str, told: str | None) -> str:
     """What the draws of a request are made from: chance, or its conversation where the route keeps those together."""
     known = conversation_of(ask, told) if route.sticky else ""
-    return f"{route.name}\0{caller.key.id}\0{known}" if known else secrets.token_hex(8)
+    return f"{route.name}\0{key_id}\0{known}" if known else secrets.token_hex(8)
 
 
 def needs_of(ask: Ask) -> frozenset[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from interlace.engines.remote.counting import likely_chunk_tokens
-from interlace.engines.remote.usage import final_usage
+from interlace.engines.remote.usage import Seen, checked_usage, number_in
 from interlace.engines.remote.wire import ErrorInside
 from interlace.engines.types import (
     Delta,
@@ -143,10 +143,10 @@ class ConverseAnswer:
     def __init__(self, request: GenerateRequest, prompt_tokens: int) -> None:
         self.progress = 0
         self.done = False
-        self._prompt_tokens = prompt_tokens
-        self._completion_tokens = 0
+        self._seen = Seen(request, prompt_tokens)
         self._stops = request.sampling.stop
         self._calls: dict[int, int] = {}  # block → call, both by index
+        self._foreign: set[int] = set()  # blocks of calls that are not for the caller
         self._inputs: set[int] = set()  # calls of which some input came
         self._started = False
         self._finish: Delta | None = None
@@ -205,7 +205,7 @@ class ConverseAnswer:
         if self._started:
             return []
         self._started = True
-        return [Started(self._prompt_tokens, estimated=True)]
+        return [Started(self._seen.prompt_tokens, estimated=True)]
 
     def _whole(self, wire: WireAnswer) -> list[Event]:
         assert wire.output is not None
@@ -234,20 +234,23 @@ class ConverseAnswer:
             text += "".join(piece.text for piece in block.citations_content.content)
         thoughts = [] if block.reasoning_content is None else _thoughts(block.reasoning_content)
         call = None
-        if block.tool_use is not None and block.tool_use.type != "server_tool_use":
+        if block.tool_use is not None and block.tool_use.type == "server_tool_use":
+            self._foreign.add(index)  # a tool that Bedrock runs itself
+        elif block.tool_use is not None and index not in self._foreign:
             call = self._call(block.tool_use, index)
+        if not text and not thoughts and call is None:
+            return []
+        self.progress += 1
         gained = "".join(thought.text for thought in thoughts)
         tokens = likely_chunk_tokens(text) + likely_chunk_tokens(gained)
         if call is not None:
             tokens += likely_chunk_tokens((call.name or "") + call.arguments)
-        if not text and not thoughts and call is None:
-            return []
-        self.progress += 1
-        self._completion_tokens += tokens
-        events: list[Event] = [Delta(thought=thought) for thought in thoughts[:-1]]
-        last = thoughts[-1] if thoughts else None
-        events.append(Delta(text=text, tokens=tokens, thought=last, tool_calls=() if call is None else (call,)))
-        return events
+        last = thoughts.pop() if thoughts else None
+        deltas = [Delta(thought=thought) for thought in thoughts]
+        deltas.append(Delta(text=text, tokens=tokens, thought=last, tool_calls=() if call is None else (call,)))
+        for delta in deltas:
+            self._seen.add(delta)
+        return [*deltas]
 
     def _call(self, use: WireToolUse, index: int) -> ToolCallDelta | None:
         """A call's beginning, a piece of its input, or all of it."""
@@ -267,8 +270,21 @@ class ConverseAnswer:
         return ToolCallDelta(call, use.tool_use_id or None, use.name or None, arguments)
 
     def _used(self) -> Usage:
-        used = final_usage(_reported(self._usage), self._prompt_tokens, self._completion_tokens)
-        return msgspec.structs.replace(used, service_tier=self._tier)
+        """Tokens of the cache stand beside `inputTokens`, unless the total says that they are in them."""
+        usage = self._usage if isinstance(self._usage, dict) else {}
+        prompt, completion, total = (number_in(usage, name) for name in ("inputTokens", "outputTokens", "totalTokens"))
+        read, written = (number_in(usage, f"cache{kind}InputTokens") or 0 for kind in ("Read", "Write"))
+        if prompt is not None and total != prompt + (completion or 0):
+            prompt += read + written
+        return checked_usage(
+            self._seen,
+            prompt=prompt,
+            completion=completion,
+            cached=read,
+            cache_write=written,
+            disputed=total is not None and total != (prompt or 0) + (completion or 0),
+            service_tier=self._tier,
+        )
 
 
 def _thoughts(wire: WireReasoning) -> list[Thought]:
@@ -296,22 +312,3 @@ def _is_error(payload: bytes) -> bool:
 def _tier(told: Any) -> str:
     kind = told.get("type") if isinstance(told, dict) else None
     return kind if isinstance(kind, str) else ""
-
-
-def _reported(usage: Any) -> dict[str, Any] | None:
-    """What Bedrock counts, in the words that `final_usage` reads. Tokens of the cache stand beside `inputTokens`,
-    unless the total says that they are in them."""
-    if not isinstance(usage, dict):
-        return None
-    prompt, completion, total = (_number(usage.get(name)) for name in ("inputTokens", "outputTokens", "totalTokens"))
-    read, written = (_number(usage.get(f"cache{kind}InputTokens")) or 0 for kind in ("Read", "Write"))
-    if prompt is not None and total != prompt + (completion or 0):
-        prompt += read + written
-    reported: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": completion}
-    reported["prompt_tokens_details"] = {"cached_tokens": read, "cache_write_tokens": written}
-    reported["total_tokens"] = total
-    return reported
-
-
-def _number(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -55,7 +55,7 @@ def fields_of_bedrock(family: str) -> Fields:
         sampling__repetition_penalty=_UNKNOWN,
         sampling__presence_penalty=_UNKNOWN,
         sampling__frequency_penalty=_UNKNOWN,
-        sampling__seed=_UNKNOWN,
+        sampling__seed=Unused("answers of models on Bedrock are not repeatable"),
         sampling__ignore_eos=_UNKNOWN,
         sampling__logit_bias=_UNKNOWN,
         sampling__logprobs=_UNKNOWN,
@@ -73,8 +73,8 @@ def fields_of_bedrock(family: str) -> Fields:
         if anthropic
         else _THIS_MODEL,
         reasoning__effort=Mapped(
-            "as outputConfig.effort, minimal as low; none as thinking of type disabled; xhigh and max bring adaptive "
-            "thinking"
+            "as outputConfig.effort, minimal as low; none as thinking of type disabled; in dialects other than "
+            "Anthropic's it asks for adaptive thinking too"
         )
         if anthropic
         else Mapped("as outputConfig.effort; none and minimal as low"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from interlace.engines.remote.providers.anthropic_request import DIALECT
 from interlace.engines.types import (
     AudioPart,
     FilePart,
@@ -283,22 +284,24 @@ def _more(request: GenerateRequest, family: str) -> Json:
         more["tool_choice"] = {"type": kind, "disable_parallel_tool_use": True}
         if kind == "tool":
             more["tool_choice"]["name"] = request.tool_choice.partition(":")[2]
-    if request.reasoning is not None and (thinking := _thinking(request.reasoning)):
+    if request.reasoning is not None and (thinking := _thinking(request.reasoning, own=request.dialect == DIALECT)):
         more["thinking"] = thinking
     return more
 
 
-def _thinking(reasoning: Reasoning) -> Json:
+def _thinking(reasoning: Reasoning, *, own: bool) -> Json:
+    """How one of Anthropic's models is to think. An effort says nothing of it in Anthropic's `own` dialect, and asks
+    for it in others."""
     if reasoning.budget_tokens:
         thinking: Json = {"type": "enabled", "budget_tokens": reasoning.budget_tokens}
-    elif reasoning.adaptive or reasoning.effort in {"xhigh", "max"}:
-        thinking = {"type": "adaptive"}
     elif reasoning.effort == "none":
         return {"type": "disabled"}
+    elif reasoning.adaptive or (not own and (reasoning.effort or reasoning.summary)):
+        thinking = {"type": "adaptive"}
     else:
         return {}
     if reasoning.summary:
-        thinking["display"] = "omitted" if reasoning.summary == "omitted" else "summarized"
+        thinking["display"] = "omitted" if reasoning.summary in {"omitted", "none"} else "summarized"
     return thinking
 
 

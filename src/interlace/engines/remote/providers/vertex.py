@@ -22,7 +22,7 @@ from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing
 from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
 from interlace.errors import ConfigError, EngineFailed
 
-GEMINI_API = "https://generativelanguage.googleapis.com/v1beta"
+GEMINI_API = "https://generativelanguage.googleapis.com/v1"
 API_KEY = "GEMINI_API_KEY"
 
 _DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")

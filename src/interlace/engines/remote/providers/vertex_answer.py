@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from interlace.engines.remote.counting import likely_chunk_tokens
-from interlace.engines.remote.usage import final_usage
+from interlace.engines.remote.usage import Seen, checked_usage, number_in
 from interlace.engines.remote.wire import ErrorInside
 from interlace.engines.types import (
     Delta,
@@ -122,6 +122,7 @@ _BROKEN = {
     "MISSING_THOUGHT_SIGNATURE": "misses a signature in the conversation",
     "MALFORMED_RESPONSE": "wrote what is no answer",
 }
+_COUNTS = ("prompt", "toolUsePrompt", "candidates", "thoughts", "total")
 _TIERS = {
     "ON_DEMAND": "default",
     "ON_DEMAND_PRIORITY": "priority",
@@ -138,8 +139,7 @@ class GeminiAnswer:
     def __init__(self, request: GenerateRequest, prompt_tokens: int) -> None:
         self.progress = 0
         self.done = False
-        self._prompt_tokens = prompt_tokens
-        self._completion_tokens = 0
+        self._seen = Seen(request, prompt_tokens)
         self._logprobs = request.sampling.logprobs is not None
         self._finish: list[FinishReason | None] = [None] * request.n
         self._calls = [0] * request.n
@@ -189,7 +189,7 @@ class GeminiAnswer:
         if self._started:
             return []
         self._started = True
-        return [Started(self._prompt_tokens, estimated=True)]
+        return [Started(self._seen.prompt_tokens, estimated=True)]
 
     def _gained(self, candidate: WireCandidate) -> list[Event]:
         index = candidate.index
@@ -205,7 +205,7 @@ class GeminiAnswer:
             if not part.thought:
                 logprobs = ()
             self.progress += 1
-            self._completion_tokens += delta.tokens
+            self._seen.add(delta)
             events.append(delta)
         if reason := candidate.finish_reason:
             if reason in _BROKEN:
@@ -238,33 +238,24 @@ class GeminiAnswer:
         return Delta(index, tokens=likely_chunk_tokens(call.name + arguments), tool_calls=(delta,))
 
     def _used(self) -> Usage:
-        used = final_usage(_reported(self._usage), self._prompt_tokens, self._completion_tokens)
-        tier = self._usage.get("trafficType") if isinstance(self._usage, dict) else None
-        return msgspec.structs.replace(used, service_tier=_TIERS.get(tier, "") if isinstance(tier, str) else "")
-
-
-def _reported(usage: Any) -> dict[str, Any] | None:
-    """What Gemini counts, in the words that `final_usage` reads. Thoughts stand beside the candidates' tokens, and what
-    tools brought into the prompt beside the prompt's; a count that is left out is zero where the total is told."""
-    if not isinstance(usage, dict):
-        return None
-    names = ("promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
-    prompt, tools, said, thought = (_number(usage.get(name)) for name in names)
-    if prompt is None:
-        return None
-    total = _number(usage.get("totalTokenCount"))
-    completion = None if said is None and thought is None and total is None else (said or 0) + (thought or 0)
-    return {
-        "prompt_tokens": prompt + (tools or 0),
-        "completion_tokens": completion,
-        "total_tokens": total,
-        "prompt_tokens_details": {"cached_tokens": _number(usage.get("cachedContentTokenCount")) or 0},
-        "completion_tokens_details": {"reasoning_tokens": thought or 0},
-    }
-
-
-def _number(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+        """Thoughts stand beside the candidates' tokens, and what tools brought into the prompt beside the prompt's; a
+        count that is left out is zero where the total is told."""
+        usage = self._usage if isinstance(self._usage, dict) else {}
+        prompt, tools, said, thought, total = (number_in(usage, f"{name}TokenCount") for name in _COUNTS)
+        if prompt is not None:
+            prompt += tools or 0
+        silent = said is None and thought is None and total is None
+        completion = None if silent else (said or 0) + (thought or 0)
+        tier = usage.get("trafficType")
+        return checked_usage(
+            self._seen,
+            prompt=prompt,
+            completion=completion,
+            cached=number_in(usage, "cachedContentTokenCount") or 0,
+            reasoning=thought or 0,
+            disputed=total is not None and total != (prompt or 0) + (completion or 0),
+            service_tier=_TIERS.get(tier, "") if isinstance(tier, str) else "",
+        )
 
 
 def _logprobs(result: WireLogprobs | None) -> tuple[TokenLogprob, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from interlace.config import ModelSettings
+from interlace.engines.remote.usage import number_in
 from interlace.engines.types import Embeddings, EmbedRequest
 from interlace.errors import EngineFailed, InvalidRequest
 
@@ -97,12 +98,10 @@ def _vectors(answer: WireEmbeddings) -> list[WireVector]:
 def _counted(answer: WireEmbeddings, vectors: list[WireVector]) -> int:
     """Tokens of all texts; 0 where they are not told."""
     if isinstance(answer.usage_metadata, dict):
-        told = answer.usage_metadata.get("promptTokenCount")
-        return told if isinstance(told, int) else 0
-    counts = [one.statistics.get("token_count") for one in vectors if isinstance(one.statistics, dict)]
-    if len(counts) != len(vectors) or not all(isinstance(count, int | float) for count in counts):
-        return 0
-    return int(sum(counts))
+        return number_in(answer.usage_metadata, "promptTokenCount") or 0
+    counts = [number_in(one.statistics, "token_count") for one in vectors if isinstance(one.statistics, dict)]
+    told = [count for count in counts if count is not None]
+    return sum(told) if len(told) == len(vectors) else 0
 
 
 def _row(given: list[float]) -> bytes:

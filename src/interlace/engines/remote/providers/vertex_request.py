@@ -271,7 +271,7 @@ def _thinking(reasoning: Reasoning, model: str) -> Json:
     elif reasoning.adaptive:
         config["thinkingBudget"] = -1
     shown = bool(reasoning.summary or reasoning.budget_tokens or reasoning.adaptive)
-    if shown and reasoning.summary != "omitted":
+    if shown and reasoning.summary not in {"omitted", "none"}:
         config["includeThoughts"] = True
     return config
 
