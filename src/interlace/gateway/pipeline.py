@@ -348,7 +348,7 @@ class Pipeline:
             for shown in guard.feed(delta) if guard else (delta,):
                 if shown.finish_reason is not None:
                     unfinished.discard(shown.index)
-                    meter.filtered |= shown.finish_reason == "content_filter"
+                    meter.filtered |= shown.finish_reason == "content_filter" != delta.finish_reason
                 if self.log_prompts:
                     meter.said[shift + shown.index] = meter.said.get(shift + shown.index, "") + shown.text
                 yield msgspec.structs.replace(shown, index=shift + shown.index) if shift else shown
