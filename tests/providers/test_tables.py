@@ -16,7 +16,7 @@ from interlace.engines.types import GenerateRequest, Message, Tool
 from interlace.errors import InvalidRequest
 from tests.providers.test_cloud_tables import PAIRS
 
-KEYS = {name: "k" for name in ("ANTHROPIC_API_KEY", "MISTRAL_API_KEY", "GROQ_API_KEY", "TOGETHER_API_KEY")}
+KEYS = dict.fromkeys(("ANTHROPIC_API_KEY", "MISTRAL_API_KEY", "GROQ_API_KEY", "TOGETHER_API_KEY"), "k")
 
 SERVERS: dict[str, dict[str, Any]] = {
     "openai": {"base_url": "https://api.openai.com/v1"},
