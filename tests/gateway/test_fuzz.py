@@ -19,9 +19,12 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.support.anthropic_shapes import ERROR, checked
 from tests.support.gateway_thread import Gateway
+from tests.support.response_events import check_stream, events_of
 
+RESPONSES = "/v1/responses"
 POSTS = {
     "/v1/chat/completions": "scripted",
+    RESPONSES: "scripted",
     "/v1/completions": "scripted",
     "/v1/embeddings": "embedder",
     "/v1/messages": "scripted",
@@ -53,6 +56,9 @@ def _call(case: Any, gateway: Gateway) -> None:
         case.body["model"] = POSTS[case.path]
     response = case.call(headers=gateway.headers, timeout=20)
     if isinstance(case.body, dict) and case.body.get("stream") and response.status_code == 200:
+        if case.path == RESPONSES:
+            check_stream(events_of(response.text))
+            return
         last = b'data: {"type":"message_stop"}\n\n' if case.path == "/v1/messages" else b"data: [DONE]\n\n"
         assert response.content.endswith(last)
         return
@@ -67,6 +73,7 @@ JSON_VALUES = st.recursive(
 FIELDS = st.sampled_from(
     ["messages", "prompt", "input", "n", "stop", "tools", "tool_choice", "response_format", "logit_bias", "logprobs",
      "top_logprobs", "stream", "stream_options", "max_tokens", "temperature", "seed", "echo", "suffix", "nonsense",
+     "instructions", "previous_response_id", "text", "reasoning", "include", "background", "store", "truncation",
      "system", "stop_sequences", "thinking", "output_config", "cache_control", "mcp_servers"]
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from tests.support.gateway_thread import Gateway
 DENIED = "please open sesame now"
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
+RESPONSES = "/v1/responses"
 TOOL = {"type": "function", "function": {"name": "f", "description": DENIED}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "open sesame"}'}}
 
@@ -36,6 +37,19 @@ INPUTS: dict[tuple[str, bool], list[dict[str, Any]]] = {
 }
 INPUTS |= {
     (COMPLETIONS, stream): [{"prompt": DENIED}, {"prompt": ["fine", DENIED]}, {"prompt": "long " * 5000}]
+    for stream in (False, True)
+}
+INPUTS |= {
+    (RESPONSES, stream): [
+        {"input": DENIED},
+        {"input": "x", "instructions": DENIED},
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": DENIED}]}]},
+        {"input": "x", "tools": [{"type": "function", "name": "f", "description": DENIED}]},
+        {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": {"title": DENIED}}}},
+        {"input": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": DENIED}]}]},
+        {"input": "x", "metadata": {"note": DENIED}},
+        {"input": "x", "background": True, "instructions": DENIED},
+    ]
     for stream in (False, True)
 }
 INPUTS[EMBEDDINGS, False] = [{"input": DENIED}, {"input": ["fine", DENIED]}, {"input": [1, 2]}]
@@ -75,12 +89,13 @@ OUTPUTS: dict[tuple[str, bool], dict[str, Any]] = {
         (MESSAGES, stream): {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9}
         for stream in (False, True)
     },
+    **{(RESPONSES, stream): {"input": "x"} for stream in (False, True)},
 }
 
 # They ask no model; the lines of a batch do, and test_files_and_batches.py sends forbidden ones.
-UNGUARDED = {"/v1/files", "/v1/batches", "/v1/batches/{id}/cancel"}
+UNGUARDED = {"/v1/files", "/v1/batches", "/v1/batches/{id}/cancel", "/v1/responses/{id}/cancel"}
 
-POSTS = [(path, stream) for path in (CHAT, COMPLETIONS, MESSAGES) for stream in (False, True)]
+POSTS = [(path, stream) for path in (CHAT, RESPONSES, COMPLETIONS, MESSAGES) for stream in (False, True)]
 POSTS += [(EMBEDDINGS, False), (COUNT, False)]
 
 
@@ -103,6 +118,12 @@ def texts_and_ends(answer: httpx.Response) -> tuple[dict[int, str], dict[int, st
         ended = "content_filter" if message["stop_reason"] == "refusal" else message["stop_reason"]
         return {0: "".join(block["text"] for block in message["content"])}, {0: ended}
     for event in map(json.loads, events):
+        if "choices" not in event:  # a response, or one of its events
+            response = event if event.get("object") == "response" else event.get("response", {})
+            for item in response.get("output", ()):
+                texts[0] = "".join(part["text"] for part in item["content"])
+            ends |= {0: response["incomplete_details"]["reason"]} if response.get("incomplete_details") else {}
+            continue
         for choice in event["choices"]:
             said = choice.get("text") or (choice.get("delta") or choice.get("message") or {}).get("content") or ""
             texts[choice["index"]] = texts.get(choice["index"], "") + said

@@ -88,4 +88,5 @@ def test_every_endpoint_that_takes_json_is_attacked(gateway: Gateway) -> None:
         if "application/json" in item.get("post", {}).get("requestBody", {}).get("content", {})
         and not path.startswith("/admin/")
     }
+    takes.remove("/v1/batches")  # a good body names a file: test_files_and_batches.py sends the hostile ones
     assert {target.path for target in TARGETS} == takes

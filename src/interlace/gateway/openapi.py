@@ -20,6 +20,9 @@ from interlace.gateway.openai_chat_body import ChatBody
 from interlace.gateway.openai_completions import CompletionBody
 from interlace.gateway.openai_completions_answer import Completion
 from interlace.gateway.openai_embeddings import EmbeddingBody, EmbeddingList
+from interlace.gateway.responses_answer import DeletedResponse, ItemList, Response
+from interlace.gateway.responses_body import ResponsesBody
+from interlace.gateway.responses_pages import Listing, Retrieval
 from interlace.gateway.styles import AnthropicError
 from interlace.gateway.usage_pages import OwnUsage, Spent
 from interlace.gateway.wire import ErrorBody
@@ -27,6 +30,7 @@ from interlace.ledger.operations import Period
 
 _ENDPOINTS: tuple[tuple[str, str, type, type, bool, type], ...] = (
     ("/v1/chat/completions", "Continue a conversation.", ChatBody, ChatCompletion, True, ErrorBody),
+    ("/v1/responses", "Answer, and keep the answer.", ResponsesBody, Response, True, ErrorBody),
     ("/v1/completions", "Continue one or more prompts.", CompletionBody, Completion, True, ErrorBody),
     ("/v1/embeddings", "Embed texts.", EmbeddingBody, EmbeddingList, False, ErrorBody),
     (
@@ -86,6 +90,10 @@ def document() -> dict[str, Any]:
         BatchView,
         BatchList,
         BatchQuery,
+        DeletedResponse,
+        ItemList,
+        Listing,
+        Retrieval,
         AnthropicError,
         ModelInfo,
         *(body for _, _, body, *_ in _ENDPOINTS),
@@ -110,6 +118,7 @@ def document() -> dict[str, Any]:
         "security": [{"key": []}, {"x-api-key": []}],
         "paths": {
             **paths,
+            **_responses(refs, components),
             **_files(refs, components["FileQuery"]),
             **_batches(refs, components["BatchQuery"]),
             **_usage(refs, components["Period"]),
@@ -233,6 +242,39 @@ def _batches(refs: dict[type, Any], query: Any) -> dict[str, Any]:
             "post": {
                 "summary": "Begin no more of a batch.",
                 "responses": {**one, **some, **missing, "409": described("It is over.", error)},
+            },
+        },
+    }
+
+
+def _responses(refs: dict[type, Any], components: Mapping[str, Any]) -> dict[str, Any]:
+    error, events = refs[ErrorBody], {"text/event-stream": {"schema": {"type": "string"}}}
+    some = {status: described(_REFUSALS[status], error) for status in ("400", "401", "503")}
+    missing = {"404": described("This project has no such response.", error)}
+    one = described("It.", refs[Response])
+    return {
+        "/v1/responses/{id}": {
+            "parameters": [_ID],
+            "get": {
+                "summary": "One stored response.",
+                "parameters": query_parameters(components["Retrieval"]),
+                "responses": {"200": {**one, "content": {**one["content"], **events}}, **some, **missing},
+            },
+            "delete": {
+                "summary": "Delete a response.",
+                "responses": {"200": described("It is gone.", refs[DeletedResponse]), **some, **missing},
+            },
+        },
+        "/v1/responses/{id}/cancel": {
+            "parameters": [_ID],
+            "post": {"summary": "Stop one that runs in the background.", "responses": {"200": one, **some, **missing}},
+        },
+        "/v1/responses/{id}/input_items": {
+            "parameters": [_ID],
+            "get": {
+                "summary": "What a response was given.",
+                "parameters": query_parameters(components["Listing"]),
+                "responses": {"200": described("A page of it.", refs[ItemList]), **some, **missing},
             },
         },
     }

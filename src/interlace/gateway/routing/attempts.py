@@ -28,6 +28,7 @@ from interlace.errors import (
     Forbidden,
     InsufficientQuota,
     InterlaceError,
+    InvalidRequest,
     NotFound,
     Overloaded,
     PayloadTooLarge,
@@ -43,7 +44,7 @@ from interlace.ledger.events import AttemptEnd
 from interlace.ledger.prices import charge
 
 if TYPE_CHECKING:
-    from interlace.gateway.pipeline import Ask, Happening, Work
+    from interlace.gateway.calls import Ask, Happening, Work
 
 T = TypeVar("T")
 
@@ -209,7 +210,12 @@ class Attempts:
         """Who answers, and what has come of the answer so far."""
         while self._steps:
             step = self._steps.popleft()
-            found = await self._asked(step, hold)
+            try:
+                found = await self._asked(step, hold)
+            except InvalidRequest as error:
+                if self._kept is None or isinstance(error, ContentFiltered):
+                    raise
+                found = None  # the answer that is kept is better than an error
             if found is None:
                 continue
             running, events = found
@@ -330,11 +336,16 @@ class Attempts:
                 await running.stop("cancelled")
 
     async def _second(self, hold: Hold) -> Running | None:
-        """The next step, begun beside the first; None where it cannot be asked now."""
+        """The next step, begun beside the first; None where it cannot be asked now. Where only the budget is too small
+        for both at once, it keeps its place."""
+        step = self._steps.popleft()
         try:
-            return await self._start(self._steps.popleft(), hold, "hedge")
+            return await self._start(step, hold, "hedge")
+        except InsufficientQuota:
+            self._steps.appendleft(step)
         except _ELSEWHERE:
-            return None
+            pass
+        return None
 
     def _last_error(self) -> InterlaceError:
         return self._error if isinstance(self._error, InterlaceError) else nobody(self.choice)
