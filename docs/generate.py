@@ -74,7 +74,9 @@ def errors_page() -> str:
     return (
         "# Errors\n\n" + MADE + "Errors have OpenAI's shape, "
         '`{"error": {"message": ..., "type": ..., "param": ..., "code": ...}}`; `param` names the field of the request '
-        "that is wrong. Every answer carries `x-request-id`.\n\n"
+        "that is wrong. Every answer carries `x-request-id`. At `/v1/messages`, and at `/v1/models` for who sends "
+        "`anthropic-version`, they have [Anthropic's shape](../how-to/anthropic-clients.md): `insufficient_quota` is "
+        "402 there, and a full queue 529.\n\n"
         "| status | `type` | `code` | meaning |\n|---|---|---|---|\n" + "".join(rows)
     )
 

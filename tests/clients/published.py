@@ -25,16 +25,40 @@ def _definitions() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(_FILE.read_text())["$defs"]
     for name, more in _OURS.items():
         found[name]["properties"].update(more)
-    # The first token of a prompt has no logprob: OpenAI writes null there, though its document does not say so.
+    _mend(found)
+    shared = _parts(found)
+    closed = {name: _closed(schema) for name, schema in found.items()}
+    for name in shared:
+        closed[name].pop("additionalProperties", None)
+    for schema in closed.values():
+        if "allOf" in schema:  # the whole of such an object is closed by what its parts know together
+            schema["unevaluatedProperties"] = False
+    return closed
+
+
+def _mend(found: dict[str, Any]) -> None:
+    """Where OpenAI's document is stricter than its own examples and answers."""
+    # The first token of a prompt has no logprob, and null stands there.
     columns = found["CreateCompletionResponse"]["properties"]["choices"]["items"]["properties"]["logprobs"]
     for column in columns["anyOf"][0]["properties"].values():
         column["items"] = {"anyOf": [column["items"], {"type": "null"}]}
-    return {name: _closed(schema) for name, schema in found.items()}
+    # `"user": null` stands in every example of a response, and `"usage": null` in each that is not done.
+    found["ModelResponseProperties"]["properties"]["user"] = {"type": ["string", "null"]}
+    last = found["Response"]["allOf"][-1]["properties"]
+    last["usage"] = {"anyOf": [last["usage"], {"type": "null"}]}
+
+
+def _parts(node: Any) -> set[str]:
+    """The schemas that are parts of an `allOf`: each sees the whole object, and cannot be closed alone."""
+    children = node if isinstance(node, list) else node.values() if isinstance(node, dict) else ()
+    found = {name for child in children for name in _parts(child)}
+    if isinstance(node, dict):
+        found |= {part["$ref"].rpartition("/")[2] for part in node.get("allOf", ()) if "$ref" in part}
+    return found
 
 
 def _closed(node: Any) -> Any:
-    """Objects may have no other than their listed properties. Parts of an `allOf` are left open: each sees the whole
-    object."""
+    """Objects may have no other than their listed properties, but for parts of an `allOf`."""
     if isinstance(node, list):
         return [_closed(item) for item in node]
     if not isinstance(node, dict):

@@ -26,8 +26,11 @@ class Example:
 
 RUN = {
     "openai_chat.py": Example("sdks", ("Paris", "\n", "Paris", "\n", "name='Paris'")),
+    "openai_responses.py": Example("sdks", ("Paris", "\n", "\n", "Paris", "\n", "name='Paris'")),
     "openai_tools.py": Example("sdks", ("The model asks for the weather in", "\n")),
     "openai_embeddings.py": Example("sdks", ("Somebody plays", "stock market")),
+    "anthropic_messages.py": Example("sdks", ("Paris", "\n", "Paris", "\n", "[{'city': ", "37 tokens")),
+    "langchain_anthropic_chat.py": Example("sdks", ("Paris", "\n", "Paris")),
     "langchain_openai_chat.py": Example("sdks", ("Paris", "\n", "Paris", "\n", "name='Paris'")),
     "pydantic_ai_agent.py": Example("sdks", ("Paris", "\n", "Paris", "\n", "name='")),
     "litellm_chat.py": Example("sdks", ("Paris", "\n", "Paris")),

@@ -42,6 +42,14 @@ TEXTS: dict[str, dict[str, Any]] = {
     "usage": {"stream_options": {"include_usage": True}},
 }
 
+FUNCTION = {"type": "function", "strict": False, **WEATHER["function"]}  # type: ignore[dict-item]
+RESPONSES: dict[str, dict[str, Any]] = {
+    "plain": {"instructions": "Be brief.", "metadata": {"a": "b"}},
+    "short": {"max_output_tokens": 1},
+    "tool": {"tools": [FUNCTION], "tool_choice": "required", "max_output_tokens": 64},
+    "json": {"text": {"format": {"type": "json_schema", "name": "place", "schema": FUNCTION["parameters"]}}},
+}
+
 
 @pytest.fixture
 def post(provided: Provided) -> Any:
@@ -91,6 +99,25 @@ def test_completions(post: Any, case: str) -> None:
         if chunk.get("usage", 0) is None:  # null until the last chunk, as OpenAI says in its guide
             del chunk["usage"]
         assert complaints("CreateCompletionResponse", chunk) == []
+
+
+@pytest.mark.parametrize("case", RESPONSES)
+def test_responses(provided: Provided, case: str) -> None:
+    """Whole, retrieved, and each event of a stream; an event's name is its type."""
+    body = {"model": "talker", "input": "What is the capital of France?", "max_output_tokens": 16, "temperature": 0}
+    body |= RESPONSES[case]
+    whole = _call(provided, "POST", "/v1/responses", body).json()
+    assert complaints("Response", whole) == []
+    again = _call(provided, "GET", f"/v1/responses/{whole['id']}").json()
+    assert complaints("Response", again) == []
+    items = _call(provided, "GET", f"/v1/responses/{whole['id']}/input_items").json()
+    assert complaints("ResponseItemList", items) == []
+    text = _call(provided, "POST", "/v1/responses", {**body, "stream": True}).text
+    for event in text.strip().split("\n\n"):
+        name, _, data = event.partition("\n")
+        told = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {told['type']}"
+        assert complaints("ResponseStreamEvent", told) == []
 
 
 def test_embeddings_and_models(post: Any, provided: Provided) -> None:

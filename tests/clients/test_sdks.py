@@ -11,7 +11,10 @@ import pytest
 from tests.clients.checks import Report, checks_of, run_checks
 from tests.clients.conftest import Provided
 
-CLIENTS = ("openai_sdk", "litellm_client", "llm_command", "langchain", "pydantic_agents")
+CLIENTS = (
+    "openai_sdk", "responses_api", "anthropic_sdk", "langchain_chat", "langchain_messages", "pydantic_agents",
+    "litellm_client", "messages_by_others", "llm_command",
+)  # fmt: skip
 CASES = [(client, check) for client in CLIENTS for check in checks_of(client)]
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]  # the first makes the environment and runs all checks

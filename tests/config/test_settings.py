@@ -17,6 +17,8 @@ from interlace.errors import ConfigError
 MODEL = "models:\n  - {name: a, checkpoint: b"
 FAR = "models:\n  - {name: a, engine: openai, base_url: http://x, model: m"
 
+ROUTE = FAR + "}\nroutes:\n  - {name: r, models: [{model: a"
+
 # file → line, setting and words of the one problem in it
 MISTAKES: dict[str, tuple[str, int, str, str]] = {
     "unknown setting": ("host: a\nprot: 80\n", 2, "prot", "Did you mean `port`?"),
@@ -36,6 +38,29 @@ MISTAKES: dict[str, tuple[str, int, str, str]] = {
     "no mapping": ("log: loud\n", 1, "log", "not a mapping"),
     "a default over the largest": ("plans:\n  - {name: a, default_max_tokens: 9, largest_max_tokens: 8}\n", 2, "plans",
                                    "more than largest_max_tokens 8"),
+    "a route to nobody": (FAR + "}\nroutes:\n  - {name: r, models: []}\n", 4, "routes[0].models", "is empty"),
+    "a route without models": (FAR + "}\nroutes:\n  - {name: r}\n", 4, "routes[0].models", "is missing"),
+    "a route to who is not there": (ROUTE.replace("model: a", "model: aa") + "}]}\n", 4, "routes[0].models[0].model",
+                                    "Did you mean `a`?"),
+    "a fallback that is not there": (ROUTE + "}],\n     fallbacks: [{model: zzz}]}\n", 5,
+                                     "routes[0].fallbacks[0].model", "Served are: a"),
+    "a shadow that is not there": (ROUTE + "}],\n     shadow: {model: zzz, percent: 5}}\n", 5, "routes[0].shadow.model",
+                                   "not among the models"),
+    "a canary that is nobody": (ROUTE + "}],\n     canary: {percent: 5}}\n", 5, "routes[0].canary", "names no model"),
+    "a route called as a model": (ROUTE.replace("name: r", "name: a") + "}]}\n", 4, "routes[0].name",
+                                  "is a model's name too"),
+    "a route without weight": (ROUTE + ", weight: 0}]}\n", 4, "routes[0].models", "no weight above zero"),
+    "two routes of a name": (ROUTE + "}]}\n  - {name: r, models: [{model: a}]}\n", 5, "routes", "given twice"),
+    "a route with a strange name": (ROUTE.replace("name: r", "name: 'r r'") + "}]}\n", 4, "routes", "a route's name"),
+    "no such need": (ROUTE + ", when: {needs: [tool]}}]}\n", 4, "routes[0].models[0].when.needs[0]",
+                     "Did you mean `tools`?"),
+    "no hours": (ROUTE + ", when: {hours: '8-18'}}]}\n", 4, "routes[0].models[0].when.hours", "08:00-18:00"),
+    "no refusal": (ROUTE + "}],\n     open_first: {refusals: ['(']}}\n", 5, "routes[0].open_first.refusals[0]",
+                   "not a regular expression"),
+    "a slip in a plan's name": (
+        ROUTE + ", when: {plans: [god]}}]}\nplans:\n  - {name: gold}\n", 4, "routes[0].models[0].when.plans[0]",
+        "Did you mean `gold`?",
+    ),
     "no list": ("models: {name: a}\n", 1, "models", "Start each item with `- `"),
     "a list as the file": ("- a\n", 1, "the file", "not a mapping"),
     "a model without checkpoint": ("models:\n  - name: a\n", 2, "models[0].checkpoint", "is missing"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.support.billing import Books, billing, priced
 from tests.support.provider import Provider, running_provider
@@ -85,7 +86,7 @@ def check(books: Books, there: Served, batch: dict[str, Any], count: int = LINES
             usage["completion_tokens"],
         )
         assert event["batch"] == 1
-    assert books.rows("SELECT * FROM batch_results") == []
+    patiently(lambda: not books.rows("SELECT line FROM batch_results WHERE batch_id = ?", batch["id"]))
 
 
 def moved_on(there: Served, id: str, seen: int, lines: int) -> int:
@@ -142,3 +143,25 @@ def test_sigterm_lets_lines_finish_and_the_next_start_goes_on(tmp_path: Path, pr
         done = over(there, id)
         assert (done["status"], done["request_counts"]["completed"]) == ("completed", 16)
         check(books, there, done, 20)
+
+
+def test_a_batch_goes_on_under_the_configuration_that_is_loaded(tmp_path: Path, provider: Provider) -> None:
+    """A runner that stayed with what was loaded first would ask engines that are closed, and never a new model; a
+    second runner would answer lines twice."""
+    books, model, later = Books(tmp_path), "slow:20", "instant:3"
+    with billing(tmp_path, provider, [model], limits={"batch_lines": 2}) as there:
+        id = left(there, model, 40)
+        patiently(lambda: look(there, id)["request_counts"]["completed"])
+        config = yaml.safe_load((tmp_path / "interlace.yaml").read_text())
+        config["models"].append({"name": later, "engine": "openai", "base_url": provider.url, "model": later})
+        config |= {"prices": [priced(model), priced(later)], "limits": {"batch_lines": 4}}
+        for number in range(3):
+            config["guards"] = {"deny": [f"nobody says this {number}"]}
+            (tmp_path / "interlace.yaml").write_text(yaml.safe_dump(config))
+            with caller(there) as client:
+                assert client.post("/admin/v1/reload").status_code == 200
+        second = left(there, later, 10)
+        for one, count in ((second, 10), (id, 40)):
+            done = over(there, one)
+            assert (done["status"], done["request_counts"]["completed"]) == ("completed", count * 4 // 5)
+            check(books, there, done, count)

@@ -22,6 +22,7 @@ from interlace.ledger.registry import alter
 from interlace.ledger.schema import api_keys, batches
 from interlace.money import Micros, Nanos
 from tests.support.gateway_thread import Gateway, running_gateway, wait_for
+from tests.support.hostile import OBJECT, TEXT, WHOLE, Target, hostile
 from tests.support.prices import free
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.tenants import Tenant, tenant
@@ -569,3 +570,47 @@ def test_an_answer_that_cannot_be_kept_is_not_billed(
     assert [event for event in gateway.events if event.key_id == who.key.id] == []
     assert "usage events could not be written" in caplog.text
     assert over(client, batch(client, line("a")).id).request_counts.completed == 1
+
+
+def test_lines_in_other_dialects(client: openai.OpenAI) -> None:
+    """Responses are answered and stored as if somebody had waited; messages speak Anthropic's way, errors too."""
+    url = "/v1/responses"
+    lines = [line("a", url=url, input="hello"), line("b", url=url, input="hello", store=False)]
+    lines.append(line("c", url=url, input="hello", previous_response_id="resp_1"))
+    done = over(client, batch(client, *lines, endpoint=url).id)
+    good, bad = rows(client, done.output_file_id), rows(client, done.error_file_id)
+    first, second = (good[name]["response"]["body"] for name in ("a", "b"))
+    assert first["output"][0]["content"][0]["text"] == "The capital of France is Paris."
+    assert client.responses.retrieve(first["id"]).output_text == "The capital of France is Paris."
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(second["id"])
+    assert bad["c"]["response"]["body"]["error"]["param"] == "previous_response_id"
+    url = "/v1/messages"
+    said = [{"role": "user", "content": "hello"}]
+    lines = [line("a", url=url, messages=said, max_tokens=20), line("b", url=url, messages=said)]
+    done = over(client, batch(client, *lines, endpoint=url).id)
+    body = rows(client, done.output_file_id)["a"]["response"]["body"]
+    assert (body["type"], body["content"][0]["text"]) == ("message", "The capital of France is Paris.")
+    assert rows(client, done.error_file_id)["b"]["response"]["body"]["type"] == "error"
+
+
+def test_hostile_bodies_make_no_batch(client: openai.OpenAI, gateway: Gateway, who: Tenant) -> None:
+    """Each is a 4xx in OpenAI's shape, and leaves nothing that would run."""
+    good = {"input_file_id": upload(client, line("a")), "endpoint": CHAT, "completion_window": "24h"}
+    after = {"anchor": "created_at"}
+    wrong: dict[str, tuple[Any, ...]] = {
+        "input_file_id": (*TEXT, "", "../../etc/passwd", "file-" + "0" * 24, "a\u0000b"),
+        "endpoint": (*TEXT, "", "/v1/batches", "http://127.0.0.1/v1/chat/completions"),
+        "completion_window": (*TEXT, "", "48h"),
+        "metadata": (*OBJECT, {"a": 1}, {"a" * 65: "x"}, {"a": "x" * 513}),
+        "output_expires_after": (*OBJECT, {}, after, *({**after, "seconds": value} for value in (*WHOLE, 0))),
+    }
+    target = Target("/v1/batches", good, "input_file_id", wrong)
+    bodies = [one for one in hostile(target) if one.name != "no model"]
+    assert len(bodies) > 100
+    for one in bodies:
+        headers = {**who.headers, **one.headers}
+        answer = httpx.post(gateway.url + target.path, content=one.body, headers=headers, trust_env=False, timeout=20)
+        assert 400 <= answer.status_code < 500, one.name
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert list(client.batches.list()) == []

@@ -17,9 +17,19 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.support.anthropic_shapes import ERROR, checked
 from tests.support.gateway_thread import Gateway
+from tests.support.response_events import check_stream, events_of
 
-POSTS = {"/v1/chat/completions": "scripted", "/v1/completions": "scripted", "/v1/embeddings": "embedder"}
+RESPONSES = "/v1/responses"
+POSTS = {
+    "/v1/chat/completions": "scripted",
+    RESPONSES: "scripted",
+    "/v1/completions": "scripted",
+    "/v1/embeddings": "embedder",
+    "/v1/messages": "scripted",
+    "/v1/messages/count_tokens": "scripted",
+}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
 
@@ -46,7 +56,11 @@ def _call(case: Any, gateway: Gateway) -> None:
         case.body["model"] = POSTS[case.path]
     response = case.call(headers=gateway.headers, timeout=20)
     if isinstance(case.body, dict) and case.body.get("stream") and response.status_code == 200:
-        assert response.content.endswith(b"data: [DONE]\n\n")
+        if case.path == RESPONSES:
+            check_stream(events_of(response.text))
+            return
+        last = b'data: {"type":"message_stop"}\n\n' if case.path == "/v1/messages" else b"data: [DONE]\n\n"
+        assert response.content.endswith(last)
         return
     case.validate_response(response, checks=CHECKS)
 
@@ -58,7 +72,9 @@ JSON_VALUES = st.recursive(
 )
 FIELDS = st.sampled_from(
     ["messages", "prompt", "input", "n", "stop", "tools", "tool_choice", "response_format", "logit_bias", "logprobs",
-     "top_logprobs", "stream", "stream_options", "max_tokens", "temperature", "seed", "echo", "suffix", "nonsense"]
+     "top_logprobs", "stream", "stream_options", "max_tokens", "temperature", "seed", "echo", "suffix", "nonsense",
+     "instructions", "previous_response_id", "text", "reasoning", "include", "background", "store", "truncation",
+     "system", "stop_sequences", "thinking", "output_config", "cache_control", "mcp_servers"]
 )  # fmt: skip
 
 
@@ -66,9 +82,9 @@ FIELDS = st.sampled_from(
 @QUIET
 @given(data=st.data())
 def test_bodies_with_any_values(path: str, gateway: Gateway, data: st.DataObject) -> None:
-    """Any value in any field is answered or refused in OpenAI's shape, NaN and lone surrogates included."""
+    """Any value in any field is answered or refused in the endpoint's shape, NaN and lone surrogates included."""
     body = {"model": POSTS[path], **data.draw(st.dictionaries(FIELDS, JSON_VALUES, max_size=6))}
-    _check(httpx.post(gateway.url + path, content=json.dumps(body), headers=_headers(gateway), timeout=20))
+    _check(path, httpx.post(gateway.url + path, content=json.dumps(body), headers=_headers(gateway), timeout=20))
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -78,16 +94,18 @@ def test_bodies_of_noise(path: str, gateway: Gateway, noise: bytes) -> None:
     """Bytes that are no JSON at all get a 400."""
     response = httpx.post(gateway.url + path, content=noise, headers=_headers(gateway), timeout=20)
     assert response.status_code == 400
-    _check(response)
+    _check(path, response)
 
 
 def _headers(gateway: Gateway) -> dict[str, str]:
     return gateway.headers | {"content-type": "application/json"}
 
 
-def _check(response: httpx.Response) -> None:
+def _check(path: str, response: httpx.Response) -> None:
     assert response.status_code < 500, response.text
-    if response.status_code >= 400:
+    if response.status_code >= 400 and path.startswith("/v1/messages"):
+        assert checked(ERROR, response.content).error.message
+    elif response.status_code >= 400:
         error = response.json()["error"]
         assert set(error) == {"message", "type", "param", "code"}
         assert error["message"]

@@ -9,10 +9,13 @@ import httpx
 import pytest
 
 from interlace.ledger import Outcome
+from tests.support.anthropic_shapes import ERROR, assembled, checked, events_of
 from tests.support.gateway_thread import Gateway
 
 DENIED = "please open sesame now"
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
+RESPONSES = "/v1/responses"
 TOOL = {"type": "function", "function": {"name": "f", "description": DENIED}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "open sesame"}'}}
 
@@ -36,18 +39,64 @@ INPUTS |= {
     (COMPLETIONS, stream): [{"prompt": DENIED}, {"prompt": ["fine", DENIED]}, {"prompt": "long " * 5000}]
     for stream in (False, True)
 }
+INPUTS |= {
+    (RESPONSES, stream): [
+        {"input": DENIED},
+        {"input": "x", "instructions": DENIED},
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": DENIED}]}]},
+        {"input": "x", "tools": [{"type": "function", "name": "f", "description": DENIED}]},
+        {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": {"title": DENIED}}}},
+        {"input": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": DENIED}]}]},
+        {"input": "x", "metadata": {"note": DENIED}},
+        {"input": "x", "background": True, "instructions": DENIED},
+    ]
+    for stream in (False, True)
+}
 INPUTS[EMBEDDINGS, False] = [{"input": DENIED}, {"input": ["fine", DENIED]}, {"input": [1, 2]}]
+
+
+def _blocks(*blocks: dict[str, Any], role: str = "user") -> dict[str, Any]:
+    turns = [{"role": role, "content": list(blocks)}]
+    return {"messages": [*turns, {"role": "user", "content": "x"}] if role == "assistant" else turns}
+
+
+ANTHROPIC: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": DENIED}]},
+    {"messages": [{"role": "user", "content": "x"}], "system": DENIED},
+    {"messages": [{"role": "user", "content": "x"}], "system": [{"type": "text", "text": DENIED}]},
+    {"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": DENIED}]},
+    {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": DENIED}]},  # a prefill
+    _blocks({"type": "text", "text": DENIED}),
+    _blocks({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": DENIED}}),
+    _blocks({"type": "tool_result", "tool_use_id": "1", "content": DENIED}),
+    _blocks({"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": DENIED}]}),
+    _blocks({"type": "tool_use", "id": "1", "name": "f", "input": {"a": DENIED}}, role="assistant"),
+    _blocks({"type": "thinking", "thinking": DENIED, "signature": "s"}, role="assistant"),
+    {
+        "messages": [{"role": "user", "content": "x"}],
+        "tools": [{"name": "f", "description": DENIED, "input_schema": {}}],
+    },
+    {"messages": [{"role": "user", "content": "long " * 5000}]},
+]
+INPUTS |= {(MESSAGES, stream): [{"max_tokens": 9, **body} for body in ANTHROPIC] for stream in (False, True)}
+INPUTS[COUNT, False] = ANTHROPIC
 
 # (path, streaming) → a body whose answer, from the model "leaky", is denied
 OUTPUTS: dict[tuple[str, bool], dict[str, Any]] = {
     **{(CHAT, stream): {"messages": [{"role": "user", "content": "x"}]} for stream in (False, True)},
     **{(COMPLETIONS, stream): {"prompt": ["x", "y"], "n": 2} for stream in (False, True)},
+    **{
+        (MESSAGES, stream): {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9}
+        for stream in (False, True)
+    },
+    **{(RESPONSES, stream): {"input": "x"} for stream in (False, True)},
 }
 
 # They ask no model; the lines of a batch do, and test_files_and_batches.py sends forbidden ones.
-UNGUARDED = {"/v1/files", "/v1/batches", "/v1/batches/{id}/cancel"}
+UNGUARDED = {"/v1/files", "/v1/batches", "/v1/batches/{id}/cancel", "/v1/responses/{id}/cancel"}
 
-POSTS = [(path, stream) for path in (CHAT, COMPLETIONS) for stream in (False, True)] + [(EMBEDDINGS, False)]
+POSTS = [(path, stream) for path in (CHAT, RESPONSES, COMPLETIONS, MESSAGES) for stream in (False, True)]
+POSTS += [(EMBEDDINGS, False), (COUNT, False)]
 
 
 def post(gateway: Gateway, path: str, body: dict[str, Any], *, stream: bool) -> httpx.Response:
@@ -64,7 +113,17 @@ def texts_and_ends(answer: httpx.Response) -> tuple[dict[int, str], dict[int, st
         events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
     else:
         events = [answer.text]
+    if answer.request.url.path == MESSAGES:
+        message = assembled(events_of(answer.text)) if len(events) > 1 else answer.json()
+        ended = "content_filter" if message["stop_reason"] == "refusal" else message["stop_reason"]
+        return {0: "".join(block["text"] for block in message["content"])}, {0: ended}
     for event in map(json.loads, events):
+        if "choices" not in event:  # a response, or one of its events
+            response = event if event.get("object") == "response" else event.get("response", {})
+            for item in response.get("output", ()):
+                texts[0] = "".join(part["text"] for part in item["content"])
+            ends |= {0: response["incomplete_details"]["reason"]} if response.get("incomplete_details") else {}
+            continue
         for choice in event["choices"]:
             said = choice.get("text") or (choice.get("delta") or choice.get("message") or {}).get("content") or ""
             texts[choice["index"]] = texts.get(choice["index"], "") + said
@@ -74,7 +133,7 @@ def texts_and_ends(answer: httpx.Response) -> tuple[dict[int, str], dict[int, st
 
 
 def test_the_tables_name_every_path(gateway: Gateway) -> None:
-    """A new POST endpoint of the application must appear in both tables (embeddings have no output text)."""
+    """A new POST endpoint of the application must appear in both tables (embeddings and counts have no output text)."""
     document = httpx.get(f"{gateway.url}/openapi.json", trust_env=False).json()
     posts = {path for path, item in document["paths"].items() if "post" in item} - UNGUARDED
     streams = {
@@ -82,19 +141,23 @@ def test_the_tables_name_every_path(gateway: Gateway) -> None:
     }
     expected = {(path, stream) for path in posts for stream in ((False, True) if path in streams else (False,))}
     assert set(INPUTS) == expected
-    assert set(OUTPUTS) == expected - {(EMBEDDINGS, False)}
+    assert set(OUTPUTS) == expected - {(EMBEDDINGS, False), (COUNT, False)}
 
 
 @pytest.mark.parametrize(("path", "stream"), POSTS)
 def test_denied_input_is_refused(gateway: Gateway, path: str, stream: bool) -> None:
-    """400 with OpenAI's `content_filter`, never a stream, no token billed, the engine never asked."""
+    """400 with OpenAI's `content_filter` (Anthropic has no code for it), never a stream, no token billed, the engine
+    never asked."""
     for body in INPUTS[path, stream]:
         model = "embedder" if path == EMBEDDINGS else "scripted"
         engine: Any = gateway.engines[model]
         asked, recorded = len(engine.seen), len(gateway.events)
         answer = post(gateway, path, {"model": model, **body}, stream=stream)
         assert answer.status_code == 400, body
-        assert answer.json()["error"]["code"] == "content_filter"
+        if path.startswith(MESSAGES):
+            assert checked(ERROR, answer.content).error.type == "invalid_request_error"
+        else:
+            assert answer.json()["error"]["code"] == "content_filter"
         assert len(engine.seen) == asked
         assert len(gateway.events) == recorded, "what used nothing leaves no usage event"
 

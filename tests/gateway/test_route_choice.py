@@ -18,7 +18,7 @@ from interlace.ledger import Price
 NAMES = ("a", "b", "c", "d", "e")
 names = st.sampled_from(NAMES)
 
-whens = st.builds(
+conditions = st.builds(
     WhenSettings,
     needs=st.lists(st.sampled_from(("chat", "tools", "json")), max_size=2).map(tuple),
     least_characters=st.integers(0, 50),
@@ -27,6 +27,10 @@ whens = st.builds(
     tags=st.lists(st.sampled_from(("eu", "us")), max_size=1).map(tuple),
     hours=st.sampled_from((None, "08:00-18:00", "22:00-06:00")),
     weekdays=st.lists(st.sampled_from(("mon", "sun")), max_size=1).map(tuple),
+)
+whens = st.integers(0, 3).flatmap(lambda n: st.just(WhenSettings()) if n else conditions)  # most entries are for all
+problems = st.integers(0, 3).flatmap(
+    lambda n: st.none() if n else st.sampled_from((EngineUnavailable("It is loading."), InvalidRequest("No.")))
 )
 routes = st.builds(
     RouteSettings,
@@ -50,7 +54,7 @@ standings = st.fixed_dictionaries(
         name: st.builds(
             Standing,
             local=st.booleans(),
-            problem=st.none() | st.just(EngineUnavailable("It is loading.")) | st.just(InvalidRequest("No.")),
+            problem=problems,
             breaker=st.sampled_from(("closed", "open", "half_open", "probing")),
             price=st.none() | st.builds(lambda p: Price(model="m", since=0, prompt=p, completion=p), st.integers(0, 9)),
             first_token_seconds=st.none() | st.floats(0.01, 9),

@@ -107,6 +107,15 @@ def test_no_hedge_that_no_budget_pays_for(provider: Provider) -> None:
         assert there.ask(who=rich).served == ("dear", "hedge")
 
 
+def test_a_hedge_that_no_budget_pays_for_is_still_a_fallback(provider: Provider) -> None:
+    """There is room for the second model once the first has failed, though not for both at once."""
+    asked = route("hung", fallbacks=("dear",), hedge=HEDGED, retries=NO_RETRIES)
+    prices = {"hung": (0, 10), "dear": (0, 50)}
+    with routed(provider, {"hung": "hang-first", "dear": "instant:3"}, asked, prices=prices) as there:
+        poor = tenant(there.gateway.registry, key_budget=1100)
+        assert there.ask(who=poor).served == ("dear", "fallback 1 after 502")
+
+
 def test_who_hangs_up_while_two_run_pays_for_both_and_holds_nothing(provider: Provider) -> None:
     """The work was done; and a hold that stayed would lock the budget until a restart."""
     first = ScriptedEngine(tokens=("a", "b", "c"), held=True, held_at=0)
@@ -206,11 +215,12 @@ def test_logprobs_that_were_only_asked_to_judge_by_are_not_shown(provider: Provi
         assert request.sampling.logprobs == 0
 
 
-def test_an_answer_is_kept_after_all_where_nobody_better_can_answer(provider: Provider) -> None:
+@pytest.mark.parametrize("fault", ["status:500", "status:400", "refuse:context"])
+def test_an_answer_is_kept_after_all_where_nobody_better_can_answer(provider: Provider, fault: str) -> None:
     """A poor answer is better than an error; it is charged once."""
     asked = route("open", fallbacks=("closed",), policy="open_first", retries=NO_RETRIES)
     engine = ScriptedEngine(tokens=("I'm", " sorry."))
-    with routed(provider, {"closed": "status:500"}, asked, local={"open": engine}) as there:
+    with routed(provider, {"closed": fault}, asked, local={"open": engine}) as there:
         reply = there.ask()
         assert (reply.text, reply.served) == ("I'm sorry.", ("open", "primary"))
         assert [(one[1], one[3]) for one in there.attempts()] == [("served", PROMPT + 2 * ANSWER), ("failed", 0)]

@@ -226,6 +226,16 @@ def test_who_fails_again_and_again_is_asked_last_until_a_probe_succeeds(provider
         assert live.breaker.state == "closed"
 
 
+def test_failures_by_a_models_own_name_count_too(provider: Provider) -> None:
+    """Routes need not find out for themselves; and whoever names the model is never held up."""
+    breaker = BreakerSettings(failures=2, window_seconds=60, open_seconds=60)
+    with routed(
+        provider, {"a": "status:500", "b": "instant:3"}, route("a", fallbacks=("b",)), breaker=breaker
+    ) as there:
+        assert [there.ask(model="a").status for _ in range(3)] == [502, 502, 502]
+        assert there.ask().served == ("b", "primary")
+
+
 def test_a_breaker_never_takes_the_last_model_away(provider: Provider) -> None:
     """Where there is nobody else, a model that may be broken is better than none."""
     breaker = BreakerSettings(failures=1, window_seconds=60, open_seconds=60)
@@ -264,6 +274,25 @@ def test_conditions_send_requests_where_they_belong(provider: Provider) -> None:
         assert there.ask("long " * 30).served[0] == "long"
         assert there.ask(headers={"x-interlace-tags": "eu"}).served[0] == "eu"
         assert there.ask().served == ("rest", "primary")
+
+
+def test_pictures_go_to_who_is_meant_for_them(provider: Provider) -> None:
+    """And what is said beside a picture counts as the prompt's length."""
+    members = (
+        MemberSettings("eyes", weight=1000, when=WhenSettings(needs=("vision",))),
+        MemberSettings("long", weight=1000, when=WhenSettings(least_characters=100)),
+    )
+    models = {"eyes": "instant:1", "long": "instant:2", "rest": "instant:3"}
+    with routed(provider, models, route(*members, fallbacks=("rest",))) as there:
+        text = {"type": "text", "text": "what is it?"}
+        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+        def asked(*parts: Any) -> str | None:
+            return there.ask(messages=[{"role": "user", "content": list(parts)}]).served[0]
+
+        assert asked(text) == "rest"
+        assert asked(text, picture) == "eyes"
+        assert asked({"type": "text", "text": "long " * 30}) == "long"
 
 
 def test_a_route_with_nobody_for_a_request_says_so(provider: Provider) -> None:

@@ -24,6 +24,7 @@ EXECUTED = (
     "README.md",
     "docs/tutorial/first-chat.md",
     "docs/how-to/give-a-team-a-budget.md",
+    "docs/how-to/responses.md",
     "docs/how-to/run-a-batch.md",
     "docs/explanation/why-the-bill-is-right.md",
 )
@@ -76,7 +77,8 @@ def test_the_code_blocks_run(page: str, server: Serving, tmp_path: Path) -> None
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{server.log.read_text()}"
     outputs = re.split(r"--- block \d+\n", done.stdout)[1:]
     answers = [json.loads(text) for text in outputs if text.startswith("{") and '"chat.completion"' in text]
-    assert answers or "explanation" in page
+    assert answers or "explanation" in page or "responses" in page
+    answers = [answer.get("response", {}).get("body", answer) for answer in answers]  # a line of a batch's output
     assert all("Paris" in answer["choices"][0]["message"]["content"] for answer in answers[:1])
     if "budget" in page:
         shown = _blocks(ROOT / page, "text")[0][1].splitlines()
@@ -151,7 +153,7 @@ def test_configurations_in_the_prose_are_good(path: Path, tmp_path: Path) -> Non
 
 def test_every_metric_is_documented() -> None:
     """The metrics page names exactly the metrics that exist, and the how-to asks for no others."""
-    source = (ROOT / "src/interlace/gateway/metrics.py").read_text()
+    source = "".join((ROOT / f"src/interlace/gateway/{name}.py").read_text() for name in ("metrics", "route_metrics"))
     reference = (ROOT / "docs/reference/metrics.md").read_text()
     shown = set(re.findall(r"`(interlace_\w+)`", reference))
     literal = set(re.findall(r'"(interlace_\w+)"', source))

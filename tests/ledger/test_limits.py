@@ -187,3 +187,22 @@ def test_what_never_fits_is_said_to_be_hopeless(tpm: int) -> None:
     refused = Limits().take_tokens("key", Rates(tpm=tpm), 11, 0.0)
     assert isinstance(refused, Exceeded)
     assert refused.hopeless
+
+
+def test_idle_work_leaves_half_of_everything_to_others() -> None:
+    """A batch that took the last request of a minute, or the last tokens, would refuse somebody who waits."""
+    rates, limits = Rates(rpm=5, tpm=100, concurrency=2), Limits()
+    begun = [limits.begin("key", rates, 0.0, idle=True) is None for _ in range(5)]
+    assert begun == [True, True, True, False, False]
+    assert limits.use("key").running == 0
+    assert [limits.begin("key", rates, 0.0) is None for _ in range(3)] == [True, True, False]
+    assert not isinstance(limits.take_tokens("key", rates, 30, 0.0, idle=True), Exceeded)
+    assert isinstance(limits.take_tokens("key", rates, 30, 0.0, idle=True), Exceeded)
+    assert not isinstance(limits.take_tokens("key", rates, 50, 0.0), Exceeded)
+    assert limits.begin("busy", Rates(concurrency=1), 0.0) is None
+    assert isinstance(limits.begin("busy", Rates(concurrency=1), 0.0, idle=True), Exceeded)
+    large = limits.take_tokens("other", rates, 80, 0.0, idle=True)
+    assert not isinstance(large, Exceeded), "larger than half of the limit, it runs when all of it is free"
+    hopeless = limits.take_tokens("other", rates, 101, 0.0, idle=True)
+    assert isinstance(hopeless, Exceeded)
+    assert hopeless.hopeless

@@ -8,6 +8,7 @@ own auditor must agree.
 from __future__ import annotations
 
 import itertools
+import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -182,7 +183,7 @@ class Books:
         prices = {row["id"]: row for row in self.rows("SELECT * FROM prices")}
         sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         for event in self.events():
-            assert event["cost_nanos"] == _cost(prices[event["price_id"]], event), event
+            assert event["cost_nanos"] == _cost_of_all(prices, event), event
             for scope in ("org", "project", "key"):
                 account = sums[scope, event[f"{scope}_id"], event["day"][:7]]
                 for i, amount in enumerate((event["cost_nanos"], 1, event["overrun_nanos"])):
@@ -209,6 +210,19 @@ class Books:
             if row["n"] is not None:
                 found["key", row["id"]] = min(row["n"], found.get(("key", row["id"]), row["n"]))
         return found
+
+
+def _cost_of_all(prices: dict[int, dict[str, Any]], event: Event) -> int:
+    """Of one that came by a route: the sum of its attempts, each rounded by itself; those that failed are free."""
+    if event["attempts"] is None:
+        return _cost(prices[event["price_id"]], event)
+    total = 0
+    for one in json.loads(event["attempts"]):
+        counts = {f"{kind}_tokens": one.get("tokens", {}).get(kind, 0) for kind in _KINDS}
+        cost = 0 if one["end"] == "failed" else _cost(prices[one["price_id"]], {**event, **counts})
+        assert cost == one.get("cost_nanos", 0), one
+        total += cost
+    return min(total, 10**18)
 
 
 def _cost(price: dict[str, Any], event: Event) -> int:

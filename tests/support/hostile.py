@@ -286,6 +286,95 @@ CHAT = Target(
     },
 )
 
+RESPONSES = Target(
+    "/v1/responses",
+    {"model": "scripted", "input": "hello"},
+    "input",
+    {
+        "input": (
+            *LIST,
+            [{"role": "user"}],
+            [{"content": "x"}],
+            [{"role": "nobody", "content": "x"}],
+            [{"role": 1, "content": "x"}],
+            [{"role": "user", "content": 1}],
+            [{"role": "user", "content": {}}],
+            [{"role": "user", "content": [{}]}],
+            [{"role": "user", "content": [{"type": "input_text"}]}],
+            [{"role": "user", "content": [{"type": "input_text", "text": 1}]}],
+            [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+            [{"role": "user", "content": [{"type": "output_text", "text": "x"}]}],
+            [{"role": "assistant", "content": [{"type": "input_image", "image_url": "https://example.org/x.png"}]}],
+            [{"role": "user", "content": [{"type": "input_image"}]}],
+            [{"role": "user", "content": [{"type": "input_image", "file_id": "../x"}]}],
+            [{"role": "user", "content": [{"type": "input_file"}]}],
+            [{"role": "user", "content": [{"type": "input_file", "file_data": "data:text/csv;base64,/w=="}]}],
+            [{"role": "user", "content": "x", "surprise": 1}],
+            [{"role": "user", "content": "x", "type": 1}],
+            [{"type": "hologram"}],
+            [{"type": ["message"], "role": "user", "content": "x"}],
+            [{"type": "web_search_call", "id": "x"}],
+            [{"type": "function_call", "call_id": "c", "name": "f"}],
+            [{"type": "function_call", "call_id": "c", "name": "f", "arguments": {}}],
+            [{"type": "function_call", "call_id": "c", "name": "a b", "arguments": "{}"}],
+            [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}],
+            [{"type": "function_call_output", "call_id": "c", "output": "x"}],
+            [{"type": "function_call_output", "call_id": 1, "output": "x"}],
+            [{"type": "function_call_output", "call_id": "c", "output": {}}],
+            [{"type": "reasoning", "summary": "x"}],
+            [{"type": "reasoning", "summary": [{"type": "text", "text": "x"}]}],
+            [{"type": "reasoning", "summary": [], "encrypted_content": 1}],
+            [{"type": "item_reference", "id": 1}],
+            [{"type": "item_reference", "id": "msg_" + "0" * 28}],
+            [{"type": "item_reference", "id": "../../etc/passwd"}],
+        ),
+        "instructions": TEXT,
+        "previous_response_id": (*TEXT, "", "resp_" + "0" * 24, "' OR 1=1 --", "x" * 300),
+        "background": FLAG,
+        "store": FLAG,
+        "include": (*LIST, ["nonsense"]),
+        "max_output_tokens": (*WHOLE, 0),
+        "max_tool_calls": (*WHOLE, 0),
+        "top_logprobs": (*WHOLE, 50),
+        "text": (
+            *OBJECT,
+            {"format": {"type": "yaml"}},
+            {"format": {"type": "json_schema"}},
+            {"format": {"type": "json_schema", "name": "x", "schema": []}},
+            {"verbosity": "loud"},
+        ),
+        "tools": (*LIST, [{}], [{"type": "function"}], [{"type": "web_search"}], [{"type": "mcp"}], [{"type": 1}]),
+        "tool_choice": (
+            *OBJECT,
+            {},
+            "always",
+            "required",
+            {"type": "function"},
+            {"type": "function", "name": "f"},
+            {"type": "web_search_preview"},
+            {"type": "allowed_tools", "mode": "auto", "tools": []},
+        ),
+        "reasoning": (*OBJECT, {"effort": "gigantic"}, {"summary": 1}, {"mode": "pro"}),
+        "truncation": (*TEXT, "auto"),
+        "stream_options": (*OBJECT, {"include_usage": True}, {"include_obfuscation": True}),
+        "conversation": ("conv_1", {"id": "conv_1"}),
+        "prompt": ({"id": "pmpt_1"},),
+        "metadata": (*CHAT.wrong["metadata"], {"k" * 65: "x"}, {"k": "x" * 513}),
+        "prompt_cache_options": (*OBJECT, {"mode": "implicit"}),
+        **{
+            name: CHAT.wrong[name]
+            for name in ("temperature", "top_p", "stream", "user", "parallel_tool_calls", "service_tier")
+        },
+    },
+    parts=lambda part: {"input": [{"role": "user", "content": [part]}]},
+    local_image=lambda url: {"type": "input_image", "image_url": url},
+    file_named=lambda name: {
+        "type": "input_file",
+        "filename": name,
+        "file_data": f"data:application/pdf;base64,{PDF}",
+    },
+)
+
 COMPLETIONS = Target(
     "/v1/completions",
     {"model": "scripted", "prompt": "hello"},
@@ -316,4 +405,96 @@ EMBEDDINGS = Target(
     },
 )
 
-TARGETS = (CHAT, COMPLETIONS, EMBEDDINGS)
+_TURNS: tuple[Any, ...] = (
+    *LIST,
+    "text",
+    [{"role": "user"}],
+    [{"content": "x"}],
+    [{"role": "nobody", "content": "x"}],
+    [{"role": 1, "content": "x"}],
+    [{"role": "user", "content": 1}],
+    [{"role": "user", "content": ""}],
+    [{"role": "user", "content": []}],
+    [{"role": "user", "content": {}}],
+    [{"role": "user", "content": [1]}],
+    [{"role": "user", "content": [{}]}],
+    [{"role": "user", "content": [{"type": "text"}]}],
+    [{"role": "user", "content": [{"type": "text", "text": 1}]}],
+    [{"role": "user", "content": [{"type": "hologram", "text": "x"}]}],
+    [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "eternal"}}]}],
+    [{"role": "user", "content": [{"type": "image", "source": "http://example.org/x.png"}]}],
+    [{"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "../x"}}]}],
+    [{"role": "user", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]}],
+    [{"role": "user", "content": [{"type": "tool_result"}]}],
+    [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": 1}]}],
+    [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": ""}]}],
+    [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "thinking"}]}]}],
+    [{"role": "user", "content": "x", "surprise": 1}],
+    [{"role": "assistant", "content": None}],
+    [{"role": "assistant", "content": "x "}],
+    [{"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": "{}"}]}],
+    [{"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "a b", "input": {}}]}],
+    [{"role": "assistant", "content": [{"type": "thinking", "thinking": "x"}]}],
+)
+_COUNTED: dict[str, tuple[Any, ...]] = {
+    "messages": _TURNS,
+    "system": (1, True, {}, [1], [{}], [{"type": "image"}]),
+    "tools": (
+        *LIST,
+        [{}],
+        [{"name": "f"}],
+        [{"name": "a b", "input_schema": {}}],
+        [{"name": "f", "input_schema": "{}"}],
+        [{"name": "f", "input_schema": {"type": "string"}}],
+        [{"type": "web_search_20250305", "name": "web_search"}],
+        [{"type": "bash_20250124", "name": "bash"}],
+    ),
+    "tool_choice": (*OBJECT, {}, "any", {"type": "always"}, {"type": "any"}, {"type": "tool", "name": "f"}),
+    "thinking": (*OBJECT, {}, {"type": "hard"}, {"type": "enabled"}, {"type": "enabled", "budget_tokens": 1}),
+    "output_config": (*OBJECT, {"effort": "gigantic"}, {"format": {}}, {"format": {"type": "yaml"}}, {"surprise": 1}),
+    "cache_control": (*OBJECT, {}, {"type": "eternal"}, {"type": "ephemeral", "ttl": "5y"}),
+    "mcp_servers": (*LIST, [{"url": "http://127.0.0.1"}]),
+    "context_management": (*OBJECT, {}),
+    "speed": (*TEXT, "fast", "slow"),
+}
+
+
+def _picture_at(url: str) -> dict[str, Any]:
+    """A picture in Anthropic's words: an address, or the data that a data URL holds."""
+    if url.startswith("data:"):
+        media_type, _, data = url.removeprefix("data:").partition(";base64,")
+        return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+    return {"type": "image", "source": {"type": "url", "url": url}}
+
+
+MESSAGES = Target(
+    "/v1/messages",
+    {"model": "scripted", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]},
+    "messages",
+    {
+        **_COUNTED,
+        "max_tokens": (*WHOLE, 0, None),
+        "temperature": (*NUMBER, -1, 1.5),
+        "top_p": (*NUMBER, -1, 2),
+        "top_k": WHOLE,
+        "stop_sequences": (1, True, {}, "a", [1], [""], [" "], ["a"] * 257),
+        "stream": FLAG,
+        "metadata": (*OBJECT, {"user_id": 1}, {"user_id": "x" * 257}, {"surprise": "x"}),
+        "service_tier": (*TEXT, "free"),
+        "container": (1, True, [], "c", {}),
+        "inference_geo": (*TEXT, "us"),
+    },
+    parts=lambda part: {"messages": [{"role": "user", "content": [part]}]},
+    local_image=_picture_at,
+)
+
+COUNT_TOKENS = Target(
+    "/v1/messages/count_tokens",
+    {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]},
+    "messages",
+    {**_COUNTED, "max_tokens": (1, 9)},
+    parts=MESSAGES.parts,
+    local_image=_picture_at,
+)
+
+TARGETS = (CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS, MESSAGES, COUNT_TOKENS)

@@ -1,4 +1,4 @@
-"""What a stream of the Responses API must be: every event as the official SDK declares it, and in the order it may come.
+"""What a stream of the Responses API must be: events as the official SDK declares them, in the order they may come.
 
 created → queued? → in_progress → items → completed | incomplete | error?, failed
 item: output_item.added → parts → output_item.done

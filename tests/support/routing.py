@@ -135,9 +135,11 @@ def routed(
     )
     with running_gateway(whole, {**engines, **(local or {})}) as gateway:
         there = Routed(gateway)
-        yield there
-        for engine in engines.values():
-            asyncio.run_coroutine_threadsafe(engine.close(), gateway.loop).result(10)
+        try:
+            yield there
+        finally:
+            for engine in engines.values():
+                asyncio.run_coroutine_threadsafe(engine.close(), gateway.loop).result(10)
         there.check()
 
 

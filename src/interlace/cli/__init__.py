@@ -18,6 +18,7 @@ from interlace.cli.costs import plans, prices, usage
 from interlace.cli.ledger import ledger
 from interlace.cli.options import ApiKey, Config, Home, Json, Url
 from interlace.cli.providers import providers
+from interlace.cli.route import route
 from interlace.cli.tenants import keys, orgs, projects
 from interlace.errors import ConfigError, InterlaceError
 
@@ -31,6 +32,7 @@ app.add_typer(projects, name="projects")
 app.add_typer(keys, name="keys")
 app.add_typer(plans, name="plans")
 app.add_typer(prices, name="prices")
+app.add_typer(route, name="route")
 app.add_typer(ledger, name="ledger")
 app.add_typer(providers, name="providers")
 

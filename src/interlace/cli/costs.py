@@ -201,7 +201,7 @@ def prices_sync(
 
 def usage(
     by: Annotated[
-        str, typer.Option(metavar="A,B", help="org, project, key, model, tag, day, month, outcome or engine.")
+        str, typer.Option(metavar="A,B", help="org, project, key, model, route, tag, day, month, outcome or engine.")
     ] = "project,key,model",
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="A day, or a moment with its offset; else the beginning.")

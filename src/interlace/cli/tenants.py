@@ -105,7 +105,8 @@ def projects_set(
 
 @verb_of(projects, "projects.erase")
 def projects_erase(project: Annotated[str, typer.Argument(metavar="PROJECT")], org: Org = None) -> Given:
-    """Empty the details of a project's usage events: tags, endpoint, times. What it used and what it cost stay.
+    """Delete a project's files, batches and responses, and empty the details of its usage events: tags, endpoint,
+    times. What it used and what it cost stay.
 
     Example: interlace projects erase search
     """

@@ -21,9 +21,9 @@ def faults_of_routes(
         if name in served:
             yield f"{where}.name", f"{shown(repr(name))} is a model's name too", "Give the route a name of its own"
         members = route.get("models") or ()
-        if not members:
+        if not members and "models" in route:
             yield f"{where}.models", "is empty", "Name at least one model: `- model: NAME`"
-        elif all(member.get("weight") == 0 for member in members):
+        elif members and all(member.get("weight") == 0 for member in members):
             yield f"{where}.models", "has no weight above zero, so it would get no requests", "Raise one of them"
         yield from _unknown_names(route, where, served)
         yield from _unknown_plans(route, where, planned)

@@ -368,6 +368,7 @@ class Batches:
             for partial, digest in kept:
                 self._shelf.blobs.keep(partial, digest)
             self._shelf.store.write(work)
+            self._shelf.release([digest for _, digest in kept])  # of a batch that was erased meanwhile
 
     def _results(self, batch: Batch) -> Iterator[Row[Any]]:
         table, last = batch_results, -1

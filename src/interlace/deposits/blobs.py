@@ -67,6 +67,7 @@ class Blobs:
         if not self._partial.is_dir():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._partial.mkdir(mode=0o700, exist_ok=True)
+            _sync(self._folder.parent)
         return Partial(self._partial / f"{self._mine}-{secrets.token_hex(8)}")
 
     def keep(self, partial: Partial, digest: str) -> None:

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
 
 from interlace.config import ResponseSettings
 from interlace.deposits.shelf import Shelf
@@ -21,6 +21,7 @@ from interlace.ledger.schema import stored_responses
 RUNNING = ("queued", "in_progress")
 PAGE = 200  # deleted at once
 DAY_US = 86_400 * 10**6
+LATE_US = 2 * DAY_US  # a response that ran while its project was erased has ended by then
 
 _CUT_OFF = "The server was restarted before the response was complete. Ask again."
 
@@ -123,8 +124,14 @@ class Responses:
         return len(rows)
 
     def expire(self) -> int:
-        """Delete those whose time is; how many."""
-        return self._delete_all(_TABLE.expires_at <= self.now())
+        """Delete those whose time is, and what a project left that ran while it was erased; how many."""
+        deleted, now = self._delete_all(_TABLE.expires_at <= self.now()), self.now()
+        for project in list(self._shelf.registry.directory.projects.values()):
+            if project.erased_at is not None and project.erased_at > now - LATE_US:
+                deleted += self._delete_all(
+                    and_(_TABLE.project_id == project.id, _TABLE.created_at <= project.erased_at)
+                )
+        return deleted
 
     def erase(self, project_id: str) -> None:
         """Delete all of a project."""

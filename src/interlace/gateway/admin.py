@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_origin
 
@@ -31,12 +31,13 @@ _log = logging.getLogger(__name__)
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
-def admin_routes(ledger: Ledger, limits: LimitSettings) -> list[Route]:
-    """A route for each path, and one for the document that describes them."""
+def admin_routes(ledger: Ledger, limits: LimitSettings, more: Sequence[Operation] = ()) -> list[Route]:
+    """A route for each path, and one for the document that describes them. `more`: operations on the running server."""
+    operations = {**OPERATIONS, **{operation.name: operation for operation in more}}
     paths: dict[str, dict[str, Operation]] = {}
-    for operation in OPERATIONS.values():
+    for operation in operations.values():
         paths.setdefault(operation.path, {})[operation.method] = operation
-    routes = [Route(f"{PREFIX}/openapi.json", _document_page(), methods=["GET"])]
+    routes = [Route(f"{PREFIX}/openapi.json", _document_page(operations), methods=["GET"])]
     for path, methods in paths.items():
         routes.append(Route(PREFIX + _whole(path), AdminPage(methods, ledger, limits), methods=list(methods)))
     return routes
@@ -47,8 +48,8 @@ def _whole(path: str) -> str:
     return f"{path[:-1]}:path}}" if path.endswith("}") else path
 
 
-def _document_page() -> Page:
-    body = encode(admin_document({**OPERATIONS, RELOAD.name: RELOAD}, PREFIX))
+def _document_page(operations: Mapping[str, Operation]) -> Page:
+    body = encode(admin_document({**operations, RELOAD.name: RELOAD}, PREFIX))
     return Page(lambda _: (200, JSON, body))
 
 
@@ -67,8 +68,11 @@ class AdminPage:
         caller = self.ledger.authenticate(credential_of(scope), "admin")
         operation = self.operations["GET" if scope["method"] == "HEAD" else scope["method"]]
         given = await self._input(operation, scope, receive)
-        result = await asyncio.to_thread(operation.run, self.ledger.registry, given)
-        if operation.method != "GET":
+        if operation.looks_only:
+            result = operation.run(self.ledger.registry, given)
+        else:
+            result = await asyncio.to_thread(operation.run, self.ledger.registry, given)
+        if operation.method != "GET" and not operation.looks_only:
             _tell(operation, caller, result)
         await send_whole(send, 200, JSON, encode(_listed(operation, result)))
 

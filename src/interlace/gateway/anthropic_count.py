@@ -9,15 +9,18 @@ from starlette.types import Receive, Scope, Send
 
 from interlace.config import LimitSettings
 from interlace.gateway.anthropic_messages import parse_count
+from interlace.gateway.calls import Ask, Call
 from interlace.gateway.http import (
     JSON,
     ClientWatch,
     Exchange,
+    conversation_of,
     credential_of,
     read_json_body,
     send_whole,
+    tags_of,
 )
-from interlace.gateway.pipeline import Ask, Call, Pipeline
+from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.styles import Header
 from interlace.gateway.wire import encode
 
@@ -37,7 +40,7 @@ class CountEndpoint:
     limits: LimitSettings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; a count that is no more than an upper bound says so in a header."""
+        """Answer one request; a count that is an estimate says so in a header."""
         exchange: Exchange = scope["interlace.exchange"]
         exchange.endpoint = self.name
         client = ClientWatch(receive)
@@ -56,8 +59,11 @@ class CountEndpoint:
             read=read,
             client_gone=lambda: client.gone,
             meter=exchange.meter,
+            tags=tags_of(scope),
             tell_limits=exchange.tell_limits,
             tell_unused=exchange.tell_unused,
+            tell_route=exchange.tell_route,
+            conversation=conversation_of(scope),
         )
         async with client:
             counted = await self.pipeline.count(call)

@@ -23,54 +23,28 @@ from interlace.gateway.anthropic_messages_body import (
     ThinkingEnabled,
     ToolParam,
 )
+from interlace.gateway.anthropic_tables import MESSAGES
 from interlace.gateway.anthropic_turns import prefills, turns_of
-from interlace.gateway.pipeline import Ask
+from interlace.gateway.calls import Ask
+from interlace.gateway.translation import words_of
 from interlace.gateway.wire import decode
 
 DIALECT = "anthropic.messages"
-NATIVE = ("compaction", "container", "context_management", "diagnostics", "fallbacks", "inference_geo", "thread")
-"""Fields without a neutral form, for a provider that speaks this dialect; so are `speed` and the two ids below."""
-_NATIVE = (*NATIVE, "user_profile_id", "workspace_id")
+NATIVE = (
+    "compaction",
+    "container",
+    "context_management",
+    "diagnostics",
+    "fallbacks",
+    "inference_geo",
+    "thread",
+    "user_profile_id",
+    "workspace_id",
+)
+"""Fields without a neutral form, for a provider that speaks this dialect; so are `speed` and some of `thinking`."""
 _NATIVE_OF_TOOLS = ("defer_loading", "eager_input_streaming", "input_examples")
 
-WORDS = {
-    "message.late_system": "messages[].role",
-    "message.is_error": "messages[].content[].is_error",
-    "message.cache": "messages[].content[].cache_control",
-    "part.text.cache": "messages[].content[].cache_control",
-    "part.thinking.text": "messages[].content[].thinking",
-    "part.thinking.signature": "messages[].content[].signature",
-    "part.thinking.redacted": "messages[].content[].data",
-    "part.image.data": "messages[].content[].source",
-    "part.image.url": "messages[].content[].source",
-    "part.image.cache": "messages[].content[].cache_control",
-    "part.image.in_result": "messages[].content[].content[].source",
-    "part.file.data": "messages[].content[].source",
-    "part.file.url": "messages[].content[].source",
-    "part.file.text": "messages[].content[].source",
-    "part.file.name": "messages[].content[].title",
-    "part.file.cache": "messages[].content[].cache_control",
-    "call": "messages[].content[].tool_use",
-    "call.signature": "messages[].content[].id",
-    "call.cache": "messages[].content[].cache_control",
-    **{f"sampling.{name}": name for name in ("max_tokens", "temperature", "top_p", "top_k")},
-    "sampling.stop": "stop_sequences",
-    "output.json_schema": "output_config.format",
-    "tools.strict": "tools[].strict",
-    "tools.cache": "tools[].cache_control",
-    "tools.native": "tools[]",
-    "tool_choice.none": "tool_choice",
-    "tool_choice.required": "tool_choice",
-    "tool_choice.function": "tool_choice",
-    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
-    "prefill": "messages[].role",
-    "reasoning.effort": "output_config.effort",
-    "reasoning.budget_tokens": "thinking.budget_tokens",
-    "reasoning.adaptive": "thinking.type",
-    "reasoning.summary": "thinking.display",
-    "options.service_tier": "service_tier",
-    "options.user": "metadata.user_id",
-}
+WORDS = {name: word.replace("cache_control.type", "cache_control") for name, word in words_of(MESSAGES).items()}
 """What this dialect calls the fields of the neutral form; one that is missing has no word here."""
 
 _messages_decoder = msgspec.json.Decoder(MessagesBody)
@@ -130,9 +104,11 @@ def _refuse_server_tools(body: bytes) -> None:
 
 
 def _ask(asked: CountBody, request: GenerateRequest) -> Ask:
-    words = WORDS
+    words = dict(WORDS)
     if isinstance(asked.thinking, ThinkingDisabled):
-        words = {**WORDS, "reasoning.effort": "thinking.type"}
+        words["reasoning.effort"] = "thinking.type"
+    for name in (name for tool in request.tools for name in tool.native):
+        words["tools.native"] = f"tools[].{name}"
     return Ask(asked.model, (request,), input_param="messages", words=words)
 
 
@@ -171,7 +147,7 @@ def _sampling(asked: MessagesBody) -> Sampling:
 
 
 def _native(asked: CountBody) -> Mapping[str, Any]:
-    native = {name: value for name in _NATIVE if (value := getattr(asked, name, None)) is not None}
+    native = {name: value for name in NATIVE if (value := getattr(asked, name, None)) is not None}
     if asked.speed == "fast":  # the other speed is what everybody gets
         native["speed"] = asked.speed
     thinking = asked.thinking

@@ -11,7 +11,7 @@ from interlace.gateway.wire import Body
 _LARGEST = (1 << 31) - 1
 
 Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,128}$")]
-CallId = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]+$")]
+CallId = Annotated[str, Meta(min_length=1)]  # whatever a model's provider calls it
 StopText = Annotated[str, Meta(pattern=r"\S")]
 
 # --- blocks ------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def sealed_id(id: str, signature: str) -> str:
 
 def unsealed_id(id: str) -> tuple[str, str]:
     """The id and the signature of a call, as they were before `sealed_id`."""
-    plain, mark, packed = id.partition(_SEALED)
+    plain, mark, packed = id.rpartition(_SEALED)
     if not mark:
         return id, ""
     try:

@@ -18,7 +18,7 @@ from interlace.gateway.admin import PREFIX, admin_routes
 from interlace.gateway.anthropic_count import CountEndpoint
 from interlace.gateway.anthropic_messages import parse_messages
 from interlace.gateway.batch_pages import batch_routes
-from interlace.gateway.batch_runner import BatchRunner
+from interlace.gateway.batch_runner import BatchRunner, Fixed
 from interlace.gateway.endpoint import Endpoint
 from interlace.gateway.file_pages import file_routes
 from interlace.gateway.http import ClientGone, Exchange, send_error
@@ -31,6 +31,7 @@ from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
 from interlace.gateway.responses_pages import response_routes
 from interlace.gateway.responses_running import Running
+from interlace.gateway.route_operations import route_operations
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
@@ -53,8 +54,8 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
     """The application. A request passes the handlers from the outside in: identified, logged, errors told, routed."""
     limits = settings.limits
     models = ModelPages(pipeline, state.started, settings.models)
-    if state.batches is None:  # one for the process, however often the configuration is read
-        state.batches = BatchRunner(pipeline, Deposits(pipeline.ledger.registry), limits)
+    if state.batches is None:  # one for the process, whatever is loaded: `serve` tells it what is current
+        state.batches = BatchRunner(Deposits(pipeline.ledger.registry), Fixed(settings, pipeline).held)
     deposits = state.batches.deposits
     pages = Router(
         [
@@ -71,7 +72,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route(f"{PREFIX}/reload", ReloadPage(pipeline.ledger, limits, lambda: state.reload), methods=["POST"]),
             *file_routes(pipeline.ledger, deposits, limits),
             *batch_routes(pipeline.ledger, deposits, limits, state.batches.changed),
-            *admin_routes(pipeline.ledger, limits),
+            *admin_routes(pipeline.ledger, limits, route_operations(pipeline)),
             Route("/healthz", health_page(), methods=["GET"]),
             Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),
             Route("/metrics", metrics_page(pipeline.metrics), methods=["GET"]),

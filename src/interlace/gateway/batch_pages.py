@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from interlace.config import LimitSettings
 from interlace.deposits import BatchView, Deposits, NewBatch
 from interlace.errors import InvalidRequest
-from interlace.gateway.batch_runner import ENDPOINTS
+from interlace.gateway.batch_endpoints import ENDPOINTS
 from interlace.gateway.file_pages import Methods, limit_of
 from interlace.gateway.http import JSON, query_of, read_json_body, send_whole
 from interlace.gateway.wire import Body, convert, decode, encode

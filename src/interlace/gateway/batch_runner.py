@@ -14,9 +14,9 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from interlace.config import LimitSettings
+from interlace.config import LimitSettings, Settings
 from interlace.deposits import Batch, Deposits, Line, Problem, Result, Wanted, output_row, request_id
 from interlace.errors import (
     EngineUnavailable,
@@ -27,29 +27,21 @@ from interlace.errors import (
     RateLimited,
     Unauthenticated,
 )
+from interlace.gateway.batch_endpoints import ENDPOINTS, LineEndpoint
+from interlace.gateway.calls import Ask, BatchLine, Call, Done
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import NO_MODEL
-from interlace.gateway.openai_chat import parse_chat
-from interlace.gateway.openai_completions import parse_completion
-from interlace.gateway.openai_embeddings import parse_embedding
-from interlace.gateway.pipeline import Ask, BatchLine, Call, Done, Pipeline
-from interlace.gateway.rendering import Dialect, Rendering
-from interlace.gateway.wire import error_body
+from interlace.gateway.pipeline import Pipeline
+from interlace.gateway.rendering import Rendering
 from interlace.ledger import Outcome, Write
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-ENDPOINTS: dict[str, tuple[str, Dialect]] = {
-    "/v1/chat/completions": ("chat", parse_chat),
-    "/v1/completions": ("completions", parse_completion),
-    "/v1/embeddings": ("embeddings", parse_embedding),
-}
-"""What the lines of a batch may ask: the endpoint's name in usage events, and its parser."""
-
 LOOK_SECONDS = 0.05  # how often a line looks for room that no other line's end told it of
 TIDY_SECONDS = 600.0
+DISK_SECONDS = 5.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 60.0
 MOST_FAILURES = 3  # of the engine or of this server, under one line
 MOST_ATTEMPTS = 200  # at one line, that left a usage event
@@ -59,6 +51,32 @@ _EXPIRED = Problem("batch_expired", "This request could not be executed before t
 _CANCELLED = Problem("batch_cancelled", "This request was not executed because the batch was cancelled.")
 _LOST = Problem("server_error", "The answer to this request could not be recorded.")
 _BUG = "The server had an error while processing your request."
+
+
+class Serving(Protocol):
+    """What a gateway serves by: settings, and the pipeline made of them."""
+
+    @property
+    def settings(self) -> Settings:
+        """All of them."""
+        ...
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """For every request."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What never changes."""
+
+    settings: Settings
+    pipeline: Pipeline
+
+    def held(self) -> AbstractContextManager[Serving]:
+        """Itself."""
+        return nullcontext(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +114,7 @@ class _Work:
 class _Attempt:
     """One request for a line. `recorded`: it left a usage event. `written`: the line's result lies beside it."""
 
+    deposits: Deposits
     batch: Batch
     line: Line
     id: str
@@ -110,9 +129,19 @@ class _Attempt:
         self.recorded = True
         result = self.result(error)
         self.written = result is not None
-        if result is not None and result.failed and error is None:
+        if result is None:
+            return ()
+        if error is not None:
+            return result.writes()
+        if result.failed:
             _log.error("an answer could not be rendered", extra={"fields": {"id": self.id, "outcome": outcome.value}})
-        return () if result is None else result.writes()
+            return result.writes()
+        return (*result.writes(), *self.endpoint.keep(self.rendering, self.batch, self.deposits))
+
+    @property
+    def endpoint(self) -> LineEndpoint:
+        """What it asks."""
+        return ENDPOINTS[self.batch.endpoint]
 
     def result(self, error: BaseException | None) -> Result | None:
         """What the line gets, where this was its last attempt."""
@@ -141,7 +170,9 @@ class _Attempt:
         )
 
     def _bad(self, error: InterlaceError) -> Result:
-        row = output_row(self.id, self.line.custom_id, error.status, error_body(error))
+        style = self.endpoint.style
+        body = style.body(error, f"req_{self.id}".encode())
+        row = output_row(self.id, self.line.custom_id, style.status(error), body)
         return Result(self.batch.id, self.line.number, row, failed=True)
 
 
@@ -158,13 +189,11 @@ def _is_final(error: InterlaceError) -> bool:
 
 @dataclass
 class BatchRunner:
-    """All batches of a gateway. `keep` works until cancelled; `stop` begins no more lines. Each line runs inside
-    `during`, which keeps the engines of its pipeline open."""
+    """All batches of a gateway. `keep` works until cancelled; `stop` begins no more lines. A line lives under the load
+    of the configuration that is current when it begins."""
 
-    pipeline: Pipeline
     deposits: Deposits
-    limits: LimitSettings
-    during: Callable[[], AbstractContextManager[object]] = nullcontext
+    held: Callable[[], AbstractContextManager[Serving]]  # what is served by now, kept open meanwhile
     stopping: bool = False
     _running: int = 0  # lines
     _works: dict[str, _Work] = field(default_factory=dict)
@@ -172,14 +201,15 @@ class BatchRunner:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _freed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def limits(self) -> LimitSettings:
+        """Those that hold now."""
+        with self.held() as now:
+            return now.settings.limits
+
     def changed(self) -> None:
         """A batch was made, or is to stop."""
         self._changed.set()
-
-    def follow(self, pipeline: Pipeline, limits: LimitSettings) -> None:
-        """Lines that begin from now on go through this pipeline."""
-        self.pipeline, self.limits = pipeline, limits
-        self._tell_freed()
 
     async def keep(self) -> None:
         """Work on every batch that is not over, and delete files whose time is; until cancelled."""
@@ -231,6 +261,9 @@ class BatchRunner:
             except LedgerUnavailable as error:
                 _log.warning("batches wait for the ledger: %s", error.message)
                 await asyncio.sleep(error.retry_after_seconds or 1)
+            except OSError as error:  # a full disk, where output files are to be written
+                _log.warning("batches wait for the disk", extra={"fields": {"error": str(error)}})
+                await asyncio.sleep(DISK_SECONDS)
 
     # --- one batch -----------------------------------------------------------------------------------------------
 
@@ -342,34 +375,35 @@ class BatchRunner:
     def _next_attempt(self, work: _Work, line: Line, failures: int) -> _Attempt:
         before = work.attempts.get(line.number, 0)
         last = failures + 1 >= MOST_FAILURES or before + 1 >= MOST_ATTEMPTS
-        return _Attempt(work.batch, line, request_id(work.batch, line.number, before), last)
+        return _Attempt(self.deposits, work.batch, line, request_id(work.batch, line.number, before), last)
 
     async def _ask(self, attempt: _Attempt) -> InterlaceError | None:
         """Run one request through the pipeline; what went wrong, if anything did."""
-        endpoint, dialect = ENDPOINTS[attempt.batch.endpoint]
+        endpoint = attempt.endpoint
 
         async def read() -> Ask:
-            ask, attempt.rendering = dialect(attempt.line.body, attempt.id, self.limits.sequences)
+            ask, attempt.rendering = endpoint.parse(attempt.line.body, attempt.id, self.limits.sequences)
             return ask
+
+        async def accepted(ask: Ask) -> None:
+            endpoint.accept(attempt.rendering, ask)
 
         call = Call(
             id=attempt.id,
-            endpoint=endpoint,
+            endpoint=endpoint.name,
             credential=None,
             read=read,
             client_gone=lambda: False,
             meter=attempt.meter,
             tags=(attempt.batch.id,),
+            streams=lambda: False,
+            accepted=accepted,
             batch=BatchLine(attempt.batch.key_id, attempt.beside),
         )
         self._running += 1
         try:
-            with self.during():
-                async with aclosing(self.pipeline.answer(call)) as happenings:
-                    async for happened in happenings:
-                        if not isinstance(happened[0], Done):
-                            assert attempt.rendering is not None
-                            attempt.rendering.take(happened)
+            with self.held() as now:
+                await _answered(now.pipeline, call, attempt)
             return None
         except InterlaceError as error:
             return error
@@ -382,11 +416,12 @@ class BatchRunner:
 
     def _tell(self, attempt: _Attempt, error: InterlaceError | None) -> None:
         """Count it, and write one line, as for any request."""
-        endpoint, model = ENDPOINTS[attempt.batch.endpoint][0], attempt.batch.model or NO_MODEL
-        metrics, meter = self.pipeline.metrics, attempt.meter
-        served = model if model in self.pipeline.routes.engines else NO_MODEL
-        status = 200 if error is None else error.status
-        metrics.requests.labels(endpoint, served, str(status)).inc()
+        endpoint, model, meter = attempt.endpoint, attempt.batch.model or NO_MODEL, attempt.meter
+        with self.held() as now:
+            metrics, routes = now.pipeline.metrics, now.pipeline.routes
+        served = model if model in routes.engines or model in routes.routes else NO_MODEL
+        status = 200 if error is None else endpoint.style.status(error)
+        metrics.requests.labels(endpoint.name, served, str(status)).inc()
         reason = "" if error is None else type(error).default_code or "server_error"
         if reason:
             metrics.refusals.labels(reason).inc()
@@ -409,7 +444,9 @@ class BatchRunner:
     def _room(self, work: _Work) -> bool:
         """Whether a line may begin now."""
         rested = asyncio.get_running_loop().time() >= work.not_before
-        return rested and self._running < self.limits.batch_lines and self.pipeline.admission.idle
+        with self.held() as now:
+            room = self._running < now.settings.limits.batch_lines and now.pipeline.admission.idle
+        return rested and room
 
     async def _look(self) -> None:
         """Until a line ends, or a moment has passed."""
@@ -423,3 +460,11 @@ class BatchRunner:
         """Everybody who waits looks again."""
         self._freed.set()
         self._freed.clear()
+
+
+async def _answered(pipeline: Pipeline, call: Call, attempt: _Attempt) -> None:
+    async with aclosing(pipeline.answer(call)) as happenings:
+        async for happened in happenings:
+            if not isinstance(happened[0], Done):
+                assert attempt.rendering is not None
+                attempt.rendering.take(happened)

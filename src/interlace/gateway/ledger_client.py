@@ -102,6 +102,23 @@ def _ask(operation: Operation, given: Mapping[str, Any], url: str, settings: Set
         raise ChatError(f"{server.url} did not answer as Interlace's admin API does.") from None
 
 
+def ask_server(
+    method: str, path: str, body: Mapping[str, Any] | None, url: str, settings: Settings, where: Where
+) -> Any:
+    """What the admin API of a running server says; raises what it raised, `ChatError` and `NoServer`."""
+    server = Server.reached_as(url, where.key, settings.home, where.env)
+    try:
+        response = server.send(method, PREFIX + path, None, body)
+    finally:
+        server.close()
+    if response.is_error:
+        raise _error_of(response, server.url)
+    try:
+        return response.json()
+    except ValueError:
+        raise ChatError(f"{server.url} did not answer as Interlace's admin API does.") from None
+
+
 def _request(operation: Operation, given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None, Any]:
     """Path, query and body."""
     places = {name: quote(str(given[name]), safe="") for name in operation.in_path}

@@ -21,6 +21,7 @@ from interlace.engines.types import (
     ToolCall,
 )
 from interlace.errors import InvalidRequest
+from interlace.gateway.calls import Ask
 from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, base64_text, data_url, file_name, remote_url
 from interlace.gateway.openai_chat_answer import ChatRendering
 from interlace.gateway.openai_chat_body import (
@@ -52,7 +53,6 @@ from interlace.gateway.openai_fields import (
     wants_usage,
 )
 from interlace.gateway.openai_tables import CHAT
-from interlace.gateway.pipeline import Ask
 from interlace.gateway.translation import words_of
 from interlace.gateway.wire import decode
 
@@ -83,7 +83,7 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         tools=tools,
         tool_choice=_tool_choice(chat),
         parallel_tool_calls=chat.parallel_tool_calls is not False,
-        prefill=bool(chat.continue_final_message) and chat.messages[-1].__struct_config__.tag == "assistant",
+        prefill=_prefills(chat),
         reasoning=Reasoning(effort=chat.reasoning_effort) if chat.reasoning_effort else None,
         options=_options(chat),
         dialect=DIALECT,
@@ -133,6 +133,23 @@ def _max_tokens(chat: ChatBody) -> int | None:
             "Give 'max_completion_tokens' or the older 'max_tokens', not both.", param="max_completion_tokens"
         )
     return chat.max_completion_tokens if chat.max_tokens is None else chat.max_tokens
+
+
+def _prefills(chat: ChatBody) -> bool:
+    """Whether the answer goes on where the last message ends, which then is the assistant's."""
+    if not chat.continue_final_message:
+        return False
+    if chat.add_generation_prompt:
+        raise InvalidRequest(
+            "Give 'continue_final_message' or 'add_generation_prompt', not both.", param="add_generation_prompt"
+        )
+    last = chat.messages[-1]
+    if not isinstance(last, AssistantMessage) or last.tool_calls:
+        raise InvalidRequest(
+            "An answer can only go on where the last message is the assistant's and calls no tool.",
+            param="continue_final_message",
+        )
+    return True
 
 
 def _options(chat: ChatBody) -> Options:

@@ -12,6 +12,7 @@ from interlace.deposits import PURPOSES, BatchView, File
 from interlace.gateway.anthropic_count import TokenCount
 from interlace.gateway.anthropic_messages_answer import MessageBody
 from interlace.gateway.anthropic_messages_body import CountBody, MessagesBody
+from interlace.gateway.anthropic_models import ModelInfo
 from interlace.gateway.batch_pages import BatchBody, BatchList, BatchQuery
 from interlace.gateway.file_pages import FileDeleted, FileList, FileQuery
 from interlace.gateway.openai_chat_answer import ChatCompletion
@@ -19,6 +20,9 @@ from interlace.gateway.openai_chat_body import ChatBody
 from interlace.gateway.openai_completions import CompletionBody
 from interlace.gateway.openai_completions_answer import Completion
 from interlace.gateway.openai_embeddings import EmbeddingBody, EmbeddingList
+from interlace.gateway.responses_answer import DeletedResponse, ItemList, Response
+from interlace.gateway.responses_body import ResponsesBody
+from interlace.gateway.responses_pages import Listing, Retrieval
 from interlace.gateway.styles import AnthropicError
 from interlace.gateway.usage_pages import OwnUsage, Spent
 from interlace.gateway.wire import ErrorBody
@@ -26,6 +30,7 @@ from interlace.ledger.operations import Period
 
 _ENDPOINTS: tuple[tuple[str, str, type, type, bool, type], ...] = (
     ("/v1/chat/completions", "Continue a conversation.", ChatBody, ChatCompletion, True, ErrorBody),
+    ("/v1/responses", "Answer, and keep the answer.", ResponsesBody, Response, True, ErrorBody),
     ("/v1/completions", "Continue one or more prompts.", CompletionBody, Completion, True, ErrorBody),
     ("/v1/embeddings", "Embed texts.", EmbeddingBody, EmbeddingList, False, ErrorBody),
     (
@@ -44,10 +49,14 @@ _REFUSALS = {
     "404": "No such model.",
     "413": "The body is too large.",
     "415": "The body is not JSON.",
-    "402": "A budget cannot hold what the request may cost (429 in OpenAI's dialect).",
     "429": "A rate is used up, or too much is queued; Retry-After says when to come back.",
     "502": "The engine died under this request.",
     "503": "The model is still loading, or restarting.",
+}
+_ANTHROPIC_REFUSALS = {
+    **_REFUSALS,
+    "402": "A budget cannot hold what the request may cost.",
+    "529": "Too much is queued; Retry-After says when to come back.",
 }
 _MODEL = {
     "type": "object",
@@ -59,6 +68,11 @@ _MODEL = {
         "owned_by": {"type": "string"},
     },
 }
+_MODEL_QUERY = [
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}},
+    {"name": "after_id", "in": "query", "schema": {"type": "string"}},
+    {"name": "before_id", "in": "query", "schema": {"type": "string"}},
+]  # read with the header `anthropic-version` only
 
 
 def document() -> dict[str, Any]:
@@ -76,7 +90,12 @@ def document() -> dict[str, Any]:
         BatchView,
         BatchList,
         BatchQuery,
+        DeletedResponse,
+        ItemList,
+        Listing,
+        Retrieval,
         AnthropicError,
+        ModelInfo,
         *(body for _, _, body, *_ in _ENDPOINTS),
         *(answer for _, _, _, answer, *_ in _ENDPOINTS),
     ]
@@ -99,10 +118,11 @@ def document() -> dict[str, Any]:
         "security": [{"key": []}, {"x-api-key": []}],
         "paths": {
             **paths,
+            **_responses(refs, components),
             **_files(refs, components["FileQuery"]),
             **_batches(refs, components["BatchQuery"]),
             **_usage(refs, components["Period"]),
-            **_pages(refs[ErrorBody]),
+            **_pages({"anyOf": [refs[ErrorBody], refs[AnthropicError]]}),
         },
     }
 
@@ -111,7 +131,8 @@ def _operation(about: str, body: Any, answer: Any, error: Any, *, streams: bool)
     content: dict[str, Any] = {"application/json": {"schema": answer}}
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    refusals = {status: described(words, error) for status, words in _REFUSALS.items()}
+    told = _ANTHROPIC_REFUSALS if error["$ref"].endswith("/AnthropicError") else _REFUSALS
+    refusals = {status: described(words, error) for status, words in told.items()}
     return {
         "summary": about,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
@@ -226,6 +247,39 @@ def _batches(refs: dict[type, Any], query: Any) -> dict[str, Any]:
     }
 
 
+def _responses(refs: dict[type, Any], components: Mapping[str, Any]) -> dict[str, Any]:
+    error, events = refs[ErrorBody], {"text/event-stream": {"schema": {"type": "string"}}}
+    some = {status: described(_REFUSALS[status], error) for status in ("400", "401", "503")}
+    missing = {"404": described("This project has no such response.", error)}
+    one = described("It.", refs[Response])
+    return {
+        "/v1/responses/{id}": {
+            "parameters": [_ID],
+            "get": {
+                "summary": "One stored response.",
+                "parameters": query_parameters(components["Retrieval"]),
+                "responses": {"200": {**one, "content": {**one["content"], **events}}, **some, **missing},
+            },
+            "delete": {
+                "summary": "Delete a response.",
+                "responses": {"200": described("It is gone.", refs[DeletedResponse]), **some, **missing},
+            },
+        },
+        "/v1/responses/{id}/cancel": {
+            "parameters": [_ID],
+            "post": {"summary": "Stop one that runs in the background.", "responses": {"200": one, **some, **missing}},
+        },
+        "/v1/responses/{id}/input_items": {
+            "parameters": [_ID],
+            "get": {
+                "summary": "What a response was given.",
+                "parameters": query_parameters(components["Listing"]),
+                "responses": {"200": described("A page of it.", refs[ItemList]), **some, **missing},
+            },
+        },
+    }
+
+
 def query_parameters(schema: Mapping[str, Any], without: Collection[str] = ()) -> list[dict[str, Any]]:
     """The fields of a struct as parameters of a query: text, left out or given."""
     required = schema.get("required", ())
@@ -243,18 +297,24 @@ def _in_query(schema: Mapping[str, Any]) -> Any:
 
 
 def _pages(error: Any) -> dict[str, Any]:
-    model = {"$ref": "#/components/schemas/Model"}
+    model = {"anyOf": [{"$ref": "#/components/schemas/Model"}, {"$ref": "#/components/schemas/ModelInfo"}]}
     models = {"type": "object", "properties": {"data": {"type": "array", "items": model}}, "required": ["data"]}
+    version = {"name": "anthropic-version", "in": "header", "required": False, "schema": {"const": "2023-06-01"}}
     thing = {"type": "object"}
-    denied = {"401": described(_REFUSALS["401"], error)}
+    denied = {status: described(_REFUSALS[status], error) for status in ("400", "401")}
     name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     unready = {"503": described("Something is missing.", thing)}
     return {
         "/v1/models": {
-            "get": {"summary": "The served models.", "responses": {"200": described("All.", models), **denied}}
+            "parameters": [version],
+            "get": {
+                "summary": "The served models; with the header `anthropic-version`, in Anthropic's shape.",
+                "parameters": _MODEL_QUERY,
+                "responses": {"200": described("All.", models), **denied},
+            },
         },
         "/v1/models/{model}": {
-            "parameters": [name],
+            "parameters": [name, version],
             "get": {
                 "summary": "One served model.",
                 "responses": {"200": described("It.", model), **denied, "404": described("No such model.", error)},

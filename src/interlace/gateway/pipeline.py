@@ -9,129 +9,47 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
 
 from interlace.config import RouteSettings
 from interlace.engines.fields import check_fields
-from interlace.engines.texts import texts_of
-from interlace.engines.types import Delta, Embeddings, EmbedRequest, Engine, GenerateRequest, Started, Usage
+from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest, Started
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
 from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches
 from interlace.gateway.bounds import bound_of, tokens_of, within_plan
+from interlace.gateway.calls import Ask, Call, Counted, Done, Happening, PartStarted, Work, input_texts
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
-from interlace.gateway.routing import Attempts, Choice, Doing, Shadows, Standing, asked_of, choose, models_of, seed_of
-from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Left, Outcome, Price, Share, Used, Write
+from interlace.gateway.routing import (
+    Attempts,
+    Doing,
+    Kept,
+    Remembered,
+    Shadows,
+    Standing,
+    asked_of,
+    choose,
+    is_the_models_fault,
+    key_of,
+    models_of,
+    seed_of,
+)
+from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Outcome, Price, Share, Used
+from interlace.ledger.prices import part_of
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a caller wants, in neutral words: one model, and generation of some prompts or one embedding."""
-
-    model: str
-    generate: tuple[GenerateRequest, ...] = ()
-    embed: EmbedRequest | None = None
-    dimensions: int | None = None  # the length of embedding the caller expects
-    input_param: str = "messages"  # the wire's word for the input, named in refusals
-    words: Mapping[str, str] = field(default_factory=dict)  # the wire's word for each of `engines.fields.NAMES`
-    unused: tuple[str, ...] = ()  # fields that nothing here has a use for, whatever the engine
-    conversation: str | None = None  # what the caller calls the conversation that this belongs to
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLine:
-    """What a call that is a line of a batch has instead of a caller who waits: the key in whose name it runs, and
-    `beside`, which says what is written together with its usage event, once it is known how the line ended."""
-
-    key_id: str
-    beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read.
-    `tell_limits` hears what is left of the caller's rates, `tell_unused` which fields of the request the engine has no
-    use for, `tell_route` which model of a route answers and why: all go into the answer's headers. `streams`: whether
-    the answer is read as it comes. `conversation`: as in `Ask`, but of a header. `accepted` hears the ask as guards let
-    it pass, once it is about to run, and `beside` says what is written together with the usage event, once it is known
-    how the request ended."""
-
-    id: str
-    endpoint: str
-    credential: str | None
-    read: Callable[[], Awaitable[Ask]]
-    client_gone: Callable[[], bool]
-    meter: Meter
-    tags: tuple[str, ...] = ()
-    tell_limits: Callable[[dict[str, Left]], None] = lambda _: None
-    tell_unused: Callable[[Iterable[str]], None] = lambda _: None
-    accepted: Callable[[Ask], Awaitable[None]] | None = None
-    beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]] | None = None
-    batch: BatchLine | None = None  # then it pays the batch price, and runs in idle capacity only
-    tell_route: Callable[[str, str], None] = lambda _model, _why: None
-    streams: Callable[[], bool] = lambda: True
-    conversation: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """An ask that is about to run. `open_ended`: nobody said how long the answer may be, and it can be stopped."""
-
-    ask: Ask
-    model: str
-    requests: tuple[GenerateRequest, ...]  # of the ask, as plan and tenant have them
-    engine: Engine
-    price: Price
-    open_ended: bool
-    unused: frozenset[str] = frozenset()  # fields of the ask, as its caller wrote them, that the engine has no use for
-
-    def numbered(self, attempt: int) -> Work:
-        """The same work under ids of its own: attempts at one request may run at once, on one engine."""
-        if not attempt:
-            return self
-        rename = msgspec.structs.replace
-        embed = None if self.ask.embed is None else rename(self.ask.embed, id=f"{self.ask.embed.id}~{attempt}")
-        requests = tuple(rename(request, id=f"{request.id}~{attempt}") for request in self.requests)
-        return dataclasses.replace(self, ask=dataclasses.replace(self.ask, embed=embed), requests=requests)
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """Prompt tokens; `estimated`: no more than an upper bound, because the engine has no tokenizer."""
-
-    tokens: int
-    estimated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PartStarted:
-    """The prompt of part number `part` is accepted; `prompt` is its text, as guards let it pass, where it was text."""
-
-    part: int
-    started: Started
-    prompt: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The last event, after settlement."""
-
-    usage: Usage
-
-
-Happening = PartStarted | Delta | Embeddings | Done
-"""What comes out. The `index` of a `Delta` counts through all parts: part number times `n`, plus the choice."""
+ByRoute = Attempts | Remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,20 +150,28 @@ class Pipeline:
 
     # --- route ---------------------------------------------------------------------------------------------------
 
-    def _route(self, call: Call, ask: Ask, caller: Caller) -> Work | Attempts:
-        """What is to be done: the work of the one model that was named, or attempts by a route, best first."""
+    def _route(self, call: Call, ask: Ask, caller: Caller) -> Work | ByRoute:
+        """What is to be done: the work of the one model that was named, or attempts by a route, best first, or giving
+        an answer again."""
         if (route := self.routes.route(ask.model, caller)) is None:
             work = self._work(ask, ask.model, self.routes.find(ask.model, caller), caller)
             call.meter.times = self.metrics.times(ask.model)
             call.tell_unused(work.unused)
             return work
+        memory, key = self.routes.memories.get(route.name), b""
+        if memory is not None:
+            key = key_of(ask, caller)
+            if (remembered := self._remembered(call, route, ask, memory.find(key))) is not None:
+                return remembered
+        asked = asked_of(ask, caller.plan.name, call.tags, self.ledger.registry.clock.now())
+        seed = seed_of(route, ask, caller.key.id, call.conversation)
+        choice = choose(route, asked, self.standings(route, ask), seed)
 
         def work_of(model: str) -> Work:
             work = self._work(ask, model, self.routes.engines[model], caller)
             call.tell_unused(work.unused)
             return work
 
-        choice = self.choice(route, ask, caller, tags=call.tags, conversation=call.conversation)
         doing = Doing(
             work=work_of,
             bound=lambda work: self._bound(call, work, caller),
@@ -255,16 +181,26 @@ class Pipeline:
             kind=self.routes.kind,
             price=lambda model: self.ledger.registry.directory.price(model, self.ledger.registry.clock.now()),
         )
-        return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route)
+        keep = None if memory is None else functools.partial(memory.keep, key)
+        return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route, keep)
 
-    def choice(
-        self, route: RouteSettings, ask: Ask, caller: Caller, *, tags: tuple[str, ...], conversation: str | None
-    ) -> Choice:
-        """Which models of a route would be asked now, in which order, and why."""
-        asked = asked_of(ask, caller, tags, self.ledger.registry.clock.now())
-        named = dict.fromkeys(models_of(route))
-        standings = {model: self._standing(model, ask) for model in named}
-        return choose(route, asked, standings, seed_of(route, ask, caller, conversation))
+    def _remembered(self, call: Call, route: RouteSettings, ask: Ask, kept: Kept | None) -> Remembered | None:
+        """The answer that was kept, at the price that its model has now; None where there is none, or no price."""
+        self.metrics.routes.reused.labels(route.name, "no" if kept is None else "yes").inc()
+        if kept is None:
+            return None
+        now = self.ledger.registry.clock.now()
+        price = self.ledger.registry.directory.price(kept.model, now)
+        if price is None or not price.covers(embedding=ask.embed is not None):
+            return None
+        held = part_of(price, route.reuse.percent)
+        work = Work(ask, kept.model, (), self.routes.engines[kept.model], held, open_ended=False)
+        kind = self.routes.kind(kept.model)
+        return Remembered(route, ask, work, price, kept, kind, call.meter, call.tell_route)
+
+    def standings(self, route: RouteSettings, ask: Ask) -> dict[str, Standing]:
+        """How every model of a route stands towards a request now."""
+        return {model: self._standing(model, ask) for model in dict.fromkeys(models_of(route))}
 
     def _standing(self, model: str, ask: Ask) -> Standing:
         problem: InterlaceError | None = None
@@ -298,13 +234,13 @@ class Pipeline:
     # --- reserve, and settle -------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _held(self, call: Call, caller: Caller, way: Work | Attempts, slot: Slot) -> AsyncGenerator[Hold, None]:
+    async def _held(self, call: Call, caller: Caller, way: Work | ByRoute, slot: Slot) -> AsyncGenerator[Hold, None]:
         """The most that the request can cost is held while it runs; whatever happens inside ends in exactly one usage
         event, durable before anything else is said. Whoever waits for a budget lends its slot to others."""
-        if isinstance(way, Attempts):
-            work, bound = await way.first()
-        else:
+        if isinstance(way, Work):
             work, bound = way, await self._bound(call, way, caller)
+        else:
+            work, bound = await way.first()
         hold = await self.ledger.reserve(
             call.id,
             caller,
@@ -314,7 +250,7 @@ class Pipeline:
             engine=self.routes.kind(work.model),
             endpoint=call.endpoint,
             tags=call.tags,
-            route=way.route.name if isinstance(way, Attempts) else None,
+            route=None if isinstance(way, Work) else way.route.name,
             while_waiting=slot.lent,
         )
         outcome, failure = Outcome.FAILED, None
@@ -324,6 +260,8 @@ class Pipeline:
             outcome = _outcome_of_answer(call.meter.answering)
         except BaseException as error:
             outcome, failure = _outcome_of_error(error, call), error
+            if isinstance(way, Work) and is_the_models_fault(error):
+                self.routes.live[work.model].breaker.failed()  # routes to it should know
             raise
         finally:
             await self._settle(call, way, hold, outcome, failure)
@@ -334,7 +272,7 @@ class Pipeline:
         return bound if call.batch is None else dataclasses.replace(bound, batch=True)
 
     async def _settle(
-        self, call: Call, way: Work | Attempts, hold: Hold, outcome: Outcome, failure: BaseException | None
+        self, call: Call, way: Work | ByRoute, hold: Hold, outcome: Outcome, failure: BaseException | None
     ) -> None:
         meter, answering = call.meter, call.meter.answering
         ask, usage, first = way.ask, answering.usage(), answering.first_token_seconds
@@ -344,7 +282,7 @@ class Pipeline:
             latency_us=round(meter.latency_seconds() * 1e6),
             first_token_us=None if first is None else round((first + answering.started - meter.started) * 1e6),
             estimated=usage.estimated,
-            tried=way.told() if isinstance(way, Attempts) else (),
+            tried=() if isinstance(way, Work) else way.told(),
         )
         meter.outcome = outcome.value
         beside = call.beside if call.batch is None else call.batch.beside
@@ -373,13 +311,14 @@ class Pipeline:
     # --- engine and guard output ---------------------------------------------------------------------------------
 
     def _attempted(
-        self, way: Work | Attempts, hold: Hold, meter: Meter
+        self, way: Work | ByRoute, hold: Hold, meter: Meter
     ) -> AbstractAsyncContextManager[AsyncIterator[list[Happening]]]:
         """The answer in batches: of the one model that was named, or of the attempt that serves."""
+        if isinstance(way, Work):
+            return Batches(self._streams(way, hold.first, meter))
         if isinstance(way, Attempts):
             self._shadow(way, hold.caller)
-            return aclosing(way.run(hold))
-        return Batches(self._streams(way, hold.first, meter))
+        return aclosing(way.run(hold))
 
     def _shadow(self, way: Attempts, caller: Caller) -> None:
         """Ask the route's shadow too, where this request is one of its part. Nothing of it comes back."""
@@ -409,7 +348,7 @@ class Pipeline:
             for shown in guard.feed(delta) if guard else (delta,):
                 if shown.finish_reason is not None:
                     unfinished.discard(shown.index)
-                    meter.filtered |= shown.finish_reason == "content_filter"
+                    meter.filtered |= shown.finish_reason == "content_filter" != delta.finish_reason
                 if self.log_prompts:
                     meter.said[shift + shown.index] = meter.said.get(shift + shown.index, "") + shown.text
                 yield msgspec.structs.replace(shown, index=shift + shown.index) if shift else shown
@@ -466,11 +405,3 @@ def _outcome_of_error(error: BaseException, call: Call) -> Outcome:
     if isinstance(error, InvalidRequest) or (isinstance(error, InterlaceError) and error.status < 500):
         return Outcome.REFUSED
     return Outcome.FAILED
-
-
-def input_texts(ask: Ask) -> Iterator[str]:
-    """Every text of the ask that a model would read, or that shapes what it writes."""
-    if ask.embed is not None:
-        yield from ask.embed.texts
-    for request in ask.generate:
-        yield from texts_of(request)

@@ -9,7 +9,7 @@ import msgspec
 
 from interlace.engines.types import GenerateRequest, Message, Options, OutputRule, Reasoning, Sampling, Tool
 from interlace.errors import InvalidRequest
-from interlace.gateway.pipeline import Ask
+from interlace.gateway.calls import Ask
 from interlace.gateway.responses_body import (
     FIELDS_ELSEWHERE,
     ITEMS_ELSEWHERE,
@@ -17,6 +17,7 @@ from interlace.gateway.responses_body import (
     AllowedTools,
     AnyObjectFormat,
     FunctionToolBody,
+    InputDocumentPart,
     Item,
     MessageItem,
     ReferenceItem,
@@ -26,56 +27,15 @@ from interlace.gateway.responses_body import (
 from interlace.gateway.responses_ids import response_id
 from interlace.gateway.responses_items import check_calls, messages_of
 from interlace.gateway.responses_rendering import ResponseRendering
+from interlace.gateway.responses_table import RESPONSES
+from interlace.gateway.translation import words_of
 from interlace.gateway.wire import convert, decode
 
 DIALECT = "openai.responses"
 NATIVE = ("access_programs", "context_management", "image", "moderation", "prompt_cache_options")
 """Fields without a neutral form, for a provider that speaks this dialect."""
 
-WORDS = {
-    "messages": "input",
-    "message.developer": "input[].role",
-    "message.late_system": "input[].role",
-    "part.text.cache": "input[].content[].prompt_cache_breakpoint",
-    "part.refusal": "input[].content[].refusal",
-    "part.thinking.text": "input[].content",
-    "part.thinking.signature": "input[].encrypted_content",
-    "part.thinking.redacted": "input[].encrypted_content",
-    "part.thinking.summary": "input[].summary",
-    "part.image.data": "input[].content[].image_url",
-    "part.image.url": "input[].content[].image_url",
-    "part.image.detail": "input[].content[].detail",
-    "part.image.cache": "input[].content[].prompt_cache_breakpoint",
-    "part.image.in_result": "input[].output[].image_url",
-    "part.file.data": "input[].content[].file_data",
-    "part.file.url": "input[].content[].file_url",
-    "part.file.text": "input[].content[].file_data",
-    "part.file.name": "input[].content[].filename",
-    "part.file.cache": "input[].content[].prompt_cache_breakpoint",
-    "call": "input[].call_id",
-    "call.signature": "input[].encrypted_content",
-    "sampling.temperature": "temperature",
-    "sampling.top_p": "top_p",
-    "sampling.logprobs": "top_logprobs",
-    "sampling.max_tokens": "max_output_tokens",
-    "output.json_object": "text.format",
-    "output.json_schema": "text.format",
-    "output.lax": "text.format.strict",
-    "output.description": "text.format.description",
-    "tools.strict": "tools[].strict",
-    "tool_choice.none": "tool_choice",
-    "tool_choice.required": "tool_choice",
-    "tool_choice.function": "tool_choice",
-    "reasoning.effort": "reasoning.effort",
-    "reasoning.summary": "reasoning.summary",
-    "options.verbosity": "text.verbosity",
-    "options.service_tier": "service_tier",
-    "options.user": "user",
-    "options.safety_identifier": "safety_identifier",
-    "options.cache_key": "prompt_cache_key",
-    "options.cache_retention": "prompt_cache_retention",
-    "options.metadata": "metadata",
-}
+WORDS = words_of(RESPONSES)
 """What this dialect calls the fields of the neutral form; one that is missing goes by the same name."""
 
 _any = msgspec.json.Decoder()
@@ -160,9 +120,14 @@ def wants_logprobs(body: ResponsesBody) -> bool:
 
 def _unused(body: ResponsesBody, items: Sequence[Item]) -> tuple[str, ...]:
     """What nothing here has a use for: no tool runs here, and phases of an answer are not told apart."""
-    unused = ("max_tool_calls",) if body.max_tool_calls is not None else ()
-    phases = any(isinstance(item, MessageItem) and item.phase is not None for item in items)
-    return (*unused, "input[].phase") if phases else unused
+    messages = [item for item in items if isinstance(item, MessageItem)]
+    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
+    unused = {
+        "max_tool_calls": body.max_tool_calls is not None,
+        "input[].phase": any(message.phase is not None for message in messages),
+        "input[].content[].detail": any(isinstance(part, InputDocumentPart) and part.detail for part in parts),
+    }
+    return tuple(name for name, said in unused.items() if said)
 
 
 def _left_open(body: ResponsesBody) -> tuple[str, ...]:
@@ -241,7 +206,7 @@ def _tools(body: ResponsesBody) -> tuple[tuple[Tool, ...], str]:
     choice = body.tool_choice
     if choice is None:
         choice = "auto"
-    elif not tools and choice not in {"auto", "none"}:
+    elif not tools and (choice == "required" or not isinstance(choice, str)):
         raise InvalidRequest("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
     if isinstance(choice, AllowedTools):
         names = [_known(tool.name, tools) for tool in choice.tools]

@@ -17,7 +17,7 @@ CallId = Annotated[str, Meta(min_length=1, max_length=256)]
 # --- items -------------------------------------------------------------------------------------------------------
 
 
-class InputTextPart(Body, frozen=True, kw_only=True, tag="input_text", tag_field="type"):
+class InputTextPart(Body, frozen=True, kw_only=True, omit_defaults=True, tag="input_text", tag_field="type"):
     """A piece of text that somebody else than the assistant said."""
 
     text: str
@@ -33,7 +33,7 @@ class InputImagePart(Body, frozen=True, kw_only=True, tag="input_image", tag_fie
     prompt_cache_breakpoint: CacheBreakpoint | None = None
 
 
-class InputDocumentPart(Body, frozen=True, kw_only=True, tag="input_file", tag_field="type"):
+class InputDocumentPart(Body, frozen=True, kw_only=True, omit_defaults=True, tag="input_file", tag_field="type"):
     """A document: in a `data:` URL, or an address that the provider fetches."""
 
     file_data: str | None = None
@@ -62,7 +62,7 @@ InputPart = InputTextPart | InputImagePart | InputDocumentPart
 ItemPart = InputPart | OutputTextPart | OutputRefusalPart
 
 
-class MessageItem(Body, frozen=True, kw_only=True, tag="message", tag_field="type"):
+class MessageItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="message", tag_field="type"):
     """What somebody said; `type` may be left out. The assistant's own come back with `id` and `status`."""
 
     role: Literal["user", "assistant", "system", "developer"]
@@ -72,7 +72,7 @@ class MessageItem(Body, frozen=True, kw_only=True, tag="message", tag_field="typ
     phase: Literal["commentary", "final_answer"] | None = None
 
 
-class FunctionCallItem(Body, frozen=True, kw_only=True, tag="function_call", tag_field="type"):
+class FunctionCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="function_call", tag_field="type"):
     """A call that the assistant made earlier."""
 
     call_id: CallId
@@ -82,7 +82,9 @@ class FunctionCallItem(Body, frozen=True, kw_only=True, tag="function_call", tag
     status: Status | None = None
 
 
-class FunctionOutputItem(Body, frozen=True, kw_only=True, tag="function_call_output", tag_field="type"):
+class FunctionOutputItem(
+    Body, frozen=True, kw_only=True, omit_defaults=True, tag="function_call_output", tag_field="type"
+):
     """What a called function returned."""
 
     call_id: CallId
@@ -154,7 +156,7 @@ class AnyObjectFormat(Body, frozen=True, kw_only=True, tag="json_object", tag_fi
     """Any JSON object."""
 
 
-class SchemaFormat(Body, frozen=True, kw_only=True, tag="json_schema", tag_field="type"):
+class SchemaFormat(Body, frozen=True, kw_only=True, omit_defaults=True, tag="json_schema", tag_field="type"):
     """JSON that follows a schema."""
 
     name: FunctionName

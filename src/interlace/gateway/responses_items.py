@@ -23,7 +23,7 @@ from interlace.engines.types import (
     ToolCall,
 )
 from interlace.errors import InvalidRequest
-from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, data_url, remote_url
+from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, data_url, file_name, remote_url
 from interlace.gateway.openai_chat_body import CacheBreakpoint
 from interlace.gateway.responses_body import (
     FunctionCallItem,
@@ -191,7 +191,7 @@ def _input_part(part: InputPart, where: str) -> Part:
             return TextPart(part.text, cache)
         case InputImagePart():
             _refuse_uploaded(part.file_id, where)
-            url, detail = part.image_url, part.detail or ""
+            url, detail = part.image_url, "" if part.detail in {None, "auto"} else str(part.detail)
             if url is None:
                 raise _missing(f"{where}.image_url")
             if url[:5].lower() != "data:":
@@ -204,7 +204,7 @@ def _input_part(part: InputPart, where: str) -> Part:
 
 
 def _file(part: InputDocumentPart, cache: str, where: str) -> FilePart:
-    name = part.filename or ""
+    name = file_name(part.filename or "", f"{where}.filename")
     if part.file_url is not None:
         return FilePart(url=remote_url(part.file_url, f"{where}.file_url"), name=name, cache=cache)
     if part.file_data is None:
@@ -235,9 +235,9 @@ def _missing(param: str) -> InvalidRequest:
 # --- turns → items -----------------------------------------------------------------------------------------------
 
 
-def items_of(messages: Sequence[Message], response: str) -> list[Item]:
+def items_of(messages: Sequence[Message], response: str) -> list[dict[str, Any]]:
     """The turns as input items of a response, with ids and everything that is needed to read them again."""
-    items: list[Item] = []
+    items: list[dict[str, Any]] = []
     for message in messages:
         for item in _items(message):
             prefix = {MessageItem: "msg", FunctionCallItem: "fc", ReasoningItem: "rs"}.get(type(item), "fco")
@@ -245,8 +245,15 @@ def items_of(messages: Sequence[Message], response: str) -> list[Item]:
             number = FIRST_OF_INPUT + len(items)
             status = "completed"
             made: Any = msgspec.structs.replace(item, id=item_id(prefix, response, number, provider), status=status)
-            items.append(made)
+            items.append(_said(msgspec.to_builtins(made)))
     return items
+
+
+def _said(value: Any) -> Any:
+    """Without the fields that say nothing."""
+    if isinstance(value, dict):
+        return {name: _said(one) for name, one in value.items() if one is not None}
+    return [_said(one) for one in value] if isinstance(value, list) else value
 
 
 def _items(message: Message) -> Iterator[MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem]:

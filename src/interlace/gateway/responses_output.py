@@ -240,7 +240,7 @@ class _Call(_Item):
 
     def end(self) -> None:
         """Of the arguments."""
-        self.tell("function_call_arguments.done", {**self.place, "arguments": self.arguments})
+        self.tell("function_call_arguments.done", {**self.place, "name": self.name, "arguments": self.arguments})
 
 
 T = TypeVar("T", bound=_Item)

@@ -22,7 +22,7 @@ from interlace.gateway.responses_body import Include
 from interlace.gateway.responses_endpoint import ResponsesEndpoint
 from interlace.gateway.responses_ids import is_response_id
 from interlace.gateway.responses_rendering import SEALS, replayed, shown
-from interlace.gateway.responses_running import Running
+from interlace.gateway.responses_running import Background, Running
 from interlace.gateway.wire import convert, encode
 
 _LISTS = ("include",)
@@ -84,7 +84,7 @@ class ResponsePages:
         wanted = convert(_query(scope), Retrieval, strict=False)
         if wanted.starting_after is not None and not wanted.stream:
             raise InvalidRequest("'starting_after' needs 'stream' to be true.", param="starting_after")
-        running = self.endpoint.running.find(project, id)
+        running = await self._running(project, id)
         seals = SEALS in wanted.include
         if running is not None:
             if not wanted.stream:
@@ -109,14 +109,14 @@ class ResponsePages:
         """A page of the items that it was given itself; those of the responses before it are theirs."""
         project, id = self._who(scope)
         wanted = convert(_query(scope), Listing, strict=False)
-        running = self.endpoint.running.find(project, id)
+        running = await self._running(project, id)
         given = encode(running.rendering.input) if running is not None else (await self._find(project, id)).input
         await send_whole(send, 200, JSON, encode(_page(_json.decode(given), wanted)))
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Forget it; one that runs is stopped first."""
         project, id = self._who(scope)
-        running = self.endpoint.running.find(project, id)
+        running = await self._running(project, id)
         if running is not None:
             await running.cancel()
         if not await asyncio.to_thread(self.endpoint.responses.delete, project, id):
@@ -126,7 +126,7 @@ class ResponsePages:
     async def cancel(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Stop one that runs in the background; a second time changes nothing."""
         project, id = self._who(scope)
-        running = self.endpoint.running.find(project, id)
+        running = await self._running(project, id)
         if running is not None:
             await running.cancel()
             await send_whole(send, 200, JSON, shown(running.rendering.kept(), seals=running.rendering.seals))
@@ -145,6 +145,14 @@ class ResponsePages:
         caller = self.endpoint.pipeline.ledger.authenticate(credential_of(scope))
         return caller.project.id, scope["path_params"]["id"]
 
+    async def _running(self, project: str, id: str) -> Background | None:
+        """The response, while it runs. One that has ended is told once that is durable, as it is stored."""
+        running = self.endpoint.running.find(project, id)
+        if running is None or not running.rendering.ended:
+            return running
+        await running.wait()
+        return None
+
     async def _find(self, project: str, id: str) -> Turn:
         turn = await asyncio.to_thread(self.endpoint.responses.find, project, id) if is_response_id(id) else None
         if turn is None:
@@ -161,7 +169,7 @@ def _page(items: list[dict[str, Any]], wanted: Listing) -> ItemList:
         ordered = ordered[places[0] + 1 :]
     page = ordered[: wanted.limit]
     if SEALS not in wanted.include:
-        page = [{**item, "encrypted_content": None} if item["type"] == "reasoning" else item for item in page]
+        page = [{name: value for name, value in item.items() if name != "encrypted_content"} for item in page]
     first, last = (page[0]["id"], page[-1]["id"]) if page else ("", "")
     return ItemList(page, first, last, len(ordered) > len(page))
 

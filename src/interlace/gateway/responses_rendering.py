@@ -15,7 +15,7 @@ import msgspec
 
 from interlace.engines.types import Delta, FinishReason, GenerateRequest, Thought, ToolCallDelta, Usage
 from interlace.errors import InterlaceError
-from interlace.gateway.pipeline import Done, Happening, PartStarted
+from interlace.gateway.calls import Done, Happening, PartStarted
 from interlace.gateway.responses_answer import (
     TIERS,
     IncompleteDetails,
@@ -47,7 +47,7 @@ class ResponseRendering:
         self.store = store
         self.seals = seals
         self.response = response
-        self.input: list[Any] = []
+        self.input: list[dict[str, Any]] = []
         self.begun = False
         self._given = given
         self._number = 0
@@ -87,7 +87,7 @@ class ResponseRendering:
             for tool in request.tools
         ]
         self.response = msgspec.structs.replace(self.response, instructions=instructions, tools=tools)
-        self.input = list(items_of(messages[len(messages) - self._given :], self.id))
+        self.input = items_of(messages[len(messages) - self._given :], self.id)
 
     def start(self) -> None:
         """The response is there."""

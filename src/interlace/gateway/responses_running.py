@@ -48,6 +48,11 @@ class Background:
         self.cancelled = True
         if self.task is not None:
             self.task.cancel()
+        await self.wait()
+
+    async def wait(self) -> None:
+        """Return once it is over, and what became of it durable."""
+        if self.task is not None:
             await asyncio.wait([self.task])
 
 

@@ -31,7 +31,7 @@ from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.routes import Routes
-from interlace.gateway.routing import Shadows, live_models
+from interlace.gateway.routing import Memory, Shadows, live_models
 from interlace.ledger import Ledger, Registry, Retention
 from interlace.safety import Guards
 
@@ -155,6 +155,7 @@ def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Route
         {model.name: model.engine for model in settings.models},
         {route.name: route for route in settings.routes},
         live,
+        {route.name: Memory(route.reuse) for route in settings.routes if route.reuse.seconds},
     )
 
 
@@ -204,8 +205,6 @@ class Server(uvicorn.Server):
         """Another load is current from now on."""
         settings = load.settings
         set_up_logs(settings.log)
-        if self.state.batches is not None:
-            self.state.batches.follow(load.pipeline, settings.limits)
         self.config.timeout_graceful_shutdown = settings.drain_seconds  # type: ignore[assignment] # as above
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -258,11 +257,11 @@ async def _serve(
         return Load(read, settings, engines, pipeline, make_app(settings, pipeline, state))
 
     loads = Loads(make(source.first, settings, engines))
+    assert state.batches is not None
+    state.batches.held = loads.held
     server = Server(loads, settings, state)
     reloader = Reloader(registry, loads, source, build, make, server.follow)
     state.reload = reloader.reload
-    if state.batches is not None:
-        state.batches.during = loads.held
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, server.drain)

@@ -82,8 +82,6 @@ ErrorType = Literal[
     "billing_error",
     "permission_error",
     "not_found_error",
-    "conflict_error",
-    "request_too_large",
     "rate_limit_error",
     "api_error",
     "overloaded_error",
@@ -94,8 +92,6 @@ _BY_STATUS: Mapping[int, ErrorType] = {
     402: "billing_error",
     403: "permission_error",
     404: "not_found_error",
-    409: "conflict_error",
-    413: "request_too_large",
     429: "rate_limit_error",
     529: "overloaded_error",
 }

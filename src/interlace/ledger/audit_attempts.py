@@ -9,7 +9,7 @@ from typing import Any
 from interlace.ledger.audit_prices import COUNTS, LARGEST, Event, PriceList, problem_of_tokens
 
 _FREE = {"failed"}
-_ENDS = {"served", "failed", "cancelled", "rejected"}
+_ENDS = {"served", "failed", "cancelled", "rejected", "reused"}
 
 Problem = tuple[str, str, str]
 """What is wrong, what was expected, what was found."""
@@ -47,7 +47,9 @@ def _one(event: Event, one: dict[str, Any], prices: PriceList, *, charged: bool)
     if price is None or price.model != one["model"]:
         yield "its price is not one of its model", one["model"], f"price {one['price_id']}"
         return
-    cost = price.cost(alone) if charged and one["end"] not in _FREE else 0
+    if not 0 <= one["percent"] <= 100 or (one["percent"] != 100 and one["end"] != "reused"):
+        yield "only what is reused costs a part of its price, and no more than all", "100", str(one["percent"])
+    cost = price.cost(alone, one["percent"]) if charged and one["end"] not in _FREE else 0
     if cost != one["cost_nanos"]:
         yield f"its cost is not its tokens at price {price.id}", f"{cost} nano-dollars", str(one["cost_nanos"])
 
@@ -56,9 +58,10 @@ def _read(event: Event) -> list[dict[str, Any]] | None:
     """The attempts with every field there is; None where they are none."""
     try:
         attempts = json.loads(event.attempts or "")
-        whole = [{"cost_nanos": 0, "tokens": {}, **one} for one in attempts]
+        whole = [{"cost_nanos": 0, "tokens": {}, "percent": 100, **one} for one in attempts]
         good = all(
             isinstance(one["model"], str) and type(one["price_id"]) is int and type(one["cost_nanos"]) is int
+            and type(one["percent"]) is int
             and all(type(count) is int for count in _counts(one).values()) and isinstance(one["end"], str)
             for one in whole
         )  # fmt: skip

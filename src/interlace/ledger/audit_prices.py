@@ -67,13 +67,13 @@ class PriceRow:
     batch_percent: int
     spans: list[tuple[int, int]] = field(default_factory=list)  # when it was the price of its model
 
-    def cost(self, event: Event) -> int:
-        """Nano-dollars of an event: every kind exactly, the sum rounded up."""
+    def cost(self, event: Event, percent: int = 100) -> int:
+        """Nano-dollars of an event, or so many per cent of them: every kind exactly, the sum rounded up."""
         exact = self.request * 10**6
         for count, amount in zip(_shares(event), self.amounts, strict=True):
             exact += count * (amount or 0)
         exact *= self.batch_percent if event.batch else 100
-        whole, rest = divmod(exact, _HUNDRED_MILLION)
+        whole, rest = divmod(exact * percent, 100 * _HUNDRED_MILLION)
         return min(whole + 1 if rest else whole, LARGEST)
 
     def unpriced(self, event: Event) -> str | None:

@@ -9,14 +9,15 @@ import msgspec
 from interlace.ledger.outcomes import Outcome
 from interlace.ledger.prices import Tokens
 
-AttemptEnd = Literal["served", "failed", "cancelled", "rejected"]
+AttemptEnd = Literal["served", "failed", "cancelled", "rejected", "reused"]
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model's try at a request that came by a route, in the order of their beginnings.
 
     At most one `served`: its answer is what the caller got. `cancelled`: another was quicker. `rejected`: it answered,
-    and the route's policy judged that another model must. `failed` ones cost nothing; the others cost their tokens at
+    and the route's policy judged that another model must. `reused`: nobody was asked, the answer that this model gave
+    before was given again, for `percent` of the price. `failed` ones cost nothing; the others cost their tokens at
     the price of their model.
     """
 
@@ -29,6 +30,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost_nanos: int = 0
     error: str = ""  # the code of what failed, or what was found wrong with the answer
     estimated: bool = False
+    percent: int = 100
 
 
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,6 +41,7 @@ class Tried:
     latency_us: int
     error: str = ""
     estimated: bool = False
+    percent: int = 100
 
 
 @dataclass(frozen=True, slots=True)

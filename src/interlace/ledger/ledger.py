@@ -387,9 +387,10 @@ def _attempt(one: Tried, *, charged: bool, batch: bool) -> Attempt:
         end=one.end,
         price_id=one.price.id,
         tokens=one.tokens,
-        cost_nanos=min(charge(one.price, one.tokens, batch=batch), MOST_NANOS) if paid else 0,
+        cost_nanos=min(charge(one.price, one.tokens, batch=batch, percent=one.percent), MOST_NANOS) if paid else 0,
         error=one.error,
         estimated=one.estimated,
+        percent=one.percent,
     )
 
 

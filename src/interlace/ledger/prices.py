@@ -75,8 +75,9 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
         return self.request == 0 and not any(self.of(kind) for kind in KINDS)
 
 
-def charge(price: Price, tokens: Tokens, *, batch: bool = False) -> Nanos:
-    """Nano-dollars for one request, rounded once, upwards. All that money arithmetic there is."""
+def charge(price: Price, tokens: Tokens, *, batch: bool = False, percent: int = 100) -> Nanos:
+    """Nano-dollars for one request, rounded once, upwards. All that money arithmetic there is. `percent`: of the price,
+    for what is not made anew."""
     plain = tokens.prompt - tokens.cached - tokens.cache_write
     spoken = tokens.completion - tokens.reasoning
     assert plain >= 0, "cached tokens are prompt tokens"
@@ -90,6 +91,7 @@ def charge(price: Price, tokens: Tokens, *, batch: bool = False) -> Nanos:
         + tokens.reasoning * (price.of("reasoning") or 0)
         + tokens.embedding * (price.of("embedding") or 0),
         batch=batch,
+        percent=percent,
     )
 
 
@@ -122,8 +124,16 @@ def _dearest(price: Price, *kinds: Kind) -> int:
     return max(price.of(kind) or 0 for kind in kinds)
 
 
-def _rounded(price: Price, millionths: int, *, batch: bool) -> Nanos:
+def part_of(price: Price, percent: int) -> Price:
+    """The price at so many per cent, each amount rounded upwards: to hold by, never to charge by."""
+    amounts = {kind: amount for kind in KINDS if (amount := getattr(price, kind)) is not None}
+    scaled = {kind: -(-amount * percent // 100) for kind, amount in amounts.items()}
+    return msgspec.structs.replace(price, request=-(-price.request * percent // 100), **scaled)
+
+
+def _rounded(price: Price, millionths: int, *, batch: bool, percent: int = 100) -> Nanos:
     millionths += price.request * MILLION
     if batch:
-        return Nanos(-(-millionths * price.batch_percent // (100 * MILLION)))
-    return Nanos(-(-millionths // MILLION))
+        percent *= price.batch_percent
+        return Nanos(-(-millionths * percent // (10_000 * MILLION)))
+    return Nanos(-(-millionths * percent // (100 * MILLION)))

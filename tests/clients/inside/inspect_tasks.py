@@ -65,6 +65,26 @@ def test_a_task_counts_what_is_billed(server, tmp_path, monkeypatch, agrees, str
     agrees(calls[0].response["id"], usage.input_tokens, usage.output_tokens)
 
 
+@pytest.mark.parametrize("dialect", ["responses", "anthropic"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_other_dialects(server, tmp_path, dialect, stream) -> None:
+    """The same task by the Responses API, and by Anthropic's."""
+    if dialect == "anthropic":
+        more = {"base_url": server.url, "streaming": stream}
+        model = get_model(f"anthropic/{server.model}", api_key=server.key, memoize=False, **more)
+    else:
+        more = {"base_url": server.v1, "responses_api": True, "stream": stream}
+        model = get_model(f"openai-api/interlace/{server.model}", api_key=server.key, memoize=False, **more)
+    task = Task(dataset=[Sample(input=FRANCE, target="Paris")], solver=generate(), scorer=includes())
+    more = {"temperature": 0, "max_tokens": 16, "max_retries": 0, "display": "none"}
+    (log,) = eval(task, model=model, log_dir=str(tmp_path), **more)
+    assert log.status == "success", log.error
+    if dialect == "responses":  # through Anthropic's SDK no temperature is sent, and the model may say anything
+        assert log.results.scores[0].metrics["accuracy"].value == 1.0
+    (usage,) = log.stats.model_usage.values()
+    assert usage.total_tokens > 0
+
+
 def test_logprobs(server, tmp_path, monkeypatch) -> None:
     """Logprobs and alternatives come through."""
     log = run(server, tmp_path, monkeypatch, generate(), logprobs=True, top_logprobs=2)

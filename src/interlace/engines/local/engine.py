@@ -227,8 +227,11 @@ class LocalEngine:
         if prompt + (wanted if wanted is not None else 1) <= limit:
             return
         asked = "" if wanted is None else f" and you asked for {wanted} more ({prompt + wanted} in all)"
+        yours = (
+            "The prompt is too long: your" if prompt >= limit else "Your"
+        )  # Anthropic's clients look for these words
         raise ContextLengthExceeded(
-            f"This model's maximum context length is {limit} tokens. Your {param} came to {prompt} tokens{asked}. "
+            f"This model's maximum context length is {limit} tokens. {yours} {param} came to {prompt} tokens{asked}. "
             f"Shorten the {param}{'' if wanted is None else ' or max_tokens'}. ({ContextLengthExceeded.default_code})",
             param=param,
         )

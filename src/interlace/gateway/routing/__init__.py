@@ -4,6 +4,7 @@ from interlace.gateway.routing.attempts import Attempts, Doing
 from interlace.gateway.routing.choice import Choice, PassedOver, Step, choose
 from interlace.gateway.routing.facts import Asked, Standing, asked_of, models_of, seed_of
 from interlace.gateway.routing.live import Live, is_the_models_fault, live_models
+from interlace.gateway.routing.reuse import Kept, Memory, Remembered, key_of
 from interlace.gateway.routing.shadow import Shadows
 
 __all__ = [
@@ -11,14 +12,18 @@ __all__ = [
     "Attempts",
     "Choice",
     "Doing",
+    "Kept",
     "Live",
+    "Memory",
     "PassedOver",
+    "Remembered",
     "Shadows",
     "Standing",
     "Step",
     "asked_of",
     "choose",
     "is_the_models_fault",
+    "key_of",
     "live_models",
     "models_of",
     "seed_of",

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from interlace.config import RouteSettings
-from interlace.engines.types import Delta, Embeddings
+from interlace.engines.types import Delta, Embeddings, Usage
 from interlace.errors import (
     ContentFiltered,
     ContextLengthExceeded,
@@ -28,6 +28,7 @@ from interlace.errors import (
     Forbidden,
     InsufficientQuota,
     InterlaceError,
+    InvalidRequest,
     NotFound,
     Overloaded,
     PayloadTooLarge,
@@ -43,7 +44,7 @@ from interlace.ledger.events import AttemptEnd
 from interlace.ledger.prices import charge
 
 if TYPE_CHECKING:
-    from interlace.gateway.pipeline import Ask, Happening, Work
+    from interlace.gateway.calls import Ask, Happening, Work
 
 T = TypeVar("T")
 
@@ -77,6 +78,7 @@ class Running:
     live: Live
     batches: Batches[Happening]
     probe: bool
+    judged: bool
     end: AttemptEnd | None = None
     error: str = ""
     latency_us: int = 0
@@ -123,7 +125,7 @@ class Attempts:
     """One request by a route. `first` before there is a hold, then `run`, once each.
 
     `streams`: whether the caller reads the answer as it comes. `served` is told model and reason before the first
-    event.
+    event; `keep` gets a whole answer, where answers are remembered.
     """
 
     route: RouteSettings
@@ -133,6 +135,7 @@ class Attempts:
     meter: Meter
     streams: bool
     served: Callable[[str, str], None]
+    keep: Callable[[str, list[Happening], Usage], None] | None = None
     tried: list[Running] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)  # on answers that were judged
     _steps: deque[Step] = field(default_factory=deque)
@@ -161,11 +164,16 @@ class Attempts:
             running, events = await self._answered(hold)
             self.meter.instead = running.meter
             self.served(running.work.model, running.why)
+            whole = list(events) if self.keep else []
             if events:
                 yield events
             async for batch in running.batches:
+                if self.keep:
+                    whole += batch
                 yield batch
             await running.stop("served")
+            if self.keep and not (running.meter.filtered or running.meter.budget_ended):
+                self.keep(running.work.model, whole, running.meter.usage())
         except BaseException as error:
             for one in self.tried:
                 await one.stop(*_end_of(error))
@@ -202,16 +210,20 @@ class Attempts:
         """Who answers, and what has come of the answer so far."""
         while self._steps:
             step = self._steps.popleft()
-            found = await self._asked(step, hold)
+            try:
+                found = await self._asked(step, hold)
+            except InvalidRequest as error:
+                if self._kept is None or isinstance(error, ContentFiltered):
+                    raise
+                found = None  # the answer that is kept is better than an error
             if found is None:
                 continue
             running, events = found
-            if step.judged and self._steps and running.work.ask.embed is None:
-                events, fault = (
-                    without_logprobs(running.work, events),
-                    judged(self.route.open_first, running.work, events),
-                )
-                if fault:
+            if running.judged and running.work.ask.embed is None:
+                fault = judged(self.route.open_first, running.work, events)
+                self.verdicts.append(fault or "kept")
+                events = without_logprobs(running.work, events)
+                if fault and self._steps:
                     await running.stop("rejected", fault)
                     self._error, self._kept = fault, (running, events)
                     continue
@@ -257,7 +269,7 @@ class Attempts:
             events = await _read(running, running.head())
         else:
             running, events = await self._raced(running, delay, hold)
-        if not self.streams or (step.judged and self._steps):
+        if running.judged or not self.streams:
             events += await _read(running, running.rest())
         return running, events
 
@@ -277,7 +289,7 @@ class Attempts:
         meter, live = self.doing.meter(work.model), self.doing.live(work.model)
         self.meter.instead = meter
         batches = Batches(self.doing.streams(work, share, meter))
-        running = Running(work, share, why, meter, live, batches, live.breaker.enter())
+        running = Running(work, share, why, meter, live, batches, live.breaker.enter(), step.judged)
         self.tried.append(running)
         await batches.__aenter__()
         return running
@@ -324,11 +336,16 @@ class Attempts:
                 await running.stop("cancelled")
 
     async def _second(self, hold: Hold) -> Running | None:
-        """The next step, begun beside the first; None where it cannot be asked now."""
+        """The next step, begun beside the first; None where it cannot be asked now. Where only the budget is too small
+        for both at once, it keeps its place."""
+        step = self._steps.popleft()
         try:
-            return await self._start(self._steps.popleft(), hold, "hedge")
+            return await self._start(step, hold, "hedge")
+        except InsufficientQuota:
+            self._steps.appendleft(step)
         except _ELSEWHERE:
-            return None
+            pass
+        return None
 
     def _last_error(self) -> InterlaceError:
         return self._error if isinstance(self._error, InterlaceError) else nobody(self.choice)

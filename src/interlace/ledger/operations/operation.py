@@ -16,7 +16,8 @@ class Operation:
     """`run` does it: (open ledger, an instance of `input`) → an instance of `output`. It may wait for the disk.
 
     `path` is below `/admin/v1`; what it names in braces are fields of the input, and so are the query's parameters of a
-    GET and the body's fields of anything else. Raises `InterlaceError`s only.
+    GET and the body's fields of anything else. Raises `InterlaceError`s only. `looks_only`: it reads what the running
+    server has in memory, so it runs on its event loop, and changes nothing.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Operation:
     input: type[Input]
     output: Any
     run: Callable[[Registry, Any], Any]
+    looks_only: bool = False
 
     @property
     def in_path(self) -> tuple[str, ...]:

@@ -225,7 +225,7 @@ def set_project(registry: Registry, given: ProjectChanges) -> ProjectView:
 
 
 def erase(registry: Registry, given: ProjectNamed) -> Erasure:
-    """Empty the details of a project's events so far; sums stay."""
+    """Empty the details of a project's events so far, and delete what it left here; sums stay."""
     project = find_project(registry, given.project, given.org)
     count = erase_project(registry, project.id)
     now = registry.directory.projects[project.id]

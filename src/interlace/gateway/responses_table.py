@@ -1,0 +1,97 @@
+"""What becomes of each field of `/v1/responses`: see `gateway.translation`."""
+
+from __future__ import annotations
+
+from interlace.gateway.translation import Carried, Denied, Here, Ignored, Place, Table, carried
+
+_DEFAULTS = "left out: the model's own default"
+_CACHED = ("part.text.cache", "part.image.cache", "part.file.cache")
+_ECHOED = "clients echo it; models do not read it"
+
+
+def _parts(where: str, **names: str) -> dict[str, Place]:
+    """Of a list of parts: what a message holds, and what a function returned."""
+    return {
+        f"{where}.image_url": carried(
+            "part.image.data", "part.image.url", *names.values(), how="a `data:` URL is checked"
+        ),
+        f"{where}.detail": carried("part.image.detail", how="of a picture; of a document it has no use"),
+        f"{where}.file_data": carried(
+            "part.file.data", "part.file.text", how="what is text is decoded, so guards read it"
+        ),
+        f"{where}.file_url": carried("part.file.url"),
+        f"{where}.filename": carried("part.file.name"),
+        f"{where}.file_id": Denied("send the content itself in `file_data` or `image_url`"),
+        f"{where}.prompt_cache_breakpoint.mode": carried(*_CACHED),
+        f"{where}.prompt_cache_breakpoint.ttl": carried(*_CACHED),
+        f"{where}.text": Carried(),
+    }
+
+
+RESPONSES: Table = {
+    "model": Here("chooses the model or route"),
+    "input": Carried(),
+    "input[].type": Here("items of tools that run at OpenAI get a 400"),
+    "input[].role": carried("message.developer", "message.late_system"),
+    **_parts("input[].content[]"),
+    "input[].content[].text": carried("part.thinking.text", how="of a thought; any other is the message"),
+    "input[].content[].refusal": carried("part.refusal"),
+    "input[].content[].annotations": Ignored(_ECHOED),
+    "input[].content[].logprobs": Ignored(_ECHOED),
+    "input[].call_id": carried("call"),
+    "input[].name": carried("call"),
+    "input[].arguments": carried("call"),
+    **_parts("input[].output[]", result="part.image.in_result"),
+    "input[].encrypted_content": carried("part.thinking.signature", "part.thinking.redacted", "call.signature"),
+    "input[].summary[].text": carried("part.thinking.summary"),
+    "input[].id": Here("finds what a reference means; otherwise items are numbered anew"),
+    "input[].status": Ignored(_ECHOED),
+    "input[].phase": Ignored("phases of an answer are not told apart"),
+    "instructions": Carried(how="as a system message before everything else"),
+    "previous_response_id": Here("the stored items come before `input`"),
+    "store": Here("the response is kept, unless false"),
+    "background": Here("it runs on without its caller"),
+    "include": Here("sealed thoughts and logprobs are told; what belongs to tools at OpenAI asks for nothing"),
+    "stream": Here("the answer comes in events; the engine streams in any case where it can"),
+    "stream_options.include_obfuscation": Ignored("nothing is padded"),
+    "max_output_tokens": carried("sampling.max_tokens"),
+    "max_tool_calls": Ignored("it counts calls of tools that run at OpenAI"),
+    "metadata": carried("options.metadata", how="and comes back with the response"),
+    "temperature": carried("sampling.temperature", how=_DEFAULTS),
+    "top_p": carried("sampling.top_p", how=f"{_DEFAULTS}; 0 as the least there is"),
+    "top_logprobs": carried("sampling.logprobs"),
+    "text.format": carried("output.json_object", "output.json_schema"),
+    "text.format.name": carried("output.json_schema"),
+    "text.format.schema": carried("output.json_schema"),
+    "text.format.description": carried("output.description"),
+    "text.format.strict": carried("output.lax"),
+    "text.verbosity": carried("options.verbosity"),
+    "tools[].type": Here("functions are the only kind: others get a 400"),
+    "tools[].name": carried("tools"),
+    "tools[].description": carried("tools"),
+    "tools[].parameters": carried("tools"),
+    "tools[].strict": carried(
+        "tools.strict", how="left out: strict where the schema is one that OpenAI holds to strictly"
+    ),
+    "tool_choice": carried("tool_choice.none", "tool_choice.required"),
+    "tool_choice.name": carried("tool_choice.function"),
+    "tool_choice.mode": carried("tool_choice.required", how="of `allowed_tools`"),
+    "tool_choice.tools[].name": carried("tools", how="only the allowed ones are offered"),
+    "parallel_tool_calls": carried("parallel_tool_calls"),
+    "reasoning.effort": carried("reasoning.effort"),
+    "reasoning.summary": carried("reasoning.summary"),
+    "reasoning.generate_summary": carried("reasoning.summary", how="the older name"),
+    "reasoning.context": Here("`auto`; anything else gets a 400"),
+    "reasoning.mode": Here("`standard`; anything else gets a 400"),
+    "truncation": Here("`disabled`; `auto` gets a 400"),
+    "service_tier": carried("options.service_tier"),
+    "user": carried("options.user"),
+    "safety_identifier": carried("options.safety_identifier"),
+    "prompt_cache_key": carried("options.cache_key"),
+    "prompt_cache_retention": carried("options.cache_retention"),
+    "access_programs": carried("native"),
+    "context_management": carried("native"),
+    "image": carried("native"),
+    "moderation": carried("native"),
+    "prompt_cache_options": carried("native"),
+}

@@ -1,0 +1,128 @@
+"""Answers from memory: the very same request, of the same project, by the same route, within the time that is set.
+
+Nothing that comes near the same is taken for it: all that shapes an answer is in the key, with the project and what the
+plan says of lengths. Only whole answers are kept, as guards let them pass; memory is bounded by their number and size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from interlace.config import ReuseSettings, RouteSettings
+from interlace.engines.types import Delta, Embeddings, Usage
+from interlace.gateway.bounds import tokens_of
+from interlace.gateway.meter import Meter
+from interlace.gateway.routing.live import Clock
+from interlace.ledger import Bound, Caller, Hold, Price, Tried
+
+if TYPE_CHECKING:
+    from interlace.gateway.calls import Ask, Happening, Work
+
+EVENT_BYTES = 200  # about, of an event beside its texts
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer, and when it is forgotten (by the memory's clock)."""
+
+    model: str
+    events: tuple[Happening, ...]
+    usage: Usage
+    until: float
+
+
+@dataclass
+class Memory:
+    """Of one route. `clock` gives monotonic seconds."""
+
+    settings: ReuseSettings
+    clock: Clock = time.monotonic
+    _kept: OrderedDict[bytes, Kept] = field(default_factory=OrderedDict)
+
+    def find(self, key: bytes) -> Kept | None:
+        """The answer to that request, if it is still known."""
+        kept = self._kept.get(key)
+        if kept is not None and kept.until <= self.clock():
+            del self._kept[key]
+            return None
+        if kept is not None:
+            self._kept.move_to_end(key)
+        return kept
+
+    def keep(self, key: bytes, model: str, events: Sequence[Happening], usage: Usage) -> None:
+        """Remember an answer, unless it is too long; who was not asked for longest is forgotten for it."""
+        if sum(map(_bytes_of, events)) > self.settings.entry_bytes:
+            return
+        self._kept[key] = Kept(model, tuple(events), usage, self.clock() + self.settings.seconds)
+        self._kept.move_to_end(key)
+        while len(self._kept) > self.settings.entries:
+            self._kept.popitem(last=False)
+
+
+def key_of(ask: Ask, caller: Caller) -> bytes:
+    """What makes two requests the same: whose they are, and everything that shapes the answer."""
+    nameless = tuple(msgspec.structs.replace(request, id="", tenant="") for request in ask.generate)
+    embed = None if ask.embed is None else msgspec.structs.replace(ask.embed, id="")
+    plan = caller.plan
+    whole = (caller.project.id, plan.default_max_tokens, plan.largest_max_tokens, ask.model, nameless, embed)
+    return hashlib.blake2b(msgspec.msgpack.encode(whole), digest_size=32).digest()
+
+
+@dataclass
+class Remembered:
+    """A request that is answered from memory: as `Attempts` to the pipeline. `work`: of the model that had answered, at
+    the part of its price that is held."""
+
+    route: RouteSettings
+    ask: Ask
+    work: Work
+    price: Price
+    kept: Kept
+    kind: str
+    meter: Meter
+    served: Callable[[str, str], None]
+
+    async def first(self) -> tuple[Work, Bound]:
+        """What is held: exactly what was used."""
+        usage, embedding = self.kept.usage, self.ask.embed is not None
+        return self.work, Bound(usage.prompt_tokens, 0 if embedding else usage.completion_tokens, embedding=embedding)
+
+    async def run(self, hold: Hold) -> AsyncGenerator[list[Happening], None]:  # noqa: ARG002 - as of `Attempts`
+        """The answer, at once."""
+        self.meter.see(0, self.kept.usage)
+        self.served(self.kept.model, "reused")
+        yield list(self.kept.events)
+
+    def told(self) -> tuple[Tried, ...]:
+        """As an attempt of the model that had answered."""
+        tokens = tokens_of(self.kept.usage, embedding=self.ask.embed is not None)
+        return (
+            Tried(
+                model=self.kept.model,
+                engine=self.kind,
+                price=self.price,
+                why="reused",
+                end="reused",
+                tokens=tokens,
+                latency_us=round(self.meter.latency_seconds() * 1e6),
+                estimated=self.kept.usage.estimated,
+                percent=self.route.reuse.percent,
+            ),
+        )
+
+
+def _bytes_of(event: Happening) -> int:
+    size = EVENT_BYTES
+    if isinstance(event, Delta):
+        size += len(event.text) + 100 * len(event.logprobs)
+        size += sum(len(call.arguments) for call in event.tool_calls)
+    elif isinstance(event, Embeddings):
+        size += sum(map(len, event.rows))
+    return size
