@@ -90,6 +90,15 @@ def gateway() -> Iterator[Gateway]:
         "silent": ScriptedEngine(deltas=(Delta(finish_reason="stop"),)),
         "leaky": ScriptedEngine(tokens=("Well", ", op", "en se", "same", " and", " more")),
         "telltale": ScriptedEngine(tokens=("It is ", KEY, ".")),
+        "thoughtless": ScriptedEngine(
+            deltas=(
+                Delta(tokens=1, thought=Thought(text=f"Mine is {KEY[:20]}")),
+                Delta(tokens=1, thought=Thought(text=f"{KEY[20:]}, so I say open ")),
+                Delta(tokens=1, thought=Thought(text="sesame")),
+                Delta(tokens=1, text="Hello"),
+                Delta(finish_reason="stop"),
+            )
+        ),
         "broken": ScriptedEngine(fail_after=2),
         "held": ScriptedEngine(held=True),
         "loading": ScriptedEngine(state="loading"),
@@ -294,6 +303,14 @@ def test_instructions_are_not_carried_over(gateway: Gateway) -> None:
     assert [turn.role for turn in last_seen(gateway, "local").messages] == ["user", "assistant"] * 2 + ["user"]
 
 
+def test_a_choice_without_tools_is_refused(gateway: Gateway) -> None:
+    """Whatever shape the choice has: there is nothing to choose from."""
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}
+    for choice in ("required", {"type": "function", "name": "f"}, allowed):
+        refused = post(gateway, "local", tool_choice=choice)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tool_choice")
+
+
 def test_what_an_engine_has_no_use_for_is_told(gateway: Gateway) -> None:
     """In the header; and a field of a provider's own is refused by its name."""
     answer = post(gateway, "local", reasoning={"effort": "low"}, service_tier="flex", max_tool_calls=3)
@@ -337,6 +354,17 @@ def test_what_is_kept_is_what_guards_let_pass(gateway: Gateway) -> None:
         items = get(gateway, f"{told['id']}/input_items").text
         assert KEY not in items
         assert "removed]" in items
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_thoughts_are_guarded_too(gateway: Gateway, stream: bool) -> None:
+    """A key or a denied word in a thought is neither told nor kept, and the word ends the response."""
+    answer = post(gateway, "thoughtless", stream=stream)
+    response = check_stream(events_of(answer.text)) if stream else answer.json()
+    assert response["incomplete_details"] == {"reason": "content_filter"}
+    for text in (answer.text, get(gateway, response["id"]).text):
+        assert KEY[:20] not in text
+        assert "sesame" not in text
 
 
 @pytest.mark.parametrize("background", [False, True])

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from interlace.engines.types import Delta, Thought, ToolCallDelta, Usage
 from interlace.gateway.bounds import tokens_of
-from interlace.gateway.pipeline import Done, Happening, PartStarted
+from interlace.gateway.calls import Done, Happening, PartStarted
 from interlace.gateway.rendering import write_named_event
 from interlace.gateway.seals import named_seal, sealed_id
 from interlace.gateway.wire import encode

@@ -21,6 +21,7 @@ from interlace.engines.types import (
     ToolCall,
 )
 from interlace.errors import InvalidRequest
+from interlace.gateway.calls import Ask
 from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, base64_text, data_url, file_name, remote_url
 from interlace.gateway.openai_chat_answer import ChatRendering
 from interlace.gateway.openai_chat_body import (
@@ -53,7 +54,6 @@ from interlace.gateway.openai_fields import (
     wants_usage,
 )
 from interlace.gateway.openai_tables import CHAT
-from interlace.gateway.pipeline import Ask
 from interlace.gateway.seals import unnamed_seal
 from interlace.gateway.translation import words_of
 from interlace.gateway.wire import decode

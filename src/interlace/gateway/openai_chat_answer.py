@@ -10,9 +10,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from interlace.engines.types import Delta, FinishReason, Thought, TokenLogprob, ToolCallDelta
+from interlace.gateway.calls import Done, Happening, PartStarted
 from interlace.gateway.openai_chat_body import ExtraContent, GoogleContent
 from interlace.gateway.openai_fields import UsageBody, finite, token_text, usage_body
-from interlace.gateway.pipeline import Done, Happening, PartStarted
 from interlace.gateway.rendering import SSE_DONE, write_event
 from interlace.gateway.seals import named_seal
 from interlace.gateway.wire import encode

@@ -9,7 +9,7 @@ import msgspec
 
 from interlace.engines.types import GenerateRequest, Message, Options, OutputRule, Reasoning, Sampling, Tool
 from interlace.errors import InvalidRequest
-from interlace.gateway.pipeline import Ask
+from interlace.gateway.calls import Ask
 from interlace.gateway.responses_body import (
     FIELDS_ELSEWHERE,
     ITEMS_ELSEWHERE,
@@ -206,7 +206,7 @@ def _tools(body: ResponsesBody) -> tuple[tuple[Tool, ...], str]:
     choice = body.tool_choice
     if choice is None:
         choice = "auto"
-    elif not tools and choice not in {"auto", "none"}:
+    elif not tools and (choice == "required" or not isinstance(choice, str)):
         raise InvalidRequest("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
     if isinstance(choice, AllowedTools):
         names = [_known(tool.name, tools) for tool in choice.tools]
