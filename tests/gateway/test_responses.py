@@ -90,10 +90,17 @@ def gateway() -> Iterator[Gateway]:
         "silent": ScriptedEngine(deltas=(Delta(finish_reason="stop"),)),
         "leaky": ScriptedEngine(tokens=("Well", ", op", "en se", "same", " and", " more")),
         "telltale": ScriptedEngine(tokens=("It is ", KEY, ".")),
-        "thoughtless": ScriptedEngine(
+        "careless": ScriptedEngine(
             deltas=(
                 Delta(tokens=1, thought=Thought(text=f"Mine is {KEY[:20]}")),
-                Delta(tokens=1, thought=Thought(text=f"{KEY[20:]}, so I say open ")),
+                Delta(tokens=1, thought=Thought(text=f"{KEY[20:]}, so.")),
+                Delta(tokens=1, text="Hello"),
+                Delta(finish_reason="stop"),
+            )
+        ),
+        "forbidden": ScriptedEngine(
+            deltas=(
+                Delta(tokens=1, thought=Thought(text="So I say open ")),
                 Delta(tokens=1, thought=Thought(text="sesame")),
                 Delta(tokens=1, text="Hello"),
                 Delta(finish_reason="stop"),
@@ -358,13 +365,15 @@ def test_what_is_kept_is_what_guards_let_pass(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_thoughts_are_guarded_too(gateway: Gateway, stream: bool) -> None:
-    """A key or a denied word in a thought is neither told nor kept, and the word ends the response."""
-    answer = post(gateway, "thoughtless", stream=stream)
-    response = check_stream(events_of(answer.text)) if stream else answer.json()
-    assert response["incomplete_details"] == {"reason": "content_filter"}
-    for text in (answer.text, get(gateway, response["id"]).text):
-        assert KEY[:20] not in text
-        assert "sesame" not in text
+    """A key in a thought is masked, a denied word ends the response; neither is told or kept."""
+    for model, hidden, status in (("careless", KEY[9:30], "completed"), ("forbidden", "sesame", "incomplete")):
+        answer = post(gateway, model, stream=stream)
+        response = check_stream(events_of(answer.text)) if stream else answer.json()
+        assert response["status"] == status
+        kept = get(gateway, response["id"]).text
+        for text in (answer.text, kept):
+            assert hidden not in text
+        assert ("removed]" in kept) == (model == "careless")
 
 
 @pytest.mark.parametrize("background", [False, True])
