@@ -6,6 +6,7 @@ A test compares the pages with what this makes, so a new command, setting, error
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from interlace.cli import app
 from interlace.config import settings_reference
 from interlace.gateway import wire
 from interlace.ledger import RULES
+
+sys.path.insert(0, str(Path(__file__).parent))
+from generate_translation import translation_page
 
 FOLDER = Path(__file__).parent / "reference"
 MADE = "<!-- Made by docs/generate.py from the code; edit there. -->\n\n"
@@ -121,6 +125,7 @@ PAGES = {
     "settings.md": settings_page,
     "errors.md": errors_page,
     "outcomes.md": outcomes_page,
+    "translation.md": lambda: translation_page(MADE),
 }
 
 if __name__ == "__main__":

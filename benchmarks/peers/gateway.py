@@ -35,8 +35,9 @@ from interlace.engines.types import (
 )
 from interlace.gateway.app import State, make_app
 from interlace.gateway.batches import Batches
+from interlace.gateway.calls import Call, Done, Happening, PartStarted
 from interlace.gateway.logs import set_up_logs
-from interlace.gateway.pipeline import Call, Done, Happening, PartStarted, Pipeline
+from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.serve import Server, bind, calm_collector, make_pipeline
 from interlace.ledger import Registry, new_key
 from interlace.ledger.directory import hint_of

@@ -360,6 +360,8 @@ def test_wrong_key(endpoint: Endpoint) -> None:
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, None),
         ({"extra_body": {"structured_outputs": {"regex": "a", "grammar": "b"}}}, "structured_outputs"),
+        ({"extra_body": {"continue_final_message": True}}, "continue_final_message"),
+        ({"extra_body": {"continue_final_message": True, "add_generation_prompt": True}}, "add_generation_prompt"),
         ({"extra_body": {"top_k": -2}}, "top_k"),
         ({"extra_body": {"min_p": 2}}, "min_p"),
         ({"extra_body": {"repetition_penalty": 0}}, "repetition_penalty"),

@@ -215,11 +215,12 @@ def test_logprobs_that_were_only_asked_to_judge_by_are_not_shown(provider: Provi
         assert request.sampling.logprobs == 0
 
 
-def test_an_answer_is_kept_after_all_where_nobody_better_can_answer(provider: Provider) -> None:
+@pytest.mark.parametrize("fault", ["status:500", "status:400", "refuse:context"])
+def test_an_answer_is_kept_after_all_where_nobody_better_can_answer(provider: Provider, fault: str) -> None:
     """A poor answer is better than an error; it is charged once."""
     asked = route("open", fallbacks=("closed",), policy="open_first", retries=NO_RETRIES)
     engine = ScriptedEngine(tokens=("I'm", " sorry."))
-    with routed(provider, {"closed": "status:500"}, asked, local={"open": engine}) as there:
+    with routed(provider, {"closed": fault}, asked, local={"open": engine}) as there:
         reply = there.ask()
         assert (reply.text, reply.served) == ("I'm sorry.", ("open", "primary"))
         assert [(one[1], one[3]) for one in there.attempts()] == [("served", PROMPT + 2 * ANSWER), ("failed", 0)]

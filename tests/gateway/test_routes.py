@@ -276,6 +276,25 @@ def test_conditions_send_requests_where_they_belong(provider: Provider) -> None:
         assert there.ask().served == ("rest", "primary")
 
 
+def test_pictures_go_to_who_is_meant_for_them(provider: Provider) -> None:
+    """And what is said beside a picture counts as the prompt's length."""
+    members = (
+        MemberSettings("eyes", weight=1000, when=WhenSettings(needs=("vision",))),
+        MemberSettings("long", weight=1000, when=WhenSettings(least_characters=100)),
+    )
+    models = {"eyes": "instant:1", "long": "instant:2", "rest": "instant:3"}
+    with routed(provider, models, route(*members, fallbacks=("rest",))) as there:
+        text = {"type": "text", "text": "what is it?"}
+        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+        def asked(*parts: Any) -> str | None:
+            return there.ask(messages=[{"role": "user", "content": list(parts)}]).served[0]
+
+        assert asked(text) == "rest"
+        assert asked(text, picture) == "eyes"
+        assert asked({"type": "text", "text": "long " * 30}) == "long"
+
+
 def test_a_route_with_nobody_for_a_request_says_so(provider: Provider) -> None:
     """A caller cannot mend what it is not told."""
     member = MemberSettings("a", when=WhenSettings(tags=("eu",)))

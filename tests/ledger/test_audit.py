@@ -237,7 +237,7 @@ def test_its_arithmetic_is_exact(price, tokens: Tokens, embedding: int, batch: b
     row = PriceRow(1, "m", 0, 0, None, amounts, price.request, price.batch_percent)
     tokens = Tokens(tokens.prompt, tokens.cached, tokens.cache_write, tokens.completion, tokens.reasoning, embedding)
     percent = price.batch_percent if batch else 100
-    assert row.cost(_event_of(tokens, batch)) == ceil(Fraction(exact(price, tokens, percent)))
+    assert row.cost(_event_of(tokens, batch)) == min(ceil(Fraction(exact(price, tokens, percent))), 10**18)
 
 
 def _event_of(tokens: Tokens, batch: bool) -> Event:

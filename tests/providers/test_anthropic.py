@@ -79,7 +79,7 @@ async def test_an_answer_is_read_streamed_or_whole(server: Anthropic, stream: bo
     """Text, end and the bill: what the provider counts apart (read from a cache, written to it) is in the prompt."""
     async with engine(server, stream=stream) as made:
         events = await collect(made, chat())
-    assert events[0] == Started(34, 20)
+    assert events[0] == Started(34, 20, estimated=True)
     assert text_of(events) == GREETING
     assert finishes(events) == ["stop"]
     assert events[-1] == BILL
@@ -349,6 +349,7 @@ FAULTS: dict[str, tuple[type[InterlaceError], str, str]] = {
     "breaks:cut": (EngineFailed, "ended the connection", "one"),
     "breaks:quiet": (EngineFailed, "before it was complete", "one"),
     "breaks:garbage": (EngineFailed, "no answer", "one"),
+    "breaks:endless": (EngineFailed, "endless line", "one"),
     "wraps:": (EngineUnavailable, "not available", ""),
     "wraps:html": (EngineFailed, "neither events nor JSON", ""),
     "wraps:short": (EngineFailed, "before it was complete", ""),

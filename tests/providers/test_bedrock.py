@@ -193,6 +193,12 @@ async def test_what_the_cache_did_is_counted(bedrock: Bedrock, stream: bool) -> 
     assert events[-1] == Usage(152, 7, cached_tokens=100, cache_write_tokens=40, service_tier="default")
 
 
+async def test_usage_that_contradicts_is_kept_and_marked(bedrock: Bedrock) -> None:
+    """No tokens for an answer that has some: it stands as Bedrock tells it, for reconciliation."""
+    usage = (await ask(bedrock, text="contradicts"))[-1]
+    assert usage == Usage(12, 0, disputed=True, service_tier="default")
+
+
 async def test_usage_that_never_came_is_estimated(bedrock: Bedrock) -> None:
     """A stream without its last event is whole once the reason to stop is known; the count is ours, and says so."""
     usage = (await ask(bedrock, text="no-usage"))[-1]
@@ -227,7 +233,9 @@ async def test_a_whole_conversation(bedrock: Bedrock) -> None:
                 ToolCall("c2", "now", ""),
             ),
         ),
-        Message("tool", (TextPart("rain"), ImagePart(data=PIXEL, media_type="image/png")), tool_call_id="c1"),
+        Message(
+            "tool", (TextPart("rain", cache="5m"), ImagePart(data=PIXEL, media_type="image/png")), tool_call_id="c1"
+        ),
         Message("tool", "no clock", tool_call_id="c2", is_error=True, cache="1h"),
         Message("system", "Answer now."),
         Message("user", "words"),
@@ -257,6 +265,7 @@ async def test_a_whole_conversation(bedrock: Bedrock) -> None:
     ]
     assert results["content"] == [
         {"toolResult": {"toolUseId": "c1", "content": [{"text": "rain"}, image]}},
+        {"cachePoint": {"type": "default", "ttl": "5m"}},
         {"toolResult": {"toolUseId": "c2", "content": [{"text": "no clock"}], "status": "error"}},
         {"cachePoint": {"type": "default", "ttl": "1h"}},
         {"text": "words"},
@@ -348,7 +357,6 @@ async def test_no_tool_may_be_called(bedrock: Bedrock) -> None:
         Message("assistant", tool_calls=(ToolCall("c", "now", "[1]"),)),
         Message("assistant", tool_calls=(ToolCall("c", "now", '{"a": NaN}'),)),
         Message("system", (ImagePart(data="AAAA", media_type="image/png"),)),
-        Message("tool", (TextPart("a", cache="5m"),), tool_call_id="c"),
     ],
     ids=lambda message: type(message.parts[0]).__name__ if message.parts else message.tool_calls[0].arguments,
 )

@@ -223,11 +223,11 @@ async def test_a_conversation_keeps_all_its_parts(server: OpenAI) -> None:
             {"type": "text", "text": "n.txt:\nt"},
             {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
         ]},
-        {"role": "assistant", "content": [{"type": "text", "text": "one"}], "refusal": "no"},
+        {"role": "assistant", "content": "one", "refusal": "no"},
         {"role": "assistant", "content": None, "tool_calls": [
             {"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}}
             for id, name in (("c1", "a"), ("c2", "b"))]},
-        {"role": "tool", "content": [{"type": "text", "text": "sun"}], "tool_call_id": "c1"},
+        {"role": "tool", "content": "sun", "tool_call_id": "c1"},
         {"role": "tool", "content": "rain", "tool_call_id": "c2"},
         {"role": "user", "content": [picture]},
         {"role": "user", "name": "ann", "content": [

@@ -217,6 +217,8 @@ FAULTS: dict[str, tuple[type[InterlaceError], str, str]] = {
     "cut": (EngineFailed, "ended the connection", "one"),
     "quiet": (EngineFailed, "before it was complete", "one"),
     "garbage": (EngineFailed, "no answer", "one"),
+    "endless": (EngineFailed, "endless line", "one"),
+    "html": (EngineFailed, "neither events nor JSON", ""),
 }
 
 

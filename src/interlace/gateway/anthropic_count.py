@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from interlace.config import LimitSettings
 from interlace.gateway.anthropic_messages import parse_count
+from interlace.gateway.calls import Ask, Call
 from interlace.gateway.http import (
     JSON,
     ClientWatch,
@@ -19,7 +20,7 @@ from interlace.gateway.http import (
     send_whole,
     tags_of,
 )
-from interlace.gateway.pipeline import Ask, Call, Pipeline
+from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.styles import Header
 from interlace.gateway.wire import encode
 

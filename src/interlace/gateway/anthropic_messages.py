@@ -25,7 +25,7 @@ from interlace.gateway.anthropic_messages_body import (
 )
 from interlace.gateway.anthropic_tables import MESSAGES
 from interlace.gateway.anthropic_turns import prefills, turns_of
-from interlace.gateway.pipeline import Ask
+from interlace.gateway.calls import Ask
 from interlace.gateway.translation import words_of
 from interlace.gateway.wire import decode
 

@@ -9,10 +9,10 @@ from typing import Any
 from interlace.deposits import Batch, Deposits
 from interlace.errors import InvalidRequest
 from interlace.gateway.anthropic_messages import parse_messages
+from interlace.gateway.calls import Ask
 from interlace.gateway.openai_chat import parse_chat
 from interlace.gateway.openai_completions import parse_completion
 from interlace.gateway.openai_embeddings import parse_embedding
-from interlace.gateway.pipeline import Ask
 from interlace.gateway.rendering import Dialect
 from interlace.gateway.responses import ask_of, read_body, references_of
 from interlace.gateway.responses_endpoint import Keeping

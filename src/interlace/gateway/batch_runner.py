@@ -28,9 +28,10 @@ from interlace.errors import (
     Unauthenticated,
 )
 from interlace.gateway.batch_endpoints import ENDPOINTS, LineEndpoint
+from interlace.gateway.calls import Ask, BatchLine, Call, Done
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import NO_MODEL
-from interlace.gateway.pipeline import Ask, BatchLine, Call, Done, Pipeline
+from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.rendering import Rendering
 from interlace.ledger import Outcome, Write
 

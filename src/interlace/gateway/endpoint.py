@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from interlace.config import LimitSettings
 from interlace.errors import EngineUnavailable, InterlaceError
+from interlace.gateway.calls import Ask, Call, Done, Happening
 from interlace.gateway.http import (
     EVENT_STREAM,
     JSON,
@@ -26,7 +27,7 @@ from interlace.gateway.http import (
     start_response,
     tags_of,
 )
-from interlace.gateway.pipeline import Ask, Call, Done, Happening, Pipeline
+from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.rendering import Dialect, Rendering
 
 _log = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from interlace.engines.types import (
     ToolCall,
 )
 from interlace.errors import InvalidRequest
+from interlace.gateway.calls import Ask
 from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, base64_text, data_url, file_name, remote_url
 from interlace.gateway.openai_chat_answer import ChatRendering
 from interlace.gateway.openai_chat_body import (
@@ -38,6 +39,7 @@ from interlace.gateway.openai_chat_body import (
     JsonObjectFormat,
     SystemMessage,
     TextFormat,
+    ThinkingBlock,
     ToolBody,
     ToolMessage,
     UserMessage,
@@ -52,7 +54,7 @@ from interlace.gateway.openai_fields import (
     wants_usage,
 )
 from interlace.gateway.openai_tables import CHAT
-from interlace.gateway.pipeline import Ask
+from interlace.gateway.seals import unnamed_seal
 from interlace.gateway.translation import words_of
 from interlace.gateway.wire import decode
 
@@ -83,7 +85,7 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         tools=tools,
         tool_choice=_tool_choice(chat),
         parallel_tool_calls=chat.parallel_tool_calls is not False,
-        prefill=bool(chat.continue_final_message) and chat.messages[-1].__struct_config__.tag == "assistant",
+        prefill=_prefills(chat),
         reasoning=Reasoning(effort=chat.reasoning_effort) if chat.reasoning_effort else None,
         options=_options(chat),
         dialect=DIALECT,
@@ -135,6 +137,23 @@ def _max_tokens(chat: ChatBody) -> int | None:
     return chat.max_completion_tokens if chat.max_tokens is None else chat.max_tokens
 
 
+def _prefills(chat: ChatBody) -> bool:
+    """Whether the answer goes on where the last message ends, which then is the assistant's."""
+    if not chat.continue_final_message:
+        return False
+    if chat.add_generation_prompt:
+        raise InvalidRequest(
+            "Give 'continue_final_message' or 'add_generation_prompt', not both.", param="add_generation_prompt"
+        )
+    last = chat.messages[-1]
+    if not isinstance(last, AssistantMessage) or last.tool_calls:
+        raise InvalidRequest(
+            "An answer can only go on where the last message is the assistant's and calls no tool.",
+            param="continue_final_message",
+        )
+    return True
+
+
 def _options(chat: ChatBody) -> Options:
     return Options(
         verbosity=chat.verbosity or "",
@@ -184,12 +203,15 @@ def _assistant(message: AssistantMessage, where: str) -> Message:
 def _thoughts(message: AssistantMessage) -> tuple[ThinkingPart, ...]:
     """What an assistant thought: sealed blocks where there are any, else the bare text."""
     if message.thinking_blocks:
-        return tuple(
-            ThinkingPart(block.thinking or "", block.signature or "", block.data or "")
-            for block in message.thinking_blocks
-        )
+        return tuple(map(_thought, message.thinking_blocks))
     text = message.reasoning_content or message.reasoning
     return (ThinkingPart(text),) if text else ()
+
+
+def _thought(block: ThinkingBlock) -> ThinkingPart:
+    signature, id = unnamed_seal(block.signature or "")
+    redacted, id_of_redacted = unnamed_seal(block.data or "")
+    return ThinkingPart(block.thinking or "", signature, redacted, id=id or id_of_redacted)
 
 
 def _call(call: AssistantToolCall) -> ToolCall:

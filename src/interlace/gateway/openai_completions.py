@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from interlace.engines.types import GenerateRequest, Options
 from interlace.errors import InvalidRequest
+from interlace.gateway.calls import Ask
 from interlace.gateway.openai_completions_answer import CompletionRendering
 from interlace.gateway.openai_fields import (
     MAX_CHOICES,
@@ -21,7 +22,6 @@ from interlace.gateway.openai_fields import (
     wants_usage,
 )
 from interlace.gateway.openai_tables import COMPLETIONS
-from interlace.gateway.pipeline import Ask
 from interlace.gateway.translation import words_of
 from interlace.gateway.wire import decode
 

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from interlace.engines.types import Delta, FinishReason, GenerateRequest, TokenLogprob
+from interlace.gateway.calls import Done, Happening, PartStarted
 from interlace.gateway.openai_fields import UsageBody, finite, token_text, top_of, usage_body
-from interlace.gateway.pipeline import Done, Happening, PartStarted
 from interlace.gateway.rendering import SSE_DONE, write_event
 from interlace.gateway.wire import encode
 

@@ -13,8 +13,8 @@ from msgspec import Meta
 
 from interlace.engines.types import Embeddings, EmbedRequest
 from interlace.errors import InvalidRequest
+from interlace.gateway.calls import Ask, Done, Happening
 from interlace.gateway.openai_fields import TokenId
-from interlace.gateway.pipeline import Ask, Done, Happening
 from interlace.gateway.wire import Body, decode, encode
 
 MAX_INPUTS = 2048

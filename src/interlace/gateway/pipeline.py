@@ -11,21 +11,21 @@ import asyncio
 import dataclasses
 import functools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
 
 from interlace.config import RouteSettings
 from interlace.engines.fields import check_fields
-from interlace.engines.texts import texts_of
-from interlace.engines.types import Delta, Embeddings, EmbedRequest, Engine, GenerateRequest, Started, Usage
+from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest, Started
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
 from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches
 from interlace.gateway.bounds import bound_of, tokens_of, within_plan
+from interlace.gateway.calls import Ask, Call, Counted, Done, Happening, PartStarted, Work, input_texts
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
@@ -43,111 +43,11 @@ from interlace.gateway.routing import (
     models_of,
     seed_of,
 )
-from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Left, Outcome, Price, Share, Used, Write
+from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Outcome, Price, Share, Used
 from interlace.ledger.prices import part_of
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a caller wants, in neutral words: one model, and generation of some prompts or one embedding."""
-
-    model: str
-    generate: tuple[GenerateRequest, ...] = ()
-    embed: EmbedRequest | None = None
-    dimensions: int | None = None  # the length of embedding the caller expects
-    input_param: str = "messages"  # the wire's word for the input, named in refusals
-    words: Mapping[str, str] = field(default_factory=dict)  # the wire's word for each of `engines.fields.NAMES`
-    unused: tuple[str, ...] = ()  # fields that nothing here has a use for, whatever the engine
-    conversation: str | None = None  # what the caller calls the conversation that this belongs to
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLine:
-    """What a call that is a line of a batch has instead of a caller who waits: the key in whose name it runs, and
-    `beside`, which says what is written together with its usage event, once it is known how the line ended."""
-
-    key_id: str
-    beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read.
-    `tell_limits` hears what is left of the caller's rates, `tell_unused` which fields of the request the engine has no
-    use for, `tell_route` which model of a route answers and why: all go into the answer's headers. `streams`: whether
-    the answer is read as it comes. `conversation`: as in `Ask`, but of a header. `accepted` hears the ask as guards let
-    it pass, once it is about to run, and `beside` says what is written together with the usage event, once it is known
-    how the request ended."""
-
-    id: str
-    endpoint: str
-    credential: str | None
-    read: Callable[[], Awaitable[Ask]]
-    client_gone: Callable[[], bool]
-    meter: Meter
-    tags: tuple[str, ...] = ()
-    tell_limits: Callable[[dict[str, Left]], None] = lambda _: None
-    tell_unused: Callable[[Iterable[str]], None] = lambda _: None
-    accepted: Callable[[Ask], Awaitable[None]] | None = None
-    beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]] | None = None
-    batch: BatchLine | None = None  # then it pays the batch price, and runs in idle capacity only
-    tell_route: Callable[[str, str], None] = lambda _model, _why: None
-    streams: Callable[[], bool] = lambda: True
-    conversation: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """An ask that is about to run. `open_ended`: nobody said how long the answer may be, and it can be stopped."""
-
-    ask: Ask
-    model: str
-    requests: tuple[GenerateRequest, ...]  # of the ask, as plan and tenant have them
-    engine: Engine
-    price: Price
-    open_ended: bool
-    unused: frozenset[str] = frozenset()  # fields of the ask, as its caller wrote them, that the engine has no use for
-
-    def numbered(self, attempt: int) -> Work:
-        """The same work under ids of its own: attempts at one request may run at once, on one engine."""
-        if not attempt:
-            return self
-        rename = msgspec.structs.replace
-        embed = None if self.ask.embed is None else rename(self.ask.embed, id=f"{self.ask.embed.id}~{attempt}")
-        requests = tuple(rename(request, id=f"{request.id}~{attempt}") for request in self.requests)
-        return dataclasses.replace(self, ask=dataclasses.replace(self.ask, embed=embed), requests=requests)
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """Prompt tokens; `estimated`: about so many, because neither engine nor provider counts them beforehand."""
-
-    tokens: int
-    estimated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PartStarted:
-    """The prompt of part number `part` is accepted; `prompt` is its text, as guards let it pass, where it was text."""
-
-    part: int
-    started: Started
-    prompt: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The last event, after settlement."""
-
-    usage: Usage
-
-
-Happening = PartStarted | Delta | Embeddings | Done
-"""What comes out. The `index` of a `Delta` counts through all parts: part number times `n`, plus the choice."""
-
 
 ByRoute = Attempts | Remembered
 
@@ -382,6 +282,7 @@ class Pipeline:
             latency_us=round(meter.latency_seconds() * 1e6),
             first_token_us=None if first is None else round((first + answering.started - meter.started) * 1e6),
             estimated=usage.estimated,
+            disputed=usage.disputed,
             tried=() if isinstance(way, Work) else way.told(),
         )
         meter.outcome = outcome.value
@@ -448,7 +349,7 @@ class Pipeline:
             for shown in guard.feed(delta) if guard else (delta,):
                 if shown.finish_reason is not None:
                     unfinished.discard(shown.index)
-                    meter.filtered |= shown.finish_reason == "content_filter"
+                    meter.filtered |= shown.finish_reason == "content_filter" != delta.finish_reason
                 if self.log_prompts:
                     meter.said[shift + shown.index] = meter.said.get(shift + shown.index, "") + shown.text
                 yield msgspec.structs.replace(shown, index=shift + shown.index) if shift else shown
@@ -505,11 +406,3 @@ def _outcome_of_error(error: BaseException, call: Call) -> Outcome:
     if isinstance(error, InvalidRequest) or (isinstance(error, InterlaceError) and error.status < 500):
         return Outcome.REFUSED
     return Outcome.FAILED
-
-
-def input_texts(ask: Ask) -> Iterator[str]:
-    """Every text of the ask that a model would read, or that shapes what it writes."""
-    if ask.embed is not None:
-        yield from ask.embed.texts
-    for request in ask.generate:
-        yield from texts_of(request)

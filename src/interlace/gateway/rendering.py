@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from interlace.gateway.pipeline import Ask, Done, Happening
+from interlace.gateway.calls import Ask, Done, Happening
 
 _encoder = msgspec.json.Encoder()
 

@@ -9,7 +9,7 @@ import msgspec
 
 from interlace.engines.types import GenerateRequest, Message, Options, OutputRule, Reasoning, Sampling, Tool
 from interlace.errors import InvalidRequest
-from interlace.gateway.pipeline import Ask
+from interlace.gateway.calls import Ask
 from interlace.gateway.responses_body import (
     FIELDS_ELSEWHERE,
     ITEMS_ELSEWHERE,

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from interlace.config import LimitSettings
 from interlace.deposits import Responses, Turn
 from interlace.errors import EngineUnavailable, InterlaceError, InvalidRequest
+from interlace.gateway.calls import Ask, Call, Done, Happening
 from interlace.gateway.endpoint import Happenings, told_of_the_end
 from interlace.gateway.http import (
     EVENT_STREAM,
@@ -29,7 +30,7 @@ from interlace.gateway.http import (
     start_response,
     tags_of,
 )
-from interlace.gateway.pipeline import Ask, Call, Done, Happening, Pipeline
+from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.responses import ask_of, read_body, references_of
 from interlace.gateway.responses_body import Item, ResponsesBody
 from interlace.gateway.responses_ids import FIRST_OF_INPUT, read_item_id

@@ -15,7 +15,7 @@ import msgspec
 
 from interlace.engines.types import Delta, FinishReason, GenerateRequest, Thought, ToolCallDelta, Usage
 from interlace.errors import InterlaceError
-from interlace.gateway.pipeline import Done, Happening, PartStarted
+from interlace.gateway.calls import Done, Happening, PartStarted
 from interlace.gateway.responses_answer import (
     TIERS,
     IncompleteDetails,

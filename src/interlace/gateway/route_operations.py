@@ -13,10 +13,11 @@ import msgspec
 
 from interlace.config import RouteSettings
 from interlace.errors import NotFound
+from interlace.gateway.calls import Ask
 from interlace.gateway.openai_chat import parse_chat
 from interlace.gateway.openai_completions import parse_completion
 from interlace.gateway.openai_embeddings import parse_embedding
-from interlace.gateway.pipeline import Ask, Pipeline
+from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.routing import Standing, asked_of, models_of, seed_of
 from interlace.gateway.routing.explain import Explanation, explain
 from interlace.ledger import Registry

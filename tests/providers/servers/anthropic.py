@@ -436,7 +436,8 @@ def refuses(body: dict[str, Any], argument: str) -> Told:
 
 
 def breaks(body: dict[str, Any], argument: str) -> Told:
-    """A word, and then: an `error` of the stream, no end (`cut`, `quiet`), events not known yet (`news`), no JSON."""
+    """A word, and then: an `error`, no end (`cut`, `quiet`), nonsense (`garbage`, `endless`), or events not known yet
+    (`news`)."""
     message = _message(body, [{"type": "text", "text": "one"}], "end_turn")
     events = _events(message)
     overloaded = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
@@ -446,6 +447,7 @@ def breaks(body: dict[str, Any], argument: str) -> Told:
         "cut": [],
         "quiet": [],
         "garbage": [b"data: {nonsense\n\n"],
+        "endless": [b"data: ", *[b"x" * (1 << 20)] * 5],
         "news": [event("new_event", x=1), event("content_block_start", index=7, content_block={"type": "new_block"}),
                  event("content_block_delta", index=7, delta={"type": "new_delta", "y": [1]}),
                  event("content_block_stop", index=7), *events[-3:]],

@@ -317,6 +317,23 @@ def filtered(body: dict[str, Any], argument: str) -> Told:
     return Told(200, events, {"Content-Type": "text/event-stream"})
 
 
+def breaks(body: dict[str, Any], argument: str) -> Told:
+    """A word, and then: `error`, an end without one (`cut`, `quiet`), nonsense (`garbage`, `endless`); or a page
+    (`html`), or an error with a success code around it (`wrapped`)."""
+    error = {"error": {"message": "Rate limit reached", "type": "requests", "code": "rate_limit_exceeded"}}
+    if argument == "html":
+        return Told(200, b"<html>", {"Content-Type": "text/html"})
+    if argument == "wrapped":
+        return _whole(error)
+    tails = {
+        "error": [_event(error)],
+        "garbage": [b"data: {nonsense\n\n"],
+        "endless": [b"data: ", *[b"x" * (1 << 20)] * 5],
+    }
+    pieces = [chunk(body, 0, {"content": "one"}), *tails.get(argument, [])]
+    return Told(200, pieces, {"Content-Type": "text/event-stream"}, cut=argument == "cut")
+
+
 def fails(body: dict[str, Any], argument: str) -> Told:
     """An error: `429`, `quota`, `500`, `503`, `long`, `filter`."""
     del body
@@ -343,5 +360,6 @@ SCRIPTS: dict[str, Callable[[dict[str, Any], str], Told]] = {
     "counts": counts,
     "plays": plays,
     "filtered": filtered,
+    "breaks": breaks,
     "fails": fails,
 }

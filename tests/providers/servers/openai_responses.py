@@ -172,8 +172,8 @@ def ends(body: dict[str, Any], argument: str) -> Told:
 
 
 def breaks(body: dict[str, Any], argument: str) -> Told:
-    """A word, and then: `error`, `failed`, an end without one (`cut`, `quiet`), `garbage`; or an error around which
-    there is a success code (`wrapped`)."""
+    """A word, and then: `error`, `failed`, an end without one (`cut`, `quiet`), nonsense (`garbage`,
+    `endless`); or a page (`html`), or an error with a success code around it (`wrapped`)."""
     fault = {"code": "rate_limit_exceeded", "message": "Rate limit reached"}
     if argument == "wrapped":
         told = _response(body, [], "failed", error=fault)
@@ -187,9 +187,10 @@ def breaks(body: dict[str, Any], argument: str) -> Told:
     if argument == "failed":
         begin.append({"type": "response.failed", "response": _response(body, [], "failed", error=fault)})
     made = _stream(begin, cut=argument == "cut")
-    if argument == "garbage":
-        return Told(200, [*made.body, b"data: {nonsense\n\n"], made.headers)
-    return made
+    tails = {"garbage": [b"data: {nonsense\n\n"], "endless": [b"data: ", *[b"x" * (1 << 20)] * 5]}
+    if argument == "html":
+        return Told(200, b"<html>", {"Content-Type": "text/html"})
+    return Told(200, [*made.body, *tails[argument]], made.headers) if argument in tails else made
 
 
 SCRIPTS: dict[str, Callable[[dict[str, Any], str], Told]] = {

@@ -28,6 +28,7 @@ from interlace.errors import (
     Forbidden,
     InsufficientQuota,
     InterlaceError,
+    InvalidRequest,
     NotFound,
     Overloaded,
     PayloadTooLarge,
@@ -43,7 +44,7 @@ from interlace.ledger.events import AttemptEnd
 from interlace.ledger.prices import charge
 
 if TYPE_CHECKING:
-    from interlace.gateway.pipeline import Ask, Happening, Work
+    from interlace.gateway.calls import Ask, Happening, Work
 
 T = TypeVar("T")
 
@@ -191,6 +192,7 @@ class Attempts:
                 latency_us=one.latency_us,
                 error=one.error,
                 estimated=one.meter.usage().estimated,
+                disputed=one.meter.usage().disputed,
             )
             for one in self.tried
         )
@@ -209,7 +211,12 @@ class Attempts:
         """Who answers, and what has come of the answer so far."""
         while self._steps:
             step = self._steps.popleft()
-            found = await self._asked(step, hold)
+            try:
+                found = await self._asked(step, hold)
+            except InvalidRequest as error:
+                if self._kept is None or isinstance(error, ContentFiltered):
+                    raise
+                found = None  # the answer that is kept is better than an error
             if found is None:
                 continue
             running, events = found

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from interlace.config import RouteSettings
-from interlace.engines.types import GenerateRequest
+from interlace.engines.texts import texts_of
+from interlace.engines.types import GenerateRequest, ImagePart
 from interlace.errors import InterlaceError
 from interlace.ledger import Price
 
 if TYPE_CHECKING:
-    from interlace.gateway.pipeline import Ask
+    from interlace.gateway.calls import Ask
 
 BreakerState = Literal["closed", "open", "half_open", "probing"]
 
@@ -99,11 +100,8 @@ def characters_of(ask: Ask) -> int:
     """Characters of the prompt's texts; of token ids, four for each."""
     if ask.embed is not None:
         return sum(map(len, ask.embed.texts)) + 4 * sum(map(len, ask.embed.ids))
-    total = 0
-    for request in ask.generate:
-        total += len(request.prompt or "") + 4 * len(request.prompt_ids or ())
-        total += sum(len(message.content) for message in request.messages or ())
-    return total
+    texts = sum(len(text) for request in ask.generate for text in texts_of(request))
+    return texts + 4 * sum(len(request.prompt_ids or ()) for request in ask.generate)
 
 
 def most_tokens_of(ask: Ask) -> int | None:
@@ -115,8 +113,9 @@ def most_tokens_of(ask: Ask) -> int | None:
 def conversation_of(ask: Ask, told: str | None) -> str:
     """What a conversation is known by: what the caller calls it, else how it begins, up to the first word of its user;
     later turns begin alike."""
-    if told or ask.conversation:
-        return f"named:{told or ask.conversation}"
+    named = told or ask.conversation or next((request.options.cache_key for request in ask.generate), "")
+    if named:
+        return f"named:{named}"
     if ask.embed is not None or not ask.generate:
         return ""
     request = ask.generate[0]
@@ -132,9 +131,6 @@ def _digest(data: bytes) -> str:
 
 
 def _has_images(request: GenerateRequest) -> bool:
-    """Whether a message carries anything but text."""
-    for message in request.messages or ():
-        for part in getattr(message, "parts", None) or ():
-            if "image" in type(part).__name__.lower():
-                return True
-    return False
+    """Whether a message carries a picture."""
+    turns = (message.content for message in request.messages or () if not isinstance(message.content, str))
+    return any(isinstance(part, ImagePart) for parts in turns for part in parts)

@@ -14,7 +14,7 @@ from interlace.config import OpenFirstSettings
 from interlace.engines.types import Delta, GenerateRequest, OutputRule
 
 if TYPE_CHECKING:
-    from interlace.gateway.pipeline import Happening, Work
+    from interlace.gateway.calls import Happening, Work
 
 LOOKED_AT = 300  # characters at the beginning of an answer in which a refusal is looked for
 _SECONDS = 0.1  # the longest that one expression may take

@@ -23,7 +23,7 @@ from interlace.gateway.routing.live import Clock
 from interlace.ledger import Bound, Caller, Hold, Price, Tried
 
 if TYPE_CHECKING:
-    from interlace.gateway.pipeline import Ask, Happening, Work
+    from interlace.gateway.calls import Ask, Happening, Work
 
 EVENT_BYTES = 200  # about, of an event beside its texts
 

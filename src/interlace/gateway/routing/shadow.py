@@ -22,7 +22,7 @@ from interlace.gateway.route_metrics import RouteCounters
 from interlace.ledger.prices import charge
 
 if TYPE_CHECKING:
-    from interlace.gateway.pipeline import Work
+    from interlace.gateway.calls import Work
 
 MOST_AT_ONCE = 16  # beyond them a shadow is left out, and counted as such
 

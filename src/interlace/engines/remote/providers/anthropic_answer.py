@@ -182,9 +182,9 @@ class AnthropicAnswer:
         self._started = True
         told = self._usage
         prompt, cached = number_in(told, "input_tokens"), number_in(told, "cache_read_input_tokens") or 0
-        if not prompt and not cached:
-            return [Started(self._prompt_tokens, estimated=True)]
-        return [Started((prompt or 0) + cached + (number_in(told, "cache_creation_input_tokens") or 0), cached)]
+        written = number_in(told, "cache_creation_input_tokens") or 0
+        whole = (prompt or 0) + cached + written or self._prompt_tokens
+        return [Started(whole, cached, estimated=True)]  # if the answer is cut off, its length is our estimate
 
     def _whole(self, message: WireEvent) -> list[Event]:
         self._note(message.usage)

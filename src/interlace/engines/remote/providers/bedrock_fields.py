@@ -9,7 +9,7 @@ from interlace.engines.fields import KEPT, Fields, Mapped, Refused, Unused, tabl
 _UNKNOWN = Refused("Bedrock does not know it. Leave it out, or choose another model.")
 _THIS_MODEL = Refused("this model on Bedrock does not know it. Leave it out, or choose another model.")
 _DATA_ONLY = Refused("Bedrock fetches nothing from the web. Send the content itself as a data URL.")
-_POINT = Mapped("as a cachePoint after it; for how long: 5m or 1h")
+_POINT = Mapped("as a cachePoint after it, or after the tool's result it stands in; for how long: 5m or 1h")
 _NO_USE = "Bedrock has no such field"
 
 

@@ -122,8 +122,10 @@ class _Turns:
         return turns
 
     def _blocks(self, message: Message) -> Iterator[Json]:
+        mark = message.cache
         if message.role == "tool":
-            yield self._result(message)
+            yield self._result(message)  # which has no place for a mark inside
+            mark = mark or next((mark for part in reversed(message.parts) if (mark := getattr(part, "cache", ""))), "")
         else:
             for part in message.parts:
                 yield from self._block(part)
@@ -132,13 +134,11 @@ class _Turns:
                 use = {"toolUseId": call.id, "name": call.name, "input": arguments_object(call.arguments)}
                 yield {"toolUse": use}
                 yield from _point(call.cache)
-        yield from _point(message.cache)
+        yield from _point(mark)
 
     def _result(self, message: Message) -> Json:
         content: list[Json] = []
         for part in message.parts:
-            if getattr(part, "cache", ""):
-                raise _wrong("A cache mark cannot stand inside a tool's result here: set it on the whole result.")
             content += self._block(part)
         result: Json = {"toolUseId": message.tool_call_id or "", "content": content}
         if message.is_error:

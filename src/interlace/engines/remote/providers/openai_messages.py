@@ -70,6 +70,9 @@ def _content(message: Message, manners: Manners) -> str | list[dict[str, Any]]:
     if message.role == "tool":
         parts = [part for part in parts if not _is_media(part)]
     made = _content_parts(parts, mark, manners)
+    if len(made) == 1 and made[0].keys() == {"type", "text"}:
+        text: str = made[0]["text"]
+        return text  # the way that every server knows
     return made or ""
 
 
