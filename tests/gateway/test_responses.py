@@ -188,6 +188,7 @@ def test_thoughts(gateway: Gateway) -> None:
     assert hidden["summary"] == []
     assert said["content"][0]["text"] == "Paris, it is."
     assert "encrypted_content" not in json.dumps(answer)
+    assert "encrypted_content" not in post(gateway, "thinker", stream=True).text
     asked = post(gateway, "thinker", include=["reasoning.encrypted_content"], stream=True)
     sealed = check_stream(events_of(asked.text))["output"]
     assert sealed[0]["encrypted_content"] == "sealed"
@@ -577,6 +578,8 @@ def test_an_erased_project_leaves_no_response(gateway: Gateway) -> None:
     OPERATIONS["projects.erase"].run(gateway.registry, ProjectNamed(project=who.project.id))
     assert get(gateway, gone, who=who).status_code == 404
     assert get(gateway, stays, who=other).status_code == 200
+    Deposits(gateway.registry).erase(other.project.id)  # by itself, before any sweep
+    assert get(gateway, stays, who=other).status_code == 404
 
 
 def test_responses_expire(gateway: Gateway) -> None:
