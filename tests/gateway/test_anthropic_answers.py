@@ -53,6 +53,12 @@ SAID: dict[str, tuple[Delta, ...]] = {
     "calls without arguments": (call(0, "", first=True), call(1, "", first=True), CALLS),
     "is cut off in a call": (call(0, '{"a": 1, "b', first=True), Delta(finish_reason="length")),
     "refuses": (Delta(text="I will ", refused=True, tokens=1), Delta(text="not.", refused=True, tokens=1), STOP),
+    "thinks under a name": (
+        Delta(thought=Thought("Hm.", id="rs_1")),
+        Delta(thought=Thought(signature="sig", id="rs_1")),
+        Delta(thought=Thought(redacted="red", id="rs_2"), text="Yes."),
+        STOP,
+    ),
     "is filtered": (Delta(text="Well, ", tokens=1), Delta(finish_reason="content_filter")),
     "says nothing": (STOP,),
 }
@@ -225,3 +231,24 @@ def test_what_was_said_goes_back_as_it_was(gateway: Gateway) -> None:
     assert [(part.text, getattr(part, "signature", "")) for part in assistant.parts] == [("Hm.", "s"), ("I look.", "")]
     (made,) = assistant.tool_calls
     assert (made.id, made.signature, returned.tool_call_id) == ("call_1", "se/al+1é", "call_1")
+
+
+def test_the_names_of_thoughts_go_back(gateway: Gateway) -> None:
+    """A provider that knows its thoughts by name gets the names again, from clients of either dialect."""
+    model, question = "thinks under a name", {"role": "user", "content": "x"}
+    engine: Any = gateway.engines[model]
+    content = message(gateway, model, stream=True)["content"]
+    said = chat_message(gateway, model, stream=True)
+    for path, turn in (
+        ("/v1/messages", {"role": "assistant", "content": content}),
+        (
+            "/v1/chat/completions",
+            {"role": "assistant", **{name: said[name] for name in ("content", "thinking_blocks")}},
+        ),
+    ):
+        body = {"model": model, "max_tokens": 9, "messages": [question, turn, question]}
+        answer = httpx.post(gateway.url + path, json=body, headers=gateway.headers, trust_env=False)
+        assert answer.is_success, answer.text
+        first, second, _ = engine.seen[-1].messages[1].parts
+        assert (first.text, first.signature, first.id) == ("Hm.", "sig", "rs_1")
+        assert (second.redacted, second.id) == ("red", "rs_2")

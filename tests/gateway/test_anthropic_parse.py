@@ -21,7 +21,7 @@ from interlace.engines.types import (
 )
 from interlace.errors import InvalidRequest
 from interlace.gateway.anthropic_messages import parse_count, parse_messages
-from interlace.gateway.anthropic_turns import sealed_id, unsealed_id
+from interlace.gateway.seals import named_seal, sealed_id, unnamed_seal, unsealed_id
 
 HELLO = [{"role": "user", "content": "hello"}]
 PIXEL = "iVBORw0KGgo="
@@ -319,6 +319,18 @@ def test_a_seal_survives_in_an_id(id: str, signature: str) -> None:
     made = sealed_id(id, signature)
     assert unsealed_id(made) == (id, signature)
     assert all(c.isascii() and (c.isalnum() or c in "_-") for c in made)
+
+
+@given(id=st.text(min_size=1), seal=st.text(min_size=1))
+def test_an_id_survives_before_a_seal(id: str, seal: str) -> None:
+    """A thought's id and its signature come back as they were, whatever is in them."""
+    assert unnamed_seal(named_seal(seal, id)) == (seal, id)
+
+
+@pytest.mark.parametrize("seal", ["interlace:", "interlace:%:x", "interlace:aa", "EqQBCgIYAhI:M"])
+def test_a_seal_that_only_looks_named_stays(seal: str) -> None:
+    """What is not named by us is the provider's own."""
+    assert unnamed_seal(seal) == (seal, "")
 
 
 @pytest.mark.parametrize("id", ["call__sealed__%", "call__sealed__gA", "call__sealed__A"])

@@ -90,10 +90,17 @@ def gateway() -> Iterator[Gateway]:
         "silent": ScriptedEngine(deltas=(Delta(finish_reason="stop"),)),
         "leaky": ScriptedEngine(tokens=("Well", ", op", "en se", "same", " and", " more")),
         "telltale": ScriptedEngine(tokens=("It is ", KEY, ".")),
-        "thoughtless": ScriptedEngine(
+        "careless": ScriptedEngine(
             deltas=(
                 Delta(tokens=1, thought=Thought(text=f"Mine is {KEY[:20]}")),
-                Delta(tokens=1, thought=Thought(text=f"{KEY[20:]}, so I say open ")),
+                Delta(tokens=1, thought=Thought(text=f"{KEY[20:]}, so.")),
+                Delta(tokens=1, text="Hello"),
+                Delta(finish_reason="stop"),
+            )
+        ),
+        "forbidden": ScriptedEngine(
+            deltas=(
+                Delta(tokens=1, thought=Thought(text="So I say open ")),
                 Delta(tokens=1, thought=Thought(text="sesame")),
                 Delta(tokens=1, text="Hello"),
                 Delta(finish_reason="stop"),
@@ -181,6 +188,7 @@ def test_thoughts(gateway: Gateway) -> None:
     assert hidden["summary"] == []
     assert said["content"][0]["text"] == "Paris, it is."
     assert "encrypted_content" not in json.dumps(answer)
+    assert "encrypted_content" not in post(gateway, "thinker", stream=True).text
     asked = post(gateway, "thinker", include=["reasoning.encrypted_content"], stream=True)
     sealed = check_stream(events_of(asked.text))["output"]
     assert sealed[0]["encrypted_content"] == "sealed"
@@ -358,13 +366,15 @@ def test_what_is_kept_is_what_guards_let_pass(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_thoughts_are_guarded_too(gateway: Gateway, stream: bool) -> None:
-    """A key or a denied word in a thought is neither told nor kept, and the word ends the response."""
-    answer = post(gateway, "thoughtless", stream=stream)
-    response = check_stream(events_of(answer.text)) if stream else answer.json()
-    assert response["incomplete_details"] == {"reason": "content_filter"}
-    for text in (answer.text, get(gateway, response["id"]).text):
-        assert KEY[:20] not in text
-        assert "sesame" not in text
+    """A key in a thought is masked, a denied word ends the response; neither is told or kept."""
+    for model, hidden, status in (("careless", KEY[9:30], "completed"), ("forbidden", "sesame", "incomplete")):
+        answer = post(gateway, model, stream=stream)
+        response = check_stream(events_of(answer.text)) if stream else answer.json()
+        assert response["status"] == status
+        kept = get(gateway, response["id"]).text
+        for text in (answer.text, kept):
+            assert hidden not in text
+        assert ("removed]" in kept) == (model == "careless")
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -568,6 +578,8 @@ def test_an_erased_project_leaves_no_response(gateway: Gateway) -> None:
     OPERATIONS["projects.erase"].run(gateway.registry, ProjectNamed(project=who.project.id))
     assert get(gateway, gone, who=who).status_code == 404
     assert get(gateway, stays, who=other).status_code == 200
+    Deposits(gateway.registry).erase(other.project.id)  # by itself, before any sweep
+    assert get(gateway, stays, who=other).status_code == 404
 
 
 def test_responses_expire(gateway: Gateway) -> None:

@@ -193,6 +193,12 @@ async def test_what_the_cache_did_is_counted(bedrock: Bedrock, stream: bool) -> 
     assert events[-1] == Usage(152, 7, cached_tokens=100, cache_write_tokens=40, service_tier="default")
 
 
+async def test_usage_that_contradicts_is_kept_and_marked(bedrock: Bedrock) -> None:
+    """No tokens for an answer that has some: it stands as Bedrock tells it, for reconciliation."""
+    usage = (await ask(bedrock, text="contradicts"))[-1]
+    assert usage == Usage(12, 0, disputed=True, service_tier="default")
+
+
 async def test_usage_that_never_came_is_estimated(bedrock: Bedrock) -> None:
     """A stream without its last event is whole once the reason to stop is known; the count is ours, and says so."""
     usage = (await ask(bedrock, text="no-usage"))[-1]

@@ -9,10 +9,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from interlace.engines.types import Delta, Thought, ToolCallDelta, Usage
-from interlace.gateway.anthropic_turns import sealed_id
 from interlace.gateway.bounds import tokens_of
 from interlace.gateway.calls import Done, Happening, PartStarted
 from interlace.gateway.rendering import write_named_event
+from interlace.gateway.seals import named_seal, sealed_id
 from interlace.gateway.wire import encode
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"]
@@ -209,7 +209,7 @@ class _Blocks:
 
     def _think(self, thought: Thought) -> None:
         if thought.redacted:
-            self._begin(_Growing("redacted_thinking"), seal=thought.redacted)
+            self._begin(_Growing("redacted_thinking"), seal=named_seal(thought.redacted, thought.id))
             self.close()
             return
         if not (thought.text or thought.signature):
@@ -218,7 +218,7 @@ class _Blocks:
         if thought.text:
             self._more(block, thought.text)
         if thought.signature:
-            block.seal = thought.signature
+            block.seal = named_seal(thought.signature, thought.id)
             self.sealed(block)
             self.close()
 

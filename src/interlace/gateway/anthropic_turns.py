@@ -6,8 +6,6 @@ one role become one, as Anthropic's API reads them.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -34,8 +32,7 @@ from interlace.gateway.anthropic_messages_body import (
     UserParam,
 )
 from interlace.gateway.media import base64_text, remote_url
-
-_SEALED = "__sealed__"  # between a call's id and what its provider wants back with it
+from interlace.gateway.seals import unnamed_seal, unsealed_id
 
 
 def prefills(messages: Sequence[MessageParam]) -> bool:
@@ -71,24 +68,6 @@ def turns_of(asked: CountBody) -> tuple[Message, ...]:
     if asked.cache_control is not None:
         turns[-1] = _marked(turns[-1], _mark(asked.cache_control))
     return tuple(turns)
-
-
-def sealed_id(id: str, signature: str) -> str:
-    """A call's id with the signature in it: this dialect has no other place that comes back."""
-    if not signature:
-        return id
-    return id + _SEALED + base64.urlsafe_b64encode(signature.encode()).decode().rstrip("=")
-
-
-def unsealed_id(id: str) -> tuple[str, str]:
-    """The id and the signature of a call, as they were before `sealed_id`."""
-    plain, mark, packed = id.rpartition(_SEALED)
-    if not mark:
-        return id, ""
-    try:
-        return plain, base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        return id, ""
 
 
 def _mark(control: CacheControl | None) -> str:
@@ -133,9 +112,11 @@ def _assistant(message: AssistantParam, where: str, *, begins_answer: bool) -> M
                 case TextBlockParam():
                     parts.append(TextPart(block.text, _mark(block.cache_control)))
                 case ThinkingBlockParam():
-                    parts.append(ThinkingPart(block.thinking, block.signature))
+                    signature, id = unnamed_seal(block.signature)
+                    parts.append(ThinkingPart(block.thinking, signature, id=id))
                 case RedactedThinkingBlockParam():
-                    parts.append(ThinkingPart(redacted=block.data))
+                    redacted, id = unnamed_seal(block.data)
+                    parts.append(ThinkingPart(redacted=redacted, id=id))
                 case ToolUseBlockParam():
                     calls.append(_call(block, f"{where}.content[{i}]"))
         turn = Message("assistant", tuple(parts), tool_calls=tuple(calls))

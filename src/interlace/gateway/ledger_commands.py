@@ -141,7 +141,7 @@ def _print_json(value: Any) -> None:
 def _print_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """RFC 4180 with plain line ends."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    columns = [*names, *_SUMS, "overrun_nanos", "estimated_requests"]
+    columns = [*names, *_SUMS, "overrun_nanos", "estimated_requests", "disputed_requests"]
     writer.writerow(columns)
     writer.writerows([_cell(row[column]) for column in columns] for row in rows)
 

@@ -39,6 +39,7 @@ from interlace.gateway.openai_chat_body import (
     JsonObjectFormat,
     SystemMessage,
     TextFormat,
+    ThinkingBlock,
     ToolBody,
     ToolMessage,
     UserMessage,
@@ -53,6 +54,7 @@ from interlace.gateway.openai_fields import (
     wants_usage,
 )
 from interlace.gateway.openai_tables import CHAT
+from interlace.gateway.seals import unnamed_seal
 from interlace.gateway.translation import words_of
 from interlace.gateway.wire import decode
 
@@ -201,12 +203,15 @@ def _assistant(message: AssistantMessage, where: str) -> Message:
 def _thoughts(message: AssistantMessage) -> tuple[ThinkingPart, ...]:
     """What an assistant thought: sealed blocks where there are any, else the bare text."""
     if message.thinking_blocks:
-        return tuple(
-            ThinkingPart(block.thinking or "", block.signature or "", block.data or "")
-            for block in message.thinking_blocks
-        )
+        return tuple(map(_thought, message.thinking_blocks))
     text = message.reasoning_content or message.reasoning
     return (ThinkingPart(text),) if text else ()
+
+
+def _thought(block: ThinkingBlock) -> ThinkingPart:
+    signature, id = unnamed_seal(block.signature or "")
+    redacted, id_of_redacted = unnamed_seal(block.data or "")
+    return ThinkingPart(block.thinking or "", signature, redacted, id=id or id_of_redacted)
 
 
 def _call(call: AssistantToolCall) -> ToolCall:

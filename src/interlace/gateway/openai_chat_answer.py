@@ -14,6 +14,7 @@ from interlace.gateway.calls import Done, Happening, PartStarted
 from interlace.gateway.openai_chat_body import ExtraContent, GoogleContent
 from interlace.gateway.openai_fields import UsageBody, finite, token_text, usage_body
 from interlace.gateway.rendering import SSE_DONE, write_event
+from interlace.gateway.seals import named_seal
 from interlace.gateway.wire import encode
 
 
@@ -177,12 +178,13 @@ class _Thoughts:
         """The block that a piece completes."""
         block = None
         if thought.redacted:
-            block = SaidThinkingBlock("redacted_thinking", data=thought.redacted)
+            block = SaidThinkingBlock("redacted_thinking", data=named_seal(thought.redacted, thought.id))
         else:
             self.text.append(thought.text)
             self._begun.append(thought.text)
             if thought.signature:
-                block = SaidThinkingBlock("thinking", "".join(self._begun), thought.signature)
+                seal = named_seal(thought.signature, thought.id)
+                block = SaidThinkingBlock("thinking", "".join(self._begun), seal)
                 self._begun.clear()
         if block is not None:
             self.blocks.append(block)

@@ -282,6 +282,7 @@ class Pipeline:
             latency_us=round(meter.latency_seconds() * 1e6),
             first_token_us=None if first is None else round((first + answering.started - meter.started) * 1e6),
             estimated=usage.estimated,
+            disputed=usage.disputed,
             tried=() if isinstance(way, Work) else way.told(),
         )
         meter.outcome = outcome.value

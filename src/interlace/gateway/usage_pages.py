@@ -52,6 +52,7 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     first_token_seconds: float | None
     tags: list[str]
     estimated: bool
+    disputed: bool
     batch: bool
     route: str | None
     attempts: list[SpentAttempt]
@@ -115,6 +116,7 @@ def _spent(event: UsageEvent) -> Spent:
         first_token_seconds=None if event.first_token_us is None else event.first_token_us / 1e6,
         tags=list(event.tags),
         estimated=event.estimated,
+        disputed=event.disputed,
         batch=event.batch,
         route=event.route,
         attempts=[_spent_attempt(event, number) for number in range(len(event.attempts))],

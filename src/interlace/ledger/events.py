@@ -30,6 +30,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost_nanos: int = 0
     error: str = ""  # the code of what failed, or what was found wrong with the answer
     estimated: bool = False
+    disputed: bool = False
     percent: int = 100
 
 
@@ -61,6 +62,7 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
     first_token_us: int | None = None
     tags: tuple[str, ...] = ()
     estimated: bool = False  # a provider did not report the tokens; they were counted here
+    disputed: bool = False  # what a provider reports contradicts what was seen: charged as reported, to be reconciled
     overrun_nanos: int = 0  # how much of the cost lay beyond the reservation: a provider used more than its limit
     batch: bool = False
     route: str | None = None

@@ -72,6 +72,7 @@ _EVENT_COLUMNS = ("id", "day", "org", "project", "key", "model", "engine", "outc
 _EVENT_DETAILS = (
     "overrun_nanos",
     "estimated",
+    "disputed",
     "batch",
     "route",
     "attempts",

@@ -41,6 +41,7 @@ class Tried:
     latency_us: int
     error: str = ""
     estimated: bool = False
+    disputed: bool = False
     percent: int = 100
 
 
@@ -54,6 +55,7 @@ class Used:
     latency_us: int
     first_token_us: int | None = None
     estimated: bool = False
+    disputed: bool = False
     tried: tuple[Tried, ...] = ()
 
     @property

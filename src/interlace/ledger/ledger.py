@@ -219,12 +219,14 @@ class Ledger:
     def _event(self, hold: Hold, used: Used) -> UsageEvent:
         """Settle the counters in memory and say what is to be written. A provider may claim any number of tokens: the
         charge for them is held to the largest amount that is written anywhere."""
-        tokens, estimated, charged = used.tokens, used.estimated, RULES[used.outcome].charged
+        tokens, charged = used.tokens, RULES[used.outcome].charged
+        estimated, disputed = used.estimated, used.disputed
         model, engine, price = hold.model, hold.engine, hold.price
         attempts = tuple(_attempt(one, charged=charged, batch=hold.batch) for one in used.tried)
         if (told := used.told) is not None:
             cost = min(sum(attempt.cost_nanos for attempt in attempts), MOST_NANOS)
-            model, engine, price, tokens, estimated = told.model, told.engine, told.price, told.tokens, told.estimated
+            model, engine, price, tokens = told.model, told.engine, told.price, told.tokens
+            estimated, disputed = told.estimated, told.disputed
         else:
             cost = min(charge(price, tokens, batch=hold.batch), MOST_NANOS) if charged else 0
         overrun = self.book.settle(hold.reservation, cost)
@@ -249,6 +251,7 @@ class Ledger:
             first_token_us=used.first_token_us,
             tags=hold.tags,
             estimated=estimated,
+            disputed=disputed,
             overrun_nanos=overrun if hold.bounded else 0,
             route=hold.route,
             attempts=attempts,
@@ -390,6 +393,7 @@ def _attempt(one: Tried, *, charged: bool, batch: bool) -> Attempt:
         cost_nanos=min(charge(one.price, one.tokens, batch=batch, percent=one.percent), MOST_NANOS) if paid else 0,
         error=one.error,
         estimated=one.estimated,
+        disputed=one.disputed,
         percent=one.percent,
     )
 

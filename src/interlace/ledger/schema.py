@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -119,6 +120,7 @@ usage_events = Table(
     Column("cost_nanos", BigInteger, nullable=False),
     Column("overrun_nanos", BigInteger, nullable=False),
     Column("estimated", Boolean, nullable=False),
+    Column("disputed", Boolean, nullable=False, server_default=false()),
     Column("batch", Boolean, nullable=False),
     Column("day", String(10), nullable=False),
     Column("started_us", BigInteger, nullable=False),

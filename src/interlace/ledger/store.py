@@ -356,6 +356,7 @@ def _row(usage: UsageEvent) -> tuple[Any, ...]:
         usage.cost_nanos,
         usage.overrun_nanos,
         usage.estimated,
+        usage.disputed,
         usage.batch,
         usage.day,
         usage.started_us,

@@ -44,6 +44,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     cost_nanos: int
     overrun_nanos: int
     estimated_requests: int
+    disputed_requests: int
 
 
 class UsageFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +73,8 @@ def usage_rows(connection: Connection, by: Sequence[str], which: UsageFilter, *,
     groups += [usage_events.c[_IDS[name]].label(f"id_{name}") for name in known]
     sums = [func.count().label("requests")]
     sums += [func.coalesce(func.sum(usage_events.c[name]), 0).label(name) for name in _SUMMED]
-    sums.append(func.coalesce(func.sum(_as_number(usage_events.c.estimated)), 0).label("estimated_requests"))
+    for flag in ("estimated", "disputed"):
+        sums.append(func.coalesce(func.sum(_as_number(usage_events.c[flag])), 0).label(f"{flag}_requests"))
     query = _joined(select(*groups, *sums), by).where(*_conditions(which))
     if groups:
         query = query.group_by(*groups).order_by(*groups)

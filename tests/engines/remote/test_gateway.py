@@ -93,6 +93,23 @@ def test_a_good_answer_is_billed_as_reported(gateway: Gateway, stream: bool) -> 
     assert (event.outcome, event.tokens.prompt, event.tokens.completion) == (Outcome.FINISHED, 3, 3)
 
 
+def test_a_bill_that_cannot_be_is_marked(gateway: Gateway) -> None:
+    """What a provider reports is charged as reported; where it contradicts what was seen, the event says so, and so do
+    the key's own usage and the operator's sums."""
+    assert ask(gateway, "instant:3").status_code == 200
+    assert not gateway.events[-1].disputed
+    answer = ask(gateway, "liar", max_tokens=8)
+    assert answer.status_code == 200
+    event = gateway.events[-1]
+    assert event.disputed
+    assert not event.estimated
+    told = httpx.get(f"{gateway.url}/v1/usage/{event.id}", headers=gateway.headers, trust_env=False).json()
+    assert told["disputed"] is True
+    own = httpx.get(f"{gateway.url}/v1/usage?by=model", headers=gateway.headers, trust_env=False).json()
+    lines = {line["model"]: line["disputed_requests"] for line in own["usage"]["data"]}
+    assert (lines["liar"], lines["instant:3"]) == (1, 0)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_hanging_up_ends_it_at_the_provider(gateway: Gateway, provider: Provider, stream: bool) -> None:
     """A caller that leaves, streaming or not, stops the work where it is done; what was generated is billed."""

@@ -192,6 +192,7 @@ class Attempts:
                 latency_us=one.latency_us,
                 error=one.error,
                 estimated=one.meter.usage().estimated,
+                disputed=one.meter.usage().disputed,
             )
             for one in self.tried
         )

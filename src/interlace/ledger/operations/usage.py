@@ -49,7 +49,8 @@ class UsageWanted(Period, frozen=True, kw_only=True):
 class Sums(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that ran, their tokens by kind (`prompt` includes `cached` and `cache_write`, `completion` includes
     `reasoning`), and what they cost. `overrun_nanos` of it was beyond what had been reserved; the tokens of
-    `estimated_requests` were counted here, as their provider did not report them."""
+    `estimated_requests` were counted here, as their provider did not report them; of `disputed_requests` it reported
+    what contradicts what was seen."""
 
     requests: int
     prompt_tokens: int
@@ -62,6 +63,7 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: str
     overrun_nanos: int
     estimated_requests: int
+    disputed_requests: int
 
 
 class UsageLine(Sums, frozen=True, kw_only=True):
@@ -162,7 +164,8 @@ def _line(row: UsageRow) -> UsageLine:
 
 
 def _sums(row: UsageRow) -> dict[str, Any]:
-    names = ("requests", *(f"{kind}_tokens" for kind in KINDS), "cost_nanos", "overrun_nanos", "estimated_requests")
+    names = ["requests", *(f"{kind}_tokens" for kind in KINDS), "cost_nanos", "overrun_nanos"]
+    names += ["estimated_requests", "disputed_requests"]
     return {name: getattr(row, name) for name in names} | {"cost_usd": show_usd(row.cost_nanos)}
 
 

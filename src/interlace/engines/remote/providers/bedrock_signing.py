@@ -33,10 +33,10 @@ class Signer:
 
     async def headers(self, url: str, body: bytes) -> dict[str, str]:
         """The headers that sign a POST of JSON to `url`, which must go out exactly as it stands."""
-        from botocore.auth import SigV4Auth
+        credentials = await self._credentials.get()
+        from botocore.auth import SigV4Auth  # loaded by then, on the thread that looked for credentials
         from botocore.awsrequest import AWSRequest
 
-        credentials = await self._credentials.get()
         request = AWSRequest(method="POST", url=url, data=body, headers={"Content-Type": JSON})
         SigV4Auth(credentials, SERVICE, self.region).add_auth(request)
         return dict(request.headers.items())
@@ -55,6 +55,7 @@ class Signer:
 
     def _resolve(self) -> tuple[Any, float | None]:
         """Credentials as they are now, and when they end. Runs on a thread."""
+        import botocore.auth  # noqa: F401 - loaded here, on the thread, so that signing does not load it on the loop
         from botocore.exceptions import BotoCoreError
         from botocore.session import Session
 
