@@ -26,8 +26,8 @@ from interlace.errors import (
     InterlaceError,
     InvalidRequest,
     NotFound,
-    Overloaded,
     PayloadTooLarge,
+    ProviderLimited,
 )
 
 MESSAGE_CHARACTERS = 500
@@ -129,7 +129,7 @@ def error_of(
     if status in (400, 404, 413, 415, 422):
         return _callers_fault(status, complaint, hide, input_param)
     if status == 429:
-        return Overloaded(
+        return ProviderLimited(
             "The server behind this model is at its rate limit. Try again later.",
             retry_after_seconds=1.0 if again is None else again,
         )
