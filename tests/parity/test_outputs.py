@@ -84,15 +84,15 @@ def faults_of(rig: Rig, name: str, answer: Answer, events: list[Any]) -> Iterato
         yield f"{len(events)} usage events"
         return
     (event,) = events
-    caught = rig.kind != "mask" and name not in {"clean", *FAULTS}
+    caught = (rig.kind != "mask" or (name == "escaped" and "\\u" in answer.raw)) and name not in {"clean", *FAULTS}
     wanted = Outcome.FAILED if name == "late" else Outcome.FILTERED if caught else Outcome.FINISHED
     if event.outcome is not wanted:
         yield f"the outcome is {event.outcome}, not {wanted}: {answer.raw[:300]}"
-    if logged.get("outcome") != ("engine_failed" if name == "late" else wanted.value):
+    if logged.get("outcome") not in ({"failed", "engine_failed", "invalid_request"} if name == "late" else {wanted.value}):
         yield f"the log says {logged}"
     if not event.tokens.prompt or not event.tokens.completion:
         yield f"billed {event.tokens}"
-    if rig.kind == "mask" and name not in {"clean", *FAULTS} and "removed]" not in answer.whole:
+    if rig.kind == "mask" and name not in {"clean", *FAULTS} and not caught and "removed]" not in answer.whole:
         yield f"nothing says what was removed: {answer.raw[:300]}"
     if caught and not any(word in answer.raw for word in ("content_filter", "refusal")):
         yield f"nobody is told that it was filtered: {answer.raw[:300]}"

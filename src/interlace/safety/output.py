@@ -114,6 +114,9 @@ class OutputGuard:
             ends += self._feed_inner(choice, call.index, scanner, call.arguments)
             ends += self._feed_name(choice, call.id)
         ends += self._feed_name(choice, delta.stop)
+        if choice.logprobs is not None and delta.text and not delta.logprobs:
+            self._feed(choice, choice.logprobs, "", final=True)  # nobody tells how it goes on
+            choice.logprobs = None
         if delta.logprobs:
             ends += self._feed_logprobs(choice, delta.logprobs)
             delta = self._without_denied_alternatives(delta)

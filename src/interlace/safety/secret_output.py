@@ -26,6 +26,36 @@ Seen = Callable[[Kind, Action], None]
 
 
 @dataclass(slots=True)
+class _Inner:
+    """JSON text as its reader sees it, and how many secrets were found in it, and in the text as it stands. `hidden_at`
+    is where those begin that are only found here."""
+
+    redactor: Redactor
+    unescaper: Unescaper = field(default_factory=Unescaper)
+    found: int = 0
+    found_plainly: int = 0
+    hidden_at: int | None = None
+
+    def feed(self, piece: str, plain: Redactor, *, final: bool) -> int:
+        """Take what `plain` has just taken; up to where this must be decided before that piece may be shown."""
+        self.redactor.feed(self.unescaper.feed(piece) + (self.unescaper.end() if final else ""), final=final)
+        news = len(self.redactor.found)
+        self.redactor.found.clear()
+        self.found += news
+        self.found_plainly += len(plain.found)
+        if self.hidden_at is None and self.found > self.found_plainly:
+            self.hidden_at = self.redactor.decided
+            if not self.redactor.refused:
+                self.hidden_at = self.redactor.cuts[-news].start if news else 0
+        return self.redactor.fed + self.unescaper.waits
+
+    @property
+    def decided(self) -> int:
+        """Up to where it may be shown."""
+        return self.redactor.decided if self.hidden_at is None else self.hidden_at
+
+
+@dataclass(slots=True)
 class _Held:
     """A delta that waits, with where its text and the arguments of its calls begin."""
 
@@ -34,25 +64,7 @@ class _Held:
     calls_at: tuple[int, ...]
     thought: Redactor | None = None  # the one its thought belongs to, which begins there at `thought_at`
     thought_at: int = 0
-    inner_ends: tuple[tuple[Redactor, int], ...] = ()
-
-
-@dataclass(slots=True)
-class _Inner:
-    """JSON text as its reader sees it, and how many secrets were found in it, and in the text as it stands."""
-
-    redactor: Redactor
-    unescaper: Unescaper = field(default_factory=Unescaper)
-    found: int = 0
-    found_plainly: int = 0
-
-    def feed(self, piece: str, plain: Redactor, *, final: bool) -> int:
-        """Take what `plain` has just taken; up to where this must be decided before that piece may be shown."""
-        self.redactor.feed(self.unescaper.feed(piece) + (self.unescaper.end() if final else ""), final=final)
-        self.found += len(self.redactor.found)
-        self.redactor.found.clear()
-        self.found_plainly += len(plain.found)
-        return self.redactor.fed + self.unescaper.waits
+    inner_ends: tuple[tuple[_Inner, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -74,10 +86,8 @@ class _Choice:
 
     def refused(self) -> bool:
         """Whether there is a secret that is to be refused, or one in escapes, which nothing can be put in place of."""
-        inner = self.inner.values()
-        return any(one.refused for one in (*self.redactors(), *(each.redactor for each in inner))) or any(
-            each.found > each.found_plainly for each in inner
-        )
+        hidden = any(inner.hidden_at is not None for inner in self.inner.values())
+        return hidden or any(redactor.refused for redactor in self.redactors())
 
 
 class SecretGuard:
@@ -113,7 +123,7 @@ class SecretGuard:
         thought, thought_at = self._scan_thought(choice, delta)
         text_at, calls_at, final = choice.text.fed, [], delta.finish_reason is not None
         choice.text.feed(delta.text)
-        inner_ends: list[tuple[Redactor, int]] = []
+        inner_ends: list[tuple[_Inner, int]] = []
         for call in delta.tool_calls:
             if call.index not in choice.calls:
                 choice.calls[call.index] = Redactor(self._search, json=True)
@@ -121,7 +131,7 @@ class SecretGuard:
             plain, inner = choice.calls[call.index], choice.inner[call.index]
             calls_at.append(plain.fed)
             plain.feed(call.arguments)
-            inner_ends.append((inner.redactor, inner.feed(call.arguments, plain, final=False)))
+            inner_ends.append((inner, inner.feed(call.arguments, plain, final=False)))
             self._count(plain)
         for name in (delta.stop, *(name for call in delta.tool_calls for name in (call.name, call.id))):
             if name:
@@ -203,7 +213,7 @@ def _decided(choice: _Choice, held: _Held) -> bool:
         return False
     if held.text_at + len(held.delta.text) > choice.text.decided:
         return False
-    if any(end > redactor.decided for redactor, end in held.inner_ends):
+    if any(end > inner.decided for inner, end in held.inner_ends):
         return False
     calls = zip(held.delta.tool_calls, held.calls_at, strict=True)
     return all(at + len(call.arguments) <= choice.calls[call.index].decided for call, at in calls)
