@@ -37,7 +37,7 @@ from interlace.ledger import UsageEvent
 from interlace.ledger.audit import audit, audit_book
 from tests.providers.servers import anthropic, bedrock, openai, vertex
 from tests.providers.servers.sayings import SAYINGS, Saying, cut
-from tests.support.gateway_thread import Gateway, running_gateway
+from tests.support.gateway_thread import Gateway, running_gateway, wait_for
 from tests.support.prices import costing
 from tests.support.scripted_engine import ScriptedEngine
 
@@ -205,6 +205,11 @@ class Rig:
             for tag in event.tags:
                 found.setdefault(tag, []).append(event)
         return found
+
+    def logged(self, answer: Answer) -> dict[str, Any]:
+        """The line of the access log, which is written once the answer is out."""
+        wait_for(lambda: answer.log_id in self.log.access)
+        return self.log.access[answer.log_id]
 
     def asked(self) -> int:
         """How often a model was asked, here or elsewhere."""

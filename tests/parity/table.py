@@ -86,6 +86,8 @@ TELLS_LATER = (
 
 _X = {"role": "user", "content": "x"}
 _NAME = "jabber_wocky"
+_ADDRESS = f"https://e.com/{_NAME}?key={KEY}"
+_EMPTY = "data:application/pdf;base64,JVBERi0="
 _SCHEMA = {"type": "object", "properties": {"a": {"type": "string", "description": FORBIDDEN}}}
 
 
@@ -150,7 +152,7 @@ _CHATS: Mapping[str, Body] = {
         },
         _X,
     ),
-    "a speaker's name": _chat({"role": "user", "name": _NAME + KEY, "content": "x"}),
+    "a speaker's name": _chat({"role": "user", "name": f"{_NAME}-{KEY}", "content": "x"}),
     "a call's name": _calling({"name": _NAME + "-" + KEY}),
     "a call's arguments": _calling({"arguments": f'{{"a": "{FORBIDDEN}"}}'}),
     "a call's arguments, escaped": _calling({"arguments": ESCAPED}),
@@ -160,14 +162,14 @@ _CHATS: Mapping[str, Body] = {
     "a picture's address": _chat(
         {
             "role": "user",
-            "content": [{"type": "image_url", "image_url": {"url": f"https://e.com/{_NAME}?key={KEY}"}}],
+            "content": [{"type": "image_url", "image_url": {"url": _ADDRESS}}],
         }
     ),
     "a file's name": _chat(
         {
             "role": "user",
             "content": [
-                {"type": "file", "file": {"filename": FORBIDDEN, "file_data": "data:application/pdf;base64,JVBERi0="}}
+                {"type": "file", "file": {"filename": FORBIDDEN, "file_data": _EMPTY}}
             ],
         }
     ),
@@ -233,11 +235,11 @@ _RESPONSES: Mapping[str, Body] = {
         _X, {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": FORBIDDEN}]}, _X
     ),
     "a picture's address": _input(
-        _said({"type": "input_image", "image_url": f"https://e.com/{_NAME}?key={KEY}", "detail": "auto"})
+        _said({"type": "input_image", "image_url": _ADDRESS, "detail": "auto"})
     ),
-    "a file's address": _input(_said({"type": "input_file", "file_url": f"https://e.com/{_NAME}?key={KEY}"})),
+    "a file's address": _input(_said({"type": "input_file", "file_url": _ADDRESS})),
     "a file's name": _input(
-        _said({"type": "input_file", "filename": FORBIDDEN, "file_data": "data:application/pdf;base64,JVBERi0="})
+        _said({"type": "input_file", "filename": FORBIDDEN, "file_data": _EMPTY})
     ),
     "a text file": _input(
         _said({"type": "input_file", "filename": "a.txt", "file_data": _PLAIN + _base64(FORBIDDEN)})
@@ -248,6 +250,12 @@ _RESPONSES: Mapping[str, Body] = {
     "a call's id": _called(id=f"{_NAME}-{KEY}"),
     "a result": _called(FORBIDDEN),
     "a result's part": _called([{"type": "input_text", "text": FORBIDDEN}]),
+    "a result's picture": _called([{"type": "input_image", "image_url": _ADDRESS}]),
+    "a result's file": _called([{"type": "input_file", "file_url": _ADDRESS}]),
+    "a result's text file": _called(
+        [{"type": "input_file", "filename": "a.txt", "file_data": _PLAIN + _base64(FORBIDDEN)}]
+    ),
+    "a result's file's name": _called([{"type": "input_file", "filename": FORBIDDEN, "file_data": _EMPTY}]),
     "a tool's name": _input(tools=[{"type": "function", "name": f"{_NAME}-{KEY}"}]),
     "a tool's description": _input(tools=[{"type": "function", "name": "f", "description": FORBIDDEN}]),
     "a tool's parameters": _input(tools=[{"type": "function", "name": "f", "parameters": _SCHEMA}]),
@@ -260,6 +268,9 @@ _RESPONSES: Mapping[str, Body] = {
     "safety_identifier": _input(safety_identifier=FORBIDDEN),
     "prompt_cache_key": _input(prompt_cache_key=FORBIDDEN),
     "moderation": _input(moderation={"note": FORBIDDEN}),
+    "access_programs": _input(access_programs={"note": FORBIDDEN}),
+    "image": _input(image={"note": FORBIDDEN}),
+    "prompt_cache_options": _input(prompt_cache_options={"note": FORBIDDEN}),
     "context_management": _input(context_management=[{"type": FORBIDDEN}]),
     "in the background": _input(instructions=FORBIDDEN, background=True),
 }
@@ -298,14 +309,14 @@ _COUNTED: Mapping[str, Body] = {
     "a prefill": _turns(_X, {"role": "assistant", "content": FORBIDDEN}),
     "a thought": _assistant({"type": "thinking", "thinking": FORBIDDEN, "signature": "s"}),
     "a picture's address": _user(
-        {"type": "image", "source": {"type": "url", "url": f"https://e.com/{_NAME}?key={KEY}"}}
+        {"type": "image", "source": {"type": "url", "url": _ADDRESS}}
     ),
     "a document": _user(
         {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": FORBIDDEN}}
     ),
     "a document's title": _user({"type": "document", "source": _PDF, "title": FORBIDDEN}),
     "a document's address": _user(
-        {"type": "document", "source": {"type": "url", "url": f"https://e.com/{_NAME}?key={KEY}"}}
+        {"type": "document", "source": {"type": "url", "url": _ADDRESS}}
     ),
     "a call's name": _used(name=f"{_NAME}-{KEY}"),
     "a call's input": _used(input={"a": [FORBIDDEN]}),
@@ -321,6 +332,16 @@ _COUNTED: Mapping[str, Body] = {
         tools=[{"name": "f", "input_schema": {"type": "object"}, "input_examples": [{"a": FORBIDDEN}]}]
     ),
     "a schema": _turns(output_config={"format": {"type": "json_schema", "schema": _SCHEMA}}),
+    "a result's document": _used(
+        [{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": FORBIDDEN}}]
+    ),
+    "a result's document's title": _used([{"type": "document", "source": _PDF, "title": FORBIDDEN}]),
+    "a result's picture": _used([{"type": "image", "source": {"type": "url", "url": _ADDRESS}}]),
+    "a schema, as it used to be said": _turns(output_format={"type": "json_schema", "schema": _SCHEMA}),
+    "a tool's callers": _turns(
+        tools=[{"name": "f", "input_schema": {"type": "object"}, "allowed_callers": [FORBIDDEN]}]
+    ),
+    "compaction": _turns(compaction={"note": FORBIDDEN}),
     "user_profile_id": _turns(user_profile_id=FORBIDDEN),
     "workspace_id": _turns(workspace_id=FORBIDDEN),
     "context_management": _turns(context_management={"note": FORBIDDEN}),
@@ -332,6 +353,8 @@ _MESSAGES: Mapping[str, Body] = {
     "metadata": _turns(metadata={"user_id": FORBIDDEN}),
     "container": _turns(container=FORBIDDEN),
     "diagnostics": _turns(diagnostics={"note": FORBIDDEN}),
+    "fallbacks": _turns(fallbacks=[{"model": FORBIDDEN}]),
+    "thread": _turns(thread={"note": FORBIDDEN}),
     "inference_geo": _turns(inference_geo=FORBIDDEN),
 }
 
@@ -348,5 +371,53 @@ PLACES: Mapping[str, Mapping[str, Body]] = {
 }
 """Bodies with the forbidden words in each place where a caller's words may stand."""
 
-NO_WORDS: Mapping[str, frozenset[str]] = {}
-"""Fields that are carried to the engine and hold no words of the caller's: numbers, choices of a list, sealed data."""
+_SAMPLING = {
+    "temperature", "top_p", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "top_k", "min_p",
+    "repetition_penalty", "ignore_eos", "max_tokens", "logprobs", "service_tier",
+}  # fmt: skip
+_CACHING = {"cache_control.type", "cache_control.ttl"}
+_BREAKPOINT = {"prompt_cache_breakpoint.mode", "prompt_cache_breakpoint.ttl"}
+_CALLED = {"tool_choice", "tool_choice.type"}
+_COUNTED_NO_WORDS = {
+    "messages[].role", "messages[].content[].source.media_type", "messages[].content[].content[].source.media_type",
+    "messages[].content[].is_error", "tools[].strict", "tools[].defer_loading", "tools[].eager_input_streaming",
+    "output_config.effort", "output_config.format.type", "output_format.type", "thinking.type",
+    "thinking.budget_tokens", "thinking.display", "tool_choice.type", "tool_choice.disable_parallel_tool_use", "speed",
+    *(f"{place}{name}" for place in ("", "system[].", "tools[].", "messages[].content[].",
+                                     "messages[].content[].content[].") for name in _CACHING),
+}  # fmt: skip
+_ONE_OF_THE_TOOLS = {"tool_choice.name", "tool_choice.function.name", "tool_choice.tools[].name"}
+_SEALED = {
+    "messages[].thinking_blocks[].data", "messages[].thinking_blocks[].signature",
+    "messages[].tool_calls[].extra_content.google.thought_signature", "input[].encrypted_content",
+    "messages[].content[].data", "messages[].content[].signature",
+}  # fmt: skip
+"""What only the provider that sealed it can read. A model is shown none of it, unless its provider knows the seal."""
+
+_NO_WORDS: Mapping[str, set[str]] = {
+    CHAT: {
+        *_SAMPLING, *_CALLED, "messages[].role", "continue_final_message", "max_completion_tokens",
+        "messages[].content[].image_url.detail", "messages[].content[].input_audio.data",
+        "messages[].content[].input_audio.format", *(f"messages[].content[].{name}" for name in _BREAKPOINT),
+        "messages[].thinking_blocks[].type", "messages[].tool_calls[].type", "parallel_tool_calls",
+        "prompt_cache_retention", "reasoning_effort", "response_format.json_schema.strict", "response_format.type",
+        "tools[].function.strict", "top_logprobs", "verbosity",
+    },
+    RESPONSES: {
+        "input[].role", "input[].content[].detail", "input[].output[].detail", "max_output_tokens",
+        *(f"input[].{part}[].{name}" for part in ("content", "output") for name in _BREAKPOINT),
+        "parallel_tool_calls", "prompt_cache_retention", "reasoning.effort", "reasoning.generate_summary",
+        "reasoning.summary", "service_tier", "temperature", "text.format.strict", "text.verbosity", "tool_choice",
+        "tool_choice.mode", "tools[].strict", "top_logprobs", "top_p",
+    },
+    COMPLETIONS: {*_SAMPLING, "echo"},
+    EMBEDDINGS: set(),
+    MESSAGES: {*_COUNTED_NO_WORDS, "max_tokens", "temperature", "top_p", "top_k", "service_tier"},
+    COUNT: _COUNTED_NO_WORDS,
+}  # fmt: skip
+
+NO_WORDS: Mapping[str, frozenset[str]] = {path: frozenset(names) for path, names in _NO_WORDS.items()}
+"""Fields that go to the engine and hold no words: numbers, and choices of a list."""
+
+NOT_READ = frozenset(_ONE_OF_THE_TOOLS | _SEALED)
+"""Fields whose words stand elsewhere too, or are sealed."""

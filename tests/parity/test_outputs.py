@@ -72,7 +72,7 @@ def faults_of(rig: Rig, name: str, answer: Answer, events: list[Any]) -> Iterato
     """What is wrong with one cell."""
     if traces := rig.traces(answer.whole):
         yield f"forbidden words were told: {traces}"
-    logged = rig.log.access.get(answer.log_id, {})
+    logged = rig.logged(answer)
     if name == "fault":
         if answer.status != 400 or events:
             yield f"a refused request: {answer.status} {answer.raw[:200]} {events}"
