@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ ROUTES = (
 )
 
 
-def _rig_of(kind: str):  # type: ignore[no-untyped-def]
+def _rig_of(kind: str) -> Any:
     @pytest.fixture(scope="session", name=f"{kind}_rig")
     def made(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         with rig(kind, servers, SAYINGS, tmp_path_factory.mktemp(kind), ROUTES) as running:
@@ -47,6 +48,7 @@ deny_rig, mask_rig, refuse_rig = map(_rig_of, ("deny", "mask", "refuse"))
 
 @pytest.fixture(params=["deny", "mask", "refuse"])
 def behind(request: pytest.FixtureRequest) -> Rig:
-    """The gateway with each kind of guard."""
+    """The gateway with each kind of guard; the servers remember nothing of what others asked them."""
     found: Rig = request.getfixturevalue(f"{request.param}_rig")
+    found.servers.forget()
     return found

@@ -51,6 +51,8 @@ TRACES = {
 }
 """What of the forbidden words must be nowhere, behind each kind of guard."""
 
+ON_DISK = TRACES | {"deny": regex.compile("jabber|wocky", regex.IGNORECASE)}  # between digests, three letters are chance
+
 _NUMBERS = itertools.count()
 
 
@@ -77,6 +79,11 @@ class Servers:
     def seen(self) -> str:
         """Every body that any of them was sent."""
         return json.dumps([each.seen for each in vars(self).values()], ensure_ascii=False)
+
+    def forget(self) -> None:
+        """Of what they were asked until now."""
+        for each in vars(self).values():
+            each.seen.clear()
 
     def asked(self) -> int:
         """How often one of them was asked."""
@@ -220,7 +227,7 @@ class Rig:
         found = []
         for path in self.gateway.registry.settings.home.rglob("*"):
             if path.is_file() and (content := path.read_bytes()) not in self.uploads:
-                found += [f"{path.name}: {trace}" for trace in self.traces(content.decode("latin-1"))]
+                found += [f"{path.name}: {one[0]}" for one in ON_DISK[self.kind].finditer(content.decode("latin-1"))]
         return found
 
     def audited(self) -> list[str]:
