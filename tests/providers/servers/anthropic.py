@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.providers.servers.http import Asked, Told, serving
+from tests.providers.servers.sayings import SAYINGS
 
 KEY = "sk-ant-test-0123456789"
 VERSIONS = ("2023-06-01", "2026-10-21")
@@ -361,7 +362,8 @@ def _deltas(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from ({"type": "thinking_delta", "thinking": piece} for piece in _cut(block["thinking"]))
             yield {"type": "signature_delta", "signature": block["signature"]}
         case "tool_use" if block["input"]:
-            pieces = ["", *_cut(json.dumps(block["input"]))]
+            given = block["input"]  # an object, or JSON text
+            pieces = ["", *_cut(given if isinstance(given, str) else json.dumps(given))]
             yield from ({"type": "input_json_delta", "partial_json": piece} for piece in pieces)
 
 
@@ -475,8 +477,30 @@ def counts(body: dict[str, Any], argument: str) -> Told:
     return said(body, [{"type": "text", "text": GREETING}], usage=json.loads(argument))
 
 
+def says(body: dict[str, Any], argument: str) -> Told:
+    """What it is told to; a refusal as a text that ends so."""
+    one = SAYINGS[argument]
+    if one.fault and not one.late:
+        raise _bad(one.fault)
+    content = [{"type": "thinking", "thinking": one.thought, "signature": SEALED}] if one.thought else []
+    content += [{"type": "text", "text": text} for text in (one.text, one.refusal) if text]
+    content += [
+        {
+            "type": "tool_use", "id": call.id, "name": call.name,
+            "input": call.arguments if body.get("stream") else json.loads(call.arguments),
+        }
+        for call in one.calls
+    ]  # fmt: skip
+    if one.late:
+        error = event("error", error={"type": "invalid_request_error", "message": one.fault})
+        events = _events(_message(body, content, "end_turn"))
+        return Told(200, [*events[:-2], error], {"Content-Type": "text/event-stream"})
+    return said(body, content, "tool_use" if one.calls else "refusal" if one.refusal else "end_turn")
+
+
 SCRIPTS: dict[str, Callable[[dict[str, Any], str], Told]] = {
     "text": text,
+    "says": says,
     "thinks": thinks,
     "calls": calls,
     "json": json_answer,
