@@ -42,7 +42,7 @@ def _bias(draw: Draw, _: str) -> Json:
 
 
 def _stop(draw: Draw, _: str) -> Any:
-    return draw.text(2) if draw.chance(0.5) else [draw.text(2) for _ in range(draw.random.randint(1, 4))]
+    return draw.words() if draw.chance(0.5) else [draw.words() for _ in range(draw.random.randint(1, 4))]
 
 
 def _structured(draw: Draw, _: str) -> Json:
@@ -456,12 +456,13 @@ MESSAGES: dict[str, Own] = {
     "output_config.format.schema": _kind("schema"),
     "output_format.schema": _kind("schema"),
     "tool_choice": lambda draw, _: {"type": "auto"},
-    "stop_sequences": lambda draw, _: [draw.words() for _ in range(draw.random.randint(1, 5))],
+    "stop_sequences": lambda draw, _: [draw.words() for _ in range(draw.random.randint(1, 4))],
     "mcp_servers": _constant([]),
 }
 for _where in ("messages[].content[]", "messages[].content[].content[]"):
     MESSAGES |= {
         f"{_where}.source": _source,
+        f"{_where}.title": _file_name,
         **{
             f"{_where}.{name}": _constant(NOTHING)
             for name in ("transformations", "context", "toolset_name")

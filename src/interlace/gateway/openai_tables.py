@@ -56,7 +56,7 @@ CHAT: Table = {
     "messages[].content[].prompt_cache_breakpoint.ttl": carried(
         "part.text.cache", "part.image.cache", "part.file.cache"
     ),
-    "messages[].name": carried("message.name"),
+    "messages[].name": carried("message.name", how="of a result it is the function's, which its call says"),
     "messages[].role": carried("message.developer", "message.late_system"),
     "messages[].refusal": carried("part.refusal"),
     "messages[].reasoning_content": carried("part.thinking.text", how="unless `thinking_blocks` are there"),
@@ -109,6 +109,7 @@ CHAT: Table = {
 
 COMPLETIONS: Table = {
     **SAMPLED,
+    **dict.fromkeys(("metadata", "safety_identifier", "service_tier"), Ignored("it belongs to conversations")),
     "prompt": carried("prompt", "prompt_ids"),
     "max_tokens": carried("sampling.max_tokens", how="16 where it is left out, as OpenAI has it"),
     "echo": carried("sampling.prompt_logprobs", how="with `logprobs`; without, the prompt is shown again from here"),

@@ -63,6 +63,9 @@ def _blocks(message: Message) -> list[Block]:
         first = next((block for block in blocks if block["type"] == "text"), None)
         if first is not None:
             first["text"] = f"{message.name}: {first['text']}"
+        elif blocks or message.tool_calls:
+            thoughts = sum("thinking" in block["type"] for block in blocks)
+            blocks.insert(thoughts, {"type": "text", "text": f"{message.name}:"})
     blocks += [_call(call) for call in message.tool_calls]
     if message.cache and blocks and "thinking" not in blocks[-1]["type"]:
         blocks[-1].setdefault("cache_control", mark_of(message.cache))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,9 @@ def messages_of(messages: Sequence[Message], manners: Manners) -> list[dict[str,
             shown = []
         turns.append(_message(message, manners))
         if message.role == "tool":
-            shown += _content_parts([part for part in message.parts if _is_media(part)], "", manners)
+            media = [part for part in message.parts if _is_media(part)]
+            alone = len(media) == len(message.parts)
+            shown += _content_parts(media, message.cache if manners.cache_marks and alone else "", manners)
     if shown:
         turns.append({"role": "user", "content": shown})
     return turns
@@ -137,7 +140,12 @@ def _bodies(parts: Sequence[Part]) -> Iterator[tuple[Part, dict[str, Any]]]:
 def _file(part: FilePart) -> dict[str, Any]:
     if part.text:
         return {"type": "text", "text": file_as_text(part)}
-    return {"type": "file", "file": {"filename": part.name or "document.pdf", "file_data": url_of(part)}}
+    return {"type": "file", "file": {"filename": name_of(part), "file_data": url_of(part)}}
+
+
+def name_of(part: FilePart) -> str:
+    """Its name; one without gets one that says what it is, because the server wants one."""
+    return part.name or f"document{mimetypes.guess_extension(part.media_type) or ''}"
 
 
 def file_as_text(part: FilePart) -> str:

@@ -1,0 +1,218 @@
+"""Nothing that callers ask for is lost in silence: random requests of every dialect go to every provider and back.
+
+    body → (dialect) → neutral → (provider) → bytes → (a reader of the tests) → neutral → (a writer of the tests) → body
+
+What comes back is what went in, or the tables said what becomes of it: refused, with a 400 that names the path the
+caller wrote; unused, and then the header names it; mapped, as the functions in `mapped` say once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from interlace.config import PROVIDERS, ModelSettings
+from interlace.engines.fields import NAMES, Fields, Kept, Mapped, Native, Refused, Unused, check_fields, fields_of
+from interlace.engines.host.fields import LOCAL_FIELDS
+from interlace.engines.remote.providers import wire_of
+from interlace.engines.remote.wire import Fetched, Outgoing, Wire
+from interlace.engines.types import GenerateRequest
+from interlace.errors import InvalidRequest
+from interlace.gateway.dialects import DIALECTS
+from interlace.gateway.translation import Carried, Denied
+from tests.support.dialect_writers import normal_body, written_body
+from tests.support.drawing import Json, paths_in
+from tests.support.drawn_bodies import DRAWN, denied, drawn
+from tests.support.neutral_form import normal, replace, without
+from tests.support.provider_readers import (
+    asked,
+    read_anthropic,
+    read_bedrock,
+    read_gemini,
+    read_openai,
+    read_responses,
+)
+from tests.translation.mapped import CHANGES, expected, says_something
+
+Read = Callable[[bytes], GenerateRequest]
+
+KEYS = dict.fromkeys(
+    ("AWS_BEARER_TOKEN_BEDROCK", "AZURE_OPENAI_API_KEY", *(f"{name}_API_KEY" for name in (
+        "ANTHROPIC", "GEMINI", "GROQ", "MISTRAL", "TOGETHER"
+    ))),
+    "k",
+)  # fmt: skip
+OPENAI = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Far:
+    """A provider: which functions of `mapped` are its own, who reads what it gets, and how it is configured."""
+
+    kind: str
+    read: Read
+    settings: dict[str, Any]
+
+
+FAR: dict[str, Far] = {
+    "openai": Far("openai", read_openai, {"base_url": OPENAI}),
+    "openai, which may store": Far("openai", read_openai, {"base_url": OPENAI, "store": True}),
+    "openai, another server": Far("openai", read_openai, {"base_url": "http://127.0.0.1:9/v1"}),
+    "openai, one that knows more": Far(
+        "openai", read_openai, {"base_url": "http://127.0.0.1:9/v1", "extensions": True, "cache_marks": True}
+    ),
+    "openai, api: responses": Far("responses", read_responses, {"base_url": OPENAI, "api": "responses"}),
+    "openai, api: responses, which may store": Far(
+        "responses", read_responses, {"base_url": OPENAI, "api": "responses", "store": True}
+    ),
+    "azure": Far("openai", read_openai, {"engine": "azure", "base_url": "https://x.openai.azure.com"}),
+    "anthropic": Far("anthropic", read_anthropic, {"engine": "anthropic"}),
+    "bedrock, Anthropic's": Far(
+        "bedrock, Anthropic's", read_bedrock, {"engine": "bedrock", "region": "eu-central-1", "model": "anthropic.x"}
+    ),
+    "bedrock, Amazon's": Far("bedrock", read_bedrock, {"engine": "bedrock", "region": "r", "model": "amazon.nova"}),
+    "bedrock, another's": Far("bedrock", read_bedrock, {"engine": "bedrock", "region": "r", "model": "meta.llama"}),
+    "vertex, Gemini 3": Far("gemini", read_gemini, {"engine": "vertex", "model": "gemini-3-pro"}),
+    "vertex, Gemini 2": Far("gemini 2", read_gemini, {"engine": "vertex", "model": "gemini-2.5-pro"}),
+    **{name: Far("openai", read_openai, {"engine": name}) for name in ("mistral", "groq", "together", "ollama", "vllm")},
+}
+
+# What is refused by its value, where a field as such is not: (kind, what the error names, a word of its message).
+BY_VALUE = {
+    ("anthropic", "temperature", "from 0 to 1"),
+    ("anthropic", "messages", "PDF files and plain text"),
+    ("anthropic", "messages", "cannot go on with an answer that has a format"),
+    *((kind, "messages", "would go on with the last message") for kind in (
+        "anthropic", "bedrock", "bedrock, Anthropic's", "gemini", "gemini 2"
+    )),
+    ("bedrock", "tool_choice", "once the conversation has tool calls"),
+    ("bedrock, Anthropic's", "tool_choice", "once the conversation has tool calls"),
+    ("openai", "structured_outputs", "does not know"),
+}
+
+
+async def _fetch(outgoing: Outgoing) -> Fetched:
+    raise AssertionError(outgoing)
+
+
+def _wire(far: Far) -> Wire:
+    given = {"engine": "openai", "model": "m"} | far.settings
+    return wire_of(ModelSettings(name="far", **given), KEYS, _fetch)
+
+
+WIRES = {name: _wire(far) for name, far in FAR.items()}
+TABLES: dict[str, Fields] = {"local": LOCAL_FIELDS, **{name: wire.fields for name, wire in WIRES.items()}}
+
+
+def test_every_provider_is_there() -> None:
+    """A provider that no random request reaches could lose what it likes."""
+    assert {WIRES_ENGINE(far) for far in FAR.values()} == set(PROVIDERS)
+
+
+def WIRES_ENGINE(far: Far) -> str:  # noqa: N802
+    return far.settings.get("engine", "openai")
+
+
+# --- one request -------------------------------------------------------------------------------------------------
+
+
+def _plain_path(param: str) -> str:
+    """A path without its numbers."""
+    return "".join(part.partition("]")[2] if i else part for i, part in enumerate(param.replace("]", "]").split("["))) \
+        if False else _unnumbered(param)
+
+
+def _unnumbered(param: str) -> str:
+    import re
+
+    return re.sub(r"\[\d+\]", "[]", param)
+
+
+def _said(param: str, paths: set[str]) -> bool:
+    """Whether the caller wrote what an error names, or something in it."""
+    plain = _unnumbered(param)
+    return any(path == plain or path.startswith((f"{plain}.", f"{plain}[")) for path in paths)
+
+
+def _allowed(request: GenerateRequest, fields: Fields, words: Any, paths: set[str], where: str) -> GenerateRequest | None:
+    """The request without what the table refuses, each refusal having named what the caller wrote. None where nothing
+    is left to ask."""
+    for _ in NAMES:
+        try:
+            unused = check_fields(request, fields, words)
+        except InvalidRequest as error:
+            assert error.status == 400
+            assert error.param is not None and _said(error.param, paths), f"{where} refused {error.param}: {paths}"
+            refused = [name for name in sorted(fields_of(request)) if _is_refused(fields[name], request)]
+            assert refused, error.message
+            if refused[0] in {"prompt", "prompt_ids", "messages"}:
+                return None
+            request = without(request, refused[0])
+            if request.messages and not says_something(request.messages[-1]):
+                return None
+            continue
+        for name in unused:
+            assert _said(name, paths), f"{where} has no use for {name}: {paths}"
+        gone = [name for name in fields_of(request) if isinstance(fields[name], Unused)]
+        assert len(unused) == len(gone)
+        return request
+    raise AssertionError("refused without end")
+
+
+def _is_refused(fate: object, request: GenerateRequest) -> bool:
+    return isinstance(fate, Refused) or (isinstance(fate, Native) and fate.dialect != request.dialect)
+
+
+def _sent(wire: Wire, request: GenerateRequest) -> bytes:
+    return asyncio.run(_generate(wire, request))
+
+
+async def _generate(wire: Wire, request: GenerateRequest) -> bytes:
+    return (await wire.generate(request, ask_usage=True)).body
+
+
+def _loop(awaitable: Any) -> Any:
+    """Runs what never waits, without an event loop."""
+    try:
+        awaitable.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waited")
+
+
+def there_and_back(dialect: str, body: Json, *, seen: dict[str, set[str]] | None = None) -> None:
+    """One body to every provider and back."""
+    table = DIALECTS[dialect].table
+    paths = paths_in(body, set(table))
+    ask = asked(dialect, body)
+    (request,) = ask.generate
+    assert normal_body(dialect, written_body(dialect, request)) == normal_body(dialect, body)
+    local = msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=GenerateRequest)
+    assert local == request
+    _allowed(request, LOCAL_FIELDS, ask.words, paths, "local")
+    for name, far in FAR.items():
+        wire = WIRES[name]
+        rest = _allowed(request, wire.fields, ask.words, paths, name)
+        if rest is None:
+            continue
+        try:
+            wire.check(rest)
+        except InvalidRequest as error:
+            by_value = {(kind, param) for kind, param, word in BY_VALUE if word in error.message}
+            assert (far.kind, error.param) in by_value, f"{name}: {error.param}: {error.message}"
+            continue
+        want, got = expected(rest, wire.fields, far.kind), far.read(_loop(_generate(wire, rest)))
+        assert normal(got) == normal(want), name
+        if seen is not None:
+            seen.setdefault(name, set()).update(fields_of(rest))
+        back = normal_body(dialect, written_body(dialect, replace(got, dialect=dialect)))
+        assert back == normal_body(dialect, written_body(dialect, want)), name
