@@ -90,7 +90,7 @@ class Draw:
 
     def schema(self) -> Json:
         """A JSON schema of an object."""
-        names = list(dict.fromkeys(self.text(2) for _ in range(self.random.randint(0, 3))))
+        names = list(dict.fromkeys(self.text(2) for _ in range(self.random.randint(1, 3))))
         made: Json = {"type": "object", "properties": {name: self._property() for name in names}}
         if self.chance(0.5):
             made |= {"required": names, "additionalProperties": False}

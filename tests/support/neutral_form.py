@@ -27,10 +27,11 @@ replace = msgspec.structs.replace
 TOLD = ("temperature", "top_p")  # to say their defaults is something else than to say nothing
 
 
-def normal(request: GenerateRequest) -> dict[str, Any]:
+def canonical(request: GenerateRequest) -> GenerateRequest:
     """The meaning of a request, whoever says it.
 
-    A text is one part; a part or thought that says nothing is none; without tools nothing is said of their use; a field
+    A text is one part; a part or thought that says nothing is none; without tools, or
+    where none may be called, nothing is said of their use; a field
     that was left open is at its default; a schema is what it says, not how it is spaced; ids and dialect of the request
     are not the question.
     """
@@ -39,7 +40,7 @@ def normal(request: GenerateRequest) -> dict[str, Any]:
     for name in request.unset:
         sampling = replace(sampling, **{name: getattr(plain, name)})
     tools = request.tools
-    made = replace(
+    return replace(
         request,
         id="",
         dialect="",
@@ -48,9 +49,14 @@ def normal(request: GenerateRequest) -> dict[str, Any]:
         unset=tuple(name for name in TOLD if name in request.unset),
         tools=tuple(replace(tool, parameters=_schema(tool.parameters)) for tool in tools),
         tool_choice=request.tool_choice if tools else "auto",
-        parallel_tool_calls=request.parallel_tool_calls if tools else True,
+        parallel_tool_calls=request.parallel_tool_calls if tools and request.tool_choice != "none" else True,
         reasoning=None if request.reasoning == Reasoning() else request.reasoning,
     )
+
+
+def normal(request: GenerateRequest) -> dict[str, Any]:
+    """The same as plain values that can be compared: JSON in it as what it says, not as it is spaced."""
+    made, plain = canonical(request), Sampling()
     built: dict[str, Any] = msgspec.to_builtins(made)
     built.pop("id")
     told = {name: value for name, value in built.pop("sampling", {}).items() if value != getattr(plain, name)}
@@ -196,6 +202,7 @@ def _without_part(request: GenerateRequest, name: str) -> GenerateRequest:
             return None
         if name in _WHOLE:
             return None if getattr(part, rest[0]) else part
+        assert rest[0] in part.__struct_fields__
         return replace(part, **{rest[0]: () if rest[0] == "summary" else ""})
 
     return parts(request, change)

@@ -55,6 +55,8 @@ def read_openai(data: bytes) -> GenerateRequest:
     """What a server that speaks OpenAI's chat or text completions got."""
     body = json.loads(data)
     body.pop("store", None)
+    if body.get("service_tier") == "on_demand":  # Groq's word
+        body["service_tier"] = "default"
     if "random_seed" in body:  # Mistral's word
         body["seed"] = body.pop("random_seed")
     for turn in body.get("messages", ()):

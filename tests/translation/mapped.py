@@ -243,13 +243,30 @@ def _thoughtless(request: GenerateRequest) -> GenerateRequest:
     return parts(request, lambda part, _: replace(part, id="") if isinstance(part, ThinkingPart) else part)
 
 
+def marks_where_results_end(request: GenerateRequest) -> GenerateRequest:
+    """The mark of a turn on its last part; of a result, on the last that will follow it."""
+
+    def reordered(turn: Message) -> Message:
+        if turn.role != "tool":
+            return turn
+        texts = tuple(part for part in turn.parts if _is_text(part))
+        return replace(turn, content=texts + tuple(part for part in turn.parts if not _is_text(part)))
+
+    return times(_BREAKPOINTS)(marks_on_last_parts(turns(request, reordered)))
+
+
+def _is_text(part: Part) -> bool:
+    return isinstance(part, TextPart) or (isinstance(part, FilePart) and bool(part.text))
+
+
 _OPENAI: dict[str, Change] = {
     "message.developer": developers_as_system,
     "message.is_error": gone("message.is_error"),
-    "message.cache": marks_on_last_parts,
+    "message.cache": marks_where_results_end,
     "part.text.cache": times(_BREAKPOINTS),
     "part.image.cache": times(_BREAKPOINTS),
     "part.file.cache": times(_BREAKPOINTS),
+    "part.audio.cache": times(_BREAKPOINTS),
     "part.refusal": refusals_last,
     "part.thinking.text": thoughts_as_one_text,
     "part.file.text": text_files_as_texts,
@@ -324,7 +341,7 @@ def _spoken(turn: Message) -> list[bool]:
 _RESPONSES: dict[str, Change] = {
     "message.name": names_before_texts,
     "message.is_error": gone("message.is_error"),
-    "message.cache": marks_on_last_parts,
+    "message.cache": lambda request: times(_BREAKPOINTS)(marks_on_last_parts(request)),
     "part.text.cache": lambda request: assistants_without_marks(times(_BREAKPOINTS)(request)),
     "part.image.cache": times(_BREAKPOINTS),
     "part.file.cache": times(_BREAKPOINTS),
@@ -522,6 +539,7 @@ def _bedrock(*, anthropic: bool) -> dict[str, Change]:
         "part.text.cache": times(_TIMES),
         "part.image.cache": times(_TIMES),
         "part.file.cache": times(_TIMES),
+        "part.audio.cache": times(_TIMES),
         "call.cache": times(_TIMES),
         "tools.cache": times(_TIMES),
         "part.refusal": refusals_as_texts,

@@ -240,7 +240,8 @@ def _part(part: ContentPart, where: str) -> Part:
             media_type, data = data_url(url, f"{where}.image_url.url", IMAGE_TYPES)
             return ImagePart(data, media_type, detail=detail, cache=cache)
         case InputAudioPart():
-            return AudioPart(base64_text(part.input_audio.data, f"{where}.input_audio.data"), part.input_audio.format)
+            data = base64_text(part.input_audio.data, f"{where}.input_audio.data")
+            return AudioPart(data, part.input_audio.format, cache)
         case InputFilePart():
             return _file(part.file, cache, where)
 

@@ -51,10 +51,10 @@ CHAT: Table = {
     "messages[].content[].file.filename": carried("part.file.name"),
     "messages[].content[].file.file_id": Denied("send the document itself in `file_data`"),
     "messages[].content[].prompt_cache_breakpoint.mode": carried(
-        "part.text.cache", "part.image.cache", "part.file.cache"
+        "part.text.cache", "part.image.cache", "part.file.cache", "part.audio.cache"
     ),
     "messages[].content[].prompt_cache_breakpoint.ttl": carried(
-        "part.text.cache", "part.image.cache", "part.file.cache"
+        "part.text.cache", "part.image.cache", "part.file.cache", "part.audio.cache"
     ),
     "messages[].name": carried("message.name", how="of a result it is the function's, which its call says"),
     "messages[].role": carried("message.developer", "message.late_system"),

@@ -30,6 +30,7 @@ def fields_of_openai(settings: ModelSettings) -> Fields:
         part__text__cache=marks,
         part__image__cache=marks,
         part__file__cache=marks,
+        part__audio__cache=marks,
         call__cache=Unused("only texts, pictures and files can be marked"),
         tools__cache=Unused("only texts, pictures and files can be marked"),
         part__refusal=Mapped("as refusal of its turn, after the text"),

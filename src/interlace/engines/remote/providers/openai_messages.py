@@ -45,8 +45,7 @@ def messages_of(messages: Sequence[Message], manners: Manners) -> list[dict[str,
         turns.append(_message(message, manners))
         if message.role == "tool":
             media = [part for part in message.parts if _is_media(part)]
-            alone = len(media) == len(message.parts)
-            shown += _content_parts(media, message.cache if manners.cache_marks and alone else "", manners)
+            shown += _content_parts(media, message.cache if manners.cache_marks else "", manners)
     if shown:
         turns.append({"role": "user", "content": shown})
     return turns
@@ -70,8 +69,9 @@ def _content(message: Message, manners: Manners) -> str | list[dict[str, Any]]:
     if isinstance(message.content, str) and not (mark and message.content):
         return message.content
     parts = [part for part in message.parts if not isinstance(part, ThinkingPart | RefusalPart)]
-    if message.role == "tool":
+    if message.role == "tool" and any(map(_is_media, parts)):
         parts = [part for part in parts if not _is_media(part)]
+        mark = ""  # stands where the result ends: after what follows in another turn
     made = _content_parts(parts, mark, manners)
     if len(made) == 1 and made[0].keys() == {"type", "text"}:
         text: str = made[0]["text"]
