@@ -320,6 +320,7 @@ RESPONSES: dict[str, Own] = {
     "metadata": lambda draw, _: {draw.name(): draw.text()},
     "tools[].name": lambda draw, _: draw.fresh("f"),
     "tools[].parameters": _kind("schema"),
+    "text": lambda draw, path: draw.struct(info_of(responses.TextBody), path, 0.7),
     "text.format.schema": _kind("schema"),
     "tool_choice": _constant("auto"),
 }
@@ -447,7 +448,9 @@ MESSAGES: dict[str, Own] = {
     "messages[].content[].tool_use_id": _constant("replaced"),
     "messages[].content[].signature": _kind("base64"),
     "messages[].content[].data": _kind("base64"),
-    "messages[].content[].input": _kind("object"),
+    "messages[].content[].input": lambda draw, _: (
+        draw.object() | ({"n": 123456789012345678901234567890} if draw.chance(0.1) else {})
+    ),
     "messages[].content[].citations.enabled": _constant(False),
     "messages[].content[].content[].citations.enabled": _constant(False),
     "tools[].name": lambda draw, _: draw.fresh("f"),
