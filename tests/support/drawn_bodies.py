@@ -112,9 +112,10 @@ def _chat_messages(draw: Draw, _: str) -> list[Json]:
 
 
 def _thinking_block(draw: Draw, _: str) -> Json:
+    place = {"index": draw.random.randint(0, 3)} if draw.chance(0.3) else {}
     if draw.chance(0.4):
-        return {"type": "redacted_thinking", "data": draw.base64()}
-    return {"type": "thinking", "thinking": draw.text(), "signature": draw.base64()}
+        return {"type": "redacted_thinking", "data": draw.base64(), **place}
+    return {"type": "thinking", "thinking": draw.text(), "signature": draw.base64(), **place}
 
 
 _SAMPLED: dict[str, Own] = {

@@ -65,6 +65,7 @@ CHAT: Table = {
     "messages[].thinking_blocks[].thinking": carried("part.thinking.text"),
     "messages[].thinking_blocks[].signature": carried("part.thinking.signature"),
     "messages[].thinking_blocks[].data": carried("part.thinking.redacted"),
+    "messages[].thinking_blocks[].index": Ignored("clients echo it; the order says the same"),
     "messages[].annotations": Ignored("clients echo it; models do not read it"),
     "messages[].audio": Denied("an earlier answer in sound is not kept here: send its text"),
     "messages[].function_call": Denied(_NO_LEGACY),
