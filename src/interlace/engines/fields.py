@@ -96,6 +96,7 @@ NAMES: tuple[str, ...] = (
     "part.file.name",
     "part.file.cache",
     "part.audio",
+    "part.audio.cache",
     "call",  # a tool call that the assistant made earlier, and its result
     "call.signature",
     "call.cache",
@@ -246,6 +247,8 @@ def _fields_of_part(part: Part) -> Iterator[str]:
             return
         case AudioPart():
             yield "part.audio"
+            if part.cache:
+                yield "part.audio.cache"
             return
         case ThinkingPart():
             kind, said = "thinking", ("text", "signature", "redacted", "summary")

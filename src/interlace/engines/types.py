@@ -94,6 +94,7 @@ class AudioPart(Struct, frozen=True, tag="audio"):
 
     data: str
     format: str
+    cache: str = ""
 
 
 Part = TextPart | RefusalPart | ThinkingPart | ImagePart | FilePart | AudioPart

@@ -26,7 +26,7 @@ from interlace.gateway.anthropic_messages_body import (
 from interlace.gateway.anthropic_tables import MESSAGES
 from interlace.gateway.anthropic_turns import prefills, turns_of
 from interlace.gateway.calls import Ask
-from interlace.gateway.translation import words_of
+from interlace.gateway.translation import Words, carriers_of
 from interlace.gateway.wire import decode
 
 DIALECT = "anthropic.messages"
@@ -44,8 +44,8 @@ NATIVE = (
 """Fields without a neutral form, for a provider that speaks this dialect; so are `speed` and some of `thinking`."""
 _NATIVE_OF_TOOLS = ("defer_loading", "eager_input_streaming", "input_examples")
 
-WORDS = {name: word.replace("cache_control.type", "cache_control") for name, word in words_of(MESSAGES).items()}
-"""What this dialect calls the fields of the neutral form; one that is missing has no word here."""
+CARRIERS = carriers_of({path.replace("cache_control.type", "cache_control"): place for path, place in MESSAGES.items()})
+"""Where callers say the fields of the neutral form; one that is missing has no word here."""
 
 _messages_decoder = msgspec.json.Decoder(MessagesBody)
 _count_decoder = msgspec.json.Decoder(CountBody)
@@ -104,12 +104,7 @@ def _refuse_server_tools(body: bytes) -> None:
 
 
 def _ask(asked: CountBody, request: GenerateRequest) -> Ask:
-    words = dict(WORDS)
-    if isinstance(asked.thinking, ThinkingDisabled):
-        words["reasoning.effort"] = "thinking.type"
-    for name in (name for tool in request.tools for name in tool.native):
-        words["tools.native"] = f"tools[].{name}"
-    return Ask(asked.model, (request,), input_param="messages", words=words)
+    return Ask(asked.model, (request,), input_param="messages", words=Words(CARRIERS, asked))
 
 
 def _request(asked: CountBody, request_id: str) -> GenerateRequest:

@@ -13,16 +13,20 @@ _LAST_MARK = carried(
 )
 
 
-def _blocks(prefix: str, picture: str) -> dict[str, Place]:
+def _blocks(prefix: str, *result: str) -> dict[str, Place]:
     """The fields of texts, pictures and documents."""
     return {
         f"{prefix}text": Carried(),
         f"{prefix}citations": _TEXT_ALONE,
         f"{prefix}cache_control.type": _MARKS,
         f"{prefix}cache_control.ttl": _MARKS,
-        f"{prefix}source.data": carried(picture, "part.file.data", "part.file.text", how="base64 is checked"),
-        f"{prefix}source.media_type": carried(picture, "part.file.data", "part.file.text"),
-        f"{prefix}source.url": carried("part.image.url", "part.file.url", how="passed on, never fetched from here"),
+        f"{prefix}source.data": carried(
+            "part.image.data", "part.file.data", "part.file.text", *result, how="base64 is checked"
+        ),
+        f"{prefix}source.media_type": carried("part.image.data", "part.file.data", "part.file.text", *result),
+        f"{prefix}source.url": carried(
+            "part.image.url", "part.file.url", *result, how="passed on, never fetched from here"
+        ),
         f"{prefix}source.file_id": _UPLOADED,
         f"{prefix}source.content": Denied("send a document's text as type `text`"),
         f"{prefix}title": carried("part.file.name"),
@@ -35,7 +39,7 @@ def _blocks(prefix: str, picture: str) -> dict[str, Place]:
 COUNT: Table = {
     "model": Here("chooses the model or route"),
     "messages[].role": carried("message.late_system", "prefill", how="the assistant's as the last one is a prefill"),
-    **_blocks("messages[].content[].", "part.image.data"),
+    **_blocks("messages[].content[]."),
     "messages[].content[].thinking": carried("part.thinking.text"),
     "messages[].content[].signature": carried("part.thinking.signature"),
     "messages[].content[].data": carried("part.thinking.redacted"),
@@ -73,7 +77,7 @@ COUNT: Table = {
     "output_format.schema": carried("output.json_schema", how="the older name; not both"),
     "output_config.effort": carried("reasoning.effort"),
     "thinking.type": carried(
-        "reasoning.adaptive", "native", how="`disabled` as no effort; `between_tools` for Anthropic's own models only"
+        "reasoning.adaptive", "reasoning.effort", "native", how="`disabled` as no effort; `between_tools` for Anthropic's own models only"
     ),
     "thinking.budget_tokens": carried("reasoning.budget_tokens"),
     "thinking.display": carried("reasoning.summary"),

@@ -55,15 +55,15 @@ from interlace.gateway.openai_fields import (
 )
 from interlace.gateway.openai_tables import CHAT
 from interlace.gateway.seals import unnamed_seal
-from interlace.gateway.translation import words_of
+from interlace.gateway.translation import Words, carriers_of
 from interlace.gateway.wire import decode
 
 DIALECT = "openai.chat"
 NATIVE = ("moderation", "prediction", "prompt_cache_options")
 """Fields without a neutral form, for a provider that speaks this dialect."""
 
-WORDS = words_of(CHAT)
-"""What this dialect calls the fields of the neutral form; one that is missing goes by the same name."""
+CARRIERS = carriers_of(CHAT)
+"""Where callers say the fields of the neutral form; one that is missing goes by the same name."""
 
 _decoder = msgspec.json.Decoder(ChatBody)
 
@@ -103,7 +103,7 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         chat.model,
         (request,),
         input_param="messages",
-        words=WORDS,
+        words=Words(CARRIERS, chat),
         unused=("store",) if chat.store else (),
         conversation=chat.prompt_cache_key or None,
     )
@@ -170,7 +170,7 @@ def _message(message: ChatMessage, where: str) -> Message:
     match message:
         case ToolMessage():
             content = _content(message.content, where)
-            return Message(role="tool", content=content, name=message.name, tool_call_id=message.tool_call_id)
+            return Message(role="tool", content=content, tool_call_id=message.tool_call_id)  # the call says its name
         case AssistantMessage():
             return _assistant(message, where)
         case SystemMessage():
@@ -240,7 +240,8 @@ def _part(part: ContentPart, where: str) -> Part:
             media_type, data = data_url(url, f"{where}.image_url.url", IMAGE_TYPES)
             return ImagePart(data, media_type, detail=detail, cache=cache)
         case InputAudioPart():
-            return AudioPart(base64_text(part.input_audio.data, f"{where}.input_audio.data"), part.input_audio.format)
+            data = base64_text(part.input_audio.data, f"{where}.input_audio.data")
+            return AudioPart(data, part.input_audio.format, cache)
         case InputFilePart():
             return _file(part.file, cache, where)
 

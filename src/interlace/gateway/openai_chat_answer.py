@@ -60,12 +60,14 @@ class ToolCallPiece(msgspec.Struct, frozen=True):
 
 
 class SaidThinkingBlock(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A sealed thought, whole, to be sent back as it is."""
+    """A sealed thought, whole, to be sent back as it is. In a stream it has an `index`: OpenAI's SDK puts no list
+    together without one."""
 
     type: Literal["thinking", "redacted_thinking"]
     thinking: str | UnsetType = UNSET
     signature: str | UnsetType = UNSET
     data: str | UnsetType = UNSET
+    index: int | UnsetType = UNSET
 
 
 class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -284,7 +286,11 @@ class ChatRendering:
 
     def _write_thought(self, out: bytearray, index: int, thought: Thought) -> None:
         block = self._choices[index].thoughts.take(thought)
-        gained = ChatDelta(reasoning_content=thought.text or UNSET, thinking_blocks=UNSET if block is None else [block])
+        blocks: list[SaidThinkingBlock] | UnsetType = UNSET
+        if block is not None:
+            place = len(self._choices[index].thoughts.blocks) - 1
+            blocks = [msgspec.structs.replace(block, index=place)]
+        gained = ChatDelta(reasoning_content=thought.text or UNSET, thinking_blocks=blocks)
         if gained != ChatDelta():
             self._write(out, ChunkChoice(index, gained))
 

@@ -128,6 +128,7 @@ class ThinkingBlock(Body, frozen=True, kw_only=True):
     thinking: str | None = None
     signature: str | None = None
     data: str | None = None
+    index: int | None = None  # clients echo streamed blocks
 
 
 class AssistantToolCall(Body, frozen=True, kw_only=True):

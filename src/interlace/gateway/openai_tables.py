@@ -51,12 +51,12 @@ CHAT: Table = {
     "messages[].content[].file.filename": carried("part.file.name"),
     "messages[].content[].file.file_id": Here("the content of the uploaded file takes its place"),
     "messages[].content[].prompt_cache_breakpoint.mode": carried(
-        "part.text.cache", "part.image.cache", "part.file.cache"
+        "part.text.cache", "part.image.cache", "part.file.cache", "part.audio.cache"
     ),
     "messages[].content[].prompt_cache_breakpoint.ttl": carried(
-        "part.text.cache", "part.image.cache", "part.file.cache"
+        "part.text.cache", "part.image.cache", "part.file.cache", "part.audio.cache"
     ),
-    "messages[].name": carried("message.name"),
+    "messages[].name": carried("message.name", how="of a result it is the function's, which its call says"),
     "messages[].role": carried("message.developer", "message.late_system"),
     "messages[].refusal": carried("part.refusal"),
     "messages[].reasoning_content": carried("part.thinking.text", how="unless `thinking_blocks` are there"),
@@ -65,6 +65,7 @@ CHAT: Table = {
     "messages[].thinking_blocks[].thinking": carried("part.thinking.text"),
     "messages[].thinking_blocks[].signature": carried("part.thinking.signature"),
     "messages[].thinking_blocks[].data": carried("part.thinking.redacted"),
+    "messages[].thinking_blocks[].index": Ignored("clients echo it; the order says the same"),
     "messages[].annotations": Ignored("clients echo it; models do not read it"),
     "messages[].audio": Denied("an earlier answer in sound is not kept here: send its text"),
     "messages[].function_call": Denied(_NO_LEGACY),
@@ -109,6 +110,7 @@ CHAT: Table = {
 
 COMPLETIONS: Table = {
     **SAMPLED,
+    **dict.fromkeys(("metadata", "safety_identifier", "service_tier"), Ignored("it belongs to conversations")),
     "prompt": carried("prompt", "prompt_ids"),
     "max_tokens": carried("sampling.max_tokens", how="16 where it is left out, as OpenAI has it"),
     "echo": carried("sampling.prompt_logprobs", how="with `logprobs`; without, the prompt is shown again from here"),

@@ -55,11 +55,13 @@ def _refuse(request: GenerateRequest) -> None:
         )
     if request.n != 1:
         raise InvalidRequest("This model answers once: 'n' can only be 1.", param="n", code="unsupported_parameter")
-    if request.messages and request.messages[-1].role == "assistant" and not request.prefill:
+    refuse_unasked_prefill(request)
+    if request.prefill and request.output is not None:
         raise InvalidRequest(
-            "This model would go on with the last message, because it is the assistant's. Let a user's message be the "
-            "last, or ask for the answer to go on ('continue_final_message').",
+            "This model cannot go on with an answer that has a format. Leave out the beginning of the answer, or the "
+            "format.",
             param="messages",
+            code="unsupported_parameter",
         )
     sampling = request.sampling
     if sampling.temperature > 1:
@@ -67,6 +69,16 @@ def _refuse(request: GenerateRequest) -> None:
             f"This model takes temperatures from 0 to 1, not {sampling.temperature:g}.",
             param="temperature",
             code="invalid_value",
+        )
+
+
+def refuse_unasked_prefill(request: GenerateRequest) -> None:
+    """Raise `InvalidRequest` for a last turn of the assistant's where the caller did not say to go on with it."""
+    if request.messages and request.messages[-1].role == "assistant" and not request.prefill:
+        raise InvalidRequest(
+            "This model would go on with the last message, because it is the assistant's. Let a user's message be the "
+            "last, or ask for the answer to go on ('continue_final_message').",
+            param="messages",
         )
 
 

@@ -45,6 +45,7 @@ def fields_of_bedrock(family: str) -> Fields:
             "with a space for what may not stand in a document's name, and a number where it is taken"
         ),
         part__file__cache=_POINT,
+        part__audio__cache=_POINT,
         call__signature=Unused("Bedrock gives calls no signature"),
         call__cache=_POINT,
         prompt=Refused("Bedrock takes conversations only. Use 'messages'."),
