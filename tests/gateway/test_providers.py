@@ -56,9 +56,9 @@ def run(tmp_path: Path, provider: Provider) -> Run:
     """`interlace providers WORDS` in a process of its own; the models are the provider's scripts."""
 
     def run(*words: str, models: dict[str, Any], prices: tuple[str, ...] = (), **env: str) -> Said:
+        here = {"engine": "openai", "base_url": provider.url}
         listed = [
-            {"name": name, "engine": "openai", "base_url": provider.url, **settings}
-            for name, settings in models.items()
+            {"name": name, **({} if "engine" in settings else here), **settings} for name, settings in models.items()
         ]
         config = {"models": listed, "prices": [priced(name) for name in prices]}
         (tmp_path / "interlace.yaml").write_text(yaml.safe_dump(config))
@@ -217,6 +217,29 @@ def test_the_list_tells_of_keys_without_showing_them(run: Run) -> None:
     rows = {row["name"]: row["keys"] for row in json.loads(run("list", "--json", models=models, SOME_KEY=KEY).out)}
     assert rows == {"large": {"SOME_KEY": True}, "other": {"OTHER_KEY": False}, "open": {}}
     assert "no model of another server" in run("list", models={}).err
+
+
+@pytest.mark.parametrize(
+    ("engine", "more", "address", "key"),
+    [
+        ("anthropic", {}, "https://api.anthropic.com", "ANTHROPIC_API_KEY IS NOT SET"),
+        ("groq", {}, "https://api.groq.com/openai/v1", "GROQ_API_KEY IS NOT SET"),
+        ("azure", {"base_url": "https://x.openai.azure.com"}, "https://x.openai.azure.com", "AZURE_OPENAI_API_KEY IS"),
+        ("azure", {"base_url": "https://x.openai.azure.com", "entra_token": "${E}"}, "https://x.openai.az", "E IS NOT"),
+        ("bedrock", {"region": "eu-west-1"}, "https://bedrock-runtime.eu-west-1.amazonaws.com", "AWS's credentials"),
+        ("vertex", {"project": "p"}, "https://aiplatform.googleapis.com/v1beta1", "Google's credentials"),
+        ("vertex", {}, "https://generativelanguage.googleapis.com/v1", "GEMINI_API_KEY IS NOT SET"),
+        ("ollama", {}, "http://127.0.0.1:11434/v1", "none"),
+    ],
+)
+def test_the_list_fills_in_what_providers_know_themselves(
+    run: Run, engine: str, more: dict[str, Any], address: str, key: str
+) -> None:
+    """Else the table says that no key is needed where one is missing, and nothing of where requests go."""
+    done = run("list", models={"one": {"engine": engine, "model": "m", **more}})
+    row = done.out.splitlines()[1]
+    assert address in row
+    assert key in row
 
 
 def test_the_environment_of_these_tests_is_clean() -> None:

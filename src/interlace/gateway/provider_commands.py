@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from interlace.config import ModelSettings, Settings, load_settings
+from interlace.engines import usual_of
 from interlace.errors import ConfigError, InterlaceError
 from interlace.gateway.ledger_client import Where, perform
 from interlace.gateway.probes import Finding, check, probes
@@ -31,7 +32,7 @@ def providers_list_command(where: Where, *, as_json: bool) -> int:
     elif not rows:
         print("The configuration has no model of another server.", file=sys.stderr)
     else:
-        cells = [[row["name"], row["engine"], row["model"], row["base_url"] or "", _keys(row["keys"])] for row in rows]
+        cells = [[row["name"], row["engine"], row["model"], row["base_url"] or "", _keys(row)] for row in rows]
         print_table(["NAME", "ENGINE", "MODEL", "BASE URL", "KEY"], cells)
     return 0
 
@@ -82,25 +83,28 @@ def _remote(settings: Settings) -> list[ModelSettings]:
 
 
 def _row(model: ModelSettings, env: Mapping[str, str]) -> dict[str, Any]:
+    usual = usual_of(model, env)
     return {
         "name": model.name,
         "engine": model.engine,
         "model": model.model,
-        "base_url": model.base_url or None,
-        "keys": {variable: bool(env.get(variable, "").strip()) for variable in _variables(model)},
+        "base_url": usual.base_url or None,
+        "keys": {variable: bool(env.get(variable, "").strip()) for variable in _variables(model, usual.api_key)},
+        "credentials": usual.credentials or None,
     }
 
 
-def _variables(model: ModelSettings) -> Iterator[str]:
-    """The environment variables that its settings name."""
-    for one in dataclasses.fields(model):
-        value = getattr(model, one.name)
+def _variables(model: ModelSettings, api_key: str) -> Iterator[str]:
+    """The environment variables that its settings name, and that of its key where they leave it out."""
+    values = [getattr(model, one.name) for one in dataclasses.fields(model) if one.name != "api_key"]
+    for value in [api_key, *values]:
         if isinstance(value, str) and (found := _VARIABLE.fullmatch(value)):
             yield found[1]
 
 
-def _keys(keys: Mapping[str, bool]) -> str:
-    return ", ".join(f"{name} {'is set' if there else 'IS NOT SET'}" for name, there in keys.items()) or "none"
+def _keys(row: Mapping[str, Any]) -> str:
+    shown = [f"{name} {'is set' if there else 'IS NOT SET'}" for name, there in row["keys"].items()]
+    return ", ".join(shown) or row["credentials"] or "none"
 
 
 def _price(name: str, where: Where) -> Price | None:

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, parse_qsl
 
 from tests.providers.servers.http import Asked, Told, serving
 from tests.providers.servers.openai_schemas import complaints_about
+from tests.providers.servers.sensible import Question, reply
 
 KEY, AZURE_KEY, CLIENT, CLIENT_SECRET = "sk-proj-test-01234567", "0123456789abcdef0123456789abcdef", "client-1", "s3~x"
 VERSION, TENANT, SCOPE = "2024-10-21", "tenant-1", "https://cognitiveservices.azure.com/.default"
@@ -51,6 +52,7 @@ class OpenAI:
     tokens: list[str] = field(default_factory=list)
     life: int = 3599
     revoked: set[str] = field(default_factory=set)
+    sensible: bool = False  # whatever the model is called, it answers what is asked
 
     @property
     def last(self) -> dict[str, Any]:
@@ -94,6 +96,8 @@ def _answer(server: OpenAI, asked: Asked) -> Told:
             return RESPONSES[name](body, argument)
         if endpoint == "/embeddings":
             return _embeddings(body)
+        if server.sensible:
+            return sensible(body)
         if name not in SCRIPTS:
             raise Refusal(404, f"The model `{name}` does not exist", code="model_not_found")
         return SCRIPTS[name](body, argument)
@@ -348,6 +352,39 @@ def fails(body: dict[str, Any], argument: str) -> Told:
     if argument == "filter":
         raise Refusal(400, "Invalid prompt: it was flagged.", code="content_filter")
     raise Refusal(int(argument), "The server had an error", type="server_error")
+
+
+def sensible(body: dict[str, Any]) -> Told:
+    """What the conversation asks for."""
+    messages = body["messages"]
+    contents = [message["content"] for message in messages if message["role"] == "user"]
+    parts = contents[-1] if isinstance(contents[-1], list) else [{"type": "text", "text": contents[-1]}]
+    form, stop = body.get("response_format") or {}, body.get("stop") or []
+    made = reply(
+        Question(
+            " ".join(part["text"] for part in parts if part["type"] == "text"),
+            [tool["function"]["name"] for tool in body.get("tools", ())],
+            [message["content"] for message in messages if message["role"] == "tool"],
+            form["json_schema"]["schema"] if form.get("type") == "json_schema" else None,
+            any(part["type"] == "image_url" for part in parts),
+            [stop] if isinstance(stop, str) else stop,
+        ),
+        len(json.dumps(messages)),
+    )
+    counted = {
+        "prompt_tokens": made.prompt_tokens,
+        "completion_tokens": made.completion_tokens,
+        "total_tokens": made.prompt_tokens + made.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+    made_calls = [
+        {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
+        for i, (name, given) in enumerate(made.calls)
+    ]
+    if made_calls:
+        return said(body, [{"tool_calls": made_calls}], "tool_calls", **counted)
+    return said(body, [{"content": made.text}], **counted)
 
 
 SCRIPTS: dict[str, Callable[[dict[str, Any], str], Told]] = {
