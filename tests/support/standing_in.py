@@ -31,6 +31,19 @@ class StandIns:
             text = text.replace(f"engine: {engine}\n", f"engine: {engine}\n    base_url: {url}\n")
         return text
 
+    def named(self, text: str) -> str:
+        """What a command printed, with the providers' own addresses again."""
+        real = {
+            f"{self.openai_url}/v1": "https://api.openai.com/v1",
+            self.openai_url: "https://my-resource.openai.azure.com",
+            self.anthropic_url: "https://api.anthropic.com",
+            self.bedrock_url: "https://bedrock-runtime.eu-central-1.amazonaws.com",
+            self.vertex_url: "https://aiplatform.googleapis.com/v1beta1",
+        }
+        for here, there in real.items():
+            text = text.replace(here, there)
+        return text
+
 
 @contextmanager
 def standing_in(folder: Path) -> Iterator[StandIns]:
