@@ -80,7 +80,7 @@ def config_check_command(path: Path | None = None, *, env: Mapping[str, str] | N
     """`interlace config check`: one line per problem on standard output; exit code 1 when there is any."""
     env = os.environ if env is None else env
     found = find_config(path, env)
-    problems = check_config(path, env, _checkpoint_faults)
+    problems = check_config(path, env, lambda settings: [*_checkpoint_faults(settings), *_key_faults(settings, env)])
     for problem in problems:
         print(problem)
     if not problems:
@@ -152,6 +152,20 @@ def _checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
                 models.check_source(model.checkpoint)
         except CheckpointError as error:
             yield f"models[{number}].checkpoint", error.message.removesuffix("."), mend
+
+
+def _key_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Of each model of a provider that `serve` could not ask, because a key or a package is not there."""
+    from interlace.engines.remote import RemoteEngine
+
+    for number, model in enumerate(settings.models):
+        if model.engine == "local":
+            continue
+        try:
+            RemoteEngine(model, env)
+        except ConfigError as error:
+            problem, _, mend = error.message.partition(". ")
+            yield f"models[{number}].api_key", problem, mend
 
 
 def _is_path(checkpoint: str) -> bool:
