@@ -1,7 +1,7 @@
-"""The tutorial over five providers is true: its configuration is served, its blocks run, and what it shows is what comes.
+"""The tutorial over five providers is true: its configuration is served, its blocks run, what it shows is what comes.
 
-Readers follow it with keys of their own. Here loopback servers stand in for the providers; their addresses are all that is
-changed.
+Readers follow it with keys of their own. Here loopback servers stand in for the providers; nothing but their addresses
+is changed.
 """
 
 import re
@@ -23,23 +23,22 @@ SERVE = next(i for i, (language, text) in enumerate(BLOCKS) if language == "cons
 def _script(blocks: list[tuple[str, str]], there: StandIns, folder: Path, url: str) -> str:
     """The blocks as one script, which marks where the output of each begins."""
     script = ["set -euo pipefail"]
-    for number, (language, text) in enumerate(blocks):
-        text = there.readdressed(text).replace("127.0.0.1:8080", url.removeprefix("http://"))
+    for number, (language, written) in enumerate(blocks):
+        text = there.readdressed(written).replace("127.0.0.1:8080", url.removeprefix("http://"))
         text = text.replace(".venv/bin/interlace", COMMAND[0]).replace(".venv/bin/python", sys.executable)
         if language == "python":
             (folder / f"block{number}.py").write_text(text)
-            text = f"{sys.executable} block{number}.py"
-        if language in {"python", "bash"}:
-            script += [f"echo '--- block {number}'", text]
+        command = {"bash": text, "python": f"{sys.executable} block{number}.py"}
+        if language in command:
+            script += [f"echo '--- block {number}'", command[language]]
     return "\n".join(script)
 
 
 def _run(blocks: list[tuple[str, str]], there: StandIns, folder: Path, home: Path, url: str) -> dict[int, str]:
     """What each block printed, by its number."""
-    done = subprocess.run(
-        ["bash", "-c", _script(blocks, there, folder, url)], env={**environment(home), "INTERLACE_PORT": url.rpartition(":")[2]},
-        capture_output=True, text=True, check=False, timeout=200, cwd=folder,
-    )  # fmt: skip
+    command = ["bash", "-c", _script(blocks, there, folder, url)]
+    env = {**environment(home), "INTERLACE_PORT": url.rpartition(":")[2]}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=200, cwd=folder)
     log = home / "serve.log"
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{log.read_text() if log.exists() else ''}"
     parts = re.split(r"--- block (\d+)\n", done.stdout)[1:]
