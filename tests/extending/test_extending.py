@@ -1,5 +1,5 @@
-"""What docs/how-to/add-a-provider-or-dialect.md shows is enough: with one module and one line of a table each, a provider
-is asked and a dialect is answered, guarded and billed as all others are."""
+"""What docs/how-to/add-a-provider-or-dialect.md shows is enough: with one module and one entry of a table each, a
+provider is asked and a dialect is answered, guarded and billed as all others are."""
 
 import asyncio
 import json

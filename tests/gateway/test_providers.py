@@ -18,6 +18,7 @@ import yaml
 from interlace.config import ModelSettings
 from interlace.engines.fields import ALL_KEPT, Fields
 from interlace.engines.remote import RemoteEngine
+from interlace.gateway.commands import serve_command
 from interlace.gateway.probes import Finding, check, probes
 from tests.support.billing import priced
 from tests.support.provider import Provider, running_provider
@@ -198,6 +199,18 @@ async def test_what_an_engine_refuses_is_not_asked(provider: Provider) -> None:
     assert len(provider.bodies("instant:3")) == len(found) - len(refused) - 1, "the count asks nobody"
 
 
+def test_whoever_runs_the_gateway_hears_more_than_a_caller(run: Run) -> None:
+    """A caller is told to ask whoever runs the gateway. That is who runs this command, and must hear what was refused,
+    where, and which key was used."""
+    nobody = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/n", "AWS_SHARED_CREDENTIALS_FILE": "/n"}
+    done = run("check", "m", models={"m": {"engine": "bedrock", "model": "x", "region": "eu-central-1"}}, **nobody)
+    assert done.code == 1
+    assert "Asked was https://bedrock-runtime.eu-central-1.amazonaws.com, for x; key: AWS's credentials." in done.err
+    done = run("check", "m", models={"m": {"model": "status:401"}})
+    assert "The log would say: a provider refused or failed a request (status 401" in done.err
+    assert done.err.count("The log would say") == 1
+
+
 # --- list --------------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +253,17 @@ def test_the_list_fills_in_what_providers_know_themselves(
     row = done.out.splitlines()[1]
     assert address in row
     assert key in row
+
+
+def test_a_missing_key_is_told_before_anything_is_pulled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody should wait for a checkpoint of gigabytes to hear that a variable is not set."""
+    local = {"name": "small", "checkpoint": "smollm2-135m-instruct"}
+    file = tmp_path / "interlace.yaml"
+    file.write_text(yaml.safe_dump({"models": [local, {"name": "far", "engine": "anthropic", "model": "m"}]}))
+    assert serve_command(config=file, home=tmp_path / "home", env={}) == 2
+    told = capsys.readouterr().err
+    assert "models[1].api_key: The environment variable ANTHROPIC_API_KEY is not set." in told
+    assert "Pulling" not in told
 
 
 def test_the_environment_of_these_tests_is_clean() -> None:

@@ -1,4 +1,4 @@
-"""The dialects callers may speak, in one table: the endpoints, batches, the shapes of errors, the OpenAPI document and the
+"""The dialects callers may speak, in one table: endpoints, batches, the shapes of errors, the OpenAPI document and the
 page of translations come from it."""
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ def providers_check_command(name: str, where: Where, *, as_json: bool) -> int:
     if model is None:
         there = ", ".join(model.name for model in _remote(settings)) or "none"
         raise ConfigError(f"No model of another server is called {name!r} in the configuration; there is: {there}.")
-    with _progress(2 if model.embeds else len(probes()) + 1) as begun:
+    with _progress(2 if model.embeds else len(probes()) + 1) as begun, _overheard() as heard:
         findings = asyncio.run(_check(model, settings, where.env, begun))
     price = _price(name, where)
     costs = [_cost(finding, price) for finding in findings]
@@ -55,7 +56,34 @@ def providers_check_command(name: str, where: Where, *, as_json: bool) -> int:
                      "cost_usd": None if total is None else show_usd(total)})  # fmt: skip
     else:
         _print(findings, costs, total, name)
-    return 1 if any(finding.status == "fails" for finding in findings) else 0
+    failed = any(finding.status == "fails" for finding in findings)
+    if failed and not as_json:
+        row = _row(model, where.env)
+        print(f"Asked was {row['base_url'] or 'the provider'}, for {model.model}; key: {_keys(row)}.", file=sys.stderr)
+        for line in dict.fromkeys(heard):
+            print(f"The log would say: {line}.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+@contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """What the engine would write into the log of a server: a caller is not told it, who runs the gateway is."""
+    heard: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            fields = {name: value for name, value in getattr(record, "fields", {}).items() if name != "model" and value}
+            told = ", ".join(f"{name} {value}" for name, value in fields.items())
+            heard.append(f"{record.getMessage()} ({told})" if told else record.getMessage())
+
+    log, ear = logging.getLogger("interlace.engines.remote"), Ear()
+    passes_on, log.propagate = log.propagate, False
+    log.addHandler(ear)
+    try:
+        yield heard
+    finally:
+        log.removeHandler(ear)
+        log.propagate = passes_on
 
 
 async def _check(
