@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from interlace.config import ModelSettings
+from interlace.config import REMOTE, ModelSettings
 from interlace.engines.fields import Fate, Fields, Kept, Mapped, Native, Refused
 from interlace.engines.host.fields import LOCAL_FIELDS
-from interlace.engines.remote.providers import wire_of
+from interlace.engines.remote.providers import usual_of, wire_of
 from interlace.gateway.dialects import DIALECTS, Spoken
 from interlace.gateway.translation import Carried, Denied, Here, Ignored
 
-# How a model of each provider may be configured: the least that settles its table.
-PROVIDERS: dict[str, dict[str, Any]] = {
+# How a model of a provider is configured, where a name alone does not settle its table.
+GIVEN: dict[str, dict[str, Any]] = {
     "openai": {"base_url": "https://api.openai.com/v1"},
-    "openai, `api: responses`": {"engine": "openai", "base_url": "https://api.openai.com/v1", "api": "responses"},
     "azure": {"base_url": "https://example.openai.azure.com"},
-    "anthropic": {},
     "bedrock": {"region": "eu-central-1", "model": "anthropic.claude"},
     "vertex": {"project": "example"},
-    "mistral": {},
-    "groq": {},
-    "together": {},
-    "ollama": {},
-    "vllm": {},
 }
-KEYS = ("ANTHROPIC", "AZURE_OPENAI", "GROQ", "MISTRAL", "OPENAI", "TOGETHER")
+RESPONSES = "openai, `api: responses`"
 
 INTRODUCTION = """\
 What callers send is read into one neutral form, and written again in the words of whatever answers. This page says of
@@ -48,13 +42,19 @@ OpenAI's own server: other servers that speak its API are told apart by `extensi
 
 
 def engines() -> dict[str, Fields]:
-    """The table of each engine."""
-    return {"local": LOCAL_FIELDS, **{name: _fields(name, given) for name, given in PROVIDERS.items()}}
+    """The table of each engine there is."""
+    tables: dict[str, Fields] = {"local": LOCAL_FIELDS}
+    for name in REMOTE:
+        tables[name] = _fields(name, GIVEN.get(name, {}))
+        if name == "openai":
+            tables[RESPONSES] = _fields(name, {**GIVEN[name], "api": "responses"})
+    return tables
 
 
-def _fields(name: str, given: Mapping[str, Any]) -> Fields:
-    settings = ModelSettings(name="example", **{"engine": name, "model": "example", **given})
-    return wire_of(settings, {f"{key}_API_KEY": "example" for key in KEYS}, _nothing).fields
+def _fields(engine: str, given: Mapping[str, Any]) -> Fields:
+    settings = ModelSettings(name="example", **{"engine": engine, "model": "example", **given})
+    keys = re.findall(r"\$\{(\w+)\}", usual_of(settings, {}).api_key)
+    return wire_of(settings, dict.fromkeys(keys, "example"), _nothing).fields
 
 
 async def _nothing(*_: object) -> Any:

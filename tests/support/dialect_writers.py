@@ -177,7 +177,9 @@ def _write_chat(request: GenerateRequest) -> Json:
     tools = [
         {
             "type": "function",
-            "function": _said({"name": tool.name, "description": tool.description or None, "parameters": tool.parameters})
+            "function": _said(
+                {"name": tool.name, "description": tool.description or None, "parameters": tool.parameters}
+            )
             | ({"strict": True} if tool.strict else {}),
         }
         for tool in request.tools

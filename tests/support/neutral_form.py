@@ -102,9 +102,7 @@ def _part(part: Part) -> Part | None:
 # --- without -----------------------------------------------------------------------------------------------------
 
 
-def parts(
-    request: GenerateRequest, change: Callable[[Part, Message], Part | None], where: str = ""
-) -> GenerateRequest:
+def parts(request: GenerateRequest, change: Callable[[Part, Message], Part | None], where: str = "") -> GenerateRequest:
     """The request with each part as `change` makes it; None takes it away. `where`: only in turns of that role."""
     messages = []
     for message in request.messages or ():
@@ -140,7 +138,7 @@ _KINDS: dict[str, type[Any]] = {
 _WHOLE = {"part.image.data", "part.image.url", "part.file.data", "part.file.url", "part.file.text"}
 
 
-def without(request: GenerateRequest, name: str) -> GenerateRequest:  # noqa: C901, PLR0911, PLR0912 - one for each name
+def without(request: GenerateRequest, name: str) -> GenerateRequest:
     """The request as if nobody had said the field `name` of `engines.fields.NAMES`."""
     head, _, rest = name.partition(".")
     match head:

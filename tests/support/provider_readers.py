@@ -203,7 +203,9 @@ def _blocks(blocks: list[Json]) -> Iterator[Part | ToolCall | Message | str]:
             case "toolUse":
                 yield ToolCall(value["toolUseId"], value["name"], written(value["input"]))
             case "toolResult":
-                content = tuple(one for one in _blocks(value["content"]) if not isinstance(one, ToolCall | Message | str))
+                content = tuple(
+                    one for one in _blocks(value["content"]) if not isinstance(one, ToolCall | Message | str)
+                )
                 failed = value.get("status") == "error"
                 yield Message("tool", content, tool_call_id=value["toolUseId"], is_error=failed)
             case "cachePoint":
@@ -289,7 +291,9 @@ def read_gemini(data: bytes) -> GenerateRequest:
     config = plain.pop("generationConfig", {})
     calling = plain.pop("toolConfig", {}).get("functionCallingConfig", {"mode": "AUTO"})
     tools = tuple(
-        Tool(one["name"], one.get("description", ""), one.get("parametersJsonSchema", {}), calling["mode"] == "VALIDATED")
+        Tool(
+            one["name"], one.get("description", ""), one.get("parametersJsonSchema", {}), calling["mode"] == "VALIDATED"
+        )
         for entry in plain.pop("tools", ())
         for one in entry["functionDeclarations"]
     )

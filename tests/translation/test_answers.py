@@ -70,7 +70,10 @@ FORMATS = {
     "vertex, Gemini 3": Format(
         answers.whole_gemini, answers.streamed_gemini, sealed_calls=True, plain_usage=("cache_write_tokens",)
     ),
-    **{name: Format(answers.whole_chat, answers.streamed_chat) for name in ("mistral", "groq", "together", "ollama", "vllm")},
+    **{
+        name: Format(answers.whole_chat, answers.streamed_chat)
+        for name in ("mistral", "groq", "together", "ollama", "vllm")
+    },
 }
 
 

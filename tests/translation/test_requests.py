@@ -82,7 +82,9 @@ FAR: dict[str, Far] = {
     "bedrock, another's": Far("bedrock", read_bedrock, {"engine": "bedrock", "region": "r", "model": "meta.llama"}),
     "vertex, Gemini 3": Far("gemini", read_gemini, {"engine": "vertex", "model": "gemini-3-pro"}),
     "vertex, Gemini 2": Far("gemini 2", read_gemini, {"engine": "vertex", "model": "gemini-2.5-pro"}),
-    **{name: Far("openai", read_openai, {"engine": name}) for name in ("mistral", "groq", "together", "ollama", "vllm")},
+    **{
+        name: Far("openai", read_openai, {"engine": name}) for name in ("mistral", "groq", "together", "ollama", "vllm")
+    },
 }
 
 # What is refused by its value, where a field as such is not: (kind, what the error names, a word of its message).
@@ -90,9 +92,10 @@ BY_VALUE = {
     ("anthropic", "temperature", "from 0 to 1"),
     ("anthropic", "messages", "PDF files and plain text"),
     ("anthropic", "messages", "cannot go on with an answer that has a format"),
-    *((kind, "messages", "would go on with the last message") for kind in (
-        "anthropic", "bedrock", "bedrock, Anthropic's", "gemini", "gemini 2"
-    )),
+    *(
+        (kind, "messages", "would go on with the last message")
+        for kind in ("anthropic", "bedrock", "bedrock, Anthropic's", "gemini", "gemini 2")
+    ),
     ("bedrock", "tool_choice", "once the conversation has tool calls"),
     ("bedrock, Anthropic's", "tool_choice", "once the conversation has tool calls"),
     ("openai", "structured_outputs", "does not know"),
@@ -126,7 +129,9 @@ def _said(param: str, paths: set[str]) -> bool:
     return any(path == plain or path.startswith((f"{plain}.", f"{plain}[")) for path in paths)
 
 
-def _allowed(request: GenerateRequest, fields: Fields, words: Any, paths: set[str], where: str) -> GenerateRequest | None:
+def _allowed(
+    request: GenerateRequest, fields: Fields, words: Any, paths: set[str], where: str
+) -> GenerateRequest | None:
     """The request without what the table refuses, each refusal having named what the caller wrote. None where nothing
     is left to ask."""
     last = request.messages[-1].role if request.messages else ""

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from interlace.errors import InterlaceError, InvalidRequest, PayloadTooLarge
 from interlace.gateway.meter import Meter
-from interlace.gateway.styles import OPENAI, Header, Style, style_of
+from interlace.gateway.styles import OPENAI, Header, Style
 from interlace.gateway.wire import UnsupportedMediaType
 from interlace.ledger import Left
 
@@ -76,12 +76,11 @@ class Exchange:
         self.routed = [(b"x-interlace-model", model.encode()), (b"x-interlace-route", why.encode())]
 
     @classmethod
-    def of(cls, scope: Scope) -> Exchange:
+    def of(cls, scope: Scope, style: Style) -> Exchange:
         """The exchange of a request that just arrived."""
         made = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"  # in the order of time, as in UUIDv7
         given = header(scope, b"x-request-id")
         label = given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{made}".encode()
-        style = style_of(scope["path"], anthropic_version=header(scope, b"anthropic-version") is not None)
         return cls(made, label, style=style)
 
 

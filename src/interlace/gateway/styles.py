@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from interlace.errors import InsufficientQuota, InterlaceError, Overloaded, ProviderLimited
-from interlace.gateway.wire import error_body
+from interlace.gateway.wire import ErrorBody, error_body
 from interlace.ledger import Left
 
 Header = tuple[bytes, bytes]
@@ -18,6 +18,11 @@ Header = tuple[bytes, bytes]
 
 class Style(Protocol):
     """One dialect's way."""
+
+    @property
+    def error(self) -> type[msgspec.Struct]:
+        """What `body` encodes."""
+        ...
 
     @property
     def rate_prefix(self) -> bytes:
@@ -49,6 +54,7 @@ class Style(Protocol):
 class OpenAIStyle:
     """OpenAI's."""
 
+    error: type[msgspec.Struct] = ErrorBody
     rate_prefix: bytes = b"x-ratelimit-"
 
     def status(self, error: InterlaceError) -> int:
@@ -116,6 +122,7 @@ class AnthropicError(msgspec.Struct, frozen=True):
 class AnthropicStyle:
     """Anthropic's."""
 
+    error: type[msgspec.Struct] = AnthropicError
     rate_prefix: bytes = b"anthropic-ratelimit-"
 
     def status(self, error: InterlaceError) -> int:
@@ -151,14 +158,6 @@ class AnthropicStyle:
 
 
 OPENAI, ANTHROPIC = OpenAIStyle(), AnthropicStyle()
-
-
-def style_of(path: str, *, anthropic_version: bool) -> Style:
-    """The style of a path; where both dialects have it, whoever sends `anthropic-version` speaks Anthropic's."""
-    if path == "/v1/messages" or path.startswith("/v1/messages/"):
-        return ANTHROPIC
-    shared = path == "/v1/models" or path.startswith("/v1/models/")
-    return ANTHROPIC if shared and anthropic_version else OPENAI
 
 
 def _whole_seconds(left: Left) -> int:

@@ -17,7 +17,7 @@ from interlace.engines.remote.providers.anthropic_request import count_body, mes
 from interlace.engines.remote.secret import Secret, read_key
 from interlace.engines.remote.sse import EventReader
 from interlace.engines.remote.usage import number_in
-from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing
+from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing, Usual
 from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
 from interlace.errors import EngineFailed, InvalidRequest
 
@@ -111,6 +111,12 @@ class AnthropicWire:
         if self._key is not None:
             headers["x-api-key"] = self._key.reveal()
         return Outgoing(self._url + path, msgspec.json.encode(body), headers, accept)
+
+
+def usual(settings: ModelSettings, env: Mapping[str, str]) -> Usual:
+    """See `wire.Usual`."""
+    del env
+    return Usual(settings.base_url or BASE_URL, settings.api_key or KEY)
 
 
 def make(settings: ModelSettings, env: Mapping[str, str], fetch: Fetch) -> AnthropicWire:
