@@ -16,7 +16,7 @@ from interlace.deposits import Deposits
 from interlace.errors import InterlaceError, NotFound
 from interlace.gateway.admin import PREFIX, admin_routes
 from interlace.gateway.anthropic_count import CountEndpoint
-from interlace.gateway.anthropic_messages import parse_messages
+from interlace.gateway.anthropic_messages import parse_messages, with_betas
 from interlace.gateway.batch_pages import batch_routes
 from interlace.gateway.batch_runner import BatchRunner, Fixed
 from interlace.gateway.endpoint import Endpoint
@@ -62,7 +62,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/chat/completions", Endpoint("chat", parse_chat, pipeline, limits), methods=["POST"]),
             Route("/v1/completions", Endpoint("completions", parse_completion, pipeline, limits), methods=["POST"]),
             Route("/v1/embeddings", Endpoint("embeddings", parse_embedding, pipeline, limits), methods=["POST"]),
-            Route("/v1/messages", Endpoint("messages", parse_messages, pipeline, limits), methods=["POST"]),
+            Route("/v1/messages", Endpoint("messages", parse_messages, pipeline, limits, with_betas), methods=["POST"]),
             Route("/v1/messages/count_tokens", CountEndpoint("count_tokens", pipeline, limits), methods=["POST"]),
             *response_routes(pipeline, deposits, limits, state.running),
             Route("/v1/models", models.all, methods=["GET"]),

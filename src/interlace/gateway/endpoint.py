@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
@@ -33,6 +33,7 @@ from interlace.gateway.rendering import Dialect, Rendering
 _log = logging.getLogger(__name__)
 
 Happenings = AsyncGenerator[list[Happening], None]
+Heed = Callable[[Ask, Scope], Ask]
 
 
 @asynccontextmanager
@@ -54,6 +55,7 @@ class Endpoint:
     dialect: Dialect
     pipeline: Pipeline
     limits: LimitSettings
+    heed: Heed = lambda ask, _: ask  # adds to the ask what the dialect says in headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises what went wrong before the answer began."""
@@ -66,6 +68,7 @@ class Endpoint:
             nonlocal rendering
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
             ask, rendering = self.dialect(body, exchange.id, self.limits.sequences)
+            ask = self.heed(ask, scope)
             exchange.model = ask.model
             client.start()
             return ask

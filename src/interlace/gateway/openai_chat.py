@@ -61,6 +61,8 @@ from interlace.gateway.wire import decode
 DIALECT = "openai.chat"
 NATIVE = ("moderation", "prediction", "prompt_cache_options")
 """Fields without a neutral form, for a provider that speaks this dialect."""
+_ASIDES = ("prediction", "prompt_cache_options")
+"""Those of them that ask for nothing in the answer itself."""
 
 WORDS = words_of(CHAT)
 """What this dialect calls the fields of the neutral form; one that is missing goes by the same name."""
@@ -90,6 +92,7 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         options=_options(chat),
         dialect=DIALECT,
         native={name: value for name in NATIVE if (value := getattr(chat, name)) is not None},
+        asides=tuple(name for name in _ASIDES if getattr(chat, name) is not None),
     )
     rendering = ChatRendering(
         request_id,

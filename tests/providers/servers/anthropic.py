@@ -52,6 +52,7 @@ _FIELDS = _COUNTED | {
     "max_tokens", "metadata", "service_tier", "stop_sequences", "stream", "container", "diagnostics", "inference_geo",
     "temperature", "top_p", "top_k",
 }  # fmt: skip
+_BETAS = {"context-management-2025-06-27": "context_management"}
 _TOOL = {
     "name", "description", "input_schema", "cache_control", "strict", "type", "defer_loading", "eager_input_streaming",
     "input_examples", "allowed_callers",
@@ -64,6 +65,7 @@ class Anthropic:
 
     url: str = ""
     seen: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    betas: list[str] = field(default_factory=list)  # the header of each request
 
     @property
     def last(self) -> dict[str, Any]:
@@ -101,13 +103,16 @@ def _answer(server: Anthropic, asked: Asked) -> Told:
             raise _bad("anthropic-version: header is required")
         body = json.loads(asked.body)
         path = asked.path.partition("?")[0]
+        betas = asked.headers.get("anthropic-beta", "")
+        server.betas.append(betas)
+        more = {field for beta, field in _BETAS.items() if beta in betas.split(",")}
         if path == "/v1/messages/count_tokens":
-            _check(body, _COUNTED)
+            _check(body, _COUNTED | more)
             server.seen.append((path, body))
             return _whole({"input_tokens": _words(body)})
         if path != "/v1/messages":
             raise Refusal(404, "not_found_error", "Not found")
-        _check(body, _FIELDS)
+        _check(body, _FIELDS | more)
         _check_limits(body)
         server.seen.append((path, body))
         name = body["model"].partition(":")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.engines.fields import KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, KEPT, Fields, Mapped, Refused, Unused, table
 
 _TEXT_ONLY = Refused("this model reads and writes text only. Leave it out, or choose another model.")
 _NO_THOUGHTS = "this model does not think apart from its answer"
@@ -35,5 +35,6 @@ LOCAL_FIELDS: Fields = table(
     options__cache_key=Unused("cached prefixes are found by what they hold"),
     options__cache_retention=Unused("prefixes stay in the cache while there is room"),
     options__metadata=Unused("tags go into x-interlace-tags"),
+    native__aside=ASIDE,
     native=Refused("it belongs to another provider's models. Leave it out, or choose another model."),
 )

@@ -100,7 +100,7 @@ def fields_of_responses(settings: ModelSettings) -> Fields:
         tools__native=Native("openai.responses"),
         reasoning__budget_tokens=Mapped("as an effort: low up to 4096 tokens, medium up to 16384, else high"),
         reasoning__adaptive=Mapped("the model decides unless an effort is given"),
-        reasoning__summary=Mapped("summarized as auto, omitted as none"),
+        reasoning__summary=Mapped("summarized and updates as auto, omitted as none"),
         native=Native("openai.responses"),
     )
     if not settings.store:

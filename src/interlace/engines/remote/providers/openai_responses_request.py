@@ -27,7 +27,7 @@ from interlace.errors import InvalidRequest
 
 DIALECT = "openai.responses"
 RESPONSES = "/responses"
-_SUMMARIES = {"auto": "auto", "concise": "concise", "detailed": "detailed", "summarized": "auto"}
+_SUMMARIES = {"auto": "auto", "concise": "concise", "detailed": "detailed", "summarized": "auto", "updates": "auto"}
 _UNKNOWN = ("presence_penalty", "frequency_penalty", "stop", "logit_bias", "top_k", "min_p", "ignore_eos")
 
 Item = dict[str, Any]
