@@ -82,6 +82,10 @@ def fields_of_responses(settings: ModelSettings) -> Fields:
         tools__cache=unmarked,
         part__refusal=Mapped("as what the assistant said"),
         part__thinking=sealed,
+        part__thinking__text=Mapped(
+            "with the name and the seal that its provider gave it, else not; as its summary, where another dialect "
+            "sends it back"
+        ),
         part__file__text=Mapped("as text, under its name"),
         part__audio=Refused("this model reads no sound. Leave it out, or choose another model."),
         call__signature=Unused("only the provider that made it can read it"),
