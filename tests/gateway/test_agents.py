@@ -131,3 +131,31 @@ def test_a_prediction_is_a_wish() -> None:
     ask, _ = parse_chat(json.dumps(body).encode(), "id", 1)
     assert unused(ask, LOCAL_FIELDS) == {"prediction"}
     assert unused(ask, fields_of_openai(OPENAI)) == set()
+
+
+def test_some_of_the_tools_may_be_allowed() -> None:
+    """Only those are offered, and the mode says whether one must be called."""
+    tools = [{"type": "function", "function": {"name": name}} for name in "abc"]
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": name}} for name in "cac"]}
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools}
+    choice: dict[str, Any] = {"tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}}
+    ask, _ = parse_chat(json.dumps(body | choice).encode(), "id", 1)
+    assert ([tool.name for tool in ask.generate[0].tools], ask.generate[0].tool_choice) == (["c", "a"], "required")
+    allowed["tools"][0]["function"]["name"] = "d"
+    with pytest.raises(InvalidRequest, match="no tool named 'd'"):
+        parse_chat(json.dumps(body | choice).encode(), "id", 1)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{"type": "custom", "custom": {"name": "x"}}]},
+        {"tools": [{"type": "function", "function": {"name": "x"}}],
+         "tool_choice": {"type": "custom", "custom": {"name": "x"}}},
+    ],
+)  # fmt: skip
+def test_a_custom_tool_is_refused_with_what_to_do(more: dict[str, Any]) -> None:
+    """Rather than as a slip of the pen."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **more}
+    with pytest.raises(InvalidRequest, match="Use one of type 'function'"):
+        parse_chat(json.dumps(body).encode(), "id", 1)
