@@ -47,6 +47,12 @@ def _names(upstream: str) -> Iterator[tuple[str, str]]:
     """Public names of a provider's scripts."""
     for script in ("text", "thinks", "calls"):
         yield f"{upstream}.{script}", script
+    nothing = {
+        "chat": '{"completion_tokens": 0, "total_tokens": 30}',
+        "anthropic": '{"input_tokens": 9, "output_tokens": 0}',
+    }
+    if upstream in nothing:
+        yield f"{upstream}.nothing", f"counts:{nothing[upstream]}"
     for fault in FAULTS:
         wraps = {"html": "wraps:html", "wrapped": "wraps:"} if upstream == "anthropic" else {}
         yield f"{upstream}.{fault}", wraps.get(fault, f"breaks:{fault}")
@@ -136,6 +142,30 @@ def test_a_bad_provider_is_a_clean_error_and_a_true_bill(
     assert len(events) == 1 or answer.status_code in {429, 529}  # what a rate limit keeps out uses nothing
     assert [event.tokens.completion for event in events] == [1 if shown else 0] * len(events)
     assert all(event.outcome is not Outcome.FINISHED and (event.estimated or not shown) for event in events)
+
+
+@dialects
+@pytest.mark.parametrize("upstream", ["chat", "anthropic"])
+def test_a_bill_that_cannot_be_stands_and_is_marked(gateway: Gateway, dialect: str, upstream: str) -> None:
+    """A text came, and the provider says that it took no tokens: charged as it says, and marked for reconciliation."""
+    before = len(gateway.events)
+    assert _asked(gateway, dialect, f"{upstream}.nothing").status_code == 200
+    (event,) = gateway.events[before:]
+    assert (event.tokens.completion, event.disputed, event.estimated) == (0, True, False)
+
+
+def test_sealed_thoughts_go_back_in_openais_dialect_too(gateway: Gateway, anthropic_server: Anthropic) -> None:
+    """A client of chat completions that sends back what it got gives Anthropic its seals back."""
+    asked = {"role": "user", "content": "two and two?"}
+    ask: dict[str, Any] = {"model": "anthropic.thinks", "reasoning_effort": "high"}
+    told = _post(gateway, "/v1/chat/completions", messages=[asked], **ask).json()["choices"][0]["message"]
+    assert told["reasoning_content"] == "Let me see."
+    assert anthropic_server.last["thinking"] == {"type": "adaptive"}
+    turns = [asked, told, {"role": "user", "content": "and three?"}]
+    answer = _post(gateway, "/v1/chat/completions", messages=turns, **ask)
+    assert answer.status_code == 200, answer.text
+    kinds = [block["type"] for block in anthropic_server.last["messages"][1]["content"]]
+    assert kinds == ["thinking", "redacted_thinking", "text"]
 
 
 @upstreams

@@ -65,17 +65,20 @@ class ThinkingPart(Struct, frozen=True, tag="thinking"):
 
 class ImagePart(Struct, frozen=True, tag="image"):
     """A picture: `data` in base64 with its `media_type`, or the `url` of one that the provider fetches (we never do).
-    `detail` is "", "low", "high", "auto", ...: how closely it is looked at."""
+    `detail` is "", "low", "high", "auto", ...: how closely it is looked at. `uploaded`: the id of a file that takes its
+    place before an engine sees it."""
 
     data: str = ""
     media_type: str = ""
     url: str = ""
     detail: str = ""
     cache: str = ""
+    uploaded: str = ""
 
 
 class FilePart(Struct, frozen=True, tag="file"):
-    """A document: `data` in base64 (or, with `text`, plain text in it) with its `media_type`, or a `url`."""
+    """A document: `data` in base64 (or, with `text`, plain text in it) with its `media_type`, or a `url`. `uploaded`:
+    as of pictures."""
 
     data: str = ""
     media_type: str = ""
@@ -83,6 +86,7 @@ class FilePart(Struct, frozen=True, tag="file"):
     text: str = ""
     name: str = ""
     cache: str = ""
+    uploaded: str = ""
 
 
 class AudioPart(Struct, frozen=True, tag="audio"):

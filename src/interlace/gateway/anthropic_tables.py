@@ -6,7 +6,7 @@ from interlace.gateway.translation import Carried, Denied, Here, Ignored, Place,
 
 _TEXT_ALONE = Ignored("clients echo what an answer cited; models read the text")
 _NO_TOOLSETS = Denied("toolsets are run by Anthropic: name a tool of your own")
-_NO_UPLOADS = Denied("send the content itself")
+_UPLOADED = Here("the content of the uploaded file takes its place")
 _MARKS = carried("part.text.cache", "part.image.cache", "part.file.cache", "message.cache", "call.cache")
 _LAST_MARK = carried(
     "part.text.cache", "part.image.cache", "part.file.cache", "message.cache", how="as a mark on the last block"
@@ -23,7 +23,7 @@ def _blocks(prefix: str, picture: str) -> dict[str, Place]:
         f"{prefix}source.data": carried(picture, "part.file.data", "part.file.text", how="base64 is checked"),
         f"{prefix}source.media_type": carried(picture, "part.file.data", "part.file.text"),
         f"{prefix}source.url": carried("part.image.url", "part.file.url", how="passed on, never fetched from here"),
-        f"{prefix}source.file_id": _NO_UPLOADS,
+        f"{prefix}source.file_id": _UPLOADED,
         f"{prefix}source.content": Denied("send a document's text as type `text`"),
         f"{prefix}title": carried("part.file.name"),
         f"{prefix}context": Denied("say in a text block what the document is"),

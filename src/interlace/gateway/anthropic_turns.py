@@ -20,6 +20,7 @@ from interlace.gateway.anthropic_messages_body import (
     ContentSource,
     CountBody,
     DocumentBlockParam,
+    FileSource,
     ImageBlockParam,
     MessageParam,
     PlainTextSource,
@@ -31,7 +32,7 @@ from interlace.gateway.anthropic_messages_body import (
     UrlSource,
     UserParam,
 )
-from interlace.gateway.media import base64_text, remote_url
+from interlace.gateway.media import base64_text, file_id, remote_url
 from interlace.gateway.seals import unnamed_seal, unsealed_id
 
 
@@ -197,9 +198,10 @@ def _part(block: TextBlockParam | ImageBlockParam | DocumentBlockParam, where: s
                     return ImagePart(base64_text(data, f"{where}.source.data"), media_type, cache=mark)
                 case UrlSource(url=url):
                     return ImagePart(url=remote_url(url, f"{where}.source.url"), cache=mark)
+                case FileSource(file_id=id):
+                    return ImagePart(cache=mark, uploaded=file_id(id, f"{where}.source.file_id"))
         case DocumentBlockParam():
             return _document(block, where, mark)
-    raise _uploaded(where)
 
 
 def _document(block: DocumentBlockParam, where: str, mark: str) -> FilePart:
@@ -220,21 +222,14 @@ def _document(block: DocumentBlockParam, where: str, mark: str) -> FilePart:
             return FilePart(media_type=kind, text=text, name=name, cache=mark)
         case UrlSource(url=url):
             return FilePart(url=remote_url(url, f"{where}.source.url"), name=name, cache=mark)
+        case FileSource(file_id=id):
+            return FilePart(name=name, cache=mark, uploaded=file_id(id, f"{where}.source.file_id"))
         case ContentSource():
             raise InvalidRequest(
                 "Documents of type 'content' cannot be used here: send them as type 'text'.",
                 param=f"{where}.source.type",
                 code="unsupported_parameter",
             )
-    raise _uploaded(where)
-
-
-def _uploaded(where: str) -> InvalidRequest:
-    return InvalidRequest(
-        "Uploaded files cannot be named in a message here. Send the content itself as base64.",
-        param=f"{where}.source.file_id",
-        code="unsupported_parameter",
-    )
 
 
 def _refuse(value: object, param: str, mend: str) -> None:

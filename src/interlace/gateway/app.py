@@ -12,7 +12,6 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from interlace.config import Settings
-from interlace.deposits import Deposits
 from interlace.errors import InterlaceError, NotFound
 from interlace.gateway.admin import PREFIX, admin_routes
 from interlace.gateway.anthropic_count import CountEndpoint
@@ -55,7 +54,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
     limits = settings.limits
     models = ModelPages(pipeline, state.started, settings.models)
     if state.batches is None:  # one for the process, whatever is loaded: `serve` tells it what is current
-        state.batches = BatchRunner(Deposits(pipeline.ledger.registry), Fixed(settings, pipeline).held)
+        state.batches = BatchRunner(pipeline.deposits, Fixed(settings, pipeline).held)
     deposits = state.batches.deposits
     pages = Router(
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 import time
@@ -230,7 +231,7 @@ async def send_error(send: Send, exchange: Exchange, error: InterlaceError, *mor
     """Send an error in the style of its endpoint, with the headers that its status wants."""
     headers = list(more)
     if error.retry_after_seconds is not None:
-        headers.append((b"retry-after", str(max(1, round(error.retry_after_seconds))).encode()))
+        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_seconds))).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     style = exchange.style

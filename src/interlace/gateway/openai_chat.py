@@ -24,7 +24,7 @@ from interlace.engines.types import (
 )
 from interlace.errors import InvalidRequest
 from interlace.gateway.calls import Ask
-from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, base64_text, data_url, file_name, remote_url
+from interlace.gateway.media import IMAGE_TYPES, base64_text, data_url, document, file_id, file_name, remote_url
 from interlace.gateway.openai_chat_answer import ChatRendering
 from interlace.gateway.openai_chat_body import (
     AssistantMessage,
@@ -267,17 +267,12 @@ def _part(part: ContentPart, where: str) -> Part:
 
 
 def _file(file: InputFile, cache: str, where: str) -> FilePart:
-    if file.file_id is not None:
-        raise InvalidRequest(
-            "Uploaded files cannot be named in a message here. Send the document itself in 'file_data'.",
-            param=f"{where}.file.file_id",
-            code="unsupported_parameter",
-        )
-    if not file.file_data:
-        raise InvalidRequest("A file needs 'file_data'.", param=f"{where}.file.file_data")
-    media_type, data = data_url(file.file_data, f"{where}.file.file_data", FILE_TYPES)
     name = file_name(file.filename or "", f"{where}.file.filename")
-    return FilePart(data, media_type, name=name, cache=cache)
+    if (file.file_id is None) == (file.file_data is None):
+        raise InvalidRequest("A file needs either 'file_data' or 'file_id'.", param=f"{where}.file")
+    if file.file_id is not None:
+        return FilePart(name=name, cache=cache, uploaded=file_id(file.file_id, f"{where}.file.file_id"))
+    return document(file.file_data or "", f"{where}.file.file_data", name=name, cache=cache)
 
 
 def _tool(tool: ToolBody) -> Tool:

@@ -47,9 +47,9 @@ CHAT: Table = {
     "messages[].content[].image_url.detail": carried("part.image.detail"),
     "messages[].content[].input_audio.data": carried("part.audio"),
     "messages[].content[].input_audio.format": carried("part.audio"),
-    "messages[].content[].file.file_data": carried("part.file.data"),
+    "messages[].content[].file.file_data": carried("part.file.data", "part.file.text", how="text as text"),
     "messages[].content[].file.filename": carried("part.file.name"),
-    "messages[].content[].file.file_id": Denied("send the document itself in `file_data`"),
+    "messages[].content[].file.file_id": Here("the content of the uploaded file takes its place"),
     "messages[].content[].prompt_cache_breakpoint.mode": carried(
         "part.text.cache", "part.image.cache", "part.file.cache"
     ),

@@ -19,6 +19,7 @@ from functools import partial
 import msgspec
 
 from interlace.config import RouteSettings
+from interlace.deposits import Deposits
 from interlace.engines.fields import check_fields
 from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest, Started
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
@@ -43,6 +44,7 @@ from interlace.gateway.routing import (
     models_of,
     seed_of,
 )
+from interlace.gateway.uploads import names_uploads, with_uploads
 from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Outcome, Price, Share, Used
 from interlace.ledger.prices import part_of
 from interlace.safety import Guards
@@ -62,6 +64,7 @@ class Pipeline:
     routes: Routes
     metrics: Metrics
     shadows: Shadows
+    deposits: Deposits
     log_prompts: bool = False
 
     async def answer(self, call: Call) -> AsyncGenerator[list[Happening], None]:
@@ -71,6 +74,7 @@ class Pipeline:
         ask = await call.read()
         with self._begun(call, caller):
             async with self._admitted(call, caller) as slot:
+                ask = await self._with_uploads(ask, caller)
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 async with (
@@ -90,6 +94,7 @@ class Pipeline:
         ask = await call.read()
         with self._begun(call, caller):
             async with self.admission.slot(caller.plan.priority):
+                ask = await self._with_uploads(ask, caller)
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 work = way if isinstance(way, Work) else (await way.first())[0]
@@ -120,6 +125,9 @@ class Pipeline:
         except InterlaceError:
             call.tell_limits(self.ledger.left(caller))
             raise
+
+    async def _with_uploads(self, ask: Ask, caller: Caller) -> Ask:
+        return await with_uploads(ask, caller.project.id, self.deposits) if names_uploads(ask) else ask
 
     # --- guard input ---------------------------------------------------------------------------------------------
 

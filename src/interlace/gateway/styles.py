@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from interlace.errors import ContextLengthExceeded, InsufficientQuota, InterlaceError, Overloaded
+from interlace.errors import ContextLengthExceeded, InsufficientQuota, InterlaceError, Overloaded, ProviderLimited
 from interlace.gateway.wire import error_body
 from interlace.ledger import Left
 
@@ -127,7 +127,8 @@ class AnthropicStyle:
         """An empty purse is 402 here, and a full queue 529."""
         if isinstance(error, InsufficientQuota):
             return 402
-        return 529 if isinstance(error, Overloaded) else error.status
+        full = isinstance(error, Overloaded) and not isinstance(error, ProviderLimited)
+        return 529 if full else error.status
 
     def body(self, error: InterlaceError, label: bytes) -> bytes:
         """`{"type": "error", "error": {...}, "request_id": ...}`."""

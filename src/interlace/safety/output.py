@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 import regex
 
-from interlace.engines.types import Delta
+from interlace.engines.types import Delta, Thought
 from interlace.safety.scanner import StreamScanner
 
 _log = logging.getLogger(__name__)
@@ -106,14 +106,20 @@ class OutputGuard:
         return released
 
     def _refuse(self, choice: _Choice, index: int) -> list[Delta]:
-        """Everything before the match, then the end. Of a thought with a match nothing more is shown."""
-        released = self._release(choice)
+        """Everything before the match, then the end. What is clean of the delta with the match is told too: another
+        guard may need it, to know what the text before it was the beginning of."""
+        released = [_unfinished(delta) for delta in self._release(choice)]
         clean = ""
-        if choice.held and choice.held[0].ends and choice.held[0].ends[0][0] is choice.text:
-            text = choice.held[0].delta.text
-            start = choice.held[0].ends[0][1] - len(text)
-            clean = text[: max(0, choice.text.safe - start)]
-        return [*(_unfinished(delta) for delta in released), self._end(choice, index, clean)]
+        if choice.held and choice.held[0].ends:
+            held = choice.held[0]
+            scanner, end = held.ends[0]
+            if scanner is choice.text:
+                clean = held.delta.text[: max(0, scanner.safe - (end - len(held.delta.text)))]
+            elif held.delta.thought is not None:
+                said = held.delta.thought.text
+                thought = Thought(said[: max(0, scanner.safe - (end - len(said)))], held.delta.thought.summary)
+                released.append(Delta(index=index, thought=thought))
+        return [*released, self._end(choice, index, clean)]
 
     def _end(self, choice: _Choice, index: int, clean: str) -> Delta:
         choice.ended = True

@@ -253,6 +253,9 @@ def _check_thinking(body: dict[str, Any]) -> None:
     _only(thinking, allowed[thinking["type"]], "thinking")
     if thinking.get("display", "omitted") not in {"summarized", "omitted"}:
         raise _bad("thinking.display")
+    forced = body.get("tool_choice", {}).get("type") in {"any", "tool"}
+    if forced and thinking["type"] in {"enabled", "adaptive"}:
+        raise _bad("Thinking may not be enabled when tool_choice forces tool use.")
     if thinking["type"] == "enabled":
         if thinking["budget_tokens"] < 1024:
             raise _bad("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")
