@@ -102,10 +102,11 @@ def test_a_count_is_the_providers_own(both: Both) -> None:
 def test_what_a_header_switches_on_is_switched_on(both: Both, path: str) -> None:
     """Fields of a beta are refused without its header, so the header goes along; and only where it was sent."""
     management = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
-    betas = "claude-code-20250219,context-management-2025-06-27"
-    answer = both.ask("text", through=True, path=path, betas=betas, context_management=management)
+    betas = "context-management-2025-06-27,thinking-display-updates-2026-08-18"
+    thinking = {"type": "adaptive", "display": "updates"}
+    answer = both.ask("text", through=True, path=path, betas=betas, context_management=management, thinking=thinking)
     assert answer.status_code == 200, answer.text
-    assert both.server.last["context_management"] == management
+    assert (both.server.last["context_management"], both.server.last["thinking"]) == (management, thinking)
     assert both.server.betas[-1] == betas
     assert "x-interlace-unused" not in answer.headers
     both.ask("text", through=True, path=path)

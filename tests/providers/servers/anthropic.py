@@ -52,7 +52,10 @@ _FIELDS = _COUNTED | {
     "max_tokens", "metadata", "service_tier", "stop_sequences", "stream", "container", "diagnostics", "inference_geo",
     "temperature", "top_p", "top_k",
 }  # fmt: skip
-_BETAS = {"context-management-2025-06-27": "context_management"}
+_BETAS = {  # what each switches on: a field, or a display of thoughts
+    "context-management-2025-06-27": "context_management",
+    "thinking-display-updates-2026-08-18": "updates",
+}
 _TOOL = {
     "name", "description", "input_schema", "cache_control", "strict", "type", "defer_loading", "eager_input_streaming",
     "input_examples", "allowed_callers",
@@ -150,7 +153,7 @@ def _check(body: dict[str, Any], known: set[str]) -> None:
     _check_tools(body, marks)
     if len(marks) > 4:
         raise _bad(f"A maximum of 4 blocks with cache_control may be provided. Found {len(marks)}.")
-    _check_thinking(body)
+    _check_thinking(body, {"summarized", "omitted", *known & {"updates"}})
     _check_output(body.get("output_config"))
 
 
@@ -240,7 +243,7 @@ def _check_tools(body: dict[str, Any], marks: list[str]) -> None:
         raise _bad("tool_choice: no such tool")
 
 
-def _check_thinking(body: dict[str, Any]) -> None:
+def _check_thinking(body: dict[str, Any], displays: set[str]) -> None:
     thinking = body.get("thinking")
     if thinking is None:
         return
@@ -251,7 +254,7 @@ def _check_thinking(body: dict[str, Any]) -> None:
         "between_tools": {"type"},
     }
     _only(thinking, allowed[thinking["type"]], "thinking")
-    if thinking.get("display", "omitted") not in {"summarized", "omitted"}:
+    if thinking.get("display", "omitted") not in displays:
         raise _bad("thinking.display")
     forced = body.get("tool_choice", {}).get("type") in {"any", "tool"}
     if forced and thinking["type"] in {"enabled", "adaptive"}:
