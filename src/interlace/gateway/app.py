@@ -56,7 +56,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
     pages = Router(
         [
             *(
-                Route(path, Endpoint(spoken.name, parse, pipeline, limits), methods=["POST"])
+                Route(path, Endpoint(spoken.name, parse, pipeline, limits, spoken.heed), methods=["POST"])
                 for path, (spoken, parse) in PARSED.items()
             ),
             Route("/v1/messages/count_tokens", CountEndpoint("count_tokens", pipeline, limits), methods=["POST"]),

@@ -108,6 +108,7 @@ def ask_of(
         ),
         dialect=DIALECT,
         native={name: value for name in NATIVE if (value := getattr(body, name)) is not None},
+        asides=() if body.prompt_cache_options is None else ("prompt_cache_options",),
     )
     rendering = ResponseRendering.of(response_id(request_id), body, given=len(given))
     return Ask(
@@ -126,6 +127,7 @@ def _unused(body: ResponsesBody, items: Sequence[Item]) -> tuple[str, ...]:
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     unused = {
         "max_tool_calls": body.max_tool_calls is not None,
+        "client_metadata": body.client_metadata is not None,
         "input[].phase": any(message.phase is not None for message in messages),
         "input[].content[].detail": any(isinstance(part, InputDocumentPart) and part.detail for part in parts),
     }

@@ -86,6 +86,7 @@ RESPONSES: Table = {
     "reasoning.context": Here("`auto`; anything else gets a 400"),
     "reasoning.mode": Here("`standard`; anything else gets a 400"),
     "truncation": Here("`disabled`; `auto` gets a 400"),
+    "client_metadata": Ignored("it tells OpenAI about the program that asks"),
     "service_tier": carried("options.service_tier"),
     "user": carried("options.user"),
     "safety_identifier": carried("options.safety_identifier"),
@@ -95,5 +96,5 @@ RESPONSES: Table = {
     "context_management": carried("native"),
     "image": carried("native"),
     "moderation": carried("native"),
-    "prompt_cache_options": carried("native"),
+    "prompt_cache_options": carried("native.aside"),
 }

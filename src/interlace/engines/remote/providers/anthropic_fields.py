@@ -51,7 +51,7 @@ ANTHROPIC_FIELDS: Fields = table(
         "as output_config.effort, minimal as low, with adaptive thinking unless asked in Anthropic's dialect, or a "
         "tool is forced; none as no thinking"
     ),
-    reasoning__summary=Mapped("as thinking.display: omitted, else summarized"),
+    reasoning__summary=Mapped("as thinking.display: omitted, updates, else summarized"),
     options__verbosity=Unused("say in the prompt how long the answer should be"),
     options__service_tier=Mapped("auto, priority, fast and scale as auto, others as standard_only"),
     options__user=Mapped("as metadata.user_id"),

@@ -11,14 +11,24 @@ from interlace.engines.remote.providers.anthropic_turns import mark_of, turns_of
 from interlace.engines.types import GenerateRequest, OutputRule, Reasoning, Sampling, Tool
 from interlace.errors import InvalidRequest
 
-DIALECT = "anthropic.messages"
+DIALECT, BETA = "anthropic.messages", "anthropic-beta"
 DEFAULT_MAX_TOKENS = 8192
 """The bound sent for a request without one: the API wants one, and all its models can say so much."""
 
 _TIERS = {"auto": "auto", "priority": "auto", "fast": "auto", "scale": "auto", "standard_only": "standard_only"}
-_DISPLAYS = {"omitted": "omitted", "none": "omitted"}
+_DISPLAYS = {"omitted": "omitted", "none": "omitted", "updates": "updates"}
 _PLAIN = Sampling()
-_COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "speed")
+_COUNTED = (
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "speed",
+    "context_management",
+)
 
 
 def message_body(request: GenerateRequest, settings: ModelSettings) -> dict[str, Any]:
@@ -37,8 +47,13 @@ def message_body(request: GenerateRequest, settings: ModelSettings) -> dict[str,
     if settings.stream:
         body["stream"] = True
     if request.dialect == DIALECT:
-        body.update(request.native)
+        body.update({name: value for name, value in request.native.items() if name != BETA})
     return body
+
+
+def betas_of(request: GenerateRequest) -> str:
+    """What the caller switched on by Anthropic's header for that."""
+    return str(request.native.get(BETA, "")) if request.dialect == DIALECT else ""
 
 
 def count_body(request: GenerateRequest, settings: ModelSettings) -> dict[str, Any]:
