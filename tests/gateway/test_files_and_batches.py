@@ -539,6 +539,21 @@ def test_the_window_ends(client: openai.OpenAI, gateway: Gateway) -> None:
     assert len(bad) == 3
 
 
+def test_lines_that_are_refused_together_wait_once(gateway: Gateway) -> None:
+    """Were each of them to double the pause, a model that loads for a second would hold up its batch for a minute."""
+    late = ScriptedEngine(state="loading")
+    settings = dataclasses.replace(
+        gateway.registry.settings, models=(ModelSettings(name="late", checkpoint="late"),), prices=()
+    )
+    with running_gateway(settings, {"late": late}) as there, _client(there, tenant(there.registry)) as client:
+        made = batch(client, *(line(f"l{i}", "late") for i in range(20)))
+        runner = there.server.state.batches
+        assert runner is not None
+        wait_for(lambda: made.id in runner._works and runner._works[made.id].refusals)
+        late.state = "ready"
+        assert over(client, made.id).request_counts.completed == 20
+
+
 def test_an_erased_project_leaves_nothing_here(gateway: Gateway) -> None:
     """Files, batches and answers are what a person said: an erasure that left them would be none."""
     before, who = on_disk(gateway), tenant(gateway.registry)

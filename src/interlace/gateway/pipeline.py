@@ -160,7 +160,7 @@ class Pipeline:
             return work
         memory, key = self.routes.memories.get(route.name), b""
         if memory is not None:
-            key = key_of(ask, caller)
+            key = key_of(route, ask, caller, call.tags)
             if (remembered := self._remembered(call, route, ask, memory.find(key))) is not None:
                 return remembered
         asked = asked_of(ask, caller.plan.name, call.tags, self.ledger.registry.clock.now())
@@ -241,6 +241,7 @@ class Pipeline:
             work, bound = way, await self._bound(call, way, caller)
         else:
             work, bound = await way.first()
+            bound = dataclasses.replace(bound, batch=call.batch is not None)  # an answer from memory, too
         hold = await self.ledger.reserve(
             call.id,
             caller,
