@@ -1,7 +1,8 @@
 """Answers from memory: the very same request, of the same project, by the same route, within the time that is set.
 
-Nothing that comes near the same is taken for it: all that shapes an answer is in the key, with the project, the plan and
-the tags that decide who answers. Only whole answers are kept, as guards let them pass; memory is bounded by their number and size.
+Nothing that comes near the same is taken for it: all that shapes an answer is in the key, with the project, and plan
+and tags, which decide who answers. Only whole answers are kept, as guards let them pass; memory is bounded by their
+number and size.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def key_of(route: RouteSettings, ask: Ask, caller: Caller, tags: Iterable[str]) 
     nameless = tuple(msgspec.structs.replace(request, id="", tenant="") for request in ask.generate)
     embed = None if ask.embed is None else msgspec.structs.replace(ask.embed, id="")
     plan = caller.plan
-    asked_for = {tag for one in (*route.models, *route.fallbacks) for tag in one.when.tags}
+    conditions = (*(one.when for one in route.models), *(one.when for one in route.fallbacks))
+    asked_for = {tag for when in conditions for tag in when.tags}
     by = (plan.name, plan.default_max_tokens, plan.largest_max_tokens, sorted(asked_for.intersection(tags)))
     whole = (caller.project.id, by, ask.model, nameless, embed)
     return hashlib.blake2b(msgspec.msgpack.encode(whole), digest_size=32).digest()
