@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
 
-from interlace.config import BreakerSettings, HedgeSettings, OpenFirstSettings, PartSettings, RetrySettings
-from interlace.engines.types import EmbedRequest, GenerateRequest
+from interlace.config import (
+    BreakerSettings,
+    GuardSettings,
+    HedgeSettings,
+    OpenFirstSettings,
+    PartSettings,
+    RetrySettings,
+)
+from interlace.engines.types import EmbedRequest, Event, GenerateRequest
 from interlace.errors import Overloaded
 from interlace.gateway.routing import Live
 from tests.support.gateway_thread import wait_for
@@ -132,6 +143,37 @@ def test_who_hangs_up_while_two_run_pays_for_both_and_holds_nothing(provider: Pr
         assert (there.event.outcome.value, there.event.cost_nanos) == ("client_gone", 2 * 2 * PROMPT)
         assert [one[1] for one in there.attempts()] == ["cancelled", "cancelled"]
         assert (first.cancelled, second.cancelled) == (1, 1)
+
+
+@dataclass
+class Gated(ScriptedEngine):
+    """Begins when it is let."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """As scripted, behind the gate."""
+        await self.gate.wait()
+        async for event in super().generate(request):
+            yield event
+
+
+def test_what_a_guard_refuses_in_both_at_once_is_told_once(provider: Provider) -> None:
+    """Token ids are refused when an engine has decoded them; were both told to have served, the record of the request
+    would contradict itself for ever."""
+    first = Gated()
+    second = Gated(gate=first.gate)
+    guards, local = GuardSettings(deny=("t5 t6",)), {"first": first, "second": second}
+    asked = route("first", fallbacks=("second",), hedge=HEDGED)
+    with routed(provider, {}, asked, local=local, guards=guards) as there, ThreadPoolExecutor(1) as pool:
+        body = {"model": "r", "prompt": [5, 6], "max_tokens": 3}
+        url, headers = f"{there.gateway.url}/v1/completions", there.gateway.headers
+        answer = pool.submit(httpx.post, url, json=body, headers=headers, trust_env=False)
+        wait_for(lambda: there.gateway.pipeline.admission.running)
+        time.sleep(3 * HEDGED.least_seconds)
+        there.gateway.call(first.gate.set)
+        assert answer.result(20).json()["error"]["code"] == "content_filter"
+        assert [(one[0], one[1]) for one in there.attempts()] == [("first", "served"), ("second", "cancelled")]
 
 
 # --- cheapest, fastest -------------------------------------------------------------------------------------------

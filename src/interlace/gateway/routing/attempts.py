@@ -335,6 +335,8 @@ class Attempts:
             await asyncio.gather(*racing, return_exceptions=True)
             for running in racing.values():
                 await running.stop("cancelled")
+                if running.end == "served":  # a guard has ended it, too: what the caller got is the other's
+                    running.end = "cancelled"
 
     async def _second(self, hold: Hold) -> Running | None:
         """The next step, begun beside the first; None where it cannot be asked now. Where only the budget is too small
