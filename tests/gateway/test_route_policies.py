@@ -106,6 +106,14 @@ def test_where_the_first_fails_while_both_run_the_second_answers(provider: Provi
         assert [one[1] for one in there.attempts()] == ["failed", "failed", "served"]
 
 
+def test_a_hedge_that_is_refused_disturbs_nobody(provider: Provider) -> None:
+    """The second model may not take what the first one does: the caller, whose answer is on its way, got its 400."""
+    asked = route("slow", fallbacks=("picky",), hedge=HEDGED)
+    with routed(provider, {"slow": "late:0.3,3", "picky": "status:400"}, asked) as there:
+        assert there.ask().served == ("slow", "primary")
+        assert [one[:2] for one in there.attempts()] == [("slow", "served"), ("picky", "failed")]
+
+
 def test_no_hedge_that_no_budget_pays_for(provider: Provider) -> None:
     """Two requests at once may together never cost more than the budget: the slow one is waited for instead."""
     asked = route("slow", fallbacks=("dear",), hedge=HEDGED)
@@ -339,6 +347,31 @@ def test_a_breaker_opens_half_opens_and_lets_one_probe() -> None:
     assert (breaker.state, breaker.enter()) == ("closed", False)
     breaker.failed()
     assert breaker.state == "closed"
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_request_of_a_crowd_probes(provider: Provider, place: int) -> None:
+    """Wherever the model stands in the route; else a crowd falls on a model that has just begun to recover."""
+
+    class Counting(ScriptedEngine):
+        async def count(self, request: GenerateRequest | EmbedRequest) -> int:
+            await asyncio.sleep(0.5)  # meanwhile others come
+            return await super().count(request)
+
+    first, sick = ScriptedEngine(fail_after=0), Counting(fail_after=0)
+    asked = route(*(["first"] if place else []), "sick", "well", policy="open_first", retries=NO_RETRIES)
+    breaker = BreakerSettings(failures=1, window_seconds=60, open_seconds=60)
+    local = {"first": first, "sick": sick}
+    with routed(provider, {"well": "instant:3"}, asked, local=local, breaker=breaker) as there:
+        who = tenant(there.gateway.registry, key_budget=10**9)  # so that tokens are counted
+        broken = there.gateway.pipeline.routes.live["sick"].breaker
+        broken.settings = breaker
+        broken.failed()
+        broken.clock = lambda: time.monotonic() + 61
+        with ThreadPoolExecutor(16) as pool:
+            replies = list(pool.map(lambda i: there.ask(f"{i}", who=who), range(16)))
+        assert {reply.served[0] for reply in replies} == {"well"}
+        assert len(sick.seen) == 1
 
 
 def test_first_tokens_are_forgotten() -> None:
