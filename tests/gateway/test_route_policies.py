@@ -22,6 +22,7 @@ from interlace.config import (
     OpenFirstSettings,
     PartSettings,
     RetrySettings,
+    ReuseSettings,
 )
 from interlace.engines.types import EmbedRequest, Event, GenerateRequest
 from interlace.errors import Overloaded
@@ -104,6 +105,18 @@ def test_where_the_first_fails_while_both_run_the_second_answers(provider: Provi
     with routed(provider, models, asked) as there:
         assert there.ask().served == ("c", "fallback 2 after 502")
         assert [one[1] for one in there.attempts()] == ["failed", "failed", "served"]
+
+
+def test_what_is_said_to_be_unused_is_of_the_model_that_answers(provider: Provider) -> None:
+    """The second model has a use for what the first one leaves aside, or the other way round: of what answers, also
+    from memory, the caller must know what became of each field."""
+    slow = ScriptedEngine(delay=0.3)
+    asked = route("slow", fallbacks=("remote",), hedge=HEDGED, reuse=ReuseSettings(seconds=60))
+    with routed(provider, {"remote": "late:9"}, asked, local={"slow": slow}) as there:
+        for why in ("primary", "reused"):
+            reply = there.ask(service_tier="flex", max_tokens=2)
+            assert reply.served == ("slow", why)
+            assert reply.headers["x-interlace-unused"] == "service_tier"
 
 
 def test_a_hedge_that_is_refused_disturbs_nobody(provider: Provider) -> None:

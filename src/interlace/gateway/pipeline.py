@@ -93,6 +93,7 @@ class Pipeline:
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 work = way if isinstance(way, Work) else (await way.first())[0]
+                call.tell_unused(work.unused)
                 counts = [await work.engine.tell_count(request) for request in work.ask.generate]
             call.tell_limits(self.ledger.left(caller))
         return Counted(sum(tokens for tokens, _ in counts), estimated=any(estimated for _, estimated in counts))
@@ -167,13 +168,12 @@ class Pipeline:
         seed = seed_of(route, ask, caller.key.id, call.conversation)
         choice = choose(route, asked, self.standings(route, ask), seed)
 
-        def work_of(model: str) -> Work:
-            work = self._work(ask, model, self.routes.engines[model], caller)
+        def served(work: Work, why: str) -> None:
             call.tell_unused(work.unused)
-            return work
+            call.tell_route(work.model, why)
 
         doing = Doing(
-            work=work_of,
+            work=lambda model: self._work(ask, model, self.routes.engines[model], caller),
             bound=lambda work: self._bound(call, work, caller),
             streams=self._streams,
             meter=lambda model: Meter(times=self.metrics.times(model)),
@@ -182,7 +182,7 @@ class Pipeline:
             price=lambda model: self.ledger.registry.directory.price(model, self.ledger.registry.clock.now()),
         )
         keep = None if memory is None else functools.partial(memory.keep, key)
-        return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route, keep)
+        return Attempts(route, ask, choice, doing, call.meter, call.streams(), served, keep)
 
     def _remembered(self, call: Call, route: RouteSettings, ask: Ask, kept: Kept | None) -> Remembered | None:
         """The answer that was kept, at the price that its model has now; None where there is none, or no price."""
@@ -193,6 +193,7 @@ class Pipeline:
         price = self.ledger.registry.directory.price(kept.model, now)
         if price is None or not price.covers(embedding=ask.embed is not None):
             return None
+        call.tell_unused(kept.unused)
         held = part_of(price, route.reuse.percent)
         work = Work(ask, kept.model, (), self.routes.engines[kept.model], held, open_ended=False)
         kind = self.routes.kind(kept.model)

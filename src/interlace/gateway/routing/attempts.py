@@ -124,7 +124,7 @@ class Running:
 class Attempts:
     """One request by a route. `first` before there is a hold, then `run`, once each.
 
-    `streams`: whether the caller reads the answer as it comes. `served` is told model and reason before the first
+    `streams`: whether the caller reads the answer as it comes. `served` is told work and reason before the first
     event; `keep` gets a whole answer, where answers are remembered.
     """
 
@@ -134,8 +134,8 @@ class Attempts:
     doing: Doing
     meter: Meter
     streams: bool
-    served: Callable[[str, str], None]
-    keep: Callable[[str, list[Happening], Usage], None] | None = None
+    served: Callable[[Work, str], None]
+    keep: Callable[[str, list[Happening], Usage, frozenset[str]], None] | None = None
     tried: list[Running] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)  # on answers that were judged
     _steps: deque[Step] = field(default_factory=deque)
@@ -163,7 +163,7 @@ class Attempts:
         try:
             running, events = await self._answered(hold)
             self.meter.instead = running.meter
-            self.served(running.work.model, running.why)
+            self.served(running.work, running.why)
             whole = list(events) if self.keep else []
             if events:
                 yield events
@@ -173,7 +173,7 @@ class Attempts:
                 yield batch
             await running.stop("served")
             if self.keep and not (running.meter.filtered or running.meter.budget_ended):
-                self.keep(running.work.model, whole, running.meter.usage())
+                self.keep(running.work.model, whole, running.meter.usage(), running.work.unused)
         except BaseException as error:
             for one in self.tried:
                 await one.stop(*_end_of(error))

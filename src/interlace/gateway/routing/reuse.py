@@ -31,12 +31,14 @@ EVENT_BYTES = 200  # about, of an event beside what it holds
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer, and when it is forgotten (by the memory's clock)."""
+    """An answer, and when it is forgotten (by the memory's clock). `unused`: fields of the request that its model had
+    no use for."""
 
     model: str
     events: tuple[Happening, ...]
     usage: Usage
     until: float
+    unused: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -57,11 +59,13 @@ class Memory:
             self._kept.move_to_end(key)
         return kept
 
-    def keep(self, key: bytes, model: str, events: Sequence[Happening], usage: Usage) -> None:
+    def keep(
+        self, key: bytes, model: str, events: Sequence[Happening], usage: Usage, unused: frozenset[str] = frozenset()
+    ) -> None:
         """Remember an answer, unless it is too long; who was not asked for longest is forgotten for it."""
         if sum(map(_bytes_of, events)) > self.settings.entry_bytes:
             return
-        self._kept[key] = Kept(model, tuple(events), usage, self.clock() + self.settings.seconds)
+        self._kept[key] = Kept(model, tuple(events), usage, self.clock() + self.settings.seconds, unused)
         self._kept.move_to_end(key)
         while len(self._kept) > self.settings.entries:
             self._kept.popitem(last=False)
