@@ -17,7 +17,6 @@ from interlace.config import (
     RouteSettings,
     WhenSettings,
 )
-from tests.support.gateway_thread import wait_for
 from tests.support.provider import Provider, running_provider
 from tests.support.routing import ANSWER, PROMPT, route, routed
 from tests.support.tenants import tenant
