@@ -102,10 +102,13 @@ class _Work:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def pause(self, error: InterlaceError) -> None:
-        """Nothing of it is tried until it may have got better: longer each time, and not all at the same time."""
+        """Nothing of it is tried until it may have got better: longer each time, and not all at the same time. Lines
+        that were refused together are one time."""
         loop = asyncio.get_running_loop()
-        doubled = min(FIRST_PAUSE_SECONDS * 2**self.refusals, LONGEST_PAUSE_SECONDS)
-        self.refusals = min(self.refusals + 1, 16)
+        doubled = 0.0
+        if loop.time() >= self.not_before:
+            doubled = min(FIRST_PAUSE_SECONDS * 2**self.refusals, LONGEST_PAUSE_SECONDS)
+            self.refusals = min(self.refusals + 1, 16)
         wait = max(error.retry_after_seconds or 0, doubled * random.uniform(0.5, 1))  # noqa: S311 - no secret
         self.not_before = max(self.not_before, loop.time() + wait)
 

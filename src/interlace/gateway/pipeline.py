@@ -108,6 +108,7 @@ class Pipeline:
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 work = way if isinstance(way, Work) else (await way.first())[0]
+                call.tell_unused(work.unused)
                 with self._told():
                     counts = [await work.engine.tell_count(request) for request in work.ask.generate]
             call.tell_limits(self.ledger.left(caller))
@@ -179,20 +180,19 @@ class Pipeline:
             return work
         memory, key = self.routes.memories.get(route.name), b""
         if memory is not None:
-            key = key_of(ask, caller)
+            key = key_of(route, ask, caller, call.tags)
             if (remembered := self._remembered(call, route, ask, memory.find(key))) is not None:
                 return remembered
         asked = asked_of(ask, caller.plan.name, call.tags, self.ledger.registry.clock.now())
         seed = seed_of(route, ask, caller.key.id, call.conversation)
         choice = choose(route, asked, self.standings(route, ask), seed)
 
-        def work_of(model: str) -> Work:
-            work = self._work(ask, model, self.routes.engines[model], caller)
+        def served(work: Work, why: str) -> None:
             call.tell_unused(work.unused)
-            return work
+            call.tell_route(work.model, why)
 
         doing = Doing(
-            work=work_of,
+            work=lambda model: self._work(ask, model, self.routes.engines[model], caller),
             bound=lambda work: self._bound(call, work, caller),
             streams=self._streams,
             meter=lambda model: Meter(times=self.metrics.times(model)),
@@ -201,7 +201,7 @@ class Pipeline:
             price=lambda model: self.ledger.registry.directory.price(model, self.ledger.registry.clock.now()),
         )
         keep = None if memory is None else functools.partial(memory.keep, key)
-        return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route, keep)
+        return Attempts(route, ask, choice, doing, call.meter, call.streams(), served, keep)
 
     def _remembered(self, call: Call, route: RouteSettings, ask: Ask, kept: Kept | None) -> Remembered | None:
         """The answer that was kept, at the price that its model has now; None where there is none, or no price."""
@@ -212,6 +212,7 @@ class Pipeline:
         price = self.ledger.registry.directory.price(kept.model, now)
         if price is None or not price.covers(embedding=ask.embed is not None):
             return None
+        call.tell_unused(kept.unused)
         held = part_of(price, route.reuse.percent)
         work = Work(ask, kept.model, (), self.routes.engines[kept.model], held, open_ended=False)
         kind = self.routes.kind(kept.model)
@@ -260,6 +261,7 @@ class Pipeline:
             work, bound = way, await self._bound(call, way, caller)
         else:
             work, bound = await way.first()
+            bound = dataclasses.replace(bound, batch=call.batch is not None)  # an answer from memory, too
         hold = await self.ledger.reserve(
             call.id,
             caller,
