@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any, TypeVar
 
 import msgspec
@@ -73,9 +74,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> None:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+    if len(dict(pairs)) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise InvalidRequest(
             f"The key {twice[:100]!r} stands twice in one object of your request. Give it once.", code="duplicate_key"
         )
@@ -97,7 +97,8 @@ def encode(value: Any) -> bytes:
 
 # --- msgspec's words → OpenAI's ----------------------------------------------------------------------------------
 
-_PLACE = re.compile(r" - at .*?`\$\.?([^`]*)`$")
+_AT = " - at "  # before the place; a field's name, which callers choose, may hold any number of them
+_PLACE = re.compile(r".*?`\$\.?([^`]*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`$", re.DOTALL)
 _TYPE = re.compile(r"Expected `(.*)`, got `(.*)`$")
@@ -105,9 +106,10 @@ _WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean
 
 
 def _described(text: str) -> InvalidRequest:
-    place = _PLACE.search(text)
+    before, _, after = text.rpartition(_AT)
+    place = _PLACE.match(after)
     path = place[1].replace("[...]", "") if place else ""  # msgspec does not say which key of a mapping
-    what = text[: place.start()] if place else text
+    what = before if place else text
     if unknown := _UNKNOWN.match(what):
         param = _join(path, unknown[1][:100])
         return InvalidRequest(f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")
