@@ -46,7 +46,7 @@ def test_a_field_whose_name_looks_like_places() -> None:
     """Otherwise the search for the place in the message of a very long name takes minutes."""
     error = refused(json.dumps({" - at " * 100_000: 1}).encode())
     assert error.code == "unknown_parameter"
-    assert refused(json.dumps({" - at `$." * 100_000: 1}).encode()).code == "unknown_parameter"
+    assert refused(json.dumps({" - at `$." * 100_000: 1}).encode()).status == 400
 
 
 def test_the_place_is_still_told() -> None:
