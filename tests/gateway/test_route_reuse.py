@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from interlace.config import GuardSettings, RetrySettings, ReuseSettings
-from interlace.engines.types import Delta, Usage
+from interlace.engines.types import Delta, Started, Thought, TokenLogprob, TopLogprob, Usage
+from interlace.gateway.calls import PartStarted
 from interlace.gateway.routing import Memory
 from tests.support.provider import Provider, running_provider
 from tests.support.routing import ANSWER, PROMPT, route, routed
@@ -115,7 +116,15 @@ def test_memory_is_bounded_in_time_number_and_size() -> None:
     assert memory.find(b"1")
     memory.keep(b"3", "m", [Delta(text="x")], Usage(1, 1))
     assert [bool(memory.find(key)) for key in (b"1", b"2", b"3")] == [True, False, True]
-    memory.keep(b"4", "m", [Delta(text="x" * 1000)], Usage(1, 1))
-    assert memory.find(b"4") is None
+    large = (
+        Delta(text="x" * 1000),
+        Delta(thought=Thought(text="x" * 1000)),
+        PartStarted(0, Started(1), prompt="x" * 1000),
+        PartStarted(0, Started(1, prompt_text="x" * 1000)),
+        Delta(logprobs=(TokenLogprob(1, b"x", -1.0, (TopLogprob(1, b"x" * 1000, -1.0),)),)),
+    )
+    for event in large:
+        memory.keep(b"4", "m", [event], Usage(1, 1))
+        assert memory.find(b"4") is None, event
     now[0] = 10.0
     assert (memory.find(b"1"), memory.find(b"3")) == (None, None)

@@ -18,7 +18,7 @@ SOON = 1.0  # seconds; what grows with the square of the body takes minutes
 class Plain(Body, frozen=True, kw_only=True):
     """A body with one field."""
 
-    inner: dict[str, Any] = {}
+    inner: dict[str, Any] = msgspec.field(default_factory=dict)
     number: int = 0
 
 

@@ -7,6 +7,7 @@ long and how large the chain is stands in its last row, so that what is too much
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,25 @@ class Responses:
         there = select(stored_responses).where(_TABLE.id == id, *self._of(project_id))
         row = self._shelf.store.read(lambda connection: connection.execute(there).one_or_none())
         return None if row is None else Turn(**row._mapping)
+
+    def several(self, project_id: str, ids: Iterable[str]) -> dict[str, Turn]:
+        """Those of these responses that are the project's, by id. Raises `InvalidRequest` where they are more, or
+        larger together, than what may be taken up again of a conversation."""
+        found: dict[str, Turn] = {}
+        size = 0
+        for id in dict.fromkeys(ids):
+            if (turn := self.find(project_id, id)) is None:
+                continue
+            found[id] = turn
+            size += len(turn.body) + len(turn.input)
+            if len(found) > self._settings.chain_turns or size > self._settings.chain_bytes:
+                raise InvalidRequest(
+                    f"The items referred to belong to more than {self._settings.chain_turns} responses, or to more "
+                    f"than {self._settings.chain_bytes} bytes of them. Send some of the items themselves.",
+                    param="input",
+                    code="invalid_value",
+                )
+        return found
 
     def chain(self, project_id: str, id: str) -> list[Turn]:
         """The response of that id and all before it, the first one first. Raises `InvalidRequest` where one is missing,

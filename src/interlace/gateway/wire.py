@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +15,12 @@ import msgspec
 from interlace.errors import InterlaceError, InvalidRequest
 
 T = TypeVar("T")
+
+LARGE_BYTES = 128 << 10
+"""A body beyond that is read beside the event loop, by one at a time: reading ten megabytes takes seconds, in which
+nobody else would be answered."""
+
+_large = ThreadPoolExecutor(1, "large-body")
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +80,13 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             "It must be UTF-8 JSON; check quotes, commas and brackets.",
             code="invalid_json",
         ) from None
+
+
+async def read_beside(body: bytes, read: Callable[[], T]) -> T:
+    """What `read` makes of a body. It raises what it raises, and must not need the event loop."""
+    if len(body) <= LARGE_BYTES:
+        return read()
+    return await asyncio.get_running_loop().run_in_executor(_large, read)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interlace.config import ReuseSettings, RouteSettings
-from interlace.engines.types import Delta, Embeddings, Usage
+from interlace.engines.types import Usage
 from interlace.gateway.bounds import tokens_of
 from interlace.gateway.meter import Meter
 from interlace.gateway.routing.live import Clock
@@ -25,7 +25,7 @@ from interlace.ledger import Bound, Caller, Hold, Price, Tried
 if TYPE_CHECKING:
     from interlace.gateway.calls import Ask, Happening, Work
 
-EVENT_BYTES = 200  # about, of an event beside its texts
+EVENT_BYTES = 200  # about, of an event beside what it holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,5 @@ class Remembered:
 
 
 def _bytes_of(event: Happening) -> int:
-    size = EVENT_BYTES
-    if isinstance(event, Delta):
-        size += len(event.text) + 100 * len(event.logprobs)
-        size += sum(len(call.arguments) for call in event.tool_calls)
-    elif isinstance(event, Embeddings):
-        size += sum(map(len, event.rows))
-    return size
+    """About what an event holds, whatever it is: a prompt that is echoed, thoughts and logprobs count as texts do."""
+    return EVENT_BYTES + len(msgspec.msgpack.encode(event))
