@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from sqlalchemy import func, select, update
 
 from interlace.config import GuardSettings, LimitSettings, ModelSettings, SecretSettings, Settings
 from interlace.config.settings import ResponseSettings
-from interlace.deposits import Deposits, Responses
+from interlace.deposits import Deposits, Responses, responses
 from interlace.engines.fields import ALL_KEPT
 from interlace.engines.types import (
     Delta,
@@ -579,6 +580,21 @@ def test_what_is_referred_to_is_read_once(gateway: Gateway, monkeypatch: pytest.
     several = [post(gateway, "local").json()["id"] for _ in range(4)]
     items = [{"type": "item_reference", "id": f"msg_{id.removeprefix('resp_')}8000"} for id in several]
     assert "responses" in post(gateway, "local", input=items).json()["error"]["message"]
+
+
+def test_a_project_stores_only_so_much(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key would fill the disk that the ledger of everybody lies on: pictures cost few tokens and many bytes."""
+    who, other = tenant(gateway.registry), tenant(gateway.registry)
+    monkeypatch.setattr(responses, "COUNT_SECONDS", 0)
+    few = dataclasses.replace(gateway.registry.settings.responses, project_bytes=20_000)
+    monkeypatch.setattr(gateway.registry, "settings", dataclasses.replace(gateway.registry.settings, responses=few))
+    large = post(gateway, "local", who=who, input="long " * 5000, max_output_tokens=5).json()["id"]
+    refused = post(gateway, "local", who=who)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "response_quota_exceeded")
+    assert post(gateway, "local", who=who, store=False).status_code == 200
+    assert post(gateway, "local", who=other).status_code == 200
+    httpx.delete(f"{gateway.url}{PATH}/{large}", headers=who.headers, trust_env=False)
+    assert post(gateway, "local", who=who).status_code == 200
 
 
 def test_a_conversation_that_lost_a_turn_is_not_gone_on_from(gateway: Gateway) -> None:

@@ -11,16 +11,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
 
 from interlace.config import ResponseSettings
 from interlace.deposits.shelf import Shelf
-from interlace.errors import InvalidRequest
+from interlace.errors import InvalidRequest, PayloadTooLarge
 from interlace.ledger import Write
 from interlace.ledger.schema import stored_responses
 
 RUNNING = ("queued", "in_progress")
 PAGE = 200  # deleted at once
+COUNT_SECONDS = 30.0  # how long a count of a project's bytes is believed
 DAY_US = 86_400 * 10**6
 LATE_US = 2 * DAY_US  # a response that ran while its project was erased has ended by then
 
@@ -66,6 +67,7 @@ class Responses:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._opened = shelf.now()
+        self._sizes: dict[str, tuple[int, float]] = {}  # by project: bytes, and when they were counted
 
     @property
     def _settings(self) -> ResponseSettings:
@@ -78,6 +80,26 @@ class Responses:
     def now(self) -> int:
         """Microseconds since 1970."""
         return self._shelf.now()
+
+    def knows_size(self, project_id: str) -> bool:
+        """Whether `check_room` can say at once, without the disk."""
+        _, counted = self._sizes.get(project_id, (0, -COUNT_SECONDS))
+        return self._shelf.registry.clock.monotonic() < counted + COUNT_SECONDS
+
+    def check_room(self, project_id: str) -> None:
+        """Raise `PayloadTooLarge` where a project has stored as much as it may, by a count that is not quite new."""
+        if not self.knows_size(project_id):
+            size = func.coalesce(func.sum(func.length(_TABLE.body) + func.length(_TABLE.input)), 0)
+            query = select(size).where(_TABLE.project_id == project_id)
+            counted = self._shelf.store.read(lambda connection: connection.execute(query).scalar_one())
+            self._sizes[project_id] = int(counted), self._shelf.registry.clock.monotonic()
+        if self._sizes[project_id][0] > (most := self._settings.project_bytes):
+            raise PayloadTooLarge(
+                f"The stored responses of a project are at most {most} bytes in all on this server. Delete some, or "
+                "send 'store' as false.",
+                param="store",
+                code="response_quota_exceeded",
+            )
 
     def put(self, write: Write) -> None:
         """Write one by itself, where there is no usage event to write it with; raises `LedgerUnavailable`."""

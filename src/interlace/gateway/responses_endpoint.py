@@ -114,6 +114,8 @@ class ResponsesEndpoint:
         raw = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
         body = await read_beside(raw, partial(read_body, raw))
         exchange.model = body.model
+        if body.store is not False:
+            await self._check_room(caller.project.id)
         if body.previous_response_id is None and not references_of(body):
             ask, rendering = await read_beside(raw, partial(ask_of, body, exchange.id, (), {}))
             before: Sequence[Turn] = ()
@@ -125,6 +127,12 @@ class ResponsesEndpoint:
             await self._in_background(scope, receive, send, ask, keeping)
         else:
             await self._while_waiting(scope, receive, send, ask, keeping)
+
+    async def _check_room(self, project_id: str) -> None:
+        if self.responses.knows_size(project_id):
+            self.responses.check_room(project_id)
+        else:
+            await asyncio.to_thread(self.responses.check_room, project_id)
 
     # --- what came before ----------------------------------------------------------------------------------------
 
