@@ -588,7 +588,7 @@ def test_a_project_stores_only_so_much(gateway: Gateway, monkeypatch: pytest.Mon
     monkeypatch.setattr(responses, "COUNT_SECONDS", 0)
     few = dataclasses.replace(gateway.registry.settings.responses, project_bytes=20_000)
     monkeypatch.setattr(gateway.registry, "settings", dataclasses.replace(gateway.registry.settings, responses=few))
-    large = post(gateway, "local", who=who, input="long " * 5000, max_output_tokens=5).json()["id"]
+    large = post(gateway, "local", who=who, input="long " * 4000, max_output_tokens=5).json()["id"]
     refused = post(gateway, "local", who=who)
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "response_quota_exceeded")
     assert post(gateway, "local", who=who, store=False).status_code == 200
