@@ -296,6 +296,19 @@ def test_hostile_forms_are_refused(gateway: Gateway, name: str) -> None:
     assert on_disk(gateway) == before
 
 
+def test_the_head_of_a_content(client: openai.OpenAI, gateway: Gateway, who: Tenant, caplog: Any) -> None:
+    """A body that is never ended is an error in the log at each request, and costs its caller the connection."""
+    id = client.files.create(file=("a.html", b"<script>"), purpose="user_data").id
+    url = f"{gateway.url}/v1/files/{id}/content"
+    with httpx.Client(trust_env=False, headers=who.headers) as there:
+        head, again = there.head(url), there.get(url)
+    assert (head.headers["content-length"], head.content, again.content) == ("8", b"", b"<script>")
+    assert again.headers["content-type"] == "application/octet-stream"
+    assert again.headers["x-content-type-options"] == "nosniff"
+    assert again.headers["content-disposition"].startswith("attachment")
+    assert not caplog.records
+
+
 # --- batches -----------------------------------------------------------------------------------------------------
 
 

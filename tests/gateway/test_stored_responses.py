@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 
-from interlace.deposits import Deposits
+from interlace.deposits import Deposits, Responses, responses
 from interlace.ledger import Outcome
 from interlace.ledger.operations import OPERATIONS
 from interlace.ledger.operations.tenants import ProjectNamed
@@ -137,6 +138,42 @@ def test_a_conversation_has_an_end(gateway: Gateway) -> None:
     assert "3 responses" in refused.json()["error"]["message"]
     large = post(gateway, "local", input="long " * 4000, max_output_tokens=5).json()["id"]
     assert "bytes" in post(gateway, "local", previous_response_id=large).json()["error"]["message"]
+
+
+def test_what_is_referred_to_is_read_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request that names a thousand items of one large response would read it a thousand times; and what is read
+    for one request has a bound."""
+    found: list[str] = []
+    find = Responses.find
+    monkeypatch.setattr(Responses, "find", lambda self, project, one: found.append(one) or find(self, project, one))
+    said = {"role": "user", "content": "hello"}
+    one = post(gateway, "local", input=[said] * 9).json()["id"]
+    items = [{"type": "item_reference", "id": f"msg_{one.removeprefix('resp_')}{0x8000 + i:04x}"} for i in range(9)]
+    assert post(gateway, "local", input=items).status_code == 200
+    assert found == [one]
+    refused = post(gateway, "local", input=[{"type": "item_reference", "id": f"msg_{'0' * 24}8000"}, *items])
+    assert refused.json()["error"]["code"] == "item_not_found"
+    large = post(gateway, "local", input="long " * 4000, max_output_tokens=5).json()["id"]
+    item = {"type": "item_reference", "id": f"msg_{large.removeprefix('resp_')}8000"}
+    assert "bytes" in post(gateway, "local", input=[item]).json()["error"]["message"]
+    several = [post(gateway, "local").json()["id"] for _ in range(4)]
+    items = [{"type": "item_reference", "id": f"msg_{id.removeprefix('resp_')}8000"} for id in several]
+    assert "responses" in post(gateway, "local", input=items).json()["error"]["message"]
+
+
+def test_a_project_stores_only_so_much(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key would fill the disk that the ledger of everybody lies on: pictures cost few tokens and many bytes."""
+    who, other = tenant(gateway.registry), tenant(gateway.registry)
+    monkeypatch.setattr(responses, "COUNT_SECONDS", 0)
+    few = dataclasses.replace(gateway.registry.settings.responses, project_bytes=20_000)
+    monkeypatch.setattr(gateway.registry, "settings", dataclasses.replace(gateway.registry.settings, responses=few))
+    large = post(gateway, "local", who=who, input="long " * 4000, max_output_tokens=5).json()["id"]
+    refused = post(gateway, "local", who=who)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "response_quota_exceeded")
+    assert post(gateway, "local", who=who, store=False).status_code == 200
+    assert post(gateway, "local", who=other).status_code == 200
+    httpx.delete(f"{gateway.url}{PATH}/{large}", headers=who.headers, trust_env=False)
+    assert post(gateway, "local", who=who).status_code == 200
 
 
 def test_a_conversation_that_lost_a_turn_is_not_gone_on_from(gateway: Gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -22,7 +23,7 @@ from interlace.gateway.http import (
 )
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.styles import Header
-from interlace.gateway.wire import encode
+from interlace.gateway.wire import encode, read_beside
 
 
 class TokenCount(msgspec.Struct, frozen=True):
@@ -47,7 +48,7 @@ class CountEndpoint:
 
         async def read() -> Ask:
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
-            ask = with_betas(parse_count(body, exchange.id), scope)
+            ask = with_betas(await read_beside(body, partial(parse_count, body, exchange.id)), scope)
             exchange.model = ask.model
             client.start()
             return ask

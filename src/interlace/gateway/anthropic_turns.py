@@ -44,7 +44,7 @@ def prefills(messages: Sequence[MessageParam]) -> bool:
 
 def turns_of(asked: CountBody) -> tuple[Message, ...]:
     """The conversation, instructions first; raises `InvalidRequest`, naming the block, for what has no neutral form."""
-    turns = [Message("system", _texts(asked.system))] if asked.system else []
+    runs = [[Message("system", _texts(asked.system))]] if asked.system else []  # of turns that become one
     last = len(asked.messages) - 1
     for i, message in enumerate(asked.messages):
         where = f"messages[{i}]"
@@ -61,9 +61,11 @@ def turns_of(asked: CountBody) -> tuple[Message, ...]:
         else:
             made = [Message("system", _texts(message.content))]
         for turn in made:
-            if turns and turns[-1].role == turn.role and turn.role in {"user", "assistant"}:
-                turn = _joined(turns.pop(), turn)  # noqa: PLW2901 - it takes the other's place
-            turns.append(turn)
+            if runs and runs[-1][0].role == turn.role and turn.role in {"user", "assistant"}:
+                runs[-1].append(turn)
+            else:
+                runs.append([turn])
+    turns = [run[0] if len(run) == 1 else _joined(run) for run in runs]
     if all(turn.role == "system" for turn in turns):
         raise InvalidRequest("There is nothing to answer: give a user's message.", param="messages")
     if asked.cache_control is not None:
@@ -79,9 +81,9 @@ def _texts(content: str | Sequence[TextBlockParam]) -> str | tuple[Part, ...]:
     return content if isinstance(content, str) else tuple(TextPart(b.text, _mark(b.cache_control)) for b in content)
 
 
-def _joined(one: Message, other: Message) -> Message:
-    calls = one.tool_calls + other.tool_calls
-    return msgspec.structs.replace(one, content=(*one.parts, *other.parts), tool_calls=calls)
+def _joined(run: Sequence[Message]) -> Message:
+    parts = tuple(part for turn in run for part in turn.parts)
+    return msgspec.structs.replace(run[0], content=parts, tool_calls=tuple(c for turn in run for c in turn.tool_calls))
 
 
 def _marked(turn: Message, mark: str) -> Message:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -29,6 +30,7 @@ from interlace.gateway.http import (
 )
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.rendering import Dialect, Heed, Rendering, unheeded
+from interlace.gateway.wire import read_beside
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ class Endpoint:
         async def read() -> Ask:
             nonlocal rendering
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
-            ask, rendering = self.dialect(body, exchange.id, self.limits.sequences)
+            parse = partial(self.dialect, body, exchange.id, self.limits.sequences)
+            ask, rendering = await read_beside(body, parse)
             ask = self.heed(ask, scope)
             exchange.model = ask.model
             client.start()

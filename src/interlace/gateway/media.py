@@ -23,7 +23,15 @@ MOST_NAME_CHARACTERS = 255
 _DOTS = {".", ".."}
 _DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+)((?:;[a-z-]+=[\w.+-]+)*);base64,", re.IGNORECASE)
 _FILE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_INSIDE = ("localhost", ".localhost", ".local", ".internal", ".intranet", ".lan", ".home.arpa")
+_HOST = re.compile(r"[a-z0-9_.-]+")
+_IPV4_INSIDE = tuple(
+    map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16"))
+)
+_SPECIAL = ipaddress.IPv4Network("192.0.0.0/24")
+_INSIDE = (
+    *(".localhost", ".localdomain", ".local", ".internal", ".intranet", ".lan", ".corp", ".home"),
+    *(".home.arpa", ".svc"),
+)
 
 
 def data_url(url: str, param: str, types: frozenset[str]) -> tuple[str, str]:
@@ -88,7 +96,7 @@ def remote_url(url: str, param: str) -> str:
     """The same address, once it is known to lead to the public web; raises `InvalidRequest`."""
     try:
         split = urlsplit(url)
-        host, scheme, user = (split.hostname or "").rstrip(".").lower(), split.scheme.lower(), split.username
+        host, scheme, user = split.hostname or "", split.scheme.lower(), split.username
         _ = split.port
     except ValueError:
         host = scheme = ""
@@ -105,12 +113,29 @@ def remote_url(url: str, param: str) -> str:
 
 
 def _public(host: str) -> bool:
-    if host == "localhost" or host.endswith(_INSIDE):
+    """Whether a host, as it stands in an address, is out in the world for whoever reads it in the usual ways."""
+    try:
+        return _global(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        name = host.encode("idna").decode().lower().rstrip(".")  # of other scripts' letters and dots: as clients do
+    except UnicodeError:
+        return False
+    # Letters only that names have: others make one client see another name, as %31, which is 1, and \\, which is /.
+    if not _HOST.fullmatch(name) or f".{name}".endswith(_INSIDE):
         return False
     try:
-        return ipaddress.ip_address(host).is_global
+        return _global(ipaddress.ip_address(name))
     except ValueError:
         pass
     # A name has a dot and does not end in a number: 127.1, 2130706433 and 0x7f.1 are addresses to many resolvers.
-    last = host.rpartition(".")[2]
-    return "." in host and not last.isdigit() and not last.startswith("0x")
+    last = name.rpartition(".")[2]
+    return "." in name and not last.isdigit() and not last.startswith("0x")
+
+
+def _global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether it is one of the whole net's. One of IPv6 that stands for one of IPv4 never has to be written so."""
+    if isinstance(address, ipaddress.IPv6Address) and any(address in net for net in _IPV4_INSIDE):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved and address not in _SPECIAL

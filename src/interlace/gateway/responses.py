@@ -235,18 +235,25 @@ def _tool(tool: FunctionToolBody) -> Tool:
 
 def _can_be_strict(schema: Any) -> bool:
     """Whether OpenAI's strict mode takes the schema: every object in it names all it may have, and requires it."""
-    if isinstance(schema, list):
-        return all(map(_can_be_strict, schema))
-    if not isinstance(schema, dict):
+    waiting = [schema]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting += one
+        elif isinstance(one, dict):
+            if not _names_all(one):
+                return False
+            waiting += one.values()
+    return True
+
+
+def _names_all(schema: dict[str, Any]) -> bool:
+    if schema.get("type") != "object" and "properties" not in schema:
         return True
-    if schema.get("type") == "object" or "properties" in schema:
-        properties = schema.get("properties") or {}
-        required = schema.get("required") or []
-        if schema.get("additionalProperties") is not False or not isinstance(properties, dict):
-            return False
-        if not isinstance(required, list) or set(properties) - {name for name in required if isinstance(name, str)}:
-            return False
-    return all(map(_can_be_strict, schema.values()))
+    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    if schema.get("additionalProperties") is not False or not isinstance(properties, dict):
+        return False
+    return isinstance(required, list) and not set(properties) - {name for name in required if isinstance(name, str)}
 
 
 def _output_rule(body: ResponsesBody) -> OutputRule | None:

@@ -6,7 +6,7 @@ A turn of the assistant is what stands together of its thoughts, its text and it
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,14 +59,28 @@ class _Turn:
 
     parts: list[Part] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
+    spoken: bool = False  # it holds more than thoughts
+    _places: dict[str, int] = field(default_factory=dict)  # of calls, by id
 
     def message(self) -> Message:
         return Message("assistant", _plain(tuple(self.parts)), tool_calls=tuple(self.calls))
 
-    @property
-    def spoken(self) -> bool:
-        """Whether it holds more than thoughts."""
-        return bool(self.calls) or any(not isinstance(part, ThinkingPart) for part in self.parts)
+    def say(self, parts: Iterable[Part]) -> None:
+        """Its next parts."""
+        for part in parts:
+            self.parts.append(part)
+            self.spoken |= not isinstance(part, ThinkingPart)
+
+    def call(self, call: ToolCall) -> None:
+        """Its next call."""
+        self._places[call.id] = len(self.calls)
+        self.calls.append(call)
+        self.spoken = True
+
+    def seal(self, id: str, signature: str) -> None:
+        """What the provider of a call wants back with it."""
+        if (place := self._places.get(id)) is not None:
+            self.calls[place] = msgspec.structs.replace(self.calls[place], signature=signature)
 
 
 def messages_of(items: Sequence[Item], where: str = "input") -> tuple[Message, ...]:
@@ -87,11 +101,11 @@ def messages_of(items: Sequence[Item], where: str = "input") -> tuple[Message, .
         match item:
             case ReasoningItem():
                 if not _seals_call(item, last):
-                    turn(anew=spoken).parts.append(_thought(item))
+                    turn(anew=spoken).say([_thought(item)])
             case FunctionCallItem():
-                turn(anew=False).calls.append(ToolCall(item.call_id, item.name, item.arguments))
+                turn(anew=False).call(ToolCall(item.call_id, item.name, item.arguments))
             case MessageItem(role="assistant"):
-                turn(anew=spoken).parts += _parts(item.content, place, assistant=True)
+                turn(anew=spoken).say(_parts(item.content, place, assistant=True))
             case MessageItem():
                 turns.append(Message(item.role, _content(item.content, place)))
             case FunctionOutputItem():
@@ -123,9 +137,7 @@ def _seals_call(item: ReasoningItem, last: _Turn | Message | None) -> bool:
         return False
     id, _, signature = sealed.removeprefix(CALL).partition("\n")
     if isinstance(last, _Turn):
-        last.calls = [
-            msgspec.structs.replace(call, signature=signature) if call.id == id else call for call in last.calls
-        ]
+        last.seal(id, signature)
     return True
 
 

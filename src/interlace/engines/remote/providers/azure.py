@@ -59,7 +59,7 @@ class EntraTokens:
         except (ValueError, RecursionError):
             told = {}
         token, seconds = told.get("access_token"), told.get("expires_in")
-        if answer.status == 200 and isinstance(token, str) and token.isascii() and token.isprintable():
+        if answer.status == 200 and isinstance(token, str) and token and token.isascii() and token.isprintable():
             life = float(seconds) if isinstance(seconds, int | float) and seconds > 0 else 300.0
             return Secret(token), time.time() + life
         if answer.status in (408, 429) or answer.status >= 500:
