@@ -168,9 +168,7 @@ _CHATS: Mapping[str, Body] = {
     "a file's name": _chat(
         {
             "role": "user",
-            "content": [
-                {"type": "file", "file": {"filename": FORBIDDEN, "file_data": _EMPTY}}
-            ],
+            "content": [{"type": "file", "file": {"filename": FORBIDDEN, "file_data": _EMPTY}}],
         }
     ),
     "a text file": _chat(
@@ -234,16 +232,10 @@ _RESPONSES: Mapping[str, Body] = {
     "a thought in full": _input(
         _X, {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": FORBIDDEN}]}, _X
     ),
-    "a picture's address": _input(
-        _said({"type": "input_image", "image_url": _ADDRESS, "detail": "auto"})
-    ),
+    "a picture's address": _input(_said({"type": "input_image", "image_url": _ADDRESS, "detail": "auto"})),
     "a file's address": _input(_said({"type": "input_file", "file_url": _ADDRESS})),
-    "a file's name": _input(
-        _said({"type": "input_file", "filename": FORBIDDEN, "file_data": _EMPTY})
-    ),
-    "a text file": _input(
-        _said({"type": "input_file", "filename": "a.txt", "file_data": _PLAIN + _base64(FORBIDDEN)})
-    ),
+    "a file's name": _input(_said({"type": "input_file", "filename": FORBIDDEN, "file_data": _EMPTY})),
+    "a text file": _input(_said({"type": "input_file", "filename": "a.txt", "file_data": _PLAIN + _base64(FORBIDDEN)})),
     "a call's name": _called(name=f"{_NAME}-{KEY}"),
     "a call's arguments": _called(arguments=f'{{"a": "{FORBIDDEN}"}}'),
     "a call's arguments, escaped": _called(arguments=ESCAPED),
@@ -308,16 +300,12 @@ _COUNTED: Mapping[str, Body] = {
     "an answer": _turns(_X, {"role": "assistant", "content": FORBIDDEN}, _X),
     "a prefill": _turns(_X, {"role": "assistant", "content": FORBIDDEN}),
     "a thought": _assistant({"type": "thinking", "thinking": FORBIDDEN, "signature": "s"}),
-    "a picture's address": _user(
-        {"type": "image", "source": {"type": "url", "url": _ADDRESS}}
-    ),
+    "a picture's address": _user({"type": "image", "source": {"type": "url", "url": _ADDRESS}}),
     "a document": _user(
         {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": FORBIDDEN}}
     ),
     "a document's title": _user({"type": "document", "source": _PDF, "title": FORBIDDEN}),
-    "a document's address": _user(
-        {"type": "document", "source": {"type": "url", "url": _ADDRESS}}
-    ),
+    "a document's address": _user({"type": "document", "source": {"type": "url", "url": _ADDRESS}}),
     "a call's name": _used(name=f"{_NAME}-{KEY}"),
     "a call's input": _used(input={"a": [FORBIDDEN]}),
     "a call's input's names": _used(input={FORBIDDEN: 1}),

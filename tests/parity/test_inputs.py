@@ -86,7 +86,9 @@ def test_no_model_reads_it(behind: Rig, path: str, stream: bool) -> None:
     """A denied word or a secret that is refused: 400 from the guard, no model asked, nothing billed. A secret that is
     masked: whoever answers has not read it. Nobody writes it down."""
     rows = itertools.cycle(("local", *providers(behind.servers)))
-    cases = [(place, body, next(rows)) for place, body in PLACES[path].items() if behind.kind == "deny" or _secret(body)]
+    cases = [
+        (place, body, next(rows)) for place, body in PLACES[path].items() if behind.kind == "deny" or _secret(body)
+    ]
     if path in {EMBEDDINGS, COUNT}:
         cases += [("with each", dict(PLACES[path]["a text" if path == EMBEDDINGS else "a message"]), "openai")]
     cases += [(f"at {row}", ASKS[path](FORBIDDEN), row) for row in ("local", *providers(behind.servers))]

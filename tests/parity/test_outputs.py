@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from interlace.config import PRESETS
 from interlace.engines.fields import Refused
 from interlace.ledger import Outcome
 from tests.parity.rig import Answer, Rig, providers
-from tests.parity.table import ASKS, CALLS, COMPLETIONS, FAULTS, MESSAGES, RESPONSES, SAID_BY_PRESETS, SAYINGS, STREAMING
-from interlace.config import PRESETS
+from tests.parity.table import (
+    ASKS,
+    COMPLETIONS,
+    FAULTS,
+    MESSAGES,
+    RESPONSES,
+    SAID_BY_PRESETS,
+    SAYINGS,
+    STREAMING,
+)
 
 TOOLS = {
     "/v1/chat/completions": [{"type": "function", "function": {"name": "note", "parameters": {"type": "object"}}}],
@@ -28,7 +36,9 @@ def cells(rig: Rig, path: str) -> list[tuple[str, str]]:
     for row in ("local", *providers(rig.servers)):
         for name in SAYINGS:
             engine = rig.gateway.engines[f"{row}-{name}"]
-            if path == COMPLETIONS and (isinstance(engine.fields()["prompt"], Refused) or name not in ("text", "fault")):
+            if path == COMPLETIONS and (
+                isinstance(engine.fields()["prompt"], Refused) or name not in ("text", "fault")
+            ):
                 continue
             if row in PRESETS and name not in SAID_BY_PRESETS:
                 continue
@@ -88,7 +98,9 @@ def faults_of(rig: Rig, name: str, answer: Answer, events: list[Any]) -> Iterato
     wanted = Outcome.FAILED if name == "late" else Outcome.FILTERED if caught else Outcome.FINISHED
     if event.outcome is not wanted:
         yield f"the outcome is {event.outcome}, not {wanted}: {answer.raw[:300]}"
-    if logged.get("outcome") not in ({"failed", "engine_failed", "invalid_request"} if name == "late" else {wanted.value}):
+    if logged.get("outcome") not in (
+        {"failed", "engine_failed", "invalid_request"} if name == "late" else {wanted.value}
+    ):
         yield f"the log says {logged}"
     if not event.tokens.prompt or not event.tokens.completion:
         yield f"billed {event.tokens}"

@@ -25,7 +25,17 @@ from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, Inva
 from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches
 from interlace.gateway.bounds import bound_of, tokens_of, within_plan
-from interlace.gateway.calls import Ask, Call, Counted, Done, Happening, PartStarted, Work, inner_input_texts, input_texts
+from interlace.gateway.calls import (
+    Ask,
+    Call,
+    Counted,
+    Done,
+    Happening,
+    PartStarted,
+    Work,
+    inner_input_texts,
+    input_texts,
+)
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
@@ -383,10 +393,7 @@ class Pipeline:
         elif unfinished:
             raise EngineFailed("The engine stopped before the answer was complete. Try again.")
 
-
-    async def _embedded(
-        self, engine: Engine, request: EmbedRequest, meter: Meter
-    ) -> AsyncGenerator[Happening, None]:
+    async def _embedded(self, engine: Engine, request: EmbedRequest, meter: Meter) -> AsyncGenerator[Happening, None]:
         """An embedding as a stream of one event. There is no text in it that an output guard could read."""
         with self._told():
             embeddings = await engine.embed(request)
