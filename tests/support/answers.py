@@ -1,6 +1,7 @@
-"""Random answers: what a model could say, as neutral events and in each provider's published format, whole and streamed.
+"""Random answers: what a model could say, as neutral events and in each provider's published format.
 
-`Answered` is what was said, in the order thoughts, text or refusal, calls; writers here know nothing of the readers.
+Each format is whole or streamed. `Answered` is what was said, in the order thoughts, text or refusal, calls; writers
+here know nothing of the readers.
 """
 
 from __future__ import annotations
@@ -73,7 +74,13 @@ def drawn_answer(draw: Draw, *, seals: bool, redacted: bool, refusals: bool, sea
 def _usage(draw: Draw) -> Usage:
     cached, written = draw.random.randint(0, 50), draw.random.randint(0, 50)
     reasoning = draw.random.randint(0, 50)
-    return Usage(cached + written + draw.random.randint(1, 99), reasoning + draw.random.randint(99, 999), cached, written, reasoning)
+    return Usage(
+        cached + written + draw.random.randint(1, 99),
+        reasoning + draw.random.randint(99, 999),
+        cached,
+        written,
+        reasoning,
+    )
 
 
 def pieces(draw: Draw, text: str) -> Iterator[str]:
@@ -215,7 +222,10 @@ def _response(said: Answered, items: list[Json]) -> Json:
         "output": items,
         "usage": {
             "input_tokens": usage.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens},
+            "input_tokens_details": {
+                "cached_tokens": usage.cached_tokens,
+                "cache_write_tokens": usage.cache_write_tokens,
+            },
             "output_tokens": usage.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
@@ -278,7 +288,8 @@ def _anthropic_blocks(said: Answered) -> list[Json]:
     ]
     blocks += [{"type": "text", "text": said.text}] if said.text else []
     calls = [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": _Verbatim(call.arguments)} for call in said.calls
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": _Verbatim(call.arguments)}
+        for call in said.calls
     ]
     return blocks + calls
 
@@ -333,7 +344,10 @@ def streamed_message(draw: Draw, said: Answered) -> bytes:
         events += [{"type": "content_block_delta", **here, "delta": delta} for delta in deltas]
         events.append({"type": "content_block_stop", **here})
     stop = {"stop_reason": _STOPS[said.finish], "stop_sequence": None}
-    events += [{"type": "message_delta", "delta": stop, "usage": _anthropic_usage(said.usage)}, {"type": "message_stop"}]
+    events += [
+        {"type": "message_delta", "delta": stop, "usage": _anthropic_usage(said.usage)},
+        {"type": "message_stop"},
+    ]
     return b"".join(_data(event, event["type"]) for event in events)
 
 
@@ -363,7 +377,8 @@ def whole_converse(said: Answered) -> bytes:
     ]
     blocks += [{"text": said.text}] if said.text else []
     blocks += [
-        {"toolUse": {"toolUseId": call.id, "name": call.name, "input": _Verbatim(call.arguments)}} for call in said.calls
+        {"toolUse": {"toolUseId": call.id, "name": call.name, "input": _Verbatim(call.arguments)}}
+        for call in said.calls
     ]
     answer = {
         "output": {"message": {"role": "assistant", "content": blocks}},

@@ -177,7 +177,9 @@ def _write_chat(request: GenerateRequest) -> Json:
     tools = [
         {
             "type": "function",
-            "function": _said({"name": tool.name, "description": tool.description or None, "parameters": tool.parameters})
+            "function": _said(
+                {"name": tool.name, "description": tool.description or None, "parameters": tool.parameters}
+            )
             | ({"strict": True} if tool.strict else {}),
         }
         for tool in request.tools
@@ -550,8 +552,7 @@ def _normal_block(block: Json) -> Json:
 
 def _normal_tool(tool: Json) -> Json:
     tool = _drop(tool, strict=(False,), allowed_callers=(["direct"],), defer_loading=(False,))
-    tool = _drop(tool, eager_input_streaming=(False,), type=("custom",))
-    return tool
+    return _drop(tool, eager_input_streaming=(False,), type=("custom",))
 
 
 Writer = Callable[[GenerateRequest], Json]

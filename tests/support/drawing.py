@@ -130,7 +130,7 @@ class Draw:
                 made[field.encode_name] = value
         return made
 
-    def of(self, kind: inspect.Type, path: str) -> Any:  # noqa: PLR0911 - one for each kind
+    def of(self, kind: inspect.Type, path: str) -> Any:
         """A value of a type."""
         if (own := self.own.get(path)) is not None:
             return own(self, path)

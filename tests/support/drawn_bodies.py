@@ -467,16 +467,17 @@ for _where in ("messages[].content[]", "messages[].content[].content[]"):
     MESSAGES |= {
         f"{_where}.source": _source,
         f"{_where}.title": _file_name,
-        **{
-            f"{_where}.{name}": _constant(NOTHING)
-            for name in ("transformations", "context", "toolset_name")
-        },
+        **{f"{_where}.{name}": _constant(NOTHING) for name in ("transformations", "context", "toolset_name")},
     }
 
 MESSAGES_DENIED: dict[str, Any] = {
     "source.file_id": {"type": "image", "source": {"type": "file", "file_id": "f"}},
     "source.content": {"type": "document", "source": {"type": "content", "content": "a"}},
-    "context": {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a"}, "context": "c"},
+    "context": {
+        "type": "document",
+        "source": {"type": "text", "media_type": "text/plain", "data": "a"},
+        "context": "c",
+    },
     "citations.enabled": {
         "type": "document",
         "source": {"type": "text", "media_type": "text/plain", "data": "a"},

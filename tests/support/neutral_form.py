@@ -30,10 +30,9 @@ TOLD = ("temperature", "top_p")  # to say their defaults is something else than 
 def canonical(request: GenerateRequest) -> GenerateRequest:
     """The meaning of a request, whoever says it.
 
-    A text is one part; a part or thought that says nothing is none; without tools, or
-    where none may be called, nothing is said of their use; a field
-    that was left open is at its default; a schema is what it says, not how it is spaced; ids and dialect of the request
-    are not the question.
+    A text is one part; a part or thought that says nothing is none; without tools, or where none may be called, nothing
+    is said of their use; a field that was left open is at its default; ids and dialect of the request are not the
+    question.
     """
     plain = Sampling()
     sampling = request.sampling
@@ -102,9 +101,7 @@ def _part(part: Part) -> Part | None:
 # --- without -----------------------------------------------------------------------------------------------------
 
 
-def parts(
-    request: GenerateRequest, change: Callable[[Part, Message], Part | None], where: str = ""
-) -> GenerateRequest:
+def parts(request: GenerateRequest, change: Callable[[Part, Message], Part | None], where: str = "") -> GenerateRequest:
     """The request with each part as `change` makes it; None takes it away. `where`: only in turns of that role."""
     messages = []
     for message in request.messages or ():
@@ -140,7 +137,7 @@ _KINDS: dict[str, type[Any]] = {
 _WHOLE = {"part.image.data", "part.image.url", "part.file.data", "part.file.url", "part.file.text"}
 
 
-def without(request: GenerateRequest, name: str) -> GenerateRequest:  # noqa: C901, PLR0911, PLR0912 - one for each name
+def without(request: GenerateRequest, name: str) -> GenerateRequest:
     """The request as if nobody had said the field `name` of `engines.fields.NAMES`."""
     head, _, rest = name.partition(".")
     match head:

@@ -130,12 +130,15 @@ def read_bedrock(data: bytes) -> GenerateRequest:
             service_tier=plain.pop("serviceTier", {}).get("type", ""), metadata=plain.pop("requestMetadata", {})
         ),
     )
-    assert not (inference or more or output or plain), (inference, more, output, plain)
+    unknown = [inference, more, output, plain]
+    assert unknown == [{}] * 4
     return request
 
 
 class _Number(str):
     """A number as its digits stand."""
+
+    __slots__ = ()
 
 
 def _sampled(config: Json, **names: str) -> tuple[Json, tuple[str, ...]]:
@@ -203,7 +206,9 @@ def _blocks(blocks: list[Json]) -> Iterator[Part | ToolCall | Message | str]:
             case "toolUse":
                 yield ToolCall(value["toolUseId"], value["name"], written(value["input"]))
             case "toolResult":
-                content = tuple(one for one in _blocks(value["content"]) if not isinstance(one, ToolCall | Message | str))
+                content = tuple(
+                    one for one in _blocks(value["content"]) if not isinstance(one, ToolCall | Message | str)
+                )
                 failed = value.get("status") == "error"
                 yield Message("tool", content, tool_call_id=value["toolUseId"], is_error=failed)
             case "cachePoint":
@@ -289,7 +294,9 @@ def read_gemini(data: bytes) -> GenerateRequest:
     config = plain.pop("generationConfig", {})
     calling = plain.pop("toolConfig", {}).get("functionCallingConfig", {"mode": "AUTO"})
     tools = tuple(
-        Tool(one["name"], one.get("description", ""), one.get("parametersJsonSchema", {}), calling["mode"] == "VALIDATED")
+        Tool(
+            one["name"], one.get("description", ""), one.get("parametersJsonSchema", {}), calling["mode"] == "VALIDATED"
+        )
         for entry in plain.pop("tools", ())
         for one in entry["functionDeclarations"]
     )
@@ -320,7 +327,8 @@ def read_gemini(data: bytes) -> GenerateRequest:
         reasoning=_gemini_thinking(config.pop("thinkingConfig", None)),
         options=Options(service_tier=plain.pop("serviceTier", "")),
     )
-    assert not (config or plain), (config, plain)
+    unknown = [config, plain]
+    assert unknown == [{}] * 2
     return request
 
 

@@ -77,7 +77,10 @@ COUNT: Table = {
     "output_format.schema": carried("output.json_schema", how="the older name; not both"),
     "output_config.effort": carried("reasoning.effort"),
     "thinking.type": carried(
-        "reasoning.adaptive", "reasoning.effort", "native", how="`disabled` as no effort; `between_tools` for Anthropic's own models only"
+        "reasoning.adaptive",
+        "reasoning.effort",
+        "native",
+        how="`disabled` as no effort; `between_tools` for Anthropic's own models only",
     ),
     "thinking.budget_tokens": carried("reasoning.budget_tokens"),
     "thinking.display": carried("reasoning.summary"),

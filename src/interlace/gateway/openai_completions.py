@@ -90,7 +90,9 @@ def parse_completion(body: bytes, request_id: str, max_sequences: int) -> tuple[
         echo=echo,
     )
     unused = tuple(name for name in CONVERSATIONS_ONLY if getattr(completion, name))
-    return Ask(completion.model, requests, input_param="prompt", words=Words(CARRIERS, completion), unused=unused), rendering
+    return Ask(
+        completion.model, requests, input_param="prompt", words=Words(CARRIERS, completion), unused=unused
+    ), rendering
 
 
 def _prompts(prompt: Prompt) -> list[str | tuple[int, ...]]:

@@ -110,7 +110,9 @@ def ask_of(
         native={name: value for name in NATIVE if (value := getattr(body, name)) is not None},
     )
     rendering = ResponseRendering.of(response_id(request_id), body, given=len(given))
-    return Ask(body.model, (request,), input_param="input", words=Words(CARRIERS, body), unused=_unused(body, items)), rendering
+    return Ask(
+        body.model, (request,), input_param="input", words=Words(CARRIERS, body), unused=_unused(body, items)
+    ), rendering
 
 
 def wants_logprobs(body: ResponsesBody) -> bool:
