@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from interlace.config import REMOTE, ModelSettings
-from interlace.engines.fields import Fate, Fields, Kept, Mapped, Native, Refused
+from interlace.engines.fields import Fate, Fields, Kept, Mapped, Refused, at_home
 from interlace.engines.host.fields import LOCAL_FIELDS
 from interlace.engines.remote.providers import usual_of, wire_of
 from interlace.gateway.dialects import DIALECTS, Spoken
@@ -90,15 +90,13 @@ def _cell(dialect: str, fates: Mapping[str, Fate], notes: dict[str, int]) -> str
     """What becomes of one field that is carried under these names; where that differs, of each of them."""
     words: dict[str, list[str]] = {}
     for name, fate in fates.items():
-        words.setdefault(_word(dialect, fate, notes), []).append(name.removeprefix("part."))
+        words.setdefault(_word(at_home(name, fate, dialect), notes), []).append(name.removeprefix("part."))
     if len(words) < 2:
         return next(iter(words), "kept")
     return "; ".join(f"{', '.join(names)}: {word}" for word, names in words.items())
 
 
-def _word(dialect: str, fate: Fate, notes: dict[str, int]) -> str:
-    if isinstance(fate, Native):
-        fate = Kept() if fate.dialect == dialect else Refused("only models of the provider that invented it know it.")
+def _word(fate: Fate, notes: dict[str, int]) -> str:
     if isinstance(fate, Kept):
         return "kept"
     note = fate.how if isinstance(fate, Mapped) else fate.why

@@ -94,6 +94,7 @@ class AudioPart(Struct, frozen=True, tag="audio"):
 
     data: str
     format: str
+    cache: str = ""
 
 
 Part = TextPart | RefusalPart | ThinkingPart | ImagePart | FilePart | AudioPart
@@ -179,7 +180,8 @@ class Sampling(Struct, frozen=True):
 class Reasoning(Struct, frozen=True):
     """How much a model thinks before it speaks. `effort` is "none", "minimal", "low", "medium", "high", "xhigh" or
     "max", "" where nothing was said; `budget_tokens` bounds the thoughts, 0 where nothing was said; `adaptive`: the
-    model decides. `summary` says how thoughts are shown: "auto", "concise", "detailed", "summarized", "omitted"."""
+    model decides. `summary` says how thoughts are shown: "auto", "concise", "detailed", "summarized", "updates",
+    "omitted"."""
 
     effort: str = ""
     budget_tokens: int = 0
@@ -205,7 +207,8 @@ class GenerateRequest(Struct, frozen=True):
 
     Exactly one of `messages`, `prompt` and `prompt_ids` is given. `tenant` keeps cached prefixes apart. With `prefill`
     the last message is the assistant's, and the answer goes on where it ends. `native` holds fields of the dialect
-    `dialect` that have no neutral form; only a provider that speaks that very dialect gets them.
+    `dialect` that have no neutral form; only a provider that speaks that very dialect gets them. `asides` names those
+    of them, and of the tools' own, that only say how it goes about its work: any other engine leaves them out.
     """
 
     id: str
@@ -225,6 +228,7 @@ class GenerateRequest(Struct, frozen=True):
     options: Options = Options()
     dialect: str = ""
     native: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    asides: tuple[str, ...] = ()  # as the caller wrote them: "speed", "tools[].eager_input_streaming"
 
 
 class EmbedRequest(Struct, frozen=True):

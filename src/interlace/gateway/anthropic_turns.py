@@ -143,7 +143,11 @@ def _check_beginning(turn: Message, where: str) -> None:
 def _call(block: ToolUseBlockParam, where: str) -> ToolCall:
     _refuse(block.toolset_name, f"{where}.toolset_name", "Toolsets are run by Anthropic; name a tool of your own.")
     id, signature = unsealed_id(block.id)
-    arguments = msgspec.json.encode(block.input).decode()
+    arguments = bytes(block.input).decode()
+    if not arguments.startswith("{"):
+        raise InvalidRequest(
+            "Invalid type for 'input': expected an object.", param=f"{where}.input", code="invalid_type"
+        )
     return ToolCall(id, block.name, arguments, signature, _mark(block.cache_control))
 
 
@@ -209,7 +213,7 @@ def _document(block: DocumentBlockParam, where: str, mark: str) -> FilePart:
     if block.citations is not None and block.citations.enabled:
         raise InvalidRequest(
             "Answers here do not cite: leave 'citations' out.",
-            param=f"{where}.citations",
+            param=f"{where}.citations.enabled",
             code="unsupported_parameter",
         )
     name = block.title or ""
@@ -227,7 +231,7 @@ def _document(block: DocumentBlockParam, where: str, mark: str) -> FilePart:
         case ContentSource():
             raise InvalidRequest(
                 "Documents of type 'content' cannot be used here: send them as type 'text'.",
-                param=f"{where}.source.type",
+                param=f"{where}.source.content",
                 code="unsupported_parameter",
             )
 

@@ -56,7 +56,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
     pages = Router(
         [
             *(
-                Route(path, Endpoint(spoken.name, parse, pipeline, limits), methods=["POST"])
+                Route(path, Endpoint(spoken.name, parse, pipeline, limits, spoken.heed), methods=["POST"])
                 for path, (spoken, parse) in PARSED.items()
             ),
             Route("/v1/messages/count_tokens", CountEndpoint("count_tokens", pipeline, limits), methods=["POST"]),
@@ -127,14 +127,14 @@ class Logged:
             metrics.duration.labels(exchange.endpoint, model).observe(seconds)
         if exchange.endpoint == "other" and status < 400 and not _access.isEnabledFor(logging.DEBUG):
             return  # probes and scrapes, every few seconds
-        usage = exchange.meter.usage()
+        usage, guards = exchange.meter.usage(), self.pipeline.guards
         fields = {
             "request_id": exchange.label.decode(),
             "id": exchange.id,
             "method": scope["method"],
-            "path": scope["path"][:200],
+            "path": scope["path"][:200] if status < 400 else guards.loggable(scope["path"][:200]),
             "status": status,
-            "model": exchange.model[:200],
+            "model": exchange.model if known else guards.loggable(exchange.model[:200]),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "cost_nanos": exchange.meter.cost_nanos,

@@ -418,7 +418,7 @@ class BatchRunner:
         """Count it, and write one line, as for any request."""
         endpoint, model, meter = attempt.endpoint, attempt.batch.model or NO_MODEL, attempt.meter
         with self.held() as now:
-            metrics, routes = now.pipeline.metrics, now.pipeline.routes
+            metrics, routes, guards = now.pipeline.metrics, now.pipeline.routes, now.pipeline.guards
         served = model if model in routes.engines or model in routes.routes else NO_MODEL
         status = 200 if error is None else endpoint.style.status(error)
         metrics.requests.labels(endpoint.name, served, str(status)).inc()
@@ -430,7 +430,7 @@ class BatchRunner:
             "id": attempt.id,
             "batch": attempt.batch.id,
             "status": status,
-            "model": model[:200],
+            "model": model if served == model else guards.loggable(model[:200]),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "cost_nanos": meter.cost_nanos,

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import msgspec
 
 from interlace.gateway.anthropic_count import TokenCount
-from interlace.gateway.anthropic_messages import parse_messages
+from interlace.gateway.anthropic_messages import parse_messages, with_betas
 from interlace.gateway.anthropic_messages_answer import MessageBody
 from interlace.gateway.anthropic_messages_body import CountBody, MessagesBody
 from interlace.gateway.anthropic_tables import COUNT, MESSAGES
@@ -21,7 +21,7 @@ from interlace.gateway.openai_completions import CompletionBody, parse_completio
 from interlace.gateway.openai_completions_answer import Completion
 from interlace.gateway.openai_embeddings import EmbeddingBody, EmbeddingList, parse_embedding
 from interlace.gateway.openai_tables import CHAT, COMPLETIONS, EMBEDDINGS
-from interlace.gateway.rendering import Dialect
+from interlace.gateway.rendering import Dialect, Heed, unheeded
 from interlace.gateway.responses_answer import Response
 from interlace.gateway.responses_body import ResponsesBody
 from interlace.gateway.responses_table import RESPONSES
@@ -35,7 +35,7 @@ class Spoken:
 
     `body` and `answer` are both sides of it, `table` says what becomes of each field, `parse` reads a body and gives
     whoever renders the answer. Without `parse` it has an endpoint of its own in `app`, as it does more than answer.
-    `streams`: an answer may come as events. `style` tells its errors and limits.
+    `streams`: an answer may come as events. `style` tells its errors and limits. `heed` adds what it says in headers.
     """
 
     title: str
@@ -48,6 +48,7 @@ class Spoken:
     parse: Dialect | None = None
     streams: bool = True
     style: Style = OPENAI
+    heed: Heed = unheeded
 
 
 DIALECTS: Mapping[str, Spoken] = MappingProxyType(
@@ -102,6 +103,7 @@ DIALECTS: Mapping[str, Spoken] = MappingProxyType(
             table=MESSAGES,
             parse=parse_messages,
             style=ANTHROPIC,
+            heed=with_betas,
         ),
         "anthropic.count_tokens": Spoken(
             title="Anthropic's count of tokens",

@@ -28,7 +28,7 @@ from interlace.gateway.http import (
     tags_of,
 )
 from interlace.gateway.pipeline import Pipeline
-from interlace.gateway.rendering import Dialect, Rendering
+from interlace.gateway.rendering import Dialect, Heed, Rendering, unheeded
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Endpoint:
     dialect: Dialect
     pipeline: Pipeline
     limits: LimitSettings
+    heed: Heed = unheeded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises what went wrong before the answer began."""
@@ -66,6 +67,7 @@ class Endpoint:
             nonlocal rendering
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
             ask, rendering = self.dialect(body, exchange.id, self.limits.sequences)
+            ask = self.heed(ask, scope)
             exchange.model = ask.model
             client.start()
             return ask

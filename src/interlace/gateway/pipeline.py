@@ -26,7 +26,17 @@ from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, Inva
 from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches
 from interlace.gateway.bounds import bound_of, tokens_of, within_plan
-from interlace.gateway.calls import Ask, Call, Counted, Done, Happening, PartStarted, Work, input_texts
+from interlace.gateway.calls import (
+    Ask,
+    Call,
+    Counted,
+    Done,
+    Happening,
+    PartStarted,
+    Work,
+    inner_input_texts,
+    input_texts,
+)
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
@@ -98,7 +108,8 @@ class Pipeline:
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 work = way if isinstance(way, Work) else (await way.first())[0]
-                counts = [await work.engine.tell_count(request) for request in work.ask.generate]
+                with self._told():
+                    counts = [await work.engine.tell_count(request) for request in work.ask.generate]
             call.tell_limits(self.ledger.left(caller))
         return Counted(sum(tokens for tokens, _ in counts), estimated=any(estimated for _, estimated in counts))
 
@@ -140,7 +151,7 @@ class Pipeline:
                 "This server's content guard reads text, so token ids cannot be embedded here. Send the text.",
                 param=ask.input_param,
             )
-        await self.guards.check_input(input_texts(ask), param=ask.input_param)
+        await self.guards.check_input(input_texts(ask), inner_input_texts(ask), param=ask.input_param)
         if not self.guards.masks:
             return ask
         if ask.embed is not None:
@@ -333,6 +344,9 @@ class Pipeline:
         """Ask the route's shadow too, where this request is one of its part. Nothing of it comes back."""
         if (model := way.choice.shadow) is None:
             return
+        if self.guards.reads_text and any(request.prompt_ids is not None for request in way.ask.generate):
+            self.metrics.routes.shadows.labels(way.route.name, model, "left_out").inc()
+            return  # token ids are guarded as the engine that answers decodes them: nobody would hear this one
         try:
             self.shadows.begin(way.route.name, self._work(way.ask, model, self.routes.engines[model], caller))
         except InterlaceError:
@@ -340,7 +354,7 @@ class Pipeline:
 
     def _streams(self, work: Work, share: Share, meter: Meter) -> list[AsyncGenerator[Happening, None]]:
         if work.ask.embed is not None:
-            return [_embedded(work.engine, work.ask.embed, meter)]
+            return [self._embedded(work.engine, work.ask.embed, meter)]
         return [self._generated(work, part, request, share, meter) for part, request in enumerate(work.requests)]
 
     async def _generated(
@@ -362,23 +376,24 @@ class Pipeline:
                     meter.said[shift + shown.index] = meter.said.get(shift + shown.index, "") + shown.text
                 yield msgspec.structs.replace(shown, index=shift + shown.index) if shift else shown
 
-        async with aclosing(work.engine.generate(request)) as events:
-            async for event in events:
-                if isinstance(event, Delta):
-                    if event.tokens and stoppable and not share.cover(meter.completion_tokens + event.tokens):
-                        meter.budget_ended = True
-                        break
-                    meter.see(part, event)
-                    for delta in passed(event):
-                        filtered |= delta.finish_reason == "content_filter" != event.finish_reason
-                        yield delta
-                    if filtered and not unfinished:
-                        return
-                else:
-                    meter.see(part, event)
-                    if isinstance(event, Started):
-                        await self._guard_decoded(work.ask, request, event)
-                        yield PartStarted(part, event, request.prompt)
+        with self._told():
+            async with aclosing(work.engine.generate(request)) as events:
+                async for event in events:
+                    if isinstance(event, Delta):
+                        if event.tokens and stoppable and not share.cover(meter.completion_tokens + event.tokens):
+                            meter.budget_ended = True
+                            break
+                        meter.see(part, event)
+                        for delta in passed(event):
+                            filtered |= delta.finish_reason == "content_filter" != event.finish_reason
+                            yield delta
+                        if filtered and not unfinished and stoppable:
+                            return  # what cannot be stopped has been used, and its provider still says how much
+                    else:
+                        meter.see(part, event)
+                        if isinstance(event, Started):
+                            await self._guard_decoded(work.ask, request, event)
+                            yield PartStarted(part, event, request.prompt)
         if meter.budget_ended:
             for index in sorted(unfinished):
                 for delta in passed(Delta(index=index, finish_reason="length")):
@@ -386,12 +401,22 @@ class Pipeline:
         elif unfinished:
             raise EngineFailed("The engine stopped before the answer was complete. Try again.")
 
+    async def _embedded(self, engine: Engine, request: EmbedRequest, meter: Meter) -> AsyncGenerator[Happening, None]:
+        """An embedding as a stream of one event. There is no text in it that an output guard could read."""
+        with self._told():
+            embeddings = await engine.embed(request)
+        meter.see(0, embeddings)
+        yield embeddings
 
-async def _embedded(engine: Engine, request: EmbedRequest, meter: Meter) -> AsyncGenerator[Happening, None]:
-    """An embedding as a stream of one event. There is no text in it that an output guard could read."""
-    embeddings = await engine.embed(request)
-    meter.see(0, embeddings)
-    yield embeddings
+    @contextmanager
+    def _told(self) -> Generator[None, None, None]:
+        """An error of an engine may quote what its provider said: it passes the guards before anybody reads it."""
+        try:
+            yield
+        except InterlaceError as error:
+            if (told := self.guards.told(error)) is error:
+                raise
+            raise told from None
 
 
 def _outcome_of_answer(meter: Meter) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from interlace.errors import InsufficientQuota, InterlaceError, Overloaded, ProviderLimited
+from interlace.errors import ContextLengthExceeded, InsufficientQuota, InterlaceError, Overloaded, ProviderLimited
 from interlace.gateway.wire import ErrorBody, error_body
 from interlace.ledger import Left
 
@@ -103,6 +104,10 @@ _BY_STATUS: Mapping[int, ErrorType] = {
 }
 
 
+# What clients look for: after the one they shorten the conversation, after the other they ask for less.
+_TOO_LONG = re.compile("prompt is too long|input length and `max_tokens` exceed context limit")
+
+
 class AnthropicErrorDetail(msgspec.Struct, frozen=True):
     """Anthropic's description of one error."""
 
@@ -136,7 +141,10 @@ class AnthropicStyle:
         """`{"type": "error", "error": {...}, "request_id": ...}`."""
         status = self.status(error)
         kind = _BY_STATUS.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        return msgspec.json.encode(AnthropicError(AnthropicErrorDetail(kind, error.message), label.decode()))
+        message = error.message
+        if isinstance(error, ContextLengthExceeded) and not _TOO_LONG.search(message):
+            message = f"prompt is too long: {message}"
+        return msgspec.json.encode(AnthropicError(AnthropicErrorDetail(kind, message), label.decode()))
 
     def event(self, error: InterlaceError, label: bytes) -> bytes:
         """An event of its own name."""

@@ -25,6 +25,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from tests.providers.servers.http import Asked, Told, serving
+from tests.providers.servers.sayings import Saying, cut, saying_of
 from tests.providers.servers.sensible import Question, reply
 
 REGION = "eu-central-1"
@@ -83,7 +84,10 @@ def _answer(bedrock: Bedrock, asked: Asked) -> Told:
         if operation == "CountTokens":
             return _json({"inputTokens": len(json.dumps(body["input"])) // 4})
         _check_turns(body)
-        events = sensible(body) if bedrock.sensible else SCRIPTS[_wish(body)](body)
+        if (one := saying_of(unquote(model))) is not None:
+            events: list[Event] | Told = _says(one)
+        else:
+            events = sensible(body) if bedrock.sensible else SCRIPTS[_wish(body)](body)
         if isinstance(events, Told):
             return events
         return _json(_whole(events)) if operation == "Converse" else _stream(events)
@@ -341,6 +345,17 @@ def _grow(block: dict[str, Any], delta: dict[str, Any]) -> None:
         text = block.setdefault("reasoningContent", {"reasoningText": {"text": ""}})["reasoningText"]
         for name, piece in delta["reasoningContent"].items():
             text[name] = text.get(name, "") + piece
+
+
+def _says(one: Saying) -> list[Event]:
+    """What it is told to."""
+    if one.fault and not one.late:
+        raise Refusal(400, "ValidationException", one.fault)
+    blocks = [lambda at: _thought(at, *({"text": piece} for piece in cut(one.thought)))] if one.thought else []
+    blocks += [lambda at, text=text: _text(at, *cut(text)) for text in (one.text, one.refusal) if text]
+    blocks += [lambda at, call=call: _call(at, call.id, call.name, *cut(call.arguments)) for call in one.calls]
+    events = _said(*(block(at) for at, block in enumerate(blocks)), stop="tool_use" if one.calls else "end_turn")
+    return [*events[:-2], ("validationException", {"message": one.fault})] if one.late else events
 
 
 def sensible(body: dict[str, Any]) -> list[Event]:

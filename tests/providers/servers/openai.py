@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, parse_qsl
 
 from tests.providers.servers.http import Asked, Told, serving
 from tests.providers.servers.openai_schemas import complaints_about
+from tests.providers.servers.sayings import SAYINGS
 from tests.providers.servers.sensible import Question, reply
 
 KEY, AZURE_KEY, CLIENT, CLIENT_SECRET = "sk-proj-test-01234567", "0123456789abcdef0123456789abcdef", "client-1", "s3~x"
@@ -354,6 +355,32 @@ def fails(body: dict[str, Any], argument: str) -> Told:
     raise Refusal(int(argument), "The server had an error", type="server_error")
 
 
+def says(body: dict[str, Any], argument: str) -> Told:
+    """What it is told to."""
+    one = SAYINGS[argument]
+    if one.fault and not one.late:
+        raise Refusal(400, one.fault, code="invalid_value")
+    if "messages" not in body:
+        shell = _shell(body, "text_completion")
+        choices = [[{"index": 0, "text": piece, "logprobs": None, "finish_reason": None}] for piece in _cut(one.text)]
+        end = {"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}
+        if not body.get("stream"):
+            return _whole(shell | {"choices": [end | {"text": one.text}], "usage": USAGE})
+        events = [_event(shell | {"choices": told}) for told in (*choices, [end])]
+        last = [_event(shell | {"choices": [], "usage": USAGE}), b"data: [DONE]\n\n"]
+        return Told(200, [*events, *last], {"Content-Type": "text/event-stream"})
+    told = {"content": one.text, "refusal": one.refusal, "reasoning_content": one.thought}
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in one.calls
+    ]
+    message = {name: value for name, value in {**told, "tool_calls": calls}.items() if value}
+    if one.late:
+        error = {"error": {"message": one.fault, "type": "invalid_request_error", "code": "invalid_value"}}
+        return Told(200, [chunk(body, 0, message), _event(error)], {"Content-Type": "text/event-stream"})
+    return said(body, [message], one.finish)
+
+
 def sensible(body: dict[str, Any]) -> Told:
     """What the conversation asks for."""
     messages = body["messages"]
@@ -389,6 +416,7 @@ def sensible(body: dict[str, Any]) -> Told:
 
 SCRIPTS: dict[str, Callable[[dict[str, Any], str], Told]] = {
     "text": text,
+    "says": says,
     "calls": calls,
     "refusal": refuses_to,
     "thinks": thinks,

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from tests.providers.servers.http import Asked, Told, serving
+from tests.providers.servers.sayings import Saying, cut, saying_of
 from tests.providers.servers.sensible import Question, reply
 
 PROJECT, LOCATION, KEY = "my-project", "europe-west4", "AIzaSyExampleKeyForTestsOnly"
@@ -126,7 +127,10 @@ def _answer(vertex: Vertex, asked: Asked) -> Told:
             raise Refusal(404, "NOT_FOUND", "no such method")
         _valid(_Generate, asked.body)
         _check_turns(body, model)
-        chunks = sensible(body) if vertex.sensible else SCRIPTS[_wish(body)](body)
+        if (one := saying_of(model)) is not None:
+            chunks = _says(one)
+        else:
+            chunks = sensible(body) if vertex.sensible else SCRIPTS[_wish(body)](body)
         if isinstance(chunks, Told):
             return chunks
         if method == "generateContent":
@@ -282,6 +286,17 @@ def _words(body: Chunk) -> list[Chunk]:
 def _call(name: str, args: Chunk | None, id: str = "", signature: str = "") -> Chunk:
     call: Chunk = {"name": name} | ({} if args is None else {"args": args}) | ({"id": id} if id else {})
     return {"functionCall": call} | ({"thoughtSignature": signature} if signature else {})
+
+
+def _says(one: Saying) -> list[Chunk]:
+    """What it is told to; calls come whole, as ever."""
+    if one.fault and not one.late:
+        raise Refusal(400, "INVALID_ARGUMENT", one.fault)
+    chunks = [_chunk({"text": piece, "thought": True}) for piece in cut(one.thought)]
+    chunks += [_chunk({"text": piece}) for piece in cut(one.text + one.refusal)]
+    chunks += [_chunk(_call(call.name, json.loads(call.arguments), call.id, SIGNATURE)) for call in one.calls]
+    last = {"finish": "MALFORMED_FUNCTION_CALL", "finishMessage": one.fault} if one.late else {"finish": "STOP"}
+    return [*chunks, _used(_chunk({"text": ""}, **last))]
 
 
 def _embedded(method: str, body: Chunk) -> Chunk:

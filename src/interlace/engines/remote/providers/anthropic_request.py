@@ -11,14 +11,24 @@ from interlace.engines.remote.providers.anthropic_turns import mark_of, turns_of
 from interlace.engines.types import GenerateRequest, OutputRule, Reasoning, Sampling, Tool
 from interlace.errors import InvalidRequest
 
-DIALECT = "anthropic.messages"
+DIALECT, BETA = "anthropic.messages", "anthropic-beta"
 DEFAULT_MAX_TOKENS = 8192
 """The bound sent for a request without one: the API wants one, and all its models can say so much."""
 
 _TIERS = {"auto": "auto", "priority": "auto", "fast": "auto", "scale": "auto", "standard_only": "standard_only"}
-_DISPLAYS = {"omitted": "omitted", "none": "omitted"}
+_DISPLAYS = {"omitted": "omitted", "none": "omitted", "updates": "updates"}
 _PLAIN = Sampling()
-_COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "speed")
+_COUNTED = (
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "speed",
+    "context_management",
+)
 
 
 def message_body(request: GenerateRequest, settings: ModelSettings) -> dict[str, Any]:
@@ -37,8 +47,13 @@ def message_body(request: GenerateRequest, settings: ModelSettings) -> dict[str,
     if settings.stream:
         body["stream"] = True
     if request.dialect == DIALECT:
-        body.update(request.native)
+        body.update({name: value for name, value in request.native.items() if name != BETA})
     return body
+
+
+def betas_of(request: GenerateRequest) -> str:
+    """What the caller switched on by Anthropic's header for that."""
+    return str(request.native.get(BETA, "")) if request.dialect == DIALECT else ""
 
 
 def count_body(request: GenerateRequest, settings: ModelSettings) -> dict[str, Any]:
@@ -55,11 +70,13 @@ def _refuse(request: GenerateRequest) -> None:
         )
     if request.n != 1:
         raise InvalidRequest("This model answers once: 'n' can only be 1.", param="n", code="unsupported_parameter")
-    if request.messages and request.messages[-1].role == "assistant" and not request.prefill:
+    refuse_unasked_prefill(request)
+    if request.prefill and request.output is not None:
         raise InvalidRequest(
-            "This model would go on with the last message, because it is the assistant's. Let a user's message be the "
-            "last, or ask for the answer to go on ('continue_final_message').",
+            "This model cannot go on with an answer that has a format. Leave out the beginning of the answer, or the "
+            "format.",
             param="messages",
+            code="unsupported_parameter",
         )
     sampling = request.sampling
     if sampling.temperature > 1:
@@ -67,6 +84,16 @@ def _refuse(request: GenerateRequest) -> None:
             f"This model takes temperatures from 0 to 1, not {sampling.temperature:g}.",
             param="temperature",
             code="invalid_value",
+        )
+
+
+def refuse_unasked_prefill(request: GenerateRequest) -> None:
+    """Raise `InvalidRequest` for a last turn of the assistant's where the caller did not say to go on with it."""
+    if request.messages and request.messages[-1].role == "assistant" and not request.prefill:
+        raise InvalidRequest(
+            "This model would go on with the last message, because it is the assistant's. Let a user's message be the "
+            "last, or ask for the answer to go on ('continue_final_message').",
+            param="messages",
         )
 
 
