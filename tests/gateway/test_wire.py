@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from interlace.errors import InvalidRequest
-from interlace.gateway.wire import Body, decode
+from interlace.gateway.wire import LARGE_BYTES, Body, decode, read_beside
 
 SOON = 1.0  # seconds; what grows with the square of the body takes minutes
 
@@ -54,3 +55,12 @@ def test_the_place_is_still_told() -> None:
     assert refused(b'{"number": "1"}').param == "number"
     assert refused(b'{"inner": 1}').param == "inner"
     assert refused(b'{"x - at y": 1}').param == "x - at y"
+
+
+async def test_large_bodies_are_read_beside_the_loop() -> None:
+    """Otherwise ten megabytes of small objects hold up every other caller for seconds; small bodies wait for nobody."""
+    small, large = b"x", b"x" * (LARGE_BYTES + 1)
+    assert await read_beside(small, threading.current_thread) is threading.main_thread()
+    assert await read_beside(large, threading.current_thread) is not threading.main_thread()
+    with pytest.raises(InvalidRequest):
+        await read_beside(large, lambda: decode(large, _decoder))

@@ -16,6 +16,7 @@ import pytest
 
 from interlace.config import ModelSettings
 from interlace.engines.remote import RemoteEngine
+from interlace.engines.remote.providers.bedrock_signing import Signer
 from interlace.engines.types import (
     AudioPart,
     Delta,
@@ -517,3 +518,10 @@ def test_the_package_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"interlace\[bedrock\]"):
         RemoteEngine(ModelSettings(name="far", engine="bedrock", model=CLAUDE, region=REGION))
+
+
+def test_a_profile_that_is_not_there_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a reload tells its operator of a bug, and a start ends in a traceback."""
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(ConfigError, match="nobody"):
+        Signer("", {})
