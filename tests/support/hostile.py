@@ -374,7 +374,7 @@ RESPONSES = Target(
         "conversation": ("conv_1", {"id": "conv_1"}),
         "prompt": ({"id": "pmpt_1"},),
         "metadata": (*CHAT.wrong["metadata"], {"k" * 65: "x"}, {"k": "x" * 513}),
-        "prompt_cache_options": (*OBJECT, {"mode": "implicit"}),
+        "prompt_cache_options": OBJECT,
         **{
             name: CHAT.wrong[name]
             for name in ("temperature", "top_p", "stream", "user", "parallel_tool_calls", "service_tier")
