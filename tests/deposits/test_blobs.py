@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,30 @@ def test_what_is_not_kept_is_gone(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         break_off()
+    assert on_disk(tmp_path) == set()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may be longer than 100,000 bytes: what is beyond fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_keeps_nothing_of_what_did_not_fit(tmp_path: Path) -> None:
+    """What is left of it would keep the disk full until a restart, and each further try would leave more."""
+    blobs = Blobs(tmp_path / "files")
+
+    def fill() -> None:
+        with blobs.begin() as partial:
+            while partial.size < 300_000:
+                partial.write([b"x" * 50_001])
+
+    with pytest.raises(OSError, match="File too large"):
+        fill()
     assert on_disk(tmp_path) == set()
 
 

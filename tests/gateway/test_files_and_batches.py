@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from interlace.config import GuardSettings, LimitSettings, ModelSettings, PerMillion, PriceSettings, Settings
+from interlace.errors import EngineUnavailable
 from interlace.ledger.operations import OPERATIONS
 from interlace.ledger.operations.tenants import ProjectNamed
 from interlace.ledger.registry import alter
@@ -550,6 +551,22 @@ def test_the_window_ends(client: openai.OpenAI, gateway: Gateway) -> None:
     bad = rows(client, done.error_file_id)
     assert {(row["response"], row["error"]["code"]) for row in bad.values()} == {(None, "batch_expired")}
     assert len(bad) == 3
+
+
+def test_lines_that_are_refused_together_wait_once(gateway: Gateway) -> None:
+    """Were each of them to double the pause, a model that is away for a moment would hold up its batch for a minute."""
+    away = EngineUnavailable("Its provider is away.")
+    late = ScriptedEngine(delay=0.05, fail_after=1, error=away)
+    settings = dataclasses.replace(
+        gateway.registry.settings, models=(ModelSettings(name="late", checkpoint="late"),), prices=()
+    )
+    with running_gateway(settings, {"late": late}) as there, _client(there, tenant(there.registry)) as client:
+        made = batch(client, *(line(f"l{i}", "late") for i in range(20)))
+        runner = there.server.state.batches
+        assert runner is not None
+        wait_for(lambda: made.id in runner._works and runner._works[made.id].refusals)
+        late.fail_after = None
+        assert over(client, made.id).request_counts.completed == 20
 
 
 def test_an_erased_project_leaves_nothing_here(gateway: Gateway) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from interlace.config import LimitSettings
-from interlace.gateway.anthropic_messages import parse_count
+from interlace.gateway.anthropic_messages import parse_count, with_betas
 from interlace.gateway.calls import Ask, Call
 from interlace.gateway.http import (
     JSON,
@@ -49,6 +49,7 @@ class CountEndpoint:
         async def read() -> Ask:
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
             ask = await read_beside(body, partial(parse_count, body, exchange.id))
+            ask = with_betas(ask, scope)
             exchange.model = ask.model
             client.start()
             return ask

@@ -111,10 +111,13 @@ class _Work:
             pass
 
     def pause(self, error: InterlaceError) -> None:
-        """Nothing of it is tried until it may have got better: longer each time, and not all at the same time."""
+        """Nothing of it is tried until it may have got better: longer each time, and not all at the same time. Lines
+        that were refused together are one time."""
         loop = asyncio.get_running_loop()
-        doubled = min(FIRST_PAUSE_SECONDS * 2**self.refusals, LONGEST_PAUSE_SECONDS)
-        self.refusals = min(self.refusals + 1, 16)
+        doubled = 0.0
+        if loop.time() >= self.not_before:
+            doubled = min(FIRST_PAUSE_SECONDS * 2**self.refusals, LONGEST_PAUSE_SECONDS)
+            self.refusals = min(self.refusals + 1, 16)
         wait = max(error.retry_after_seconds or 0, doubled * random.uniform(0.5, 1))  # noqa: S311 - no secret
         self.not_before = max(self.not_before, loop.time() + wait)
 
@@ -362,7 +365,7 @@ class BatchRunner:
         """Count it, and write one line, as for any request."""
         endpoint, model, meter = attempt.endpoint, attempt.batch.model or NO_MODEL, attempt.meter
         with self.held() as now:
-            metrics, routes = now.pipeline.metrics, now.pipeline.routes
+            metrics, routes, guards = now.pipeline.metrics, now.pipeline.routes, now.pipeline.guards
         served = model if model in routes.engines or model in routes.routes else NO_MODEL
         status = 200 if error is None else endpoint.style.status(error)
         metrics.requests.labels(endpoint.name, served, str(status)).inc()
@@ -374,7 +377,7 @@ class BatchRunner:
             "id": attempt.id,
             "batch": attempt.batch.id,
             "status": status,
-            "model": model[:200],
+            "model": model if served == model else guards.loggable(model[:200]),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "cost_nanos": meter.cost_nanos,

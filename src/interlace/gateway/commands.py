@@ -34,6 +34,8 @@ def serve_command(
     read = partial(load_settings, found, env, {"host": host, "port": port, "home": home, "log.level": log_level})
     try:
         first = settings = read()
+        for where, problem, mend in _key_faults(settings, env):  # nobody waits for a download to hear this
+            raise ConfigError(f"{where}: {problem.removesuffix('.')}. {mend}".rstrip())
         settings = _pull_missing(settings)
         from interlace.gateway.reloading import Source  # the HTTP server is heavy; other verbs don't need it
         from interlace.gateway.serve import serve

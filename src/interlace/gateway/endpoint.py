@@ -29,7 +29,7 @@ from interlace.gateway.http import (
     tags_of,
 )
 from interlace.gateway.pipeline import Pipeline
-from interlace.gateway.rendering import Dialect, Rendering
+from interlace.gateway.rendering import Dialect, Heed, Rendering, unheeded
 from interlace.gateway.wire import read_beside
 
 _log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Endpoint:
     dialect: Dialect
     pipeline: Pipeline
     limits: LimitSettings
+    heed: Heed = unheeded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises what went wrong before the answer began."""
@@ -69,6 +70,7 @@ class Endpoint:
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
             parse = partial(self.dialect, body, exchange.id, self.limits.sequences)
             ask, rendering = await read_beside(body, parse)
+            ask = self.heed(ask, scope)
             exchange.model = ask.model
             client.start()
             return ask

@@ -12,6 +12,7 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
+from interlace.engines.types import FilePart
 from interlace.errors import InvalidRequest
 
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
@@ -21,6 +22,7 @@ MOST_URL_CHARACTERS = 2048
 MOST_NAME_CHARACTERS = 255
 _DOTS = {".", ".."}
 _DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+)((?:;[a-z-]+=[\w.+-]+)*);base64,", re.IGNORECASE)
+_FILE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST = re.compile(r"[a-z0-9_.-]+")
 _IPV4_INSIDE = tuple(
     map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16"))
@@ -49,6 +51,19 @@ def data_url(url: str, param: str, types: frozenset[str]) -> tuple[str, str]:
     return media_type, base64_text(url[head.end() :], param)
 
 
+def document(url: str, param: str, *, name: str = "", cache: str = "") -> FilePart:
+    """The document in a `data:` URL; one that is text as text, so that guards, and models that read only text, can read
+    it. Raises `InvalidRequest`."""
+    media_type, data = data_url(url, param, FILE_TYPES)
+    if media_type == "application/pdf":
+        return FilePart(data, media_type, name=name, cache=cache)
+    try:
+        text = base64.b64decode(data).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"A file of type {media_type} must be UTF-8.", param=param) from None
+    return FilePart(media_type=media_type, text=text, name=name, cache=cache)
+
+
 def base64_text(data: str, param: str) -> str:
     """The same text, once it is known to be base64 of something."""
     try:
@@ -68,6 +83,13 @@ def file_name(name: str, param: str) -> str:
             code="invalid_value",
         )
     return name
+
+
+def file_id(id: str, param: str) -> str:
+    """The same id, once it looks like one of an uploaded file; raises `InvalidRequest`."""
+    if not _FILE_ID.fullmatch(id):
+        raise InvalidRequest("Expected the id of an uploaded file, such as file-abc123.", param=param)
+    return id
 
 
 def remote_url(url: str, param: str) -> str:

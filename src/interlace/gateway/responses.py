@@ -28,15 +28,15 @@ from interlace.gateway.responses_ids import response_id
 from interlace.gateway.responses_items import check_calls, messages_of
 from interlace.gateway.responses_rendering import ResponseRendering
 from interlace.gateway.responses_table import RESPONSES
-from interlace.gateway.translation import words_of
+from interlace.gateway.translation import Words, carriers_of
 from interlace.gateway.wire import convert, decode
 
 DIALECT = "openai.responses"
 NATIVE = ("access_programs", "context_management", "image", "moderation", "prompt_cache_options")
 """Fields without a neutral form, for a provider that speaks this dialect."""
 
-WORDS = words_of(RESPONSES)
-"""What this dialect calls the fields of the neutral form; one that is missing goes by the same name."""
+CARRIERS = carriers_of(RESPONSES)
+"""Where callers say the fields of the neutral form; one that is missing goes by the same name."""
 
 _any = msgspec.json.Decoder()
 
@@ -108,9 +108,12 @@ def ask_of(
         ),
         dialect=DIALECT,
         native={name: value for name in NATIVE if (value := getattr(body, name)) is not None},
+        asides=() if body.prompt_cache_options is None else ("prompt_cache_options",),
     )
     rendering = ResponseRendering.of(response_id(request_id), body, given=len(given))
-    return Ask(body.model, (request,), input_param="input", words=WORDS, unused=_unused(body, items)), rendering
+    return Ask(
+        body.model, (request,), input_param="input", words=Words(CARRIERS, body), unused=_unused(body, items)
+    ), rendering
 
 
 def wants_logprobs(body: ResponsesBody) -> bool:
@@ -124,6 +127,7 @@ def _unused(body: ResponsesBody, items: Sequence[Item]) -> tuple[str, ...]:
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     unused = {
         "max_tool_calls": body.max_tool_calls is not None,
+        "client_metadata": body.client_metadata is not None,
         "input[].phase": any(message.phase is not None for message in messages),
         "input[].content[].detail": any(isinstance(part, InputDocumentPart) and part.detail for part in parts),
     }

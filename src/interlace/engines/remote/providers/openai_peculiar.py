@@ -21,7 +21,8 @@ _OFFICIAL = ("api.openai.com", ".openai.azure.com", ".services.ai.azure.com", ".
 @dataclass(frozen=True, slots=True)
 class Peculiarities:
     """One server. `sampling` names what it knows of `EXTENSIONS`, `options` what it knows of `Options`; `structured`
-    and `prefill` are vLLM's; `seed` is what it calls the seed; `refused` are fields (as in `fields.NAMES`, with groups)
+    and `prefill` are vLLM's; `seed` and `standard` are what it calls the seed and the tier that
+    everybody gets; `refused` are fields (as in `fields.NAMES`, with groups)
     that it passes over or refuses."""
 
     manners: Manners = field(default_factory=Manners)
@@ -32,6 +33,7 @@ class Peculiarities:
     reasoning: bool = True
     stream_options: bool = True
     seed: str = "seed"
+    standard: str = "default"
     refused: tuple[str, ...] = ()
 
 
@@ -67,6 +69,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             Peculiarities(
                 manners=Manners(developer=False),
                 options=frozenset({"service_tier", "user"}),
+                standard="on_demand",
                 refused=(
                     "message.name", "n", "part.file", "part.audio", "sampling.logit_bias", "sampling.logprobs",
                     "prompt", "prompt_ids",

@@ -9,7 +9,7 @@ from interlace.config import ModelSettings
 from interlace.engines.remote.providers.openai import OpenAIWire
 from interlace.engines.remote.providers.openai_peculiar import PRESETS
 from interlace.engines.remote.secret import read_key
-from interlace.engines.remote.wire import Fetch
+from interlace.engines.remote.wire import Fetch, Usual
 
 
 def filled(settings: ModelSettings) -> ModelSettings:
@@ -23,6 +23,13 @@ def filled(settings: ModelSettings) -> ModelSettings:
         extensions=preset.extensions if extensions is None else extensions,
         max_tokens_field=preset.max_tokens_field if field is None else field,
     )
+
+
+def usual(settings: ModelSettings, env: Mapping[str, str]) -> Usual:
+    """See `wire.Usual`."""
+    del env
+    settings = filled(settings)
+    return Usual(settings.base_url, settings.api_key)
 
 
 def make(settings: ModelSettings, env: Mapping[str, str], fetch: Fetch) -> OpenAIWire:
