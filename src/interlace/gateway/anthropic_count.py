@@ -48,7 +48,8 @@ class CountEndpoint:
 
         async def read() -> Ask:
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
-            ask = with_betas(await read_beside(body, partial(parse_count, body, exchange.id)), scope)
+            ask = await read_beside(body, partial(parse_count, body, exchange.id))
+            ask = with_betas(ask, scope)
             exchange.model = ask.model
             client.start()
             return ask
