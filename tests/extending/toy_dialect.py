@@ -12,7 +12,7 @@ from interlace.engines.types import Delta, GenerateRequest, Message, Sampling
 from interlace.gateway.calls import Ask, Done, Happening
 from interlace.gateway.dialects import Spoken
 from interlace.gateway.rendering import SSE_DONE, write_event
-from interlace.gateway.translation import Carried, Here, Table, carried, words_of
+from interlace.gateway.translation import Carried, Here, Table, Words, carried, carriers_of
 from interlace.gateway.wire import decode, encode
 
 TABLE: Table = {
@@ -70,6 +70,7 @@ class ToyRendering:
         return encode(ToyAnswer("".join(self._words), done.usage.prompt_tokens, done.usage.completion_tokens))
 
 
+CARRIERS = carriers_of(TABLE)
 _decoder = msgspec.json.Decoder(ToyBody)
 
 
@@ -83,7 +84,7 @@ def parse_toy(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, To
         sampling=Sampling(max_tokens=read.most),
         dialect="toy",
     )
-    ask = Ask(read.model, (request,), input_param="question", words=words_of(TABLE))
+    ask = Ask(read.model, (request,), input_param="question", words=Words(CARRIERS, read))
     return ask, ToyRendering(stream=read.stream)
 
 

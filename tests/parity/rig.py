@@ -165,6 +165,7 @@ class Log(logging.Handler):
         super().__init__(logging.DEBUG)
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
         fields = vars(record).get("fields", {})
         shown = self.format(record) if record.exc_info else record.getMessage()
         self.lines.append(f"{record.name} {shown} {json.dumps(fields, default=str, ensure_ascii=False)}")

@@ -1,4 +1,4 @@
-"""The other ways by which an answer comes: later, in a batch, by a route, from memory; and a shadow that nobody sees."""
+"""The other ways an answer comes by: later, in a batch, by a route, from memory; and a shadow that nobody sees."""
 
 from __future__ import annotations
 
@@ -48,16 +48,14 @@ def test_a_stored_response_tells_nothing_forbidden(behind: Rig, background: bool
         first = behind.ask(RESPONSES, body | ({"background": True} if background else {}))
         if first.status != 200:
             return [first], "failed"
-        place = f"{RESPONSES}/{json.loads(first.raw)['id']}"
+        id = json.loads(first.raw)["id"]
+        place = f"{RESPONSES}/{id}"
         wait_for(lambda: json.loads(behind.ask(place, method="GET").raw)["status"] in ENDS)
         again = [
             behind.ask(place, method="GET"),
             behind.ask(f"{place}?stream=true", method="GET"),
             behind.ask(f"{place}/input_items", method="GET"),
-            behind.ask(
-                RESPONSES,
-                {"model": "local-clean", "input": "and?", "previous_response_id": place.rsplit("/", maxsplit=1)[-1]},
-            ),
+            behind.ask(RESPONSES, {"model": "local-clean", "input": "and?", "previous_response_id": id}),
         ]
         return [first, *again], json.loads(again[0].raw)["status"]
 
@@ -158,7 +156,7 @@ def test_a_route_is_guarded_whoever_answers(behind: Rig, path: str, stream: bool
     events = behind.events()
     wrong = []
     for name, answer in zip([*names, "again"], [*answers, again], strict=True):
-        if answer.status != 200 or (traces := behind.traces(answer.whole)):
+        if answer.status != 200 or behind.traces(answer.whole):
             wrong.append(f"{name}: told {answer.status} {answer.raw[:300]}")
         wanted = outcome_of(behind, "clean" if name == "shadow" else "text")
         billed = [(event.outcome, event.route) for event in events.get(answer.tag, [])]

@@ -43,7 +43,7 @@ from interlace.errors import (
     EngineFailed,
     EngineUnavailable,
     InvalidRequest,
-    Overloaded,
+    ProviderLimited,
 )
 from tests.providers.servers.bedrock import ACCESS, BEARER, REGION, SEALED, SECRET, Bedrock, running_bedrock
 from tests.support.asking import calls_of, chat, collect, finishes, text_of
@@ -387,8 +387,8 @@ async def test_bedrock_counts_for_anthropic(bedrock: Bedrock) -> None:
 @pytest.mark.parametrize(
     ("wish", "error", "again"),
     [
-        ("throttled", Overloaded, 7),
-        ("not-ready", Overloaded, 1),
+        ("throttled", ProviderLimited, 7),
+        ("not-ready", ProviderLimited, 1),
         ("timeout", EngineUnavailable, 5),
         ("unavailable", EngineUnavailable, 5),
         ("model-error", EngineFailed, None),
@@ -409,7 +409,7 @@ async def test_refusals(bedrock: Bedrock, stream: bool, wish: str, error: type[E
 @pytest.mark.parametrize(
     ("wish", "error"),
     [
-        ("throttled-inside", Overloaded),
+        ("throttled-inside", ProviderLimited),
         ("failed-inside", EngineFailed),
         ("error-frame", EngineFailed),
         ("checksum", EngineFailed),

@@ -1,6 +1,7 @@
-"""Random answers: what a model could say, as neutral events and in each provider's published format, whole and streamed.
+"""Random answers: what a model could say, as neutral events and in each provider's published format.
 
-`Answered` is what was said, in the order thoughts, text or refusal, calls; writers here know nothing of the readers.
+Each format is whole or streamed. `Answered` is what was said, in the order thoughts, text or refusal, calls; writers
+here know nothing of the readers.
 """
 
 from __future__ import annotations

@@ -552,8 +552,7 @@ def _normal_block(block: Json) -> Json:
 
 def _normal_tool(tool: Json) -> Json:
     tool = _drop(tool, strict=(False,), allowed_callers=(["direct"],), defer_loading=(False,))
-    tool = _drop(tool, eager_input_streaming=(False,), type=("custom",))
-    return tool
+    return _drop(tool, eager_input_streaming=(False,), type=("custom",))
 
 
 Writer = Callable[[GenerateRequest], Json]

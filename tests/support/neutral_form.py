@@ -30,10 +30,9 @@ TOLD = ("temperature", "top_p")  # to say their defaults is something else than 
 def canonical(request: GenerateRequest) -> GenerateRequest:
     """The meaning of a request, whoever says it.
 
-    A text is one part; a part or thought that says nothing is none; without tools, or
-    where none may be called, nothing is said of their use; a field
-    that was left open is at its default; a schema is what it says, not how it is spaced; ids and dialect of the request
-    are not the question.
+    A text is one part; a part or thought that says nothing is none; without tools, or where none may be called, nothing
+    is said of their use; a field that was left open is at its default; ids and dialect of the request are not the
+    question.
     """
     plain = Sampling()
     sampling = request.sampling

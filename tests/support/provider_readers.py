@@ -130,12 +130,15 @@ def read_bedrock(data: bytes) -> GenerateRequest:
             service_tier=plain.pop("serviceTier", {}).get("type", ""), metadata=plain.pop("requestMetadata", {})
         ),
     )
-    assert not (inference or more or output or plain), (inference, more, output, plain)
+    unknown = [inference, more, output, plain]
+    assert unknown == [{}] * 4
     return request
 
 
 class _Number(str):
     """A number as its digits stand."""
+
+    __slots__ = ()
 
 
 def _sampled(config: Json, **names: str) -> tuple[Json, tuple[str, ...]]:
@@ -324,7 +327,8 @@ def read_gemini(data: bytes) -> GenerateRequest:
         reasoning=_gemini_thinking(config.pop("thinkingConfig", None)),
         options=Options(service_tier=plain.pop("serviceTier", "")),
     )
-    assert not (config or plain), (config, plain)
+    unknown = [config, plain]
+    assert unknown == [{}] * 2
     return request
 
 

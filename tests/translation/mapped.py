@@ -80,7 +80,7 @@ def refusals_as_texts(request: GenerateRequest) -> GenerateRequest:
 
 
 def names_before_texts(request: GenerateRequest, *texts: type[Part]) -> GenerateRequest:
-    """`NAME: ` before the first text of the turn, or as a text of its own before what is none. `texts` are texts too."""
+    """`NAME: ` before the first text of the turn, or as a text of its own before what is none. `texts` are such."""
 
     def named(turn: Message) -> Message:
         if turn.name is None or not says_something(turn):
@@ -168,6 +168,7 @@ def joined(request: GenerateRequest, roles: set[str]) -> GenerateRequest:
 
 
 def says_something(turn: Message) -> bool:
+    """Whether a turn is more than nothing."""
     said = any(not isinstance(part, TextPart | RefusalPart) or part.text for part in turn.parts)
     return turn.role == "tool" or bool(turn.tool_calls) or said
 

@@ -29,6 +29,7 @@ from interlace.gateway.calls import Done, Happening, PartStarted
 from interlace.gateway.openai_chat_answer import ChatRendering
 from interlace.gateway.rendering import Rendering
 from interlace.gateway.responses import ask_of, read_body
+from interlace.gateway.seals import unsealed_id
 from tests.support import answers
 from tests.support.answers import Answered, Called, Streamed, Thinking, cut, drawn_answer, neutral_events
 from tests.support.drawing import Draw
@@ -242,8 +243,8 @@ def _from_responses(draw: Draw, events: list[Event], *, stream: bool) -> Answere
     for item in whole.output:
         match item.type:
             case "reasoning" if (item.encrypted_content or "").startswith("interlace-call:"):
-                seal = item.encrypted_content.partition("\n")[2]
-                calls[-1] = dataclasses.replace(calls[-1], seal=seal)
+                id, _, seal = item.encrypted_content.removeprefix("interlace-call:").partition("\n")
+                calls = [dataclasses.replace(call, seal=seal) if call.id == id else call for call in calls]
             case "reasoning":
                 thoughts.append(_reasoning(item))
             case "message":
@@ -330,18 +331,11 @@ _FINISHES: dict[str, Any] = {
 
 
 def _tool_use(block: Any) -> Called:
-    from interlace.gateway.seals import unsealed_id
-
     id, seal = unsealed_id(block.id)
     return Called(id, block.name, json.dumps(block.input), seal)
 
 
 # --- what was said, as a dialect can say it ----------------------------------------------------------------------
-
-
-def _in_chat(said: Answered) -> Answered:
-    """Chat completions show thoughts without a seal as one text."""
-    return said
 
 
 def _in_messages(said: Answered) -> Answered:
@@ -352,7 +346,7 @@ def _in_messages(said: Answered) -> Answered:
 
 
 DIALECTS: dict[str, tuple[Callable[..., Answered], Callable[[Answered], Answered]]] = {
-    "openai.chat": (_from_chat, _in_chat),
+    "openai.chat": (_from_chat, lambda said: said),
     "openai.responses": (_from_responses, lambda said: said),
     "anthropic.messages": (_from_messages, _in_messages),
 }
@@ -441,10 +435,4 @@ def test_what_an_engine_says_is_what_the_sdk_reads_all_night(random: Random) -> 
 
 def test_every_format_has_a_provider() -> None:
     """A provider whose answers nobody draws could lose what it likes."""
-    engines = {WIRES_OF_ENGINE(name) for name in FORMATS}
-    assert engines == {WIRES_OF_ENGINE(name) for name in WIRES}
-
-
-def WIRES_OF_ENGINE(name: str) -> str:  # noqa: N802
-    """The engine of a provider's name here."""
-    return name.partition(",")[0]
+    assert {name.partition(",")[0] for name in FORMATS} == {name.partition(",")[0] for name in WIRES}

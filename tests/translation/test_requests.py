@@ -9,7 +9,7 @@ caller wrote; unused, and then the header names it; mapped, as the functions in 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -130,31 +130,34 @@ def _said(param: str, paths: set[str]) -> bool:
 
 
 def _allowed(
-    request: GenerateRequest, fields: Fields, words: Any, paths: set[str], where: str
+    request: GenerateRequest, fields: Fields, words: Mapping[str, str], paths: set[str], where: str
 ) -> GenerateRequest | None:
     """The request without what the table refuses, each refusal having named what the caller wrote. None where nothing
     is left to ask."""
     last = request.messages[-1].role if request.messages else ""
     for _ in NAMES:
-        try:
-            unused = check_fields(request, fields, words)
-        except InvalidRequest as error:
-            assert error.status == 400
-            assert error.param is not None and _said(error.param, paths), f"{where} refused {error.param}: {paths}"
-            refused = [name for name in sorted(fields_of(request)) if _is_refused(fields[name], request)]
-            assert refused, error.message
-            if refused[0] in {"prompt", "prompt_ids", "messages"}:
-                return None
-            request = _spoken(without(request, refused[0]))
-            if request.messages == () or (request.messages and request.messages[-1].role != last):
-                return None
-            continue
-        for name in unused:
-            assert _said(name, paths), f"{where} has no use for {name}: {paths}"
-        gone = [name for name in fields_of(request) if isinstance(fields[name], Unused)]
-        assert len(unused) == len(gone)
-        return request
+        unused, refusal = _checked(request, fields, words)
+        if refusal is None:
+            assert all(_said(name, paths) for name in unused), f"{where} has no use for {unused}: {paths}"
+            assert len(unused) == sum(isinstance(fields[name], Unused) for name in fields_of(request))
+            return request
+        assert refusal.status == 400
+        assert _said(refusal.param or "", paths), f"{where} refused {refusal.param}: {paths}"
+        refused = next(name for name in sorted(fields_of(request)) if _is_refused(fields[name], request))
+        if refused in {"prompt", "prompt_ids", "messages"}:
+            return None
+        request = _spoken(without(request, refused))
+        if request.messages == () or (request.messages and request.messages[-1].role != last):
+            return None
     raise AssertionError("refused without end")
+
+
+def _checked(request: GenerateRequest, fields: Fields, words: Mapping[str, str]) -> tuple[list[str], Any]:
+    """What the provider has no use for, and its refusal."""
+    try:
+        return check_fields(request, fields, words), None
+    except InvalidRequest as error:
+        return [], error
 
 
 def _spoken(request: GenerateRequest) -> GenerateRequest:
@@ -182,6 +185,14 @@ def _sent(wire: Wire, request: GenerateRequest) -> bytes:
     raise AssertionError("it waited for something")
 
 
+def _refused(wire: Wire, request: GenerateRequest) -> InvalidRequest | None:
+    try:
+        wire.check(request)
+    except InvalidRequest as error:
+        return error
+    return None
+
+
 def there_and_back(dialect: str, body: Json, seen: dict[str, set[str]]) -> None:
     """One body to every provider and back."""
     table = DIALECTS[dialect].table
@@ -197,9 +208,7 @@ def there_and_back(dialect: str, body: Json, seen: dict[str, set[str]]) -> None:
         rest = _allowed(request, wire.fields, ask.words, paths, name)
         if rest is None:
             continue
-        try:
-            wire.check(rest)
-        except InvalidRequest as error:
+        if (error := _refused(wire, rest)) is not None:
             by_value = {(kind, param) for kind, param, word in BY_VALUE if word in error.message}
             assert (far.kind, error.param) in by_value, f"{name}: {error.param}: {error.message}"
             continue

@@ -48,8 +48,7 @@ class CountEndpoint:
 
         async def read() -> Ask:
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
-            ask = await read_beside(body, partial(parse_count, body, exchange.id))
-            ask = with_betas(ask, scope)
+            ask = with_betas(await read_beside(body, partial(parse_count, body, exchange.id)), scope)
             exchange.model = ask.model
             client.start()
             return ask

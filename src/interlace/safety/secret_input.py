@@ -2,8 +2,8 @@
 
 What a model reads as text is masked: messages, names of those who speak, arguments of earlier calls, descriptions of
 tools, prompts, texts to embed. Where a mask would change what the request means (names of functions, ids, JSON schemas,
-output rules, stop sequences), and where it is only there for whoever puts pieces together, a secret is refused, whatever
-the setting says.
+output rules, stop sequences), and where a secret is only there for whoever puts pieces together, it is refused,
+whatever the setting says.
 """
 
 from __future__ import annotations
