@@ -187,10 +187,10 @@ def test_wishes_without_use_here_are_told(raw: Any) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-interlace-unused"].split(",") == [
         "context_management",
-        "messages[].content[].cache_control",
         "metadata.user_id",
         "service_tier",
         "speed",
+        "system[].cache_control",
         "thinking.type",
     ]
 
@@ -317,7 +317,7 @@ def _user(*blocks: Any) -> dict[str, Any]:
         (_user(IMAGE), "text only"),
         (_user({**IMAGE, "source": {"type": "url", "url": "http://127.0.0.1/x"}}), "public web"),
         (_user({**IMAGE, "source": {"type": "base64", "media_type": "image/png", "data": "%"}}), "base64"),
-        (_user({**IMAGE, "source": {"type": "file", "file_id": "file_1"}}), "Uploaded"),
+        (_user({**IMAGE, "source": {"type": "file", "file_id": "../x"}}), "uploaded file"),
         ({"messages": [*HELLO, {"role": "assistant", "content": "It is "}]}, "white space"),
         ({"messages": [{"role": "assistant", "content": [
             {"type": "tool_use", "id": "x", "name": "x", "input": {}}]}]}, "tool_result"),

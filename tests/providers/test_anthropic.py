@@ -40,8 +40,8 @@ from interlace.errors import (
     InterlaceError,
     InvalidRequest,
     NotFound,
-    Overloaded,
     PayloadTooLarge,
+    ProviderLimited,
 )
 from tests.providers.servers.anthropic import GREETING, KEY, REDACTED, SEALED, Anthropic, running_anthropic
 from tests.support.asking import calls_of, chat, collect, collect_into, finishes, remote, text_of, thought_of
@@ -345,7 +345,7 @@ FAULTS: dict[str, tuple[type[InterlaceError], str, str]] = {
     "refuses:permission_error": (EngineFailed, "does not accept this gateway's account", ""),
     "refuses:not_found_error": (NotFound, "does not have it", ""),
     "refuses:request_too_large": (PayloadTooLarge, "That was", ""),
-    "refuses:rate_limit_error": (Overloaded, "rate limit", ""),
+    "refuses:rate_limit_error": (ProviderLimited, "rate limit", ""),
     "refuses:api_error": (EngineFailed, "HTTP 500", ""),
     "refuses:timeout_error": (EngineFailed, "HTTP 504", ""),
     "refuses:overloaded_error": (EngineUnavailable, "not available", ""),
