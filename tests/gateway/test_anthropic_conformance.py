@@ -181,13 +181,16 @@ def test_wishes_without_use_here_are_told(raw: Any) -> None:
         service_tier="auto",
         thinking={"type": "adaptive"},
         system=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
-        speed="standard",
+        speed="fast",
+        context_management={"edits": []},
     )
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-interlace-unused"].split(",") == [
+        "context_management",
         "messages[].content[].cache_control",
         "metadata.user_id",
         "service_tier",
+        "speed",
         "thinking.type",
     ]
 
@@ -324,8 +327,7 @@ def _user(*blocks: Any) -> dict[str, Any]:
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "no tool named"),
         ({"thinking": {"type": "enabled", "budget_tokens": 5}}, "budget_tokens"),
         ({"container": "c_1"}, "container"),
-        ({"extra_body": {"context_management": {"edits": []}}}, "context_management"),
-        ({"speed": "fast"}, "speed"),
+        ({"inference_geo": "us"}, "inference_geo"),
     ],
     ids=str,
 )  # fmt: skip

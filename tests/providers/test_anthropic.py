@@ -198,6 +198,11 @@ BODIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"reasoning": Reasoning("high")},
         {"output_config": {"effort": "high"}, "thinking": {"type": "adaptive"}},
     ),
+    "an effort where a tool is forced": (
+        {"reasoning": Reasoning("high"), "tools": (Tool("a"),), "tool_choice": "required"},
+        {"output_config": {"effort": "high"}, "tools": [TOOL], "tool_choice": {"type": "any"}},
+    ),
+    "what changes nothing": ({"sampling": Sampling(temperature=1.0, top_p=1.0), "unset": ()}, {}),
     "no thoughts": ({"reasoning": Reasoning("none")}, {"thinking": {"type": "disabled"}}),
     "options": (
         {"options": Options(user="u", service_tier="auto", safety_identifier="s")},

@@ -113,6 +113,7 @@ PAIRS: dict[str, tuple[GenerateRequest, GenerateRequest]] = {
         part(FilePart(text="t", media_type="text/plain")),
     ),
     "part.file.cache": (part(FilePart(**FILE, cache="5m")), part(FilePart(**FILE))),
+    "part.audio.cache": (part(AudioPart("d2F2", "wav", "5m")), part(AudioPart("d2F2", "wav"))),
     "part.audio": (part(AudioPart("d2F2", "wav")), ask(HELLO, Message("user", "a"))),
     "call": (called(), ask()),
     "call.signature": (called(signature=SEALED), called()),
@@ -142,6 +143,7 @@ PAIRS: dict[str, tuple[GenerateRequest, GenerateRequest]] = {
     "parallel_tool_calls": (ask(tools=(Tool("f"),), parallel_tool_calls=False), tool()),
     "prefill": (ask(HELLO, Message("assistant", "I"), prefill=True), ask()),
     "native": (ask(native={"x": 1}, dialect="d"), ask(dialect="d")),
+    "native.aside": (ask(native={"x": 1}, asides=("x",), dialect="d"), ask(dialect="d")),
     **{
         f"sampling.{name}": (sampled(**{name: value}), sampled())
         for name, value in {

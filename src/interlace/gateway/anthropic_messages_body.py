@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Raw
 
 from interlace.gateway.wire import Body
 
@@ -119,7 +119,7 @@ class ToolUseBlockParam(Body, frozen=True, kw_only=True, tag="tool_use", tag_fie
 
     id: CallId
     name: Name
-    input: dict[str, Any]
+    input: Raw  # every digit of it: an object, which whoever reads it checks
     cache_control: CacheControl | None = None
     caller: DirectCaller | None = None
     toolset_name: str | None = None
@@ -216,7 +216,7 @@ class ThinkingEnabled(Body, frozen=True, kw_only=True, tag="enabled", tag_field=
 class ThinkingAdaptive(Body, frozen=True, kw_only=True, tag="adaptive", tag_field="type"):
     """The model decides how long it thinks."""
 
-    display: Literal["summarized", "omitted"] | None = None
+    display: Literal["summarized", "omitted", "updates"] | None = None
 
 
 class ThinkingBetweenTools(Body, frozen=True, kw_only=True, tag="between_tools", tag_field="type"):

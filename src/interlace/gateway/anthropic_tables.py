@@ -6,24 +6,28 @@ from interlace.gateway.translation import Carried, Denied, Here, Ignored, Place,
 
 _TEXT_ALONE = Ignored("clients echo what an answer cited; models read the text")
 _NO_TOOLSETS = Denied("toolsets are run by Anthropic: name a tool of your own")
-_NO_UPLOADS = Denied("send the content itself")
+_UPLOADED = Here("the content of the uploaded file takes its place")
 _MARKS = carried("part.text.cache", "part.image.cache", "part.file.cache", "message.cache", "call.cache")
 _LAST_MARK = carried(
     "part.text.cache", "part.image.cache", "part.file.cache", "message.cache", how="as a mark on the last block"
 )
 
 
-def _blocks(prefix: str, picture: str) -> dict[str, Place]:
+def _blocks(prefix: str, *result: str) -> dict[str, Place]:
     """The fields of texts, pictures and documents."""
     return {
         f"{prefix}text": Carried(),
         f"{prefix}citations": _TEXT_ALONE,
         f"{prefix}cache_control.type": _MARKS,
         f"{prefix}cache_control.ttl": _MARKS,
-        f"{prefix}source.data": carried(picture, "part.file.data", "part.file.text", how="base64 is checked"),
-        f"{prefix}source.media_type": carried(picture, "part.file.data", "part.file.text"),
-        f"{prefix}source.url": carried("part.image.url", "part.file.url", how="passed on, never fetched from here"),
-        f"{prefix}source.file_id": _NO_UPLOADS,
+        f"{prefix}source.data": carried(
+            "part.image.data", "part.file.data", "part.file.text", *result, how="base64 is checked"
+        ),
+        f"{prefix}source.media_type": carried("part.image.data", "part.file.data", "part.file.text", *result),
+        f"{prefix}source.url": carried(
+            "part.image.url", "part.file.url", *result, how="passed on, never fetched from here"
+        ),
+        f"{prefix}source.file_id": _UPLOADED,
         f"{prefix}source.content": Denied("send a document's text as type `text`"),
         f"{prefix}title": carried("part.file.name"),
         f"{prefix}context": Denied("say in a text block what the document is"),
@@ -35,7 +39,7 @@ def _blocks(prefix: str, picture: str) -> dict[str, Place]:
 COUNT: Table = {
     "model": Here("chooses the model or route"),
     "messages[].role": carried("message.late_system", "prefill", how="the assistant's as the last one is a prefill"),
-    **_blocks("messages[].content[].", "part.image.data"),
+    **_blocks("messages[].content[]."),
     "messages[].content[].thinking": carried("part.thinking.text"),
     "messages[].content[].signature": carried("part.thinking.signature"),
     "messages[].content[].data": carried("part.thinking.redacted"),
@@ -62,7 +66,7 @@ COUNT: Table = {
     "tools[].cache_control.ttl": carried("tools.cache"),
     "tools[].allowed_callers": carried("tools.native", how="`direct` alone says nothing"),
     "tools[].defer_loading": carried("tools.native"),
-    "tools[].eager_input_streaming": carried("tools.native"),
+    "tools[].eager_input_streaming": carried("native.aside"),
     "tools[].input_examples": carried("tools.native"),
     "tool_choice.type": carried("tool_choice.none", "tool_choice.required", "tool_choice.function"),
     "tool_choice.name": carried("tool_choice.function"),
@@ -73,13 +77,17 @@ COUNT: Table = {
     "output_format.schema": carried("output.json_schema", how="the older name; not both"),
     "output_config.effort": carried("reasoning.effort"),
     "thinking.type": carried(
-        "reasoning.adaptive", "native", how="`disabled` as no effort; `between_tools` for Anthropic's own models only"
+        "reasoning.adaptive",
+        "reasoning.effort",
+        "native.aside",
+        "native",
+        how="`disabled` as no effort; `between_tools` for Anthropic's own models only",
     ),
     "thinking.budget_tokens": carried("reasoning.budget_tokens"),
     "thinking.display": carried("reasoning.summary"),
     "compaction": carried("native"),
-    "context_management": carried("native"),
-    "speed": carried("native", how="`standard` says nothing"),
+    "context_management": carried("native.aside"),
+    "speed": carried("native.aside", how="`standard` says nothing"),
     "user_profile_id": carried("native"),
     "workspace_id": carried("native"),
     "mcp_servers": Denied("call the tools yourself, and offer them in `tools`"),
@@ -96,7 +104,7 @@ MESSAGES: Table = {
     "metadata.user_id": carried("options.user"),
     "service_tier": carried("options.service_tier"),
     "container": carried("native"),
-    "diagnostics": carried("native"),
+    "diagnostics": carried("native.aside"),
     "fallbacks": carried("native"),
     "inference_geo": carried("native"),
     "thread": carried("native"),

@@ -22,12 +22,15 @@ from interlace.gateway.openai_fields import (
     wants_usage,
 )
 from interlace.gateway.openai_tables import COMPLETIONS
-from interlace.gateway.translation import words_of
+from interlace.gateway.translation import Words, carriers_of
 from interlace.gateway.wire import decode
 
 DIALECT = "openai.completions"
-WORDS = words_of(COMPLETIONS)
+CARRIERS = carriers_of(COMPLETIONS)
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint only
+
+CONVERSATIONS_ONLY = ("metadata", "safety_identifier", "service_tier", "store")
+"""Fields that some clients send with prompts as well; no completions endpoint has a use for them."""
 
 Prompt = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
 
@@ -63,12 +66,7 @@ def parse_completion(body: bytes, request_id: str, max_sequences: int) -> tuple[
         prompt_logprobs=echo and completion.logprobs is not None,
     )
     rule = structured_rule(completion.structured_outputs)
-    options = Options(
-        service_tier=completion.service_tier or "",
-        user=completion.user or "",
-        safety_identifier=completion.safety_identifier or "",
-        metadata=completion.metadata or {},
-    )
+    options = Options(user=completion.user or "")
     requests = tuple(
         GenerateRequest(
             id=request_id if len(prompts) == 1 else f"{request_id}-{i}",
@@ -91,8 +89,10 @@ def parse_completion(body: bytes, request_id: str, max_sequences: int) -> tuple[
         usage=wants_usage(completion),
         echo=echo,
     )
-    unused = ("store",) if completion.store else ()
-    return Ask(completion.model, requests, input_param="prompt", words=WORDS, unused=unused), rendering
+    unused = tuple(name for name in CONVERSATIONS_ONLY if getattr(completion, name))
+    return Ask(
+        completion.model, requests, input_param="prompt", words=Words(CARRIERS, completion), unused=unused
+    ), rendering
 
 
 def _prompts(prompt: Prompt) -> list[str | tuple[int, ...]]:

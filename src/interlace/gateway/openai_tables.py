@@ -47,16 +47,16 @@ CHAT: Table = {
     "messages[].content[].image_url.detail": carried("part.image.detail"),
     "messages[].content[].input_audio.data": carried("part.audio"),
     "messages[].content[].input_audio.format": carried("part.audio"),
-    "messages[].content[].file.file_data": carried("part.file.data"),
+    "messages[].content[].file.file_data": carried("part.file.data", "part.file.text", how="text as text"),
     "messages[].content[].file.filename": carried("part.file.name"),
-    "messages[].content[].file.file_id": Denied("send the document itself in `file_data`"),
+    "messages[].content[].file.file_id": Here("the content of the uploaded file takes its place"),
     "messages[].content[].prompt_cache_breakpoint.mode": carried(
-        "part.text.cache", "part.image.cache", "part.file.cache"
+        "part.text.cache", "part.image.cache", "part.file.cache", "part.audio.cache"
     ),
     "messages[].content[].prompt_cache_breakpoint.ttl": carried(
-        "part.text.cache", "part.image.cache", "part.file.cache"
+        "part.text.cache", "part.image.cache", "part.file.cache", "part.audio.cache"
     ),
-    "messages[].name": carried("message.name"),
+    "messages[].name": carried("message.name", how="of a result it is the function's, which its call says"),
     "messages[].role": carried("message.developer", "message.late_system"),
     "messages[].refusal": carried("part.refusal"),
     "messages[].reasoning_content": carried("part.thinking.text", how="unless `thinking_blocks` are there"),
@@ -65,6 +65,7 @@ CHAT: Table = {
     "messages[].thinking_blocks[].thinking": carried("part.thinking.text"),
     "messages[].thinking_blocks[].signature": carried("part.thinking.signature"),
     "messages[].thinking_blocks[].data": carried("part.thinking.redacted"),
+    "messages[].thinking_blocks[].index": Ignored("clients echo it; the order says the same"),
     "messages[].annotations": Ignored("clients echo it; models do not read it"),
     "messages[].audio": Denied("an earlier answer in sound is not kept here: send its text"),
     "messages[].function_call": Denied(_NO_LEGACY),
@@ -88,8 +89,9 @@ CHAT: Table = {
     "tools[].function.parameters": carried("tools"),
     "tools[].function.strict": carried("tools.strict"),
     "tool_choice": carried("tool_choice.none", "tool_choice.required"),
-    "tool_choice.type": carried("tool_choice.function"),
     "tool_choice.function.name": carried("tool_choice.function"),
+    "tool_choice.allowed_tools.mode": carried("tool_choice.required"),
+    "tool_choice.allowed_tools.tools[].function.name": carried("tools", how="only the allowed ones are offered"),
     "parallel_tool_calls": carried("parallel_tool_calls"),
     "continue_final_message": carried("prefill"),
     "add_generation_prompt": Ignored("`continue_final_message` says the same"),
@@ -97,9 +99,9 @@ CHAT: Table = {
     "verbosity": carried("options.verbosity"),
     "prompt_cache_key": carried("options.cache_key"),
     "prompt_cache_retention": carried("options.cache_retention"),
-    "prompt_cache_options": carried("native"),
+    "prompt_cache_options": carried("native.aside"),
     "moderation": carried("native"),
-    "prediction": carried("native"),
+    "prediction": carried("native.aside"),
     "modalities": Here('`["text"]`; anything else gets a 400'),
     "audio": Denied("models answer in text"),
     "web_search_options": Denied("there is no web search"),
@@ -109,6 +111,7 @@ CHAT: Table = {
 
 COMPLETIONS: Table = {
     **SAMPLED,
+    **dict.fromkeys(("metadata", "safety_identifier", "service_tier"), Ignored("it belongs to conversations")),
     "prompt": carried("prompt", "prompt_ids"),
     "max_tokens": carried("sampling.max_tokens", how="16 where it is left out, as OpenAI has it"),
     "echo": carried("sampling.prompt_logprobs", how="with `logprobs`; without, the prompt is shown again from here"),

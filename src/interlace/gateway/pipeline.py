@@ -19,6 +19,7 @@ from functools import partial
 import msgspec
 
 from interlace.config import RouteSettings
+from interlace.deposits import Deposits
 from interlace.engines.fields import check_fields
 from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest, Started
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
@@ -53,6 +54,7 @@ from interlace.gateway.routing import (
     models_of,
     seed_of,
 )
+from interlace.gateway.uploads import names_uploads, with_uploads
 from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Outcome, Price, Share, Used
 from interlace.ledger.prices import part_of
 from interlace.safety import Guards
@@ -72,6 +74,7 @@ class Pipeline:
     routes: Routes
     metrics: Metrics
     shadows: Shadows
+    deposits: Deposits
     log_prompts: bool = False
 
     async def answer(self, call: Call) -> AsyncGenerator[list[Happening], None]:
@@ -81,6 +84,7 @@ class Pipeline:
         ask = await call.read()
         with self._begun(call, caller):
             async with self._admitted(call, caller) as slot:
+                ask = await self._with_uploads(ask, caller)
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 async with (
@@ -100,9 +104,11 @@ class Pipeline:
         ask = await call.read()
         with self._begun(call, caller):
             async with self.admission.slot(caller.plan.priority):
+                ask = await self._with_uploads(ask, caller)
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 work = way if isinstance(way, Work) else (await way.first())[0]
+                call.tell_unused(work.unused)
                 with self._told():
                     counts = [await work.engine.tell_count(request) for request in work.ask.generate]
             call.tell_limits(self.ledger.left(caller))
@@ -131,6 +137,9 @@ class Pipeline:
         except InterlaceError:
             call.tell_limits(self.ledger.left(caller))
             raise
+
+    async def _with_uploads(self, ask: Ask, caller: Caller) -> Ask:
+        return await with_uploads(ask, caller.project.id, self.deposits) if names_uploads(ask) else ask
 
     # --- guard input ---------------------------------------------------------------------------------------------
 
@@ -171,20 +180,19 @@ class Pipeline:
             return work
         memory, key = self.routes.memories.get(route.name), b""
         if memory is not None:
-            key = key_of(ask, caller)
+            key = key_of(route, ask, caller, call.tags)
             if (remembered := self._remembered(call, route, ask, memory.find(key))) is not None:
                 return remembered
         asked = asked_of(ask, caller.plan.name, call.tags, self.ledger.registry.clock.now())
         seed = seed_of(route, ask, caller.key.id, call.conversation)
         choice = choose(route, asked, self.standings(route, ask), seed)
 
-        def work_of(model: str) -> Work:
-            work = self._work(ask, model, self.routes.engines[model], caller)
+        def served(work: Work, why: str) -> None:
             call.tell_unused(work.unused)
-            return work
+            call.tell_route(work.model, why)
 
         doing = Doing(
-            work=work_of,
+            work=lambda model: self._work(ask, model, self.routes.engines[model], caller),
             bound=lambda work: self._bound(call, work, caller),
             streams=self._streams,
             meter=lambda model: Meter(times=self.metrics.times(model)),
@@ -193,7 +201,7 @@ class Pipeline:
             price=lambda model: self.ledger.registry.directory.price(model, self.ledger.registry.clock.now()),
         )
         keep = None if memory is None else functools.partial(memory.keep, key)
-        return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route, keep)
+        return Attempts(route, ask, choice, doing, call.meter, call.streams(), served, keep)
 
     def _remembered(self, call: Call, route: RouteSettings, ask: Ask, kept: Kept | None) -> Remembered | None:
         """The answer that was kept, at the price that its model has now; None where there is none, or no price."""
@@ -204,6 +212,7 @@ class Pipeline:
         price = self.ledger.registry.directory.price(kept.model, now)
         if price is None or not price.covers(embedding=ask.embed is not None):
             return None
+        call.tell_unused(kept.unused)
         held = part_of(price, route.reuse.percent)
         work = Work(ask, kept.model, (), self.routes.engines[kept.model], held, open_ended=False)
         kind = self.routes.kind(kept.model)
@@ -252,6 +261,7 @@ class Pipeline:
             work, bound = way, await self._bound(call, way, caller)
         else:
             work, bound = await way.first()
+            bound = dataclasses.replace(bound, batch=call.batch is not None)  # an answer from memory, too
         hold = await self.ledger.reserve(
             call.id,
             caller,

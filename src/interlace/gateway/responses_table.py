@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.gateway.translation import Carried, Denied, Here, Ignored, Place, Table, carried
+from interlace.gateway.translation import Carried, Here, Ignored, Place, Table, carried
 
 _DEFAULTS = "left out: the model's own default"
 _CACHED = ("part.text.cache", "part.image.cache", "part.file.cache")
@@ -21,7 +21,7 @@ def _parts(where: str, **names: str) -> dict[str, Place]:
         ),
         f"{where}.file_url": carried("part.file.url"),
         f"{where}.filename": carried("part.file.name"),
-        f"{where}.file_id": Denied("send the content itself in `file_data` or `image_url`"),
+        f"{where}.file_id": Here("the content of the uploaded file takes its place"),
         f"{where}.prompt_cache_breakpoint.mode": carried(*_CACHED),
         f"{where}.prompt_cache_breakpoint.ttl": carried(*_CACHED),
         f"{where}.text": Carried(),
@@ -51,7 +51,6 @@ RESPONSES: Table = {
     "previous_response_id": Here("the stored items come before `input`"),
     "store": Here("the response is kept, unless false"),
     "background": Here("it runs on without its caller"),
-    "include": Here("sealed thoughts and logprobs are told; what belongs to tools at OpenAI asks for nothing"),
     "stream": Here("the answer comes in events; the engine streams in any case where it can"),
     "stream_options.include_obfuscation": Ignored("nothing is padded"),
     "max_output_tokens": carried("sampling.max_tokens"),
@@ -60,6 +59,9 @@ RESPONSES: Table = {
     "temperature": carried("sampling.temperature", how=_DEFAULTS),
     "top_p": carried("sampling.top_p", how=f"{_DEFAULTS}; 0 as the least there is"),
     "top_logprobs": carried("sampling.logprobs"),
+    "include": carried(
+        "sampling.logprobs", how="sealed thoughts are told from here; what belongs to tools at OpenAI asks for nothing"
+    ),
     "text.format": carried("output.json_object", "output.json_schema"),
     "text.format.name": carried("output.json_schema"),
     "text.format.schema": carried("output.json_schema"),
@@ -84,6 +86,7 @@ RESPONSES: Table = {
     "reasoning.context": Here("`auto`; anything else gets a 400"),
     "reasoning.mode": Here("`standard`; anything else gets a 400"),
     "truncation": Here("`disabled`; `auto` gets a 400"),
+    "client_metadata": Ignored("it tells OpenAI about the program that asks"),
     "service_tier": carried("options.service_tier"),
     "user": carried("options.user"),
     "safety_identifier": carried("options.safety_identifier"),
@@ -93,5 +96,5 @@ RESPONSES: Table = {
     "context_management": carried("native"),
     "image": carried("native"),
     "moderation": carried("native"),
-    "prompt_cache_options": carried("native"),
+    "prompt_cache_options": carried("native.aside"),
 }

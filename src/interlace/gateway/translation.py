@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,14 +61,50 @@ def carried(*names: str, how: str = "") -> Carried:
     return Carried(names, how)
 
 
-def words_of(table: Table) -> dict[str, str]:
-    """The dialect's word for each neutral name: the first path that carries it."""
-    words: dict[str, str] = {}
+Carriers = Mapping[str, Sequence[str]]
+
+
+def carriers_of(table: Table) -> Carriers:
+    """The paths that carry each neutral name."""
+    carriers: dict[str, list[str]] = {}
     for path, place in table.items():
-        if isinstance(place, Carried):
-            for name in place.names:
-                words.setdefault(name, path)
-    return words
+        for name in place.names if isinstance(place, Carried) else ():
+            carriers.setdefault(name, []).append(path)
+    return carriers
+
+
+class Words(Mapping[str, str]):
+    """The dialect's word for each neutral name, as one caller wrote it: of the paths that carry the name, the first
+    that says something in this `body`. Looked up when it is asked for, which is seldom."""
+
+    def __init__(self, carriers: Carriers, body: msgspec.Struct) -> None:
+        self._carriers = carriers
+        self._body = body
+
+    def __getitem__(self, name: str) -> str:
+        paths = self._carriers[name]
+        return paths[0] if len(paths) == 1 else max(paths, key=lambda path: _said(self._body, path.split(".")))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._carriers)
+
+    def __len__(self) -> int:
+        return len(self._carriers)
+
+
+def _said(value: Any, steps: Sequence[str]) -> int:
+    """How much a body says at a path: 2 for something, 1 for what may be the default (false, empty), 0 for nothing."""
+    if value is None or not steps:
+        return 0 if value is None else 2 if value else 1
+    if not isinstance(value, msgspec.Struct):
+        return 0
+    name, many, _ = steps[0].partition("[]")
+    if name == value.__struct_config__.tag_field:
+        return 2
+    inner = getattr(value, name, None)
+    if not many:
+        return _said(inner, steps[1:])
+    return max((_said(one, steps[1:]) for one in inner), default=0) if isinstance(inner, list | tuple) else 0
 
 
 def paths_of(body: type[msgspec.Struct]) -> set[str]:

@@ -17,7 +17,7 @@ from functools import partial
 import msgspec
 import regex
 
-from interlace.engines.types import Delta, TokenLogprob
+from interlace.engines.types import Delta, Thought, TokenLogprob
 from interlace.safety.scanner import SEARCH_SECONDS, StreamScanner
 from interlace.safety.unescape import Unescaper
 
@@ -180,15 +180,20 @@ class OutputGuard:
         return released
 
     def _refuse(self, choice: _Choice, index: int) -> list[Delta]:
-        """Everything before the match, then the end. Of a thought with a match nothing more is shown."""
-        released = self._release(choice)
+        """Everything before the match, then the end. What is clean of the delta with the match is told too: another
+        guard may need it, to know what the text before it was the beginning of."""
+        released = [_unfinished(delta) for delta in self._release(choice)]
         clean = ""
         ends = choice.held[0].ends if choice.held else []
-        if ends and ends[0][0] is choice.text and all(one.denied_at is None for one, _ in ends[1:]):
-            text = choice.held[0].delta.text
-            start = choice.held[0].ends[0][1] - len(text)
-            clean = text[: max(0, choice.text.safe - start)]
-        return [*(_unfinished(delta) for delta in released), self._end(choice, index, clean)]
+        if ends and all(one.denied_at is None for one, _ in ends[1:]):
+            (scanner, end), delta = ends[0], choice.held[0].delta
+            if scanner is choice.text:
+                clean = delta.text[: max(0, scanner.safe - (end - len(delta.text)))]
+            elif delta.thought is not None:
+                said = delta.thought.text
+                thought = Thought(said[: max(0, scanner.safe - (end - len(said)))], delta.thought.summary)
+                released.append(Delta(index=index, thought=thought))
+        return [*released, self._end(choice, index, clean)]
 
     def _end(self, choice: _Choice, index: int, clean: str) -> Delta:
         choice.ended = True

@@ -53,6 +53,10 @@ _FIELDS = _COUNTED | {
     "max_tokens", "metadata", "service_tier", "stop_sequences", "stream", "container", "diagnostics", "inference_geo",
     "temperature", "top_p", "top_k",
 }  # fmt: skip
+_BETAS = {  # what each switches on: a field, or a display of thoughts
+    "context-management-2025-06-27": "context_management",
+    "thinking-display-updates-2026-08-18": "updates",
+}
 _TOOL = {
     "name", "description", "input_schema", "cache_control", "strict", "type", "defer_loading", "eager_input_streaming",
     "input_examples", "allowed_callers",
@@ -65,6 +69,8 @@ class Anthropic:
 
     url: str = ""
     seen: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    sensible: bool = False  # whatever the model is called, it answers what is asked
+    betas: list[str] = field(default_factory=list)  # the header of each request
 
     @property
     def last(self) -> dict[str, Any]:
@@ -102,15 +108,22 @@ def _answer(server: Anthropic, asked: Asked) -> Told:
             raise _bad("anthropic-version: header is required")
         body = json.loads(asked.body)
         path = asked.path.partition("?")[0]
+        betas = asked.headers.get("anthropic-beta", "")
+        server.betas.append(betas)
+        more = {field for beta, field in _BETAS.items() if beta in betas.split(",")}
         if path == "/v1/messages/count_tokens":
-            _check(body, _COUNTED)
+            _check(body, _COUNTED | more)
             server.seen.append((path, body))
             return _whole({"input_tokens": _words(body)})
         if path != "/v1/messages":
             raise Refusal(404, "not_found_error", "Not found")
-        _check(body, _FIELDS)
+        _check(body, _FIELDS | more)
         _check_limits(body)
         server.seen.append((path, body))
+        if server.sensible:
+            from tests.providers.servers.anthropic_sensible import sensible
+
+            return sensible(body)
         name = body["model"].partition(":")
         if name[0] not in SCRIPTS:
             raise Refusal(404, "not_found_error", f"model: {body['model']}")
@@ -146,7 +159,7 @@ def _check(body: dict[str, Any], known: set[str]) -> None:
     _check_tools(body, marks)
     if len(marks) > 4:
         raise _bad(f"A maximum of 4 blocks with cache_control may be provided. Found {len(marks)}.")
-    _check_thinking(body)
+    _check_thinking(body, {"summarized", "omitted", *known & {"updates"}})
     _check_output(body.get("output_config"))
 
 
@@ -236,7 +249,7 @@ def _check_tools(body: dict[str, Any], marks: list[str]) -> None:
         raise _bad("tool_choice: no such tool")
 
 
-def _check_thinking(body: dict[str, Any]) -> None:
+def _check_thinking(body: dict[str, Any], displays: set[str]) -> None:
     thinking = body.get("thinking")
     if thinking is None:
         return
@@ -247,8 +260,11 @@ def _check_thinking(body: dict[str, Any]) -> None:
         "between_tools": {"type"},
     }
     _only(thinking, allowed[thinking["type"]], "thinking")
-    if thinking.get("display", "omitted") not in {"summarized", "omitted"}:
+    if thinking.get("display", "omitted") not in displays:
         raise _bad("thinking.display")
+    forced = body.get("tool_choice", {}).get("type") in {"any", "tool"}
+    if forced and thinking["type"] in {"enabled", "adaptive"}:
+        raise _bad("Thinking may not be enabled when tool_choice forces tool use.")
     if thinking["type"] == "enabled":
         if thinking["budget_tokens"] < 1024:
             raise _bad("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")

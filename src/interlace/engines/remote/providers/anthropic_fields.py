@@ -5,17 +5,25 @@ from __future__ import annotations
 from interlace.engines.fields import KEPT, Fields, Mapped, Native, Refused, Unused, table
 
 _UNKNOWN = Refused("this model does not know it. Leave it out, or choose another model.")
+_TIMES = Mapped("for 5m or 1h: the shortest that lasts as long, or else the longest")
 _SEALED = "only with the signature that its provider gave it"
 
 ANTHROPIC_FIELDS: Fields = table(
     KEPT,
     message__developer=Mapped("as instructions (system)"),
     message__name=Mapped("as 'NAME: ' before the text of its turn"),
-    message__cache=Mapped("as a mark of its last block, or of the result"),
+    message__cache=Mapped("as a mark of its last block, or of the result; for 5m or 1h"),
+    part__text__cache=_TIMES,
+    part__image__cache=_TIMES,
+    part__file__cache=_TIMES,
+    call__cache=_TIMES,
+    tools__cache=_TIMES,
     part__refusal=Mapped("as what the assistant said"),
     part__thinking__text=Mapped(_SEALED),
     part__thinking__summary=Unused("short versions of thoughts do not go back"),
     part__image__detail=Unused("pictures are looked at as closely as their size allows"),
+    part__file__data=Mapped("a PDF as it is, what is text as plain text; others are refused"),
+    part__file__text=Mapped("as plain text"),
     part__file__name=Mapped("as the document's title"),
     part__audio=Refused("this model reads no sound. Leave it out, or choose another model."),
     call__signature=Unused("only the provider that made it can read it"),
@@ -40,10 +48,10 @@ ANTHROPIC_FIELDS: Fields = table(
     output__grammar=Refused("this model's answers can only be held to a JSON schema."),
     tools__native=Native("anthropic.messages"),
     reasoning__effort=Mapped(
-        "as output_config.effort, minimal as low, with adaptive thinking unless asked in Anthropic's dialect; none as "
-        "no thinking"
+        "as output_config.effort, minimal as low, with adaptive thinking unless asked in Anthropic's dialect, or a "
+        "tool is forced; none as no thinking"
     ),
-    reasoning__summary=Mapped("as thinking.display: omitted, else summarized"),
+    reasoning__summary=Mapped("as thinking.display: omitted, updates, else summarized"),
     options__verbosity=Unused("say in the prompt how long the answer should be"),
     options__service_tier=Mapped("auto, priority, fast and scale as auto, others as standard_only"),
     options__user=Mapped("as metadata.user_id"),

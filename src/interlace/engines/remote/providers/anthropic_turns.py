@@ -63,6 +63,9 @@ def _blocks(message: Message) -> list[Block]:
         first = next((block for block in blocks if block["type"] == "text"), None)
         if first is not None:
             first["text"] = f"{message.name}: {first['text']}"
+        elif blocks or message.tool_calls:
+            thoughts = sum("thinking" in block["type"] for block in blocks)
+            blocks.insert(thoughts, {"type": "text", "text": f"{message.name}:"})
     blocks += [_call(call) for call in message.tool_calls]
     if message.cache and blocks and "thinking" not in blocks[-1]["type"]:
         blocks[-1].setdefault("cache_control", mark_of(message.cache))
@@ -83,8 +86,9 @@ def _result(message: Message) -> Block:
 
 
 def _call(call: ToolCall) -> Block:
+    raw = call.arguments.strip() or "{}"
     try:
-        given = msgspec.json.decode(call.arguments or "{}")
+        given = msgspec.json.decode(raw)
     except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
@@ -93,7 +97,7 @@ def _call(call: ToolCall) -> Block:
             param="messages",
             code="invalid_value",
         )
-    block = {"type": "tool_use", "id": call.id, "name": call.name, "input": given}
+    block = {"type": "tool_use", "id": call.id, "name": call.name, "input": msgspec.Raw(raw.encode())}  # every digit
     return block | {"cache_control": mark_of(call.cache)} if call.cache else block
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from interlace.engines.remote.providers.anthropic_request import DIALECT
+from interlace.engines.remote.providers.anthropic_request import DIALECT, refuse_unasked_prefill
 from interlace.engines.types import (
     AudioPart,
     FilePart,
@@ -42,7 +42,7 @@ _FILES = {
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
 }
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9()\[\]-]+")
-_DURATIONS = {"default", "5m", "1h"}
+_DURATIONS = {"5m": "5m", "1h": "1h", "30m": "1h", "12h": "1h", "24h": "1h"}  # as long, or the longest
 _TIERS = {"priority", "default", "flex", "reserved"}
 _INSTRUCTIONS = {"system", "developer"}
 
@@ -50,6 +50,7 @@ _INSTRUCTIONS = {"system", "developer"}
 def converse_body(request: GenerateRequest, family: str) -> Json:
     """The JSON body of a request; `family` as in `bedrock_fields`. Raises `InvalidRequest`, naming the field, for what
     Converse cannot say."""
+    refuse_unasked_prefill(request)
     body = _prompt(request, family)
     if inference := _inference(request):
         body["inferenceConfig"] = inference
@@ -115,6 +116,8 @@ class _Turns:
                 continue
             role = "assistant" if message.role == "assistant" else "user"
             blocks = list(self._blocks(message))
+            if not blocks:
+                continue
             if turns and turns[-1]["role"] == role:
                 turns[-1]["content"] += blocks
             else:
@@ -203,9 +206,8 @@ def _point(mark: str) -> Iterator[Json]:
     """A cache point, where a mark asks for one."""
     if not mark:
         return
-    if mark not in _DURATIONS:
-        raise _wrong(f"A cache mark lasts 5m or 1h here, not {mark[:20]!r}.")
-    yield {"cachePoint": {"type": "default"} if mark == "default" else {"type": "default", "ttl": mark}}
+    point = {"type": "default"}
+    yield {"cachePoint": point | {"ttl": _DURATIONS[mark]} if mark in _DURATIONS else point}
 
 
 def _format(known: dict[str, str], media_type: str) -> str:

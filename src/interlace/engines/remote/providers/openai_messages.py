@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,8 @@ def messages_of(messages: Sequence[Message], manners: Manners) -> list[dict[str,
             shown = []
         turns.append(_message(message, manners))
         if message.role == "tool":
-            shown += _content_parts([part for part in message.parts if _is_media(part)], "", manners)
+            media = [part for part in message.parts if _is_media(part)]
+            shown += _content_parts(media, message.cache if manners.cache_marks else "", manners)
     if shown:
         turns.append({"role": "user", "content": shown})
     return turns
@@ -67,8 +69,9 @@ def _content(message: Message, manners: Manners) -> str | list[dict[str, Any]]:
     if isinstance(message.content, str) and not (mark and message.content):
         return message.content
     parts = [part for part in message.parts if not isinstance(part, ThinkingPart | RefusalPart)]
-    if message.role == "tool":
+    if message.role == "tool" and any(map(_is_media, parts)):
         parts = [part for part in parts if not _is_media(part)]
+        mark = ""  # stands where the result ends: after what follows in another turn
     made = _content_parts(parts, mark, manners)
     if len(made) == 1 and made[0].keys() == {"type", "text"}:
         text: str = made[0]["text"]
@@ -137,7 +140,12 @@ def _bodies(parts: Sequence[Part]) -> Iterator[tuple[Part, dict[str, Any]]]:
 def _file(part: FilePart) -> dict[str, Any]:
     if part.text:
         return {"type": "text", "text": file_as_text(part)}
-    return {"type": "file", "file": {"filename": part.name or "document.pdf", "file_data": url_of(part)}}
+    return {"type": "file", "file": {"filename": name_of(part), "file_data": url_of(part)}}
+
+
+def name_of(part: FilePart) -> str:
+    """Its name; one without gets one that says what it is, because the server wants one."""
+    return part.name or f"document{mimetypes.guess_extension(part.media_type) or ''}"
 
 
 def file_as_text(part: FilePart) -> str:

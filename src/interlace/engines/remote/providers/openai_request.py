@@ -18,6 +18,7 @@ from interlace.errors import InvalidRequest
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/chat/completions", "/completions", "/embeddings"
 DIALECT = "openai.chat"
+STANDARD_ONLY = "standard_only"  # Anthropic's word for the tier that everybody gets
 _EFFORTS = ((4096, "low"), (16384, "medium"))  # the most tokens of thought, and the effort that takes about as many
 
 
@@ -104,7 +105,7 @@ def _add_options(
         return
     for name in ("verbosity", "service_tier", "safety_identifier"):
         if (value := getattr(options, name)) and name in peculiar.options:
-            body[name] = value
+            body[name] = peculiar.standard if value == STANDARD_ONLY else value
     for name in ("cache_key", "cache_retention"):
         if (value := getattr(options, name)) and name in peculiar.options:
             body[f"prompt_{name}"] = value

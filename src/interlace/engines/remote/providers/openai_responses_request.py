@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from interlace.config import ModelSettings
-from interlace.engines.remote.providers.openai_messages import breakpoint_of, file_as_text, url_of
+from interlace.engines.remote.providers.openai_messages import breakpoint_of, file_as_text, name_of, url_of
 from interlace.engines.remote.providers.openai_peculiar import peculiarities_of
-from interlace.engines.remote.providers.openai_request import effort_of, schema_of
+from interlace.engines.remote.providers.openai_request import STANDARD_ONLY, effort_of, schema_of
 from interlace.engines.types import (
     AudioPart,
     FilePart,
@@ -27,7 +27,7 @@ from interlace.errors import InvalidRequest
 
 DIALECT = "openai.responses"
 RESPONSES = "/responses"
-_SUMMARIES = {"auto": "auto", "concise": "concise", "detailed": "detailed", "summarized": "auto"}
+_SUMMARIES = {"auto": "auto", "concise": "concise", "detailed": "detailed", "summarized": "auto", "updates": "auto"}
 _UNKNOWN = ("presence_penalty", "frequency_penalty", "stop", "logit_bias", "top_k", "min_p", "ignore_eos")
 
 Item = dict[str, Any]
@@ -36,10 +36,10 @@ Item = dict[str, Any]
 def response_body(request: GenerateRequest, settings: ModelSettings) -> dict[str, Any]:
     """The JSON body of a response. Raises `InvalidRequest`, naming the field, for what the API does not know."""
     _refuse(request)
-    marks = peculiarities_of(settings).manners.cache_marks
+    own, marks = request.dialect == DIALECT, peculiarities_of(settings).manners.cache_marks
     body: dict[str, Any] = {
         "model": settings.model,
-        "input": [item for message in request.messages or () for item in _items(message, marks=marks)],
+        "input": [item for message in request.messages or () for item in _items(message, own=own, marks=marks)],
         "store": settings.store,
         "include": ["reasoning.encrypted_content"],
     }
@@ -49,7 +49,7 @@ def response_body(request: GenerateRequest, settings: ModelSettings) -> dict[str
     _add_options(body, request, settings)
     if settings.stream:
         body["stream"] = True
-    if request.dialect == DIALECT:
+    if own:
         body.update(request.native)
     return body
 
@@ -74,7 +74,7 @@ def _unknown(param: str, message: str) -> InvalidRequest:
 # --- the conversation --------------------------------------------------------------------------------------------
 
 
-def _items(message: Message, *, marks: bool) -> Iterator[Item]:
+def _items(message: Message, *, own: bool, marks: bool) -> Iterator[Item]:
     if message.role == "tool":
         yield {
             "type": "function_call_output",
@@ -87,14 +87,16 @@ def _items(message: Message, *, marks: bool) -> Iterator[Item]:
         return
     for part in message.parts:
         if isinstance(part, ThinkingPart) and part.id and (seal := part.signature or part.redacted):
-            yield _reasoning(part, seal)
-    if text := message.text:
-        yield {"role": "assistant", "content": text}
+            yield _reasoning(part, seal, own=own)
+    yield from _said(message)
     for call in message.tool_calls:
         yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
 
 
-def _reasoning(part: ThinkingPart, seal: str) -> Item:
+def _reasoning(part: ThinkingPart, seal: str, *, own: bool) -> Item:
+    """A sealed thought. What other dialects show of one is its summary: this API gives no more, and takes no more."""
+    if not own and part.text:
+        part = ThinkingPart(summary=part.summary or (part.text,), id=part.id)
     item: Item = {
         "type": "reasoning",
         "id": part.id,
@@ -104,15 +106,39 @@ def _reasoning(part: ThinkingPart, seal: str) -> Item:
     return item | {"content": [{"type": "reasoning_text", "text": part.text}]} if part.text else item
 
 
+def _said(message: Message) -> Iterator[Item]:
+    """What the assistant said: one text, as every server knows it, or parts."""
+    said: list[Item] = []
+    for part in message.parts:
+        match part:
+            case TextPart(text=text) if text:
+                said.append({"type": "output_text", "text": text})
+            case RefusalPart():
+                said.append({"type": "refusal", "refusal": part.text})
+    if message.name is not None and (said or message.tool_calls):
+        _put_name(said, message.name, "output_text")
+    if len(said) == 1 and said[0]["type"] == "output_text":
+        yield {"role": "assistant", "content": said[0]["text"]}
+    elif said:
+        yield {"type": "message", "role": "assistant", "content": said}
+
+
+def _put_name(made: list[Item], name: str, kind: str) -> None:
+    """The name before the first text, or as a text of its own before what is none."""
+    if (first := next((one for one in made if one["type"] == kind), None)) is not None:
+        first["text"] = f"{name}: {first['text']}"
+    else:
+        made.insert(0, {"type": kind, "text": f"{name}:"})
+
+
 def _content(message: Message, *, marks: bool) -> str | list[Item]:
     """A text where that says it all, else parts."""
     mark = message.cache if marks else ""
-    name = "" if message.name is None else f"{message.name}: "
     if isinstance(message.content, str) and not mark:
-        return name + message.content
+        return message.content if message.name is None else f"{message.name}: {message.content}"
     made = list(_parts(message.parts, marks=marks))
-    if name and (first := next((one for one in made if one["type"] == "input_text"), None)) is not None:
-        first["text"] = name + first["text"]
+    if message.name is not None:
+        _put_name(made, message.name, "input_text")
     if mark and made:
         made[-1].setdefault("prompt_cache_breakpoint", breakpoint_of(mark))
     return made or ""
@@ -137,9 +163,10 @@ def _part(part: Part) -> Item | None:
         case FilePart(text=text) if text:
             return {"type": "input_text", "text": file_as_text(part)}
         case FilePart(url=url) if url:
-            return {"type": "input_file", "file_url": url}
+            item = {"type": "input_file", "file_url": url}
+            return item | {"filename": part.name} if part.name else item
         case FilePart():
-            return {"type": "input_file", "filename": part.name or "document.pdf", "file_data": url_of(part)}
+            return {"type": "input_file", "filename": name_of(part), "file_data": url_of(part)}
         case AudioPart():
             raise _unknown("messages", "This model reads no sound.")
         case ThinkingPart():
@@ -206,7 +233,7 @@ def _add_options(body: dict[str, Any], request: GenerateRequest, settings: Model
     options = request.options
     for name in ("service_tier", "user", "safety_identifier"):
         if value := getattr(options, name):
-            body[name] = value
+            body[name] = "default" if value == STANDARD_ONLY else value
     for name in ("cache_key", "cache_retention"):
         if value := getattr(options, name):
             body[f"prompt_{name}"] = value

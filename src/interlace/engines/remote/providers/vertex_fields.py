@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.engines.fields import KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, KEPT, Fields, Mapped, Refused, Unused, table
 
 _UNKNOWN = Refused("Gemini does not know it. Leave it out, or choose another model.")
 _NO_USE = "Gemini has no such field"
@@ -34,6 +34,7 @@ VERTEX_FIELDS: Fields = table(
     part__file__name=Mapped("as a line before a text; of other files it has no use"),
     part__file__cache=Unused(_CACHE),
     part__audio=Mapped("as inlineData"),
+    part__audio__cache=Unused(_CACHE),
     call=Mapped("as functionCall and functionResponse, the result's text under output"),
     call__signature=Mapped(
         "as thoughtSignature; where a turn's first call has none, Gemini 3 is told not to look for it"
@@ -76,5 +77,6 @@ VERTEX_FIELDS: Fields = table(
     options__cache_key=Unused(_CACHE),
     options__cache_retention=Unused(_CACHE),
     options__metadata=Unused("tags go into x-interlace-tags"),
+    native__aside=ASIDE,
     native=_UNKNOWN,
 )

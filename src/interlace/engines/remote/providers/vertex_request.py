@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from interlace.engines.remote.providers.anthropic_request import refuse_unasked_prefill
 from interlace.engines.types import (
     AudioPart,
     FilePart,
@@ -40,6 +41,7 @@ _MOST_BUDGET = 24576
 
 def generate_body(request: GenerateRequest, model: str) -> Json:
     """The JSON body of a request to `model`. Raises `InvalidRequest`, naming the field, for what Gemini cannot say."""
+    refuse_unasked_prefill(request)
     body = prompt_body(request, model)
     if request.tools and (config := _tool_config(request)):
         body["toolConfig"] = {"functionCallingConfig": config}
@@ -95,6 +97,8 @@ class _Turns:
                 continue
             role = "model" if message.role == "assistant" else "user"
             parts = list(self._parts(message))
+            if not parts:
+                continue
             if turns and turns[-1]["role"] == role:
                 turns[-1]["parts"] += parts
             else:
