@@ -123,9 +123,6 @@ def _base64(text: str) -> str:
 _SHARED: Mapping[str, Body] = {  # of chats and completions
     "stop": {"stop": ["END", FORBIDDEN]},
     "user": {"user": FORBIDDEN},
-    "safety_identifier": {"safety_identifier": FORBIDDEN},
-    "metadata": {"metadata": {"note": FORBIDDEN}},
-    "metadata's names": {"metadata": {FORBIDDEN: "note"}},
     "regex": {"structured_outputs": {"regex": FORBIDDEN}},
     "grammar": {"structured_outputs": {"grammar": f'start: "{FORBIDDEN}"'}},
     "json": {"structured_outputs": {"json": _SCHEMA}},
@@ -191,6 +188,9 @@ _CHATS: Mapping[str, Body] = {
     "prediction": _chat(prediction={"type": "content", "content": FORBIDDEN}),
     "moderation": _chat(moderation={"note": FORBIDDEN}),
     "prompt_cache_options": _chat(prompt_cache_options={"note": FORBIDDEN}),
+    "safety_identifier": _chat(safety_identifier=FORBIDDEN),
+    "metadata": _chat(metadata={"note": FORBIDDEN}),
+    "metadata's names": _chat(metadata={FORBIDDEN: "note"}),
     **{name: _chat(**more) for name, more in _SHARED.items()},
 }
 
@@ -365,7 +365,6 @@ _SAMPLING = {
 }  # fmt: skip
 _CACHING = {"cache_control.type", "cache_control.ttl"}
 _BREAKPOINT = {"prompt_cache_breakpoint.mode", "prompt_cache_breakpoint.ttl"}
-_CALLED = {"tool_choice", "tool_choice.type"}
 _COUNTED_NO_WORDS = {
     "messages[].role", "messages[].content[].source.media_type", "messages[].content[].content[].source.media_type",
     "messages[].content[].is_error", "tools[].strict", "tools[].defer_loading", "tools[].eager_input_streaming",
@@ -374,7 +373,10 @@ _COUNTED_NO_WORDS = {
     *(f"{place}{name}" for place in ("", "system[].", "tools[].", "messages[].content[].",
                                      "messages[].content[].content[].") for name in _CACHING),
 }  # fmt: skip
-_ONE_OF_THE_TOOLS = {"tool_choice.name", "tool_choice.function.name", "tool_choice.tools[].name"}
+_ONE_OF_THE_TOOLS = {
+    "tool_choice.name", "tool_choice.function.name", "tool_choice.tools[].name",
+    "tool_choice.allowed_tools.tools[].function.name",
+}  # fmt: skip
 _SEALED = {
     "messages[].thinking_blocks[].data", "messages[].thinking_blocks[].signature",
     "messages[].tool_calls[].extra_content.google.thought_signature", "input[].encrypted_content",
@@ -384,7 +386,7 @@ _SEALED = {
 
 _NO_WORDS: Mapping[str, set[str]] = {
     CHAT: {
-        *_SAMPLING, *_CALLED, "messages[].role", "continue_final_message", "max_completion_tokens",
+        *_SAMPLING, "tool_choice", "tool_choice.allowed_tools.mode", "messages[].role", "continue_final_message", "max_completion_tokens",
         "messages[].content[].image_url.detail", "messages[].content[].input_audio.data",
         "messages[].content[].input_audio.format", *(f"messages[].content[].{name}" for name in _BREAKPOINT),
         "messages[].thinking_blocks[].type", "messages[].tool_calls[].type", "parallel_tool_calls",
@@ -392,13 +394,13 @@ _NO_WORDS: Mapping[str, set[str]] = {
         "tools[].function.strict", "top_logprobs", "verbosity",
     },
     RESPONSES: {
-        "input[].role", "input[].content[].detail", "input[].output[].detail", "max_output_tokens",
+        "include", "input[].role", "input[].content[].detail", "input[].output[].detail", "max_output_tokens",
         *(f"input[].{part}[].{name}" for part in ("content", "output") for name in _BREAKPOINT),
         "parallel_tool_calls", "prompt_cache_retention", "reasoning.effort", "reasoning.generate_summary",
         "reasoning.summary", "service_tier", "temperature", "text.format.strict", "text.verbosity", "tool_choice",
         "tool_choice.mode", "tools[].strict", "top_logprobs", "top_p",
     },
-    COMPLETIONS: {*_SAMPLING, "echo"},
+    COMPLETIONS: {*_SAMPLING - {"service_tier"}, "echo"},
     EMBEDDINGS: set(),
     MESSAGES: {*_COUNTED_NO_WORDS, "max_tokens", "temperature", "top_p", "top_k", "service_tier"},
     COUNT: _COUNTED_NO_WORDS,

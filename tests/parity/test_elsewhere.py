@@ -75,6 +75,33 @@ def test_a_stored_response_tells_nothing_forbidden(behind: Rig, background: bool
     clean(behind)
 
 
+# --- from a file -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_uploaded_file_is_guarded_where_it_is_named(behind: Rig, stream: bool) -> None:
+    """What is uploaded is nobody's input yet; a message that names the file has its words, and its name."""
+    content = f"{FORBIDDEN} {stream}".encode()
+    behind.uploads.add(content)
+    given = {"files": {"file": ("a.txt", content)}, "data": {"purpose": "user_data"}}
+    id = behind.client.post("/v1/files", **given).json()["id"]
+    asks = {
+        CHAT: {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": id}}]}]},
+        RESPONSES: {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": id}]}]},
+    }
+    asked = behind.asked()
+    for path, body in asks.items():
+        answer = behind.ask(path, {"model": "local-clean", **body, "stream": stream})
+        assert (answer.status == 200) == (behind.kind == "mask"), answer.raw
+        assert behind.kind == "mask" or "content_filter" in answer.raw
+        assert behind.traces(answer.whole) == []
+    assert behind.kind == "mask" or behind.asked() == asked
+    assert [
+        behind.traces(str(engine.seen)) for engine in behind.local.values() if behind.traces(str(engine.seen))
+    ] == []
+    clean(behind)
+
+
 # --- in a batch --------------------------------------------------------------------------------------------------
 
 
