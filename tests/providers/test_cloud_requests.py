@@ -93,6 +93,8 @@ def turns(draw: st.DrawFn) -> tuple[Message, ...]:
             ]
         else:
             said.append(Message(kind, draw(parts(texts))))  # type: ignore[arg-type]
+    if said[-1].role == "assistant":  # which both would go on with
+        said.append(Message("user", draw(words)))
     return tuple(said)
 
 
