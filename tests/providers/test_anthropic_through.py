@@ -146,7 +146,12 @@ def _spelled_out(body: dict[str, Any]) -> dict[str, Any]:
     return {**spelled, "messages": turns, **system}
 
 
-SAYS_NOTHING: list[tuple[str, Any]] = [("top_k", 0), ("tool_choice", {"type": "auto"}), ("temperature", 1.0)]
+SAYS_NOTHING: list[tuple[str, Any]] = [
+    ("top_k", 0),
+    ("tool_choice", {"type": "auto"}),
+    ("temperature", 1.0),
+    ("top_p", 1.0),
+]
 
 
 def _blocks(content: Any) -> list[dict[str, Any]]:
