@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -128,7 +129,8 @@ def test_a_request_goes_out_as_it_came(body: dict[str, Any]) -> None:
     ask, _ = parse_messages(json.dumps(body).encode(), "id", 1)
     (request,) = ask.generate
     assert check_fields(request, ANTHROPIC_FIELDS, ask.words) == []
-    sent = message_body(request, ModelSettings(name="m", engine="anthropic", model="m", stream=False))
+    made = message_body(request, ModelSettings(name="m", engine="anthropic", model="m", stream=False))
+    sent = json.loads(msgspec.json.encode(made))
     assert _spelled_out(sent) == _spelled_out(body)
 
 
