@@ -386,7 +386,8 @@ _SEALED = {
 
 _NO_WORDS: Mapping[str, set[str]] = {
     CHAT: {
-        *_SAMPLING, "tool_choice", "tool_choice.allowed_tools.mode", "messages[].role", "continue_final_message", "max_completion_tokens",
+        *_SAMPLING, "tool_choice", "tool_choice.allowed_tools.mode", "messages[].role",
+        "continue_final_message", "max_completion_tokens",
         "messages[].content[].image_url.detail", "messages[].content[].input_audio.data",
         "messages[].content[].input_audio.format", *(f"messages[].content[].{name}" for name in _BREAKPOINT),
         "messages[].thinking_blocks[].type", "messages[].tool_calls[].type", "parallel_tool_calls",
