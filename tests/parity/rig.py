@@ -304,6 +304,8 @@ def rig(
         for row, more in providers(servers).items()
         if row in {"openai", "vertex"}
     ]
+    whole = {**providers(servers)["openai"], "stream": False}
+    far.append(ModelSettings(name="openai-whole", engine="openai", model="says:text", **whole))
     local = {f"local-{name}": ScriptedEngine(deltas=spoken(one), fates=ALL_KEPT) for name, one in sayings.items()}
     local |= {
         "local-embedder": ScriptedEngine(embeds=True),

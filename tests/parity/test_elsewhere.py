@@ -214,6 +214,15 @@ def test_no_model_of_a_route_reads_it(behind: Rig, path: str) -> None:
     clean(behind)
 
 
+def test_an_answer_that_came_whole_is_billed_as_its_provider_says(behind: Rig) -> None:
+    """It has been used to its end before a guard could see the first word of it."""
+    answer = behind.ask(CHAT, {"model": "openai-whole", **ASKS[CHAT]("hello")})
+    assert behind.traces(answer.whole) == []
+    (event,) = behind.events()[answer.tag]
+    assert (event.outcome, event.estimated) == (outcome_of(behind, "text"), False)
+    assert (event.tokens.prompt, event.tokens.completion) == (30, 7)
+
+
 def test_token_ids_go_to_no_shadow(behind: Rig) -> None:
     """They are guarded as the engine decodes them: of a shadow nobody hears what it read."""
     shadow = behind.local["local-shadow"]
