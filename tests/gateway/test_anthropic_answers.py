@@ -190,8 +190,8 @@ def test_chat_tells_thoughts(gateway: Gateway, stream: bool) -> None:
     assert said["content"] == "Paris."
     assert said["reasoning_content"] == "Let me think.More."
     assert said["thinking_blocks"] == [
-        {"type": "thinking", "thinking": "Let me think.", "signature": "sig1"},
-        {"type": "redacted_thinking", "data": "secret"},
+        {"type": "thinking", "thinking": "Let me think.", "signature": "sig1"} | ({"index": 0} if stream else {}),
+        {"type": "redacted_thinking", "data": "secret"} | ({"index": 1} if stream else {}),
     ]
 
 

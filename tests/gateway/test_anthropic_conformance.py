@@ -185,9 +185,9 @@ def test_wishes_without_use_here_are_told(raw: Any) -> None:
     )
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-interlace-unused"].split(",") == [
-        "messages[].content[].cache_control",
         "metadata.user_id",
         "service_tier",
+        "system[].cache_control",
         "thinking.type",
     ]
 
