@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from interlace.config import ModelSettings
-from interlace.engines.fields import Fate, Fields, Kept, Mapped, Native, Refused
+from interlace.config import REMOTE, ModelSettings
+from interlace.engines.fields import Fate, Fields, Kept, Mapped, Refused, at_home
 from interlace.engines.host.fields import LOCAL_FIELDS
-from interlace.engines.remote.providers import wire_of
+from interlace.engines.remote.providers import usual_of, wire_of
 from interlace.gateway.dialects import DIALECTS, Spoken
 from interlace.gateway.translation import Carried, Denied, Here, Ignored
 
-# How a model of each provider may be configured: the least that settles its table.
-PROVIDERS: dict[str, dict[str, Any]] = {
+# How a model of a provider is configured, where a name alone does not settle its table.
+GIVEN: dict[str, dict[str, Any]] = {
     "openai": {"base_url": "https://api.openai.com/v1"},
-    "openai, `api: responses`": {"engine": "openai", "base_url": "https://api.openai.com/v1", "api": "responses"},
     "azure": {"base_url": "https://example.openai.azure.com"},
-    "anthropic": {},
     "bedrock": {"region": "eu-central-1", "model": "anthropic.claude"},
     "vertex": {"project": "example"},
-    "mistral": {},
-    "groq": {},
-    "together": {},
-    "ollama": {},
-    "vllm": {},
 }
-KEYS = ("ANTHROPIC", "AZURE_OPENAI", "GROQ", "MISTRAL", "OPENAI", "TOGETHER")
+RESPONSES = "openai, `api: responses`"
 
 INTRODUCTION = """\
 What callers send is read into one neutral form, and written again in the words of whatever answers. This page says of
@@ -48,13 +42,19 @@ OpenAI's own server: other servers that speak its API are told apart by `extensi
 
 
 def engines() -> dict[str, Fields]:
-    """The table of each engine."""
-    return {"local": LOCAL_FIELDS, **{name: _fields(name, given) for name, given in PROVIDERS.items()}}
+    """The table of each engine there is."""
+    tables: dict[str, Fields] = {"local": LOCAL_FIELDS}
+    for name in REMOTE:
+        tables[name] = _fields(name, GIVEN.get(name, {}))
+        if name == "openai":
+            tables[RESPONSES] = _fields(name, {**GIVEN[name], "api": "responses"})
+    return tables
 
 
-def _fields(name: str, given: Mapping[str, Any]) -> Fields:
-    settings = ModelSettings(name="example", **{"engine": name, "model": "example", **given})
-    return wire_of(settings, {f"{key}_API_KEY": "example" for key in KEYS}, _nothing).fields
+def _fields(engine: str, given: Mapping[str, Any]) -> Fields:
+    settings = ModelSettings(name="example", **{"engine": engine, "model": "example", **given})
+    keys = re.findall(r"\$\{(\w+)\}", usual_of(settings, {}).api_key)
+    return wire_of(settings, dict.fromkeys(keys, "example"), _nothing).fields
 
 
 async def _nothing(*_: object) -> Any:
@@ -90,15 +90,13 @@ def _cell(dialect: str, fates: Mapping[str, Fate], notes: dict[str, int]) -> str
     """What becomes of one field that is carried under these names; where that differs, of each of them."""
     words: dict[str, list[str]] = {}
     for name, fate in fates.items():
-        words.setdefault(_word(dialect, fate, notes), []).append(name.removeprefix("part."))
+        words.setdefault(_word(at_home(name, fate, dialect), notes), []).append(name.removeprefix("part."))
     if len(words) < 2:
         return next(iter(words), "kept")
     return "; ".join(f"{', '.join(names)}: {word}" for word, names in words.items())
 
 
-def _word(dialect: str, fate: Fate, notes: dict[str, int]) -> str:
-    if isinstance(fate, Native):
-        fate = Kept() if fate.dialect == dialect else Refused("only models of the provider that invented it know it.")
+def _word(fate: Fate, notes: dict[str, int]) -> str:
     if isinstance(fate, Kept):
         return "kept"
     note = fate.how if isinstance(fate, Mapped) else fate.why

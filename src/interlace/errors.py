@@ -116,6 +116,10 @@ class Overloaded(InterlaceError):
     default_code = "rate_limit_exceeded"
 
 
+class ProviderLimited(Overloaded):
+    """The server behind a model is at its rate limit for this gateway (HTTP 429 with Retry-After)."""
+
+
 class RateLimited(InterlaceError):
     """A limit of the key's plan is used up for now (HTTP 429 with Retry-After, OpenAI's `rate_limit_exceeded`)."""
 

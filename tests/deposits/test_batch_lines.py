@@ -74,3 +74,10 @@ def test_there_are_only_so_many_lines(tmp_path: Path, monkeypatch: pytest.Monkey
     assert check_lines(written(tmp_path, "\n".join(lines[:3]).encode()), URL, MOST).problems == ()
     (problem,) = check_lines(written(tmp_path, "\n".join(lines).encode()), URL, MOST).problems
     assert (problem.code, problem.line) == ("too_many_tasks", 4)
+
+
+def test_blank_lines_count_to_the_last_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a gigabyte of them would keep the processor busy for minutes, at every start."""
+    monkeypatch.setattr(batch_lines, "MOST_NUMBER", 5)
+    (problem,) = check_lines(written(tmp_path, b"\n" * 9), URL, MOST).problems
+    assert (problem.code, problem.line) == ("too_many_tasks", 6)

@@ -181,12 +181,15 @@ def test_wishes_without_use_here_are_told(raw: Any) -> None:
         service_tier="auto",
         thinking={"type": "adaptive"},
         system=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
-        speed="standard",
+        speed="fast",
+        context_management={"edits": []},
     )
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-interlace-unused"].split(",") == [
+        "context_management",
         "metadata.user_id",
         "service_tier",
+        "speed",
         "system[].cache_control",
         "thinking.type",
     ]
@@ -314,7 +317,7 @@ def _user(*blocks: Any) -> dict[str, Any]:
         (_user(IMAGE), "text only"),
         (_user({**IMAGE, "source": {"type": "url", "url": "http://127.0.0.1/x"}}), "public web"),
         (_user({**IMAGE, "source": {"type": "base64", "media_type": "image/png", "data": "%"}}), "base64"),
-        (_user({**IMAGE, "source": {"type": "file", "file_id": "file_1"}}), "Uploaded"),
+        (_user({**IMAGE, "source": {"type": "file", "file_id": "../x"}}), "uploaded file"),
         ({"messages": [*HELLO, {"role": "assistant", "content": "It is "}]}, "white space"),
         ({"messages": [{"role": "assistant", "content": [
             {"type": "tool_use", "id": "x", "name": "x", "input": {}}]}]}, "tool_result"),
@@ -324,8 +327,7 @@ def _user(*blocks: Any) -> dict[str, Any]:
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "no tool named"),
         ({"thinking": {"type": "enabled", "budget_tokens": 5}}, "budget_tokens"),
         ({"container": "c_1"}, "container"),
-        ({"extra_body": {"context_management": {"edits": []}}}, "context_management"),
-        ({"speed": "fast"}, "speed"),
+        ({"inference_geo": "us"}, "inference_geo"),
     ],
     ids=str,
 )  # fmt: skip

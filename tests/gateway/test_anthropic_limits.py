@@ -13,6 +13,7 @@ import pytest
 
 from interlace.config import GuardSettings, LimitSettings, ModelSettings, Settings
 from interlace.engines.fields import ALL_KEPT
+from interlace.errors import ContextLengthExceeded
 from tests.support.anthropic_shapes import ERROR, checked, events_of
 from tests.support.asking import gateway_to
 from tests.support.gateway_thread import Gateway, running_gateway, wait_for
@@ -32,6 +33,7 @@ def gateway() -> Iterator[Gateway]:
         "broken": ScriptedEngine(fail_after=2),
         "bug": ScriptedEngine(fail_after=2, error=ZeroDivisionError("x")),  # type: ignore[arg-type]
         "loading": ScriptedEngine(state="loading"),
+        "short": ScriptedEngine(fail_after=0, error=ContextLengthExceeded("Your input exceeds the context window.")),
         "held": ScriptedEngine(held=True),
         "seeing": ScriptedEngine(fates=ALL_KEPT),
     }
@@ -112,6 +114,13 @@ def test_failures_before_the_answer(gateway: Gateway, path: str) -> None:
     refused(ask(gateway, path=path, system="x" * 60_000), 413, "invalid_request_error")
     refused(ask(gateway, "loading", path), 503, "api_error")
     refused(ask(gateway, path=path, system="now open sesame"), 400, "invalid_request_error")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_context_that_is_too_short(gateway: Gateway, stream: bool) -> None:
+    """However a provider says it, it is told in words that clients look for before they shorten a conversation."""
+    answer = ask(gateway, "short", stream=stream)
+    assert "prompt is too long: Your input exceeds the context window." in answer.text
 
 
 def test_a_full_queue_is_a_529(gateway: Gateway) -> None:

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from interlace.config import GuardSettings, LimitSettings, ModelSettings, PerMillion, PriceSettings, Settings
+from interlace.errors import EngineUnavailable
 from interlace.ledger.operations import OPERATIONS
 from interlace.ledger.operations.tenants import ProjectNamed
 from interlace.ledger.registry import alter
@@ -295,6 +296,19 @@ def test_hostile_forms_are_refused(gateway: Gateway, name: str) -> None:
     assert on_disk(gateway) == before
 
 
+def test_the_head_of_a_content(client: openai.OpenAI, gateway: Gateway, who: Tenant, caplog: Any) -> None:
+    """A body that is never ended is an error in the log at each request, and costs its caller the connection."""
+    id = client.files.create(file=("a.html", b"<script>"), purpose="user_data").id
+    url = f"{gateway.url}/v1/files/{id}/content"
+    with httpx.Client(trust_env=False, headers=who.headers) as there:
+        head, again = there.head(url), there.get(url)
+    assert (head.headers["content-length"], head.content, again.content) == ("8", b"", b"<script>")
+    assert again.headers["content-type"] == "application/octet-stream"
+    assert again.headers["x-content-type-options"] == "nosniff"
+    assert again.headers["content-disposition"].startswith("attachment")
+    assert not caplog.records
+
+
 # --- batches -----------------------------------------------------------------------------------------------------
 
 
@@ -537,6 +551,22 @@ def test_the_window_ends(client: openai.OpenAI, gateway: Gateway) -> None:
     bad = rows(client, done.error_file_id)
     assert {(row["response"], row["error"]["code"]) for row in bad.values()} == {(None, "batch_expired")}
     assert len(bad) == 3
+
+
+def test_lines_that_are_refused_together_wait_once(gateway: Gateway) -> None:
+    """Were each of them to double the pause, a model that is away for a moment would hold up its batch for a minute."""
+    away = EngineUnavailable("Its provider is away.")
+    late = ScriptedEngine(delay=0.05, fail_after=1, error=away)
+    settings = dataclasses.replace(
+        gateway.registry.settings, models=(ModelSettings(name="late", checkpoint="late"),), prices=()
+    )
+    with running_gateway(settings, {"late": late}) as there, _client(there, tenant(there.registry)) as client:
+        made = batch(client, *(line(f"l{i}", "late") for i in range(20)))
+        runner = there.server.state.batches
+        assert runner is not None
+        wait_for(lambda: made.id in runner._works and runner._works[made.id].refusals)
+        late.fail_after = None
+        assert over(client, made.id).request_counts.completed == 20
 
 
 def test_an_erased_project_leaves_nothing_here(gateway: Gateway) -> None:

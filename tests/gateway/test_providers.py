@@ -18,6 +18,7 @@ import yaml
 from interlace.config import ModelSettings
 from interlace.engines.fields import ALL_KEPT, Fields
 from interlace.engines.remote import RemoteEngine
+from interlace.gateway.commands import serve_command
 from interlace.gateway.probes import Finding, check, probes
 from tests.support.billing import priced
 from tests.support.provider import Provider, running_provider
@@ -56,9 +57,9 @@ def run(tmp_path: Path, provider: Provider) -> Run:
     """`interlace providers WORDS` in a process of its own; the models are the provider's scripts."""
 
     def run(*words: str, models: dict[str, Any], prices: tuple[str, ...] = (), **env: str) -> Said:
+        here = {"engine": "openai", "base_url": provider.url}
         listed = [
-            {"name": name, "engine": "openai", "base_url": provider.url, **settings}
-            for name, settings in models.items()
+            {"name": name, **({} if "engine" in settings else here), **settings} for name, settings in models.items()
         ]
         config = {"models": listed, "prices": [priced(name) for name in prices]}
         (tmp_path / "interlace.yaml").write_text(yaml.safe_dump(config))
@@ -198,6 +199,18 @@ async def test_what_an_engine_refuses_is_not_asked(provider: Provider) -> None:
     assert len(provider.bodies("instant:3")) == len(found) - len(refused) - 1, "the count asks nobody"
 
 
+def test_whoever_runs_the_gateway_hears_more_than_a_caller(run: Run) -> None:
+    """A caller is told to ask whoever runs the gateway. That is who runs this command, and must hear what was refused,
+    where, and which key was used."""
+    nobody = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/n", "AWS_SHARED_CREDENTIALS_FILE": "/n"}
+    done = run("check", "m", models={"m": {"engine": "bedrock", "model": "x", "region": "eu-central-1"}}, **nobody)
+    assert done.code == 1
+    assert "Asked was https://bedrock-runtime.eu-central-1.amazonaws.com, for x; key: AWS's credentials." in done.err
+    done = run("check", "m", models={"m": {"model": "status:401"}})
+    assert "The log would say: a provider refused or failed a request (status 401" in done.err
+    assert done.err.count("The log would say") == 1
+
+
 # --- list --------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +230,40 @@ def test_the_list_tells_of_keys_without_showing_them(run: Run) -> None:
     rows = {row["name"]: row["keys"] for row in json.loads(run("list", "--json", models=models, SOME_KEY=KEY).out)}
     assert rows == {"large": {"SOME_KEY": True}, "other": {"OTHER_KEY": False}, "open": {}}
     assert "no model of another server" in run("list", models={}).err
+
+
+@pytest.mark.parametrize(
+    ("engine", "more", "address", "key"),
+    [
+        ("anthropic", {}, "https://api.anthropic.com", "ANTHROPIC_API_KEY IS NOT SET"),
+        ("groq", {}, "https://api.groq.com/openai/v1", "GROQ_API_KEY IS NOT SET"),
+        ("azure", {"base_url": "https://x.openai.azure.com"}, "https://x.openai.azure.com", "AZURE_OPENAI_API_KEY IS"),
+        ("azure", {"base_url": "https://x.openai.azure.com", "entra_token": "${E}"}, "https://x.openai.az", "E IS NOT"),
+        ("bedrock", {"region": "eu-west-1"}, "https://bedrock-runtime.eu-west-1.amazonaws.com", "AWS's credentials"),
+        ("vertex", {"project": "p"}, "https://aiplatform.googleapis.com/v1beta1", "Google's credentials"),
+        ("vertex", {}, "https://generativelanguage.googleapis.com/v1", "GEMINI_API_KEY IS NOT SET"),
+        ("ollama", {}, "http://127.0.0.1:11434/v1", "none"),
+    ],
+)
+def test_the_list_fills_in_what_providers_know_themselves(
+    run: Run, engine: str, more: dict[str, Any], address: str, key: str
+) -> None:
+    """Else the table says that no key is needed where one is missing, and nothing of where requests go."""
+    done = run("list", models={"one": {"engine": engine, "model": "m", **more}})
+    row = done.out.splitlines()[1]
+    assert address in row
+    assert key in row
+
+
+def test_a_missing_key_is_told_before_anything_is_pulled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody should wait for a checkpoint of gigabytes to hear that a variable is not set."""
+    local = {"name": "small", "checkpoint": "smollm2-135m-instruct"}
+    file = tmp_path / "interlace.yaml"
+    file.write_text(yaml.safe_dump({"models": [local, {"name": "far", "engine": "anthropic", "model": "m"}]}))
+    assert serve_command(config=file, home=tmp_path / "home", env={}) == 2
+    told = capsys.readouterr().err
+    assert "models[1].api_key: The environment variable ANTHROPIC_API_KEY is not set." in told
+    assert "Pulling" not in told
 
 
 def test_the_environment_of_these_tests_is_clean() -> None:

@@ -1,161 +1,26 @@
-"""Responses of scripted engines: thoughts, refusals, calls, failures; what is kept of them, for whom, and how long."""
+"""Responses of scripted engines: thoughts, refusals, calls, failures, and what guards let pass of them."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from sqlalchemy import func, select, update
 
-from interlace.config import GuardSettings, LimitSettings, ModelSettings, SecretSettings, Settings
-from interlace.config.settings import ResponseSettings
-from interlace.deposits import Deposits
-from interlace.engines.fields import ALL_KEPT
-from interlace.engines.types import (
-    Delta,
-    FilePart,
-    ImagePart,
-    Message,
-    TextPart,
-    ThinkingPart,
-    Thought,
-    ToolCall,
-    ToolCallDelta,
-)
+from interlace.engines.types import FilePart, ImagePart, Message, TextPart, ThinkingPart, ToolCall
 from interlace.ledger import Outcome
-from interlace.ledger.operations import OPERATIONS
-from interlace.ledger.operations.tenants import ProjectNamed
-from interlace.ledger.schema import stored_responses
-from tests.support.gateway_thread import Gateway, running_gateway, wait_for
+from tests.support.gateway_thread import Gateway
+from tests.support.responding import KEY, PIXEL, ended, engine, get, last_seen, post, responding
 from tests.support.response_events import check_stream, events_of, strict_items, strict_response
-from tests.support.scripted_engine import ScriptedEngine
-from tests.support.tenants import Tenant, tenant
-
-PATH = "/v1/responses"
-KEY = "sk-or-v1-" + "0123456789abcdef" * 4  # what a secret guard takes for a key
-PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
-
-
-def call(index: int, arguments: str, *, name: str = "", signature: str = "") -> Delta:
-    """A piece of a call; the first one has the name."""
-    head = {"id": f"call_{index}", "name": name} if name else {}
-    return Delta(tokens=1, tool_calls=(ToolCallDelta(index=index, arguments=arguments, signature=signature, **head),))
-
-
-THINKER = (
-    Delta(tokens=1, thought=Thought(text="Hm, ", id="rs_provider")),
-    Delta(tokens=1, thought=Thought(text="France.")),
-    Delta(thought=Thought(text="About ", summary=True)),
-    Delta(thought=Thought(text="France", summary=True)),
-    Delta(thought=Thought(summary=True)),
-    Delta(thought=Thought(text="And more", summary=True)),
-    Delta(thought=Thought(signature="sealed")),
-    Delta(thought=Thought(redacted="hidden")),
-    Delta(tokens=2, text="Paris"),
-    Delta(tokens=1, text=", it is."),
-    Delta(finish_reason="stop"),
-)
-REFUSER = (
-    Delta(tokens=1, text="Well. "),
-    Delta(tokens=1, text="I can", refused=True),
-    Delta(tokens=1, text="not.", refused=True),
-    Delta(finish_reason="stop"),
-)
-CALLER = (
-    Delta(tokens=1, text="Let me see."),
-    call(0, "", name="f"),
-    call(1, '{"b"', name="g", signature="wanted back"),
-    call(0, '{"a":'),
-    call(1, ": 2}"),
-    call(0, " 1}"),
-    Delta(finish_reason="tool_calls"),
-)
 
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
     """One engine for each way to answer; denied words, masked keys, and short conversations."""
-    made = {
-        "scripted": ScriptedEngine(fates=ALL_KEPT),
-        "local": ScriptedEngine(),
-        "thinker": ScriptedEngine(deltas=THINKER, fates=ALL_KEPT),
-        "refuser": ScriptedEngine(deltas=REFUSER),
-        "caller": ScriptedEngine(deltas=CALLER, fates=ALL_KEPT),
-        "cut": ScriptedEngine(deltas=(call(0, '{"a":', name="f"), Delta(finish_reason="length"))),
-        "silent": ScriptedEngine(deltas=(Delta(finish_reason="stop"),)),
-        "leaky": ScriptedEngine(tokens=("Well", ", op", "en se", "same", " and", " more")),
-        "telltale": ScriptedEngine(tokens=("It is ", KEY, ".")),
-        "careless": ScriptedEngine(
-            deltas=(
-                Delta(tokens=1, thought=Thought(text=f"Mine is {KEY[:20]}")),
-                Delta(tokens=1, thought=Thought(text=f"{KEY[20:]}, so.")),
-                Delta(tokens=1, text="Hello"),
-                Delta(finish_reason="stop"),
-            )
-        ),
-        "forbidden": ScriptedEngine(
-            deltas=(
-                Delta(tokens=1, thought=Thought(text="So I say open ")),
-                Delta(tokens=1, thought=Thought(text="sesame")),
-                Delta(tokens=1, text="Hello"),
-                Delta(finish_reason="stop"),
-            )
-        ),
-        "broken": ScriptedEngine(fail_after=2),
-        "held": ScriptedEngine(held=True),
-        "loading": ScriptedEngine(state="loading"),
-        "endless": ScriptedEngine(tokens=("word ",) * 3000, delay=0.002),
-    }
-    settings = Settings(
-        home=Path("/nonexistent"),
-        models=tuple(ModelSettings(name=name, checkpoint=name) for name in made),
-        guards=GuardSettings(
-            deny=("open sesame",),
-            secrets_input=SecretSettings(api_key="mask"),
-            secrets_output=SecretSettings(api_key="mask"),
-        ),
-        limits=LimitSettings(body_bytes=100_000, body_seconds=2),
-        responses=ResponseSettings(chain_turns=3, chain_bytes=20_000),
-        drain_seconds=5,
-    )
-    with running_gateway(settings, made) as running:
+    with responding() as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _engines_as_new(gateway: Gateway) -> None:
-    """What one test released must hold the next one again."""
-    gateway.engines["held"].release.clear()  # type: ignore[attr-defined]
-
-
-def post(gateway: Gateway, model: str, *, who: Tenant | None = None, path: str = "", **more: Any) -> httpx.Response:
-    """Make a response, or post to a page of one."""
-    headers = gateway.headers if who is None else who.headers
-    body = None if path else {"model": model, "input": "Hi", **more}
-    return httpx.post(gateway.url + PATH + path, json=body, headers=headers, trust_env=False, timeout=20)
-
-
-def get(gateway: Gateway, path: str, *, who: Tenant | None = None) -> httpx.Response:
-    """Retrieve."""
-    headers = gateway.headers if who is None else who.headers
-    return httpx.get(f"{gateway.url}{PATH}/{path}", headers=headers, trust_env=False, timeout=20)
-
-
-def engine(gateway: Gateway, name: str) -> ScriptedEngine:
-    """The engine behind a model."""
-    found = gateway.engines[name]
-    assert isinstance(found, ScriptedEngine)
-    return found
-
-
-def last_seen(gateway: Gateway, name: str) -> Any:
-    """The request that an engine saw last."""
-    return engine(gateway, name).seen[-1]
 
 
 # --- what comes out ----------------------------------------------------------------------------------------------
@@ -188,6 +53,7 @@ def test_thoughts(gateway: Gateway) -> None:
     assert hidden["summary"] == []
     assert said["content"][0]["text"] == "Paris, it is."
     assert "encrypted_content" not in json.dumps(answer)
+    assert "encrypted_content" not in post(gateway, "thinker", stream=True).text
     asked = post(gateway, "thinker", include=["reasoning.encrypted_content"], stream=True)
     sealed = check_stream(events_of(asked.text))["output"]
     assert sealed[0]["encrypted_content"] == "sealed"
@@ -439,161 +305,3 @@ def test_an_engine_that_dies_in_the_background(gateway: Gateway) -> None:
 def test_what_fails_at_once_is_a_status(gateway: Gateway, background: bool) -> None:
     """A model that is loading is not taken on, in the background either."""
     assert post(gateway, "loading", background=background).status_code == 503
-
-
-# --- in the background -------------------------------------------------------------------------------------------
-
-
-def ended(gateway: Gateway, id: str) -> dict[str, Any]:
-    """The response, once it has ended."""
-    answer: dict[str, Any] = {}
-
-    def over() -> bool:
-        answer.update(get(gateway, id).json())
-        return answer["status"] not in {"queued", "in_progress"}
-
-    wait_for(over)
-    return answer
-
-
-def test_one_that_runs_is_told_as_it_stands_and_cancelled(gateway: Gateway) -> None:
-    """In progress with the text so far; cancelled, twice, with what was generated billed and kept."""
-    first = post(gateway, "held", background=True).json()
-    strict_response(first)
-    id = first["id"]
-    wait_for(lambda: get(gateway, id).json()["output"])
-    running = get(gateway, id).json()
-    strict_response(running)
-    assert (running["status"], running["output"][0]["content"][0]["text"]) == ("in_progress", "The")
-    strict_items(get(gateway, f"{id}/input_items").json())
-    assert "nothing can go on from it" in post(gateway, "held", previous_response_id=id).text
-    cancelled = post(gateway, "held", path=f"/{id}/cancel").json()
-    strict_response(cancelled)
-    assert cancelled["status"] == "cancelled"
-    assert cancelled["usage"]["output_tokens"] == 1
-    assert post(gateway, "held", path=f"/{id}/cancel").json() == cancelled
-    assert get(gateway, id).json() == cancelled
-    event = gateway.events[-1]
-    assert (event.id, event.outcome, event.tokens.completion) == (id.removeprefix("resp_"), Outcome.CLIENT_GONE, 1)
-    assert engine(gateway, "held").running == 0
-
-
-def test_one_that_runs_can_be_deleted(gateway: Gateway) -> None:
-    """It stops, and does not come back when its end is written."""
-    id = post(gateway, "held", background=True).json()["id"]
-    headers = gateway.headers
-    gone = httpx.delete(f"{gateway.url}{PATH}/{id}", headers=headers, trust_env=False, timeout=20)
-    assert gone.json() == {"id": id, "object": "response", "deleted": True}
-    assert get(gateway, id).status_code == 404
-    assert engine(gateway, "held").running == 0
-
-
-def test_a_stream_in_the_background_is_taken_up_again(gateway: Gateway) -> None:
-    """Who was cut off goes on after the last number it has seen; together it is one whole stream."""
-    body = {"model": "held", "input": "Hi", "background": True, "stream": True}
-    seen = b""
-    with httpx.stream("POST", gateway.url + PATH, json=body, headers=gateway.headers, trust_env=False) as answer:
-        for data in answer.iter_raw():
-            seen += data
-            if b"output_text.delta" in seen:
-                break
-    first = events_of(seen.decode())
-    id = first[0]["response"]["id"]
-    gateway.call(engine(gateway, "held").release.set)
-    rest = events_of(get(gateway, f"{id}?stream=true&starting_after={first[-1]['sequence_number']}").text)
-    response = check_stream([*first, *rest] if rest[0]["type"] != "response.completed" else _retold(gateway, id))
-    assert response["status"] == "completed"
-    assert get(gateway, id).json() == response
-
-
-def _retold(gateway: Gateway, id: str) -> list[dict[str, Any]]:
-    return events_of(get(gateway, f"{id}?stream=true").text)
-
-
-def test_hanging_up_ends_a_stream(gateway: Gateway) -> None:
-    """Without `background` the work stops with its caller; what was said is kept as cancelled, and billed."""
-    body = {"model": "endless", "input": "Hi", "stream": True}
-    with httpx.stream("POST", gateway.url + PATH, json=body, headers=gateway.headers, trust_env=False) as answer:
-        seen = next(answer.iter_raw())
-    id = events_of(seen.decode().rpartition("\n\n")[0] + "\n\n")[0]["response"]["id"]
-    wait_for(lambda: get(gateway, id).status_code == 200)
-    kept = get(gateway, id).json()
-    strict_response(kept)
-    assert kept["status"] == "cancelled"
-    assert gateway.events[-1].outcome is Outcome.CLIENT_GONE
-
-
-# --- whose, and how long -----------------------------------------------------------------------------------------
-
-
-def test_a_response_is_there_for_its_project_only(gateway: Gateway) -> None:
-    """To every other key it does not exist, whatever it asks for."""
-    owner, stranger = tenant(gateway.registry), tenant(gateway.registry)
-    id = post(gateway, "local", who=owner).json()["id"]
-    item = get(gateway, f"{id}/input_items", who=owner).json()["data"][0]["id"]
-    running = post(gateway, "held", who=owner, background=True).json()["id"]
-    for one in (id, running):
-        for path in (one, f"{one}/input_items", f"{one}?stream=true"):
-            assert get(gateway, path, who=owner).status_code == (400 if one == running and "stream" in path else 200)
-            assert get(gateway, path, who=stranger).status_code == 404
-        assert post(gateway, "", who=stranger, path=f"/{one}/cancel").status_code == 404
-        headers = stranger.headers
-        assert httpx.delete(f"{gateway.url}{PATH}/{one}", headers=headers, trust_env=False).status_code == 404
-        refused = post(gateway, "local", who=stranger, previous_response_id=one)
-        assert refused.json()["error"]["code"] == "previous_response_not_found"
-    refused = post(gateway, "local", who=stranger, input=[{"type": "item_reference", "id": item}])
-    assert refused.json()["error"]["code"] == "item_not_found"
-    assert post(gateway, "local", who=owner, input=[{"type": "item_reference", "id": item}]).status_code == 200
-    assert post(gateway, "", who=owner, path=f"/{running}/cancel").json()["status"] == "cancelled"
-
-
-def test_a_conversation_has_an_end(gateway: Gateway) -> None:
-    """So many turns, and so many bytes, are taken up again; more is refused before it is read."""
-    id = post(gateway, "local").json()["id"]
-    for _ in range(2):
-        id = post(gateway, "local", previous_response_id=id).json()["id"]
-    refused = post(gateway, "local", previous_response_id=id)
-    assert refused.status_code == 400
-    assert "3 responses" in refused.json()["error"]["message"]
-    large = post(gateway, "local", input="long " * 4000, max_output_tokens=5).json()["id"]
-    assert "bytes" in post(gateway, "local", previous_response_id=large).json()["error"]["message"]
-
-
-def test_a_conversation_that_lost_a_turn_is_not_gone_on_from(gateway: Gateway) -> None:
-    """A deleted turn is not left out in silence: it is named."""
-    first = post(gateway, "local").json()["id"]
-    second = post(gateway, "local", previous_response_id=first).json()["id"]
-    httpx.delete(f"{gateway.url}{PATH}/{first}", headers=gateway.headers, trust_env=False)
-    refused = post(gateway, "local", previous_response_id=second)
-    assert refused.json()["error"]["code"] == "previous_response_not_found"
-    assert first in refused.json()["error"]["message"]
-    assert get(gateway, second).status_code == 200
-
-
-def test_an_erased_project_leaves_no_response(gateway: Gateway) -> None:
-    """Others' stay."""
-    who, other = tenant(gateway.registry), tenant(gateway.registry)
-    gone, stays = (post(gateway, "local", who=one).json()["id"] for one in (who, other))
-    OPERATIONS["projects.erase"].run(gateway.registry, ProjectNamed(project=who.project.id))
-    assert get(gateway, gone, who=who).status_code == 404
-    assert get(gateway, stays, who=other).status_code == 200
-
-
-def test_responses_expire(gateway: Gateway) -> None:
-    """After the days that are set it is not there, and the next sweep deletes it."""
-    id = post(gateway, "local").json()["id"]
-    store = gateway.registry.store
-    past = update(stored_responses).where(stored_responses.c.id == id).values(expires_at=gateway.registry.clock.now())
-    count = select(func.count()).where(stored_responses.c.id == id)
-    store.write(lambda connection: connection.execute(past))
-    assert get(gateway, id).status_code == 404
-    assert store.read(lambda connection: connection.scalar(count)) == 1
-    Deposits(gateway.registry).responses.expire()
-    assert store.read(lambda connection: connection.scalar(count)) == 0
-
-
-def test_usage_is_found_by_the_response(gateway: Gateway) -> None:
-    """The id of a response is that of its usage event, which was written with it."""
-    id = post(gateway, "local").json()["id"]
-    spent = httpx.get(f"{gateway.url}/v1/usage/{id}", headers=gateway.headers, trust_env=False)
-    assert spent.json()["id"] == id.removeprefix("resp_")

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
 
-from interlace.config import BreakerSettings, HedgeSettings, OpenFirstSettings, PartSettings, RetrySettings
-from interlace.engines.types import EmbedRequest, GenerateRequest
+from interlace.config import (
+    BreakerSettings,
+    GuardSettings,
+    HedgeSettings,
+    OpenFirstSettings,
+    PartSettings,
+    RetrySettings,
+    ReuseSettings,
+)
+from interlace.engines.types import EmbedRequest, Event, GenerateRequest
 from interlace.errors import Overloaded
 from interlace.gateway.routing import Live
 from tests.support.gateway_thread import wait_for
@@ -95,6 +107,26 @@ def test_where_the_first_fails_while_both_run_the_second_answers(provider: Provi
         assert [one[1] for one in there.attempts()] == ["failed", "failed", "served"]
 
 
+def test_what_is_said_to_be_unused_is_of_the_model_that_answers(provider: Provider) -> None:
+    """The second model has a use for what the first one leaves aside, or the other way round: of what answers, also
+    from memory, the caller must know what became of each field."""
+    slow = ScriptedEngine(delay=0.3)
+    asked = route("slow", fallbacks=("remote",), hedge=HEDGED, reuse=ReuseSettings(seconds=60))
+    with routed(provider, {"remote": "late:9"}, asked, local={"slow": slow}) as there:
+        for why in ("primary", "reused"):
+            reply = there.ask(service_tier="flex", max_tokens=2)
+            assert reply.served == ("slow", why)
+            assert reply.headers["x-interlace-unused"] == "service_tier"
+
+
+def test_a_hedge_that_is_refused_disturbs_nobody(provider: Provider) -> None:
+    """The second model may not take what the first one does: the caller, whose answer is on its way, got its 400."""
+    asked = route("slow", fallbacks=("picky",), hedge=HEDGED)
+    with routed(provider, {"slow": "late:0.3,3", "picky": "status:400"}, asked) as there:
+        assert there.ask().served == ("slow", "primary")
+        assert [one[:2] for one in there.attempts()] == [("slow", "served"), ("picky", "failed")]
+
+
 def test_no_hedge_that_no_budget_pays_for(provider: Provider) -> None:
     """Two requests at once may together never cost more than the budget: the slow one is waited for instead."""
     asked = route("slow", fallbacks=("dear",), hedge=HEDGED)
@@ -132,6 +164,37 @@ def test_who_hangs_up_while_two_run_pays_for_both_and_holds_nothing(provider: Pr
         assert (there.event.outcome.value, there.event.cost_nanos) == ("client_gone", 2 * 2 * PROMPT)
         assert [one[1] for one in there.attempts()] == ["cancelled", "cancelled"]
         assert (first.cancelled, second.cancelled) == (1, 1)
+
+
+@dataclass
+class Gated(ScriptedEngine):
+    """Begins when it is let."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """As scripted, behind the gate."""
+        await self.gate.wait()
+        async for event in super().generate(request):
+            yield event
+
+
+def test_what_a_guard_refuses_in_both_at_once_is_told_once(provider: Provider) -> None:
+    """Token ids are refused when an engine has decoded them; were both told to have served, the record of the request
+    would contradict itself for ever."""
+    first = Gated()
+    second = Gated(gate=first.gate)
+    guards, local = GuardSettings(deny=("t5 t6",)), {"first": first, "second": second}
+    asked = route("first", fallbacks=("second",), hedge=HEDGED)
+    with routed(provider, {}, asked, local=local, guards=guards) as there, ThreadPoolExecutor(1) as pool:
+        body = {"model": "r", "prompt": [5, 6], "max_tokens": 3}
+        url, headers = f"{there.gateway.url}/v1/completions", there.gateway.headers
+        answer = pool.submit(httpx.post, url, json=body, headers=headers, trust_env=False)
+        wait_for(lambda: there.gateway.pipeline.admission.running)
+        time.sleep(3 * HEDGED.least_seconds)
+        there.gateway.call(first.gate.set)
+        assert answer.result(20).json()["error"]["code"] == "content_filter"
+        assert [(one[0], one[1]) for one in there.attempts()] == [("first", "served"), ("second", "cancelled")]
 
 
 # --- cheapest, fastest -------------------------------------------------------------------------------------------
@@ -297,6 +360,31 @@ def test_a_breaker_opens_half_opens_and_lets_one_probe() -> None:
     assert (breaker.state, breaker.enter()) == ("closed", False)
     breaker.failed()
     assert breaker.state == "closed"
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_request_of_a_crowd_probes(provider: Provider, place: int) -> None:
+    """Wherever the model stands in the route; else a crowd falls on a model that has just begun to recover."""
+
+    class Counting(ScriptedEngine):
+        async def count(self, request: GenerateRequest | EmbedRequest) -> int:
+            await asyncio.sleep(0.5)  # meanwhile others come
+            return await super().count(request)
+
+    first, sick = ScriptedEngine(fail_after=0), Counting(fail_after=0)
+    asked = route(*(["first"] if place else []), "sick", "well", policy="open_first", retries=NO_RETRIES)
+    breaker = BreakerSettings(failures=1, window_seconds=60, open_seconds=60)
+    local = {"first": first, "sick": sick}
+    with routed(provider, {"well": "instant:3"}, asked, local=local, breaker=breaker) as there:
+        who = tenant(there.gateway.registry, key_budget=10**9)  # so that tokens are counted
+        broken = there.gateway.pipeline.routes.live["sick"].breaker
+        broken.settings = breaker
+        broken.failed()
+        broken.clock = lambda: time.monotonic() + 61
+        with ThreadPoolExecutor(16) as pool:
+            replies = list(pool.map(lambda i: there.ask(f"{i}", who=who), range(16)))
+        assert {reply.served[0] for reply in replies} == {"well"}
+        assert len(sick.seen) == 1
 
 
 def test_first_tokens_are_forgotten() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from interlace.config import GuardSettings, RetrySettings, ReuseSettings
-from interlace.engines.types import Delta, Usage
+from interlace.config import GuardSettings, MemberSettings, RetrySettings, ReuseSettings, WhenSettings
+from interlace.engines.types import Delta, Started, Thought, TokenLogprob, TopLogprob, Usage
+from interlace.gateway.calls import PartStarted
 from interlace.gateway.routing import Memory
+from tests.support.gateway_thread import wait_for
+from tests.support.prices import costing
 from tests.support.provider import Provider, running_provider
 from tests.support.routing import ANSWER, PROMPT, route, routed
 from tests.support.scripted_engine import ScriptedEngine
@@ -67,6 +72,38 @@ def test_projects_share_no_memory(provider: Provider) -> None:
         ]
 
 
+@pytest.mark.parametrize("when", [WhenSettings(tags=("vip",)), WhenSettings(plans=("gold",))], ids=["tag", "plan"])
+def test_an_answer_is_only_for_those_for_whom_its_model_is(provider: Provider, when: WhenSettings) -> None:
+    """A route keeps a model to some; from memory, all others of the project would get what it said."""
+    asked = route(MemberSettings("for-some", when=when), fallbacks=("for-all",), reuse=KEPT)
+    with routed(provider, {"for-some": "instant:3", "for-all": "instant:2"}, asked) as there:
+        some = tenant(there.gateway.registry, name="gold")
+        others = tenant(there.gateway.registry, beside=some) if when.plans else some
+        told = {"x-interlace-tags": "vip, nobody-asks-for-this"} if when.tags else {}
+        assert there.ask(who=some, headers=told).served == ("for-some", "primary")
+        assert there.ask(who=others).served == ("for-all", "primary")
+        told = {"x-interlace-tags": "vip"} if when.tags else {}
+        assert there.ask(who=some, headers=told).served == ("for-some", "reused")
+        assert there.ask(who=others, headers={"x-interlace-tags": "a-number"}).served == ("for-all", "reused")
+
+
+def test_a_batch_pays_its_own_price_for_what_is_reused(provider: Provider) -> None:
+    """It would pay more for an answer from memory than for one that is made anew, and not count as a batch."""
+    asked = route("a", reuse=ReuseSettings(seconds=60, percent=50))
+    halved = {"a": dataclasses.replace(costing("a", PROMPT, ANSWER), batch_percent=50)}
+    with routed(provider, {"a": "instant:3"}, asked, prices=halved) as there:
+        body = {"model": "r", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 20}
+        assert there.ask().whole
+        line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        with httpx.Client(base_url=there.gateway.url, headers=there.gateway.headers, trust_env=False) as client:
+            files = {"file": ("in.jsonl", json.dumps(line))}
+            file = client.post("/v1/files", files=files, data={"purpose": "batch"}).json()["id"]
+            wanted = {"input_file_id": file, "endpoint": line["url"], "completion_window": "24h"}
+            id = client.post("/v1/batches", json=wanted).json()["id"]
+            wait_for(lambda: client.get(f"/v1/batches/{id}").json()["status"] == "completed")
+        assert (there.event.batch, there.attempts()) == (True, [("a", "reused", "reused", 5)])  # a quarter of 17
+
+
 def test_off_unless_it_is_switched_on(provider: Provider) -> None:
     """A caller that asks again may want another answer."""
     with routed(provider, {"a": "instant:3"}, route("a")) as there:
@@ -115,7 +152,16 @@ def test_memory_is_bounded_in_time_number_and_size() -> None:
     assert memory.find(b"1")
     memory.keep(b"3", "m", [Delta(text="x")], Usage(1, 1))
     assert [bool(memory.find(key)) for key in (b"1", b"2", b"3")] == [True, False, True]
-    memory.keep(b"4", "m", [Delta(text="x" * 1000)], Usage(1, 1))
-    assert memory.find(b"4") is None
+    long = "x" * 1000
+    logprob = TokenLogprob(id=1, bytes=b"x", logprob=-1.0, top=(TopLogprob(id=1, bytes=b"x", logprob=-1.0),) * 100)
+    for event in (
+        Delta(text=long),
+        Delta(thought=Thought(long)),
+        Delta(logprobs=(logprob,)),
+        PartStarted(0, Started(9), long),
+        PartStarted(0, Started(9, prompt_text=long)),
+    ):
+        memory.keep(b"4", "m", [event], Usage(1, 1))
+        assert memory.find(b"4") is None
     now[0] = 10.0
     assert (memory.find(b"1"), memory.find(b"3")) == (None, None)

@@ -21,6 +21,9 @@ from tests.support.scripted_engine import ScriptedEngine
 
 CARD, KEY = "4111 1111 1111 1111", "AKIAIOSFODNN7EXAMPLE"
 SAID = ("Pay ", "41", "11 1111", " 1111 11", "11", " with", " AKIAIOS", "FODNN7EX", "AMPLE", " now")
+ASKED = [(path, stream) for path, stream in POSTS if path in {CHAT, COMPLETIONS, EMBEDDINGS}]
+"""`tests/parity` asks every dialect."""
+
 STREAMED = [(path, stream) for path in (CHAT, COMPLETIONS) for stream in (False, True)]
 
 
@@ -119,7 +122,7 @@ def arguments_of(answer: httpx.Response) -> tuple[str, str]:
     return "".join(pieces), choices[-1]["finish_reason"]
 
 
-@pytest.mark.parametrize(("path", "stream"), POSTS)
+@pytest.mark.parametrize(("path", "stream"), ASKED)
 def test_input_is_masked_before_the_engine_sees_it(masking: Gateway, path: str, stream: bool) -> None:
     """The engine answers, and read the placeholder."""
     for sent in bodies(path):
@@ -130,7 +133,7 @@ def test_input_is_masked_before_the_engine_sees_it(masking: Gateway, path: str, 
         assert not any(secret in str(engine.seen) for secret in (CARD, KEY))
 
 
-@pytest.mark.parametrize(("path", "stream"), POSTS)
+@pytest.mark.parametrize(("path", "stream"), ASKED)
 def test_refused_input_names_the_kind_and_costs_nothing(refusing: Gateway, path: str, stream: bool) -> None:
     """400 `content_filter`, the engine never asked, no token billed, the value nowhere in the answer."""
     for sent in bodies(path):

@@ -40,8 +40,8 @@ from interlace.errors import (
     InterlaceError,
     InvalidRequest,
     NotFound,
-    Overloaded,
     PayloadTooLarge,
+    ProviderLimited,
 )
 from tests.providers.servers.anthropic import GREETING, KEY, REDACTED, SEALED, Anthropic, running_anthropic
 from tests.support.asking import calls_of, chat, collect, collect_into, finishes, remote, text_of, thought_of
@@ -198,6 +198,11 @@ BODIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"reasoning": Reasoning("high")},
         {"output_config": {"effort": "high"}, "thinking": {"type": "adaptive"}},
     ),
+    "an effort where a tool is forced": (
+        {"reasoning": Reasoning("high"), "tools": (Tool("a"),), "tool_choice": "required"},
+        {"output_config": {"effort": "high"}, "tools": [TOOL], "tool_choice": {"type": "any"}},
+    ),
+    "what changes nothing": ({"sampling": Sampling(temperature=1.0, top_p=1.0), "unset": ()}, {}),
     "no thoughts": ({"reasoning": Reasoning("none")}, {"thinking": {"type": "disabled"}}),
     "options": (
         {"options": Options(user="u", service_tier="auto", safety_identifier="s")},
@@ -340,7 +345,7 @@ FAULTS: dict[str, tuple[type[InterlaceError], str, str]] = {
     "refuses:permission_error": (EngineFailed, "does not accept this gateway's account", ""),
     "refuses:not_found_error": (NotFound, "does not have it", ""),
     "refuses:request_too_large": (PayloadTooLarge, "That was", ""),
-    "refuses:rate_limit_error": (Overloaded, "rate limit", ""),
+    "refuses:rate_limit_error": (ProviderLimited, "rate limit", ""),
     "refuses:api_error": (EngineFailed, "HTTP 500", ""),
     "refuses:timeout_error": (EngineFailed, "HTTP 504", ""),
     "refuses:overloaded_error": (EngineUnavailable, "not available", ""),

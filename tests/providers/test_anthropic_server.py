@@ -120,7 +120,7 @@ def test_the_server_takes_everything_that_is_published(client: anthropic.Anthrop
             {"role": "system", "content": "be brief"},
         ],
         tools=[{**TOOLS[0], "strict": True, "cache_control": mark}, TOOLS[1]],
-        tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        tool_choice={"type": "auto", "disable_parallel_tool_use": True},
         thinking={"type": "enabled", "budget_tokens": 2000, "display": "summarized"},
         output_config={"effort": "high", "format": {"type": "json_schema", "schema": {"type": "object"}}},
         metadata={"user_id": "u"},

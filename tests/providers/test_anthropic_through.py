@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -43,13 +44,16 @@ class Both:
     server: Anthropic
     gateway: Gateway
 
-    def ask(self, model: str, *, through: bool, path: str = "/v1/messages", **more: Any) -> httpx.Response:
+    def ask(
+        self, model: str, *, through: bool, path: str = "/v1/messages", betas: str = "", **more: Any
+    ) -> httpx.Response:
         """The same request, sent to the one or the other."""
         body: dict[str, Any] = {"model": model, "messages": HELLO, **more}
         if path == "/v1/messages":
             body.setdefault("max_tokens", 50)
         url, key = (self.gateway.url, self.gateway.key) if through else (self.server.url, KEY)
-        return httpx.post(url + path, json=body, headers={"x-api-key": key, **VERSION}, trust_env=False, timeout=20)
+        headers = {"x-api-key": key, **VERSION, **({"anthropic-beta": betas} if betas else {})}
+        return httpx.post(url + path, json=body, headers=headers, trust_env=False, timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,21 @@ def test_a_count_is_the_providers_own(both: Both) -> None:
     assert "x-interlace-estimated" not in ours.headers
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_what_a_header_switches_on_is_switched_on(both: Both, path: str) -> None:
+    """Fields of a beta are refused without its header, so the header goes along; and only where it was sent."""
+    management = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+    betas = "context-management-2025-06-27,thinking-display-updates-2026-08-18"
+    thinking = {"type": "adaptive", "display": "updates"}
+    answer = both.ask("text", through=True, path=path, betas=betas, context_management=management, thinking=thinking)
+    assert answer.status_code == 200, answer.text
+    assert (both.server.last["context_management"], both.server.last["thinking"]) == (management, thinking)
+    assert both.server.betas[-1] == betas
+    assert "x-interlace-unused" not in answer.headers
+    both.ask("text", through=True, path=path)
+    assert both.server.betas[-1] == ""
+
+
 def test_an_error_comes_through_in_shape(both: Both) -> None:
     """What the provider refuses is a 400 of Anthropic's here too, in its words."""
     more = {"thinking": {"type": "enabled", "budget_tokens": 2048}, "max_tokens": 100}
@@ -110,7 +129,8 @@ def test_a_request_goes_out_as_it_came(body: dict[str, Any]) -> None:
     ask, _ = parse_messages(json.dumps(body).encode(), "id", 1)
     (request,) = ask.generate
     assert check_fields(request, ANTHROPIC_FIELDS, ask.words) == []
-    sent = message_body(request, ModelSettings(name="m", engine="anthropic", model="m", stream=False))
+    made = message_body(request, ModelSettings(name="m", engine="anthropic", model="m", stream=False))
+    sent = json.loads(msgspec.json.encode(made))
     assert _spelled_out(sent) == _spelled_out(body)
 
 
@@ -128,7 +148,12 @@ def _spelled_out(body: dict[str, Any]) -> dict[str, Any]:
     return {**spelled, "messages": turns, **system}
 
 
-SAYS_NOTHING: list[tuple[str, Any]] = [("top_k", 0), ("tool_choice", {"type": "auto"})]
+SAYS_NOTHING: list[tuple[str, Any]] = [
+    ("top_k", 0),
+    ("tool_choice", {"type": "auto"}),
+    ("temperature", 1.0),
+    ("top_p", 1.0),
+]
 
 
 def _blocks(content: Any) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ import pytest
 
 from interlace.config import ModelSettings
 from interlace.engines.remote import RemoteEngine
-from interlace.engines.remote.providers.azure import AzureWire
+from interlace.engines.remote.providers.azure import AzureWire, EntraTokens
+from interlace.engines.remote.secret import Secret
+from interlace.engines.remote.wire import Fetched, Outgoing
 from interlace.errors import ConfigError, ContentFiltered, EngineFailed, NotFound
 from tests.providers.servers.openai import (
     AZURE_KEY,
@@ -110,6 +112,19 @@ async def test_a_wrong_secret_is_the_operators_trouble(server: OpenAI) -> None:
         with pytest.raises(EngineFailed, match="vouches for this gateway refuses") as caught:
             await collect(made, chat())
     assert "nonsense" not in f"{caught.value!r} {caught.value.__cause__}"
+
+
+async def test_a_token_of_nothing_is_none() -> None:
+    """Otherwise it goes out as one, and blotting it out of a message writes stars between all letters."""
+
+    async def fetch(_: Outgoing) -> Fetched:
+        return Fetched(200, b'{"access_token": "", "expires_in": 60}', {})
+
+    model = ModelSettings(name="far", engine="azure", base_url="http://x", model="m", **ENTRA)
+    tokens = EntraTokens(model, Secret("secret"), fetch)
+    with pytest.raises(EngineFailed):
+        await tokens.token()
+    assert tokens.hide("a secret") == "a ***"
 
 
 async def test_filters_have_their_words(server: OpenAI) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from interlace.config import ModelSettings
 from interlace.engines.remote import RemoteEngine
+from interlace.engines.remote.providers.bedrock_signing import Signer
 from interlace.engines.types import (
     AudioPart,
     Delta,
@@ -42,7 +43,7 @@ from interlace.errors import (
     EngineFailed,
     EngineUnavailable,
     InvalidRequest,
-    Overloaded,
+    ProviderLimited,
 )
 from tests.providers.servers.bedrock import ACCESS, BEARER, REGION, SEALED, SECRET, Bedrock, running_bedrock
 from tests.support.asking import calls_of, chat, collect, finishes, text_of
@@ -386,8 +387,8 @@ async def test_bedrock_counts_for_anthropic(bedrock: Bedrock) -> None:
 @pytest.mark.parametrize(
     ("wish", "error", "again"),
     [
-        ("throttled", Overloaded, 7),
-        ("not-ready", Overloaded, 1),
+        ("throttled", ProviderLimited, 7),
+        ("not-ready", ProviderLimited, 1),
         ("timeout", EngineUnavailable, 5),
         ("unavailable", EngineUnavailable, 5),
         ("model-error", EngineFailed, None),
@@ -408,7 +409,7 @@ async def test_refusals(bedrock: Bedrock, stream: bool, wish: str, error: type[E
 @pytest.mark.parametrize(
     ("wish", "error"),
     [
-        ("throttled-inside", Overloaded),
+        ("throttled-inside", ProviderLimited),
         ("failed-inside", EngineFailed),
         ("error-frame", EngineFailed),
         ("checksum", EngineFailed),
@@ -517,3 +518,10 @@ def test_the_package_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"interlace\[bedrock\]"):
         RemoteEngine(ModelSettings(name="far", engine="bedrock", model=CLAUDE, region=REGION))
+
+
+def test_a_profile_that_is_not_there_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a reload tells its operator of a bug, and a start ends in a traceback."""
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(ConfigError, match="nobody"):
+        Signer("", {})

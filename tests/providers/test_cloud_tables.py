@@ -151,6 +151,7 @@ PAIRS: dict[str, tuple[GenerateRequest, GenerateRequest]] = {
     "parallel_tool_calls": (ask(tools=(Tool("f"),), parallel_tool_calls=False), tool()),
     "prefill": (ask(HELLO, Message("assistant", "I"), prefill=True), ask()),
     "native": (ask(native={"x": 1}, dialect="d"), ask(dialect="d")),
+    "native.aside": (ask(native={"x": 1}, asides=("x",), dialect="d"), ask(dialect="d")),
     **{
         f"sampling.{name}": (sampled(**{name: value}), sampled())
         for name, value in {

@@ -149,14 +149,14 @@ def test_thoughts_in_anthropics_dialect(gateway: Gateway, model: str, bedrock: B
 @models
 @pytest.mark.parametrize(
     ("path", "status", "type"),
-    [("/v1/chat/completions", 429, "rate_limit_error"), ("/v1/messages", 529, "overloaded_error")],
+    [("/v1/chat/completions", 429, "rate_limit_error"), ("/v1/messages", 429, "rate_limit_error")],
 )
 def test_errors_have_the_shape_of_the_dialect(gateway: Gateway, model: str, path: str, status: int, type: str) -> None:
     """A provider at its limit is told in the words of the client, with its hint when to come back."""
     wish = {"claude": "throttled", "gemini": "exhausted"}[model]
     answer = _post(gateway, path, model=model, messages=[{"role": "user", "content": wish}], max_tokens=9)
     assert answer.status_code == status
-    assert int(answer.headers["retry-after"]) == {"claude": 7, "gemini": 36}[model]
+    assert int(answer.headers["retry-after"]) == {"claude": 7, "gemini": 37}[model]
     assert answer.json()["error"]["type"] == type
 
 

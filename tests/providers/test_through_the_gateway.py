@@ -20,6 +20,7 @@ from tests.providers.servers.anthropic import REDACTED, SEALED, Anthropic, runni
 from tests.providers.servers.openai import KEY as OPENAI_KEY
 from tests.providers.servers.openai import OpenAI, running_openai
 from tests.providers.servers.openai_responses import SEALED as OPENAI_SEALED
+from tests.support.anthropic_shapes import assembled, events_of
 from tests.support.gateway_thread import Gateway, running_gateway
 
 FAULTS = ("error", "cut", "quiet", "garbage", "endless", "html", "wrapped")
@@ -46,6 +47,12 @@ def _names(upstream: str) -> Iterator[tuple[str, str]]:
     """Public names of a provider's scripts."""
     for script in ("text", "thinks", "calls"):
         yield f"{upstream}.{script}", script
+    nothing = {
+        "chat": '{"completion_tokens": 0, "total_tokens": 30}',
+        "anthropic": '{"input_tokens": 9, "output_tokens": 0}',
+    }
+    if upstream in nothing:
+        yield f"{upstream}.nothing", f"counts:{nothing[upstream]}"
     for fault in FAULTS:
         wraps = {"html": "wraps:html", "wrapped": "wraps:"} if upstream == "anthropic" else {}
         yield f"{upstream}.{fault}", wraps.get(fault, f"breaks:{fault}")
@@ -137,6 +144,30 @@ def test_a_bad_provider_is_a_clean_error_and_a_true_bill(
     assert all(event.outcome is not Outcome.FINISHED and (event.estimated or not shown) for event in events)
 
 
+@dialects
+@pytest.mark.parametrize("upstream", ["chat", "anthropic"])
+def test_a_bill_that_cannot_be_stands_and_is_marked(gateway: Gateway, dialect: str, upstream: str) -> None:
+    """A text came, and the provider says that it took no tokens: charged as it says, and marked for reconciliation."""
+    before = len(gateway.events)
+    assert _asked(gateway, dialect, f"{upstream}.nothing").status_code == 200
+    (event,) = gateway.events[before:]
+    assert (event.tokens.completion, event.disputed, event.estimated) == (0, True, False)
+
+
+def test_sealed_thoughts_go_back_in_openais_dialect_too(gateway: Gateway, anthropic_server: Anthropic) -> None:
+    """A client of chat completions that sends back what it got gives Anthropic its seals back."""
+    asked = {"role": "user", "content": "two and two?"}
+    ask: dict[str, Any] = {"model": "anthropic.thinks", "reasoning_effort": "high"}
+    told = _post(gateway, "/v1/chat/completions", messages=[asked], **ask).json()["choices"][0]["message"]
+    assert told["reasoning_content"] == "Let me see."
+    assert anthropic_server.last["thinking"] == {"type": "adaptive"}
+    turns = [asked, told, {"role": "user", "content": "and three?"}]
+    answer = _post(gateway, "/v1/chat/completions", messages=turns, **ask)
+    assert answer.status_code == 200, answer.text
+    kinds = [block["type"] for block in anthropic_server.last["messages"][1]["content"]]
+    assert kinds == ["thinking", "redacted_thinking", "text"]
+
+
 @upstreams
 def test_a_round_of_tools_in_openais_dialect(gateway: Gateway, upstream: str) -> None:
     """Two calls come out; sent back with their results, each strict server takes them."""
@@ -199,6 +230,40 @@ def test_sealed_thoughts_of_openai_go_back_as_they_came(gateway: Gateway, openai
     thought = next(item for item in openai_server.last["input"] if item.get("type") == "reasoning")
     assert (thought["id"], thought["encrypted_content"]) == ("rs_1", OPENAI_SEALED)
     assert [part["text"] for part in thought["summary"]] == ["Let me see.", "It is four."]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dialect", ["chat", "messages"])
+def test_summaries_of_openai_go_back_as_summaries(
+    gateway: Gateway, openai_server: OpenAI, dialect: str, stream: bool
+) -> None:
+    """They are parted where they are shown as one thought, and OpenAI, which takes no thought's own text, gets them
+    back as what they are."""
+    model, asked = "responses.thinks", {"role": "user", "content": "x"}
+    more: dict[str, Any] = {"max_tokens": 50, "stream": stream}
+    shown = "Let me see.\n\nIt is four."
+    if dialect == "messages":
+        told = _post(gateway, "/v1/messages", model=model, messages=[asked], **more)
+        content = assembled(events_of(told.text))["content"] if stream else told.json()["content"]
+        assert content[0]["thinking"] == shown
+        said = {"role": "assistant", "content": content}
+        _post(gateway, "/v1/messages", model=model, messages=[asked, said, asked], max_tokens=50)
+    else:
+        told = _post(gateway, "/v1/chat/completions", model=model, messages=[asked], **more)
+        pieces = (
+            [json.loads(line[6:])["choices"][0]["delta"] for line in told.text.split("\n\n") if "delta" in line]
+            if stream
+            else [told.json()["choices"][0]["message"]]
+        )
+        assert "".join(piece.get("reasoning_content", "") for piece in pieces) == shown
+        (block,) = [block for piece in pieces for block in piece.get("thinking_blocks", ())]
+        said = {"role": "assistant", "content": "Four.", "thinking_blocks": [block]}
+        _post(gateway, "/v1/chat/completions", model=model, messages=[asked, said, asked])
+    (thought,) = [item for item in openai_server.last["input"] if item.get("type") == "reasoning"]
+    assert thought == {
+        "type": "reasoning", "id": "rs_1", "encrypted_content": OPENAI_SEALED,
+        "summary": [{"type": "summary_text", "text": shown}],
+    }  # fmt: skip
 
 
 def test_prompts_are_counted_by_their_provider(gateway: Gateway, anthropic_server: Anthropic) -> None:

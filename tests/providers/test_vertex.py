@@ -45,7 +45,7 @@ from interlace.errors import (
     EngineUnavailable,
     InvalidRequest,
     NotFound,
-    Overloaded,
+    ProviderLimited,
 )
 from tests.providers.servers.vertex import KEY, LOCATION, PROJECT, SIGNATURE, Vertex, running_vertex
 from tests.support.asking import calls_of, chat, collect, finishes, text_of
@@ -439,7 +439,7 @@ async def test_a_long_text_is_not_cut_short(vertex: Vertex) -> None:
 @pytest.mark.parametrize(
     ("wish", "error", "again"),
     [
-        ("exhausted", Overloaded, 36.5),
+        ("exhausted", ProviderLimited, 36.5),
         ("unavailable", EngineUnavailable, 5),
         ("internal", EngineFailed, None),
         ("denied", EngineFailed, None),
@@ -462,7 +462,7 @@ async def test_refusals(vertex: Vertex, stream: bool, wish: str, error: type[Exc
 
 @pytest.mark.parametrize(
     ("wish", "error"),
-    [("error-inside", Overloaded), ("cut", EngineFailed), ("unfinished", EngineFailed), ("garbage", EngineFailed)],
+    [("error-inside", ProviderLimited), ("cut", EngineFailed), ("unfinished", EngineFailed), ("garbage", EngineFailed)],
 )
 async def test_failures_inside_a_stream(vertex: Vertex, wish: str, error: type[Exception]) -> None:
     """An error inside a stream, one that is cut off, and one that ends without saying why fail cleanly."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlace.engines.types import Delta, Thought
+from interlace.safety.guards import Chain
 from interlace.safety.output import OutputGuard
 from interlace.safety.redactor import Search
 from interlace.safety.secret_output import SecretGuard
@@ -21,7 +22,7 @@ def thoughts(*pieces: str) -> list[Delta]:
     return [Delta(tokens=1, thought=Thought(piece)) for piece in pieces]
 
 
-def shown(guard: OutputGuard | SecretGuard, deltas: list[Delta]) -> list[Delta]:
+def shown(guard: OutputGuard | SecretGuard | Chain, deltas: list[Delta]) -> list[Delta]:
     """Everything the guard lets pass."""
     return [passed for delta in deltas for passed in guard.feed(delta)]
 
@@ -103,3 +104,14 @@ def test_a_secret_in_a_thought_can_be_refused() -> None:
     passed = shown(masking("refuse"), [*thoughts("pay with ", CARD, " then"), Delta(text="Done", finish_reason="stop")])
     assert passed[-1].finish_reason == "content_filter"
     assert "4111" not in thought_of(passed)
+
+
+def test_a_denied_word_behind_a_secret_does_not_show_the_secrets_beginning() -> None:
+    """When patterns end an answer inside a thought, what was clean of it still reaches the guard of secrets: else the
+    first half of a card number, with its second half cut off, would pass as no secret."""
+    guard = Chain(denying("open sesame"), masking())
+    deltas = thoughts("pay with 4111 1111 11", "11 1111 and open sesame")
+    passed = shown(guard, [*deltas, Delta(text="Done", finish_reason="stop")])
+    assert passed[-1].finish_reason == "content_filter"
+    assert "4111" not in thought_of(passed)
+    assert thought_of(passed).startswith("pay with [card number removed]")

@@ -213,13 +213,15 @@ class Books:
 
 
 def _cost_of_all(prices: dict[int, dict[str, Any]], event: Event) -> int:
-    """Of one that came by a route: the sum of its attempts, each rounded by itself; those that failed are free."""
+    """Of one that came by a route: the sum of its attempts, each rounded by itself; those that failed are free, and
+    what is reused costs its part."""
     if event["attempts"] is None:
         return _cost(prices[event["price_id"]], event)
     total = 0
     for one in json.loads(event["attempts"]):
         counts = {f"{kind}_tokens": one.get("tokens", {}).get(kind, 0) for kind in _KINDS}
-        cost = 0 if one["end"] == "failed" else _cost(prices[one["price_id"]], {**event, **counts})
+        part = {"percent": one.get("percent", 100)}
+        cost = 0 if one["end"] == "failed" else _cost(prices[one["price_id"]], {**event, **counts, **part})
         assert cost == one.get("cost_nanos", 0), one
         total += cost
     return min(total, 10**18)
@@ -238,4 +240,5 @@ def _cost(price: dict[str, Any], event: Event) -> int:
     exact = price["request"] + sum(Fraction(tokens[kind] * (amounts[kind] or 0), 10**6) for kind in _KINDS)
     if event["batch"]:
         exact = exact * price["batch_percent"] / 100
+    exact = exact * event.get("percent", 100) / 100
     return min(-int(-exact // 1), 10**18)

@@ -58,6 +58,19 @@ INSIDE = (
     "http://[fe80::1]/x.png",
     "http://metadata.google.internal/x.png",
     "http://printer.local/x.png",
+    "http://127.0.0.1\u3002/x.png",
+    "http://127.0.0.%31/x.png",
+    "http://127.0.0.1\\.example.com/x.png",
+    "http://metadata.google.%69nternal/x.png",
+    "http://metadata.google.\uff49nternal/x.png",
+    "http://[64:ff9b::a9fe:a9fe]/x.png",
+    "http://[2002:7f00:1::]/x.png",
+    "http://[::127.0.0.1]/x.png",
+    "http://[ff02::1]/x.png",
+    "http://224.0.0.1/x.png",
+    "http://192.0.0.192/x.png",
+    "http://example.com\u00ad.local/x.png",
+    "http://api.default.svc/x.png",
     "http://intranet/x.png",
     "http://user:secret@example.org/x.png",
     "file:///etc/passwd",
@@ -138,6 +151,7 @@ def _no_json(good: dict[str, Any]) -> Iterator[Hostile]:
         "deep objects in a field": (text[:-1] + ', "metadata": ' + '{"a":' * 5000 + "1" + "}" * 5000 + "}").encode(),
         "a key twice": (text[:-1] + ', "model": "other"}').encode(),
         "an escaped key twice": (text[:-1] + ', "mod\\u0065l": "other"}').encode(),
+        "a field whose name looks like places": (text[:-1] + ', "' + " - at " * 15_000 + '": 1}').encode(),
         "a raw newline in a text": text.replace("hello", "hel\nlo").encode(),
         "a broken escape": text.replace("hello", "hel\\qlo").encode(),
         "half a surrogate escape": text.replace("hello", "hel\\ud8lo").encode(),
@@ -360,7 +374,7 @@ RESPONSES = Target(
         "conversation": ("conv_1", {"id": "conv_1"}),
         "prompt": ({"id": "pmpt_1"},),
         "metadata": (*CHAT.wrong["metadata"], {"k" * 65: "x"}, {"k": "x" * 513}),
-        "prompt_cache_options": (*OBJECT, {"mode": "implicit"}),
+        "prompt_cache_options": OBJECT,
         **{
             name: CHAT.wrong[name]
             for name in ("temperature", "top_p", "stream", "user", "parallel_tool_calls", "service_tier")
@@ -454,8 +468,8 @@ _COUNTED: dict[str, tuple[Any, ...]] = {
     "output_config": (*OBJECT, {"effort": "gigantic"}, {"format": {}}, {"format": {"type": "yaml"}}, {"surprise": 1}),
     "cache_control": (*OBJECT, {}, {"type": "eternal"}, {"type": "ephemeral", "ttl": "5y"}),
     "mcp_servers": (*LIST, [{"url": "http://127.0.0.1"}]),
-    "context_management": (*OBJECT, {}),
-    "speed": (*TEXT, "fast", "slow"),
+    "context_management": OBJECT,
+    "speed": (*TEXT, "slow"),
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from interlace.config import BreakerSettings, FallbackSettings, MemberSettings, RouteSettings, Settings
+from interlace.config import BreakerSettings, FallbackSettings, MemberSettings, PriceSettings, RouteSettings, Settings
 from interlace.engines.types import Engine
 from interlace.gateway.serve import build_engine
 from interlace.ledger import UsageEvent
@@ -110,7 +110,7 @@ def routed(
     provider: Provider,
     models: Mapping[str, str],
     *routes: RouteSettings,
-    prices: Mapping[str, tuple[int, int]] | None = None,
+    prices: Mapping[str, tuple[int, int] | PriceSettings] | None = None,
     local: Mapping[str, Engine] | None = None,
     breaker: BreakerSettings = NO_BREAKER,
     **settings: Any,
@@ -124,12 +124,13 @@ def routed(
     remote = [_renamed(provider.url, one) for one in made]
     engines: dict[str, Engine] = {one.name: build_engine(one, Path("/nonexistent"), {KEY_NAME: KEY}) for one in remote}
     here = [_local(name) for name in local or {}]
-    costs = dict.fromkeys((*models, *(local or {})), (PROMPT, ANSWER)) | dict(prices or {})
+    costs: dict[str, tuple[int, int] | PriceSettings] = dict.fromkeys((*models, *(local or {})), (PROMPT, ANSWER))
+    costs |= prices or {}
     whole = Settings(
         home=Path("/nonexistent"),
         models=(*remote, *here),
         routes=routes,
-        prices=tuple(costing(name, *amounts) for name, amounts in costs.items()),
+        prices=tuple(one if isinstance(one, PriceSettings) else costing(name, *one) for name, one in costs.items()),
         drain_seconds=5,
         **settings,
     )

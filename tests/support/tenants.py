@@ -40,23 +40,28 @@ def tenant(
     key_budget: int | None = None,
     scopes: tuple[str, ...] = ("inference",),
     models: tuple[str, ...] | None = None,
+    beside: Tenant | None = None,
     **plan: Any,
 ) -> Tenant:
-    """A fresh tenant; budgets in nano-dollars, and whatever a plan has."""
+    """A fresh tenant; budgets in nano-dollars, and whatever a plan has. `beside`: only key and plan are fresh, in the
+    project of that one."""
     number, text, now = next(_numbers), new_key(), registry.clock.now()
     made: list[Entry] = []
 
     def work(connection: Connection) -> list[Entry]:
-        org = add(connection, organisations, name=f"org-{number}", budget_nanos=org_budget, created_at=now)
-        project = add(connection, projects, org_id=org.id, name="p", budget_nanos=project_budget, created_at=now)
-        values = {"priority": 0, "source": "db", "created_at": now, **plan}
-        tier = add(connection, plans, name=f"plan-{number}", **values)
+        if beside is None:
+            org = add(connection, organisations, name=f"org-{number}", budget_nanos=org_budget, created_at=now)
+            project = add(connection, projects, org_id=org.id, name="p", budget_nanos=project_budget, created_at=now)
+        else:
+            org, project = beside.organisation, beside.project
+        values = {"name": f"plan-{number}", "priority": 0, "source": "db", "created_at": now, **plan}
+        tier = add(connection, plans, **values)
         key = add(
             connection,
             api_keys,
             project_id=project.id,
             plan_id=tier.id,
-            name="k",
+            name="k" if beside is None else f"k-{number}",
             digest=registry.hasher.digest(text),
             hint=hint_of(text),
             scopes=json.dumps(scopes),

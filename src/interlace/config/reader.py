@@ -229,7 +229,7 @@ class _Reader:
             return None
         try:
             if field.metadata["secret"]:
-                return self._key_reference(node.value)
+                return self._key_reference(node.value, field.name)
             quoted = node.tag.endswith(":str") or node.style is not None or field.metadata["choices"]  # `off` is a word
             if hint is str and not quoted:
                 raise Wrong(f"is not text but `{shown(node.value)}`", f'Put it in quotes: "{shown(node.value)}"')
@@ -238,13 +238,13 @@ class _Reader:
             self._add(_line(node), where, wrong.problem, wrong.mend)
             return None
 
-    def _key_reference(self, text: str) -> str:
+    def _key_reference(self, text: str, name: str) -> str:
         """`${NAME}` of a variable that is set. The text is never shown: it may be a key, written where none belongs."""
         found = _KEY_REFERENCE.fullmatch(text)
         if found is None:
             raise Wrong(
                 "is not written as ${NAME}",
-                "Put the key into an environment variable and name that: api_key: ${OPENAI_API_KEY}",
+                f"Put it into an environment variable and name that: {name}: ${{OPENAI_API_KEY}}",
             )
         if self.need_keys and not self.env.get(found[1], "").strip():
             raise Wrong(f"the environment variable {found[1]} is not set", f"Set it: export {found[1]}=...")

@@ -246,6 +246,7 @@ class ResponseSettings:
     chain_bytes: int = setting(
         "Most bytes that it takes up again; sizes such as 10MiB are understood.", 10 << 20, minimum=1024
     )
+    project_bytes: int = setting("All stored responses of a project together, about.", 10 << 30, minimum=0)
 
 
 @dataclass(frozen=True, slots=True)

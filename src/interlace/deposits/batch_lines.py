@@ -90,13 +90,14 @@ def check_lines(path: Path, endpoint: str, most_line_bytes: int) -> Wanted:
 
 
 def _numbered(path: Path, most_bytes: int | None) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers. A line beyond `most_bytes` comes cut, and as one."""
+    """Lines that are not blank, with their numbers, and the first beyond `MOST_NUMBER` whatever it is. A line beyond
+    `most_bytes` comes cut, and as one."""
     with path.open("rb") as file:
         number = 0
         while text := file.readline() if most_bytes is None else file.readline(most_bytes + 1):
             number += 1
             whole = text.endswith(b"\n")
-            if text.strip():
+            if text.strip() or number > MOST_NUMBER:
                 yield number, text
             while most_bytes is not None and not whole and (rest := file.readline(1 << 16)):
                 whole = rest.endswith(b"\n")

@@ -7,6 +7,7 @@ leaves nothing for long.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -49,7 +50,8 @@ class Partial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk takes the rest no better than what was before it
+            self._file.close()
         if not self.kept:
             self.path.unlink(missing_ok=True)
 

@@ -20,6 +20,7 @@ DAY_SECONDS = 86_400
 BATCH_SECONDS = 30 * DAY_SECONDS  # files of batches go after thirty days, unless told otherwise, as at OpenAI
 LEAST_SECONDS, MOST_SECONDS = 3600, 30 * DAY_SECONDS
 MOST_NAME = 255  # characters of a file's name
+MOST_FILES = 100_000  # of a project
 
 _ID = re.compile(r"file-[0-9a-f]{24}")
 _LINES = frozenset({"jsonl"})
@@ -115,15 +116,26 @@ class Files:
         """A content to be written."""
         return self._shelf.blobs.begin()
 
-    def add(self, project_id: str, new: NewFile, partial: Partial, most_bytes: int) -> File:
-        """Keep a content that has been written, as a file of the project; raises `PayloadTooLarge` where all of the
-        project's files would be more than `most_bytes`."""
+    def add(self, project_id: str, new: NewFile, partial: Partial, most_bytes: int, began: int) -> File:
+        """Keep a content that has been written since the moment `began`, as a file of the project; raises
+        `PayloadTooLarge` where all of the project's files would be more than `most_bytes`, and `NotFound` where the
+        project has been erased meanwhile."""
         digest = partial.finish()
         row = self.row(project_id, new.purpose, new.filename, partial.size, digest, new.seconds)
 
         def work(connection: Connection) -> None:
+            erased_at = self._shelf.registry.directory.projects[project_id].erased_at
+            if erased_at is not None and erased_at >= began:
+                raise NotFound("The project was erased while the file arrived, so the file was not kept.")
             if _used(connection, project_id) + partial.size > most_bytes:
                 raise too_much(most_bytes)
+            mine = select(func.count()).where(files.c.project_id == project_id)
+            if connection.execute(mine).scalar_one() >= MOST_FILES:
+                raise PayloadTooLarge(
+                    f"A project has at most {MOST_FILES} files. Delete some first.",
+                    param="file",
+                    code="file_quota_exceeded",
+                )
             connection.execute(insert(files).values(**row))
 
         with self._shelf.lock:

@@ -7,19 +7,21 @@ long and how large the chain is stands in its last row, so that what is too much
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
 
 from interlace.config import ResponseSettings
 from interlace.deposits.shelf import Shelf
-from interlace.errors import InvalidRequest
+from interlace.errors import InvalidRequest, PayloadTooLarge
 from interlace.ledger import Write
 from interlace.ledger.schema import stored_responses
 
 RUNNING = ("queued", "in_progress")
 PAGE = 200  # deleted at once
+COUNT_SECONDS = 30.0  # how long a count of a project's bytes is believed
 DAY_US = 86_400 * 10**6
 LATE_US = 2 * DAY_US  # a response that ran while its project was erased has ended by then
 
@@ -65,6 +67,7 @@ class Responses:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._opened = shelf.now()
+        self._sizes: dict[str, tuple[int, float]] = {}  # by project: bytes, and when they were counted
 
     @property
     def _settings(self) -> ResponseSettings:
@@ -78,6 +81,26 @@ class Responses:
         """Microseconds since 1970."""
         return self._shelf.now()
 
+    def knows_size(self, project_id: str) -> bool:
+        """Whether `check_room` can say at once, without the disk."""
+        _, counted = self._sizes.get(project_id, (0, -COUNT_SECONDS))
+        return self._shelf.registry.clock.monotonic() < counted + COUNT_SECONDS
+
+    def check_room(self, project_id: str) -> None:
+        """Raise `PayloadTooLarge` where a project has stored as much as it may, by a count that is not quite new."""
+        if not self.knows_size(project_id):
+            size = func.coalesce(func.sum(func.length(_TABLE.body) + func.length(_TABLE.input)), 0)
+            query = select(size).where(_TABLE.project_id == project_id)
+            counted = self._shelf.store.read(lambda connection: connection.execute(query).scalar_one())
+            self._sizes[project_id] = int(counted), self._shelf.registry.clock.monotonic()
+        if self._sizes[project_id][0] > (most := self._settings.project_bytes):
+            raise PayloadTooLarge(
+                f"The stored responses of a project are at most {most} bytes in all on this server. Delete some, or "
+                "send 'store' as false.",
+                param="store",
+                code="response_quota_exceeded",
+            )
+
     def put(self, write: Write) -> None:
         """Write one by itself, where there is no usage event to write it with; raises `LedgerUnavailable`."""
         self._shelf.store.write(lambda connection: connection.execute(write.statement, dict(write.values)))
@@ -87,6 +110,25 @@ class Responses:
         there = select(stored_responses).where(_TABLE.id == id, *self._of(project_id))
         row = self._shelf.store.read(lambda connection: connection.execute(there).one_or_none())
         return None if row is None else Turn(**row._mapping)
+
+    def several(self, project_id: str, ids: Iterable[str]) -> dict[str, Turn]:
+        """Those of these responses that are the project's, by id. Raises `InvalidRequest` where they are more, or
+        larger together, than what may be taken up again of a conversation."""
+        found: dict[str, Turn] = {}
+        size = 0
+        for id in dict.fromkeys(ids):
+            if (turn := self.find(project_id, id)) is None:
+                continue
+            found[id] = turn
+            size += len(turn.body) + len(turn.input)
+            if len(found) > self._settings.chain_turns or size > self._settings.chain_bytes:
+                raise InvalidRequest(
+                    f"The items referred to belong to more than {self._settings.chain_turns} responses, or to more "
+                    f"than {self._settings.chain_bytes} bytes of them. Send some of the items themselves.",
+                    param="input",
+                    code="invalid_value",
+                )
+        return found
 
     def chain(self, project_id: str, id: str) -> list[Turn]:
         """The response of that id and all before it, the first one first. Raises `InvalidRequest` where one is missing,

@@ -1,7 +1,7 @@
 """Where tokens come from: one `Engine` protocol, the local engine behind its host, and engines on other servers."""
 
 from interlace.engines.host import HostedEngine, RestartPolicy
-from interlace.engines.remote import RemoteEngine
+from interlace.engines.remote import RemoteEngine, usual_of
 from interlace.engines.types import (
     Capabilities,
     Delta,
@@ -45,4 +45,5 @@ __all__ = [
     "ToolCallDelta",
     "TopLogprob",
     "Usage",
+    "usual_of",
 ]

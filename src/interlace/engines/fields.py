@@ -66,7 +66,8 @@ Fields = Mapping[str, Fate]
 """The fate of every name in `NAMES`, at one engine."""
 
 KEPT = Kept()
-_FOREIGN = Refused("only models of the provider that invented it know it. Leave it out, or choose another model.")
+FOREIGN = Refused("only models of the provider that invented it know it. Leave it out, or choose another model.")
+ASIDE = Unused("it is about how another provider's models work")
 
 _SAMPLING = tuple(f"sampling.{name}" for name in Sampling.__struct_fields__)
 _OPTIONS = tuple(f"options.{name}" for name in Options.__struct_fields__)
@@ -122,6 +123,7 @@ NAMES: tuple[str, ...] = (
     *_REASONING,
     *_OPTIONS,
     "native",
+    "native.aside",  # fields without a neutral form that ask for nothing in the answer itself
 )
 
 _PLAIN_SAMPLING, _PLAIN_OPTIONS = Sampling(), Options()
@@ -172,8 +174,10 @@ def fields_of(request: GenerateRequest) -> set[str]:
         names.update(f"reasoning.{name}" for name in Reasoning.__struct_fields__ if getattr(request.reasoning, name))
     if request.options != _PLAIN_OPTIONS:
         names.update(f"options.{name}" for name in Options.__struct_fields__ if getattr(request.options, name))
-    if request.native:
+    if any(name not in request.asides for name in request.native):
         names.add("native")
+    if request.asides:
+        names.add("native.aside")
     return names
 
 
@@ -182,15 +186,23 @@ def check_fields(request: GenerateRequest, fields: Fields, wire: Mapping[str, st
     field that it refuses. `wire` gives the caller's word for a name here."""
     unused: list[str] = []
     for name in sorted(fields_of(request)):
-        fate = fields[name]
-        if isinstance(fate, Native) and fate.dialect != request.dialect:
-            fate = _FOREIGN
+        fate = at_home(name, fields[name], request.dialect)
         if isinstance(fate, Refused):
-            said = next(iter(request.native)) if name == "native" else wire.get(name, _plain(name))
+            own = (one for one in request.native if one not in request.asides)
+            said = next(own) if name == "native" else wire.get(name, _plain(name))
             raise InvalidRequest(f"'{said}' cannot be used here: {fate.why}", param=said, code="unsupported_parameter")
         if isinstance(fate, Unused):
-            unused.append(wire.get(name, _plain(name)))
+            unused += request.asides if name == "native.aside" else [wire.get(name, _plain(name))]
     return unused
+
+
+def at_home(name: str, fate: Fate, dialect: str) -> Fate:
+    """What becomes of a field in a request of this dialect."""
+    if not isinstance(fate, Native):
+        return fate
+    if fate.dialect == dialect:
+        return KEPT
+    return ASIDE if name == "native.aside" else FOREIGN
 
 
 def _plain(name: str) -> str:
@@ -264,9 +276,11 @@ def _fields_of_part(part: Part) -> Iterator[str]:
 def _fields_of_tools(request: GenerateRequest) -> Iterator[str]:
     yield "tools"
     for tool in request.tools:
-        for name in ("strict", "cache", "native"):
+        for name in ("strict", "cache"):
             if getattr(tool, name):
                 yield f"tools.{name}"
+        if any(f"tools[].{name}" not in request.asides for name in tool.native):
+            yield "tools.native"
     if request.tool_choice != "auto":
         yield f"tool_choice.{request.tool_choice.partition(':')[0]}"
     if not request.parallel_tool_calls:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -31,11 +33,62 @@ def texts_of(request: GenerateRequest) -> Iterator[str]:
             yield msgspec.json.encode(tool.native).decode()
     if request.output is not None:
         yield request.output.rule
+        yield request.output.name
         yield request.output.description
+    yield from request.sampling.stop
+    yield from names_of(request)
     if request.options.metadata:
         yield msgspec.json.encode(request.options.metadata).decode()
     if request.native:
         yield msgspec.json.encode(request.native).decode()
+
+
+def names_of(request: GenerateRequest) -> Iterator[str]:
+    """What a caller calls itself and its work: a provider reads it, though no model may."""
+    yield request.options.user
+    yield request.options.safety_identifier
+    yield request.options.cache_key
+
+
+def inner_texts_of(request: GenerateRequest) -> Iterator[str]:
+    """The texts of a request as they are read once more: what JSON says in escapes, and texts that stand side by side
+    as one. All of it is in `texts_of`, too, in pieces."""
+    for message in request.messages or ():
+        texts = [part.text for part in message.parts if not isinstance(part, ImagePart | AudioPart)]
+        if len(texts) > 1:
+            yield "".join(texts)
+            yield "\n".join(texts)
+        for call in message.tool_calls:
+            yield from strings_in_json(call.arguments)
+    for tool in request.tools:
+        yield from strings_in(tool.parameters)
+        yield from strings_in(tool.native)
+    if request.output is not None:
+        yield from strings_in_json(request.output.rule)
+    yield from strings_in(request.options.metadata)
+    yield from strings_in(request.native)
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Every string of a decoded JSON value, names among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield str(name)
+            yield from strings_in(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from strings_in(each)
+
+
+def strings_in_json(text: str) -> Iterator[str]:
+    """The same of JSON text that has escapes; nothing where it has none, or is not JSON."""
+    if "\\" in text:
+        try:
+            yield from strings_in(msgspec.json.decode(text))
+        except ValueError:
+            return
 
 
 def texts_of_message(message: Message) -> Iterator[str]:
@@ -46,7 +99,9 @@ def texts_of_message(message: Message) -> Iterator[str]:
         for part in message.content:
             yield from texts_of_part(part)
     yield message.name or ""
+    yield message.tool_call_id or ""
     for call in message.tool_calls:
+        yield call.id
         yield call.name
         yield call.arguments
 
@@ -63,7 +118,15 @@ def texts_of_part(part: Part) -> Iterator[str]:
             yield part.url
             yield part.name
             yield part.text
+            yield text_in(part)
         case AudioPart():
             return
         case _:
             yield part.text
+
+
+def text_in(file: FilePart) -> str:
+    """The text of a file that is plain text, in base64; empty for others."""
+    if not file.data or not (file.media_type.startswith("text/") or file.media_type == "application/json"):
+        return ""
+    return base64.b64decode(file.data).decode("utf-8", "replace")

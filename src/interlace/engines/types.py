@@ -65,17 +65,20 @@ class ThinkingPart(Struct, frozen=True, tag="thinking"):
 
 class ImagePart(Struct, frozen=True, tag="image"):
     """A picture: `data` in base64 with its `media_type`, or the `url` of one that the provider fetches (we never do).
-    `detail` is "", "low", "high", "auto", ...: how closely it is looked at."""
+    `detail` is "", "low", "high", "auto", ...: how closely it is looked at. `uploaded`: the id of a file that takes its
+    place before an engine sees it."""
 
     data: str = ""
     media_type: str = ""
     url: str = ""
     detail: str = ""
     cache: str = ""
+    uploaded: str = ""
 
 
 class FilePart(Struct, frozen=True, tag="file"):
-    """A document: `data` in base64 (or, with `text`, plain text in it) with its `media_type`, or a `url`."""
+    """A document: `data` in base64 (or, with `text`, plain text in it) with its `media_type`, or a `url`. `uploaded`:
+    as of pictures."""
 
     data: str = ""
     media_type: str = ""
@@ -83,6 +86,7 @@ class FilePart(Struct, frozen=True, tag="file"):
     text: str = ""
     name: str = ""
     cache: str = ""
+    uploaded: str = ""
 
 
 class AudioPart(Struct, frozen=True, tag="audio"):
@@ -176,7 +180,8 @@ class Sampling(Struct, frozen=True):
 class Reasoning(Struct, frozen=True):
     """How much a model thinks before it speaks. `effort` is "none", "minimal", "low", "medium", "high", "xhigh" or
     "max", "" where nothing was said; `budget_tokens` bounds the thoughts, 0 where nothing was said; `adaptive`: the
-    model decides. `summary` says how thoughts are shown: "auto", "concise", "detailed", "summarized", "omitted"."""
+    model decides. `summary` says how thoughts are shown: "auto", "concise", "detailed", "summarized", "updates",
+    "omitted"."""
 
     effort: str = ""
     budget_tokens: int = 0
@@ -202,7 +207,8 @@ class GenerateRequest(Struct, frozen=True):
 
     Exactly one of `messages`, `prompt` and `prompt_ids` is given. `tenant` keeps cached prefixes apart. With `prefill`
     the last message is the assistant's, and the answer goes on where it ends. `native` holds fields of the dialect
-    `dialect` that have no neutral form; only a provider that speaks that very dialect gets them.
+    `dialect` that have no neutral form; only a provider that speaks that very dialect gets them. `asides` names those
+    of them, and of the tools' own, that only say how it goes about its work: any other engine leaves them out.
     """
 
     id: str
@@ -222,6 +228,7 @@ class GenerateRequest(Struct, frozen=True):
     options: Options = Options()
     dialect: str = ""
     native: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    asides: tuple[str, ...] = ()  # as the caller wrote them: "speed", "tools[].eager_input_streaming"
 
 
 class EmbedRequest(Struct, frozen=True):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from interlace.config import LimitSettings
-from interlace.gateway.anthropic_messages import parse_count
+from interlace.gateway.anthropic_messages import parse_count, with_betas
 from interlace.gateway.calls import Ask, Call
 from interlace.gateway.http import (
     JSON,
@@ -22,7 +23,7 @@ from interlace.gateway.http import (
 )
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.styles import Header
-from interlace.gateway.wire import encode
+from interlace.gateway.wire import encode, read_beside
 
 
 class TokenCount(msgspec.Struct, frozen=True):
@@ -47,7 +48,8 @@ class CountEndpoint:
 
         async def read() -> Ask:
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
-            ask = parse_count(body, exchange.id)
+            ask = await read_beside(body, partial(parse_count, body, exchange.id))
+            ask = with_betas(ask, scope)
             exchange.model = ask.model
             client.start()
             return ask

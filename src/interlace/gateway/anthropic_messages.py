@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+from starlette.types import Scope
 
 from interlace.engines.types import GenerateRequest, Options, OutputRule, Reasoning, Sampling, Tool
 from interlace.errors import InvalidRequest
@@ -42,6 +45,12 @@ NATIVE = (
     "workspace_id",
 )
 """Fields without a neutral form, for a provider that speaks this dialect; so are `speed` and some of `thinking`."""
+_ASIDES = ("context_management", "diagnostics", "speed")
+_ASIDE_OF_TOOLS = "tools[].eager_input_streaming"
+"""Those of them that ask for nothing in the answer itself. What Claude Code sends with every request is among them."""
+BETA = "anthropic-beta"
+_BETA = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MOST_BETAS = 64
 _NATIVE_OF_TOOLS = ("defer_loading", "eager_input_streaming", "input_examples")
 
 CARRIERS = carriers_of({path.replace("cache_control.type", "cache_control"): place for path, place in MESSAGES.items()})
@@ -71,6 +80,23 @@ def parse_count(body: bytes, request_id: str) -> Ask:
     """Read a count's body."""
     asked = _read(body, _count_decoder)
     return _ask(asked, _request(asked, request_id))
+
+
+def with_betas(ask: Ask, scope: Scope) -> Ask:
+    """The ask with what the header `anthropic-beta` switches on, for a provider that speaks this dialect. Raises
+    `InvalidRequest` for a header that is no list of names."""
+    given = b",".join(value for name, value in scope["headers"] if name == BETA.encode()).decode("latin-1")
+    betas = list(dict.fromkeys(beta.strip() for beta in given.split(",") if beta.strip()))
+    if not betas:
+        return ask
+    if len(betas) > _MOST_BETAS or not all(_BETA.fullmatch(beta) for beta in betas):
+        raise InvalidRequest(
+            f"The header {BETA} takes at most {_MOST_BETAS} names, separated by commas, of letters, digits and . _ -",
+            param=BETA,
+        )
+    (request,) = ask.generate
+    native, asides = {**request.native, BETA: ",".join(betas)}, (*request.asides, BETA)
+    return replace(ask, generate=(msgspec.structs.replace(request, native=native, asides=asides),))
 
 
 def _read(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
@@ -117,17 +143,20 @@ def _request(asked: CountBody, request_id: str) -> GenerateRequest:
             "'output_config.format'.",
             param="messages",
         )
+    tools = tuple(_tool(tool, i) for i, tool in enumerate(asked.tools or ()))
+    native = _native(asked)
     return GenerateRequest(
         id=request_id,
         messages=turns_of(asked),
         output=output,
-        tools=tuple(_tool(tool, i) for i, tool in enumerate(asked.tools or ())),
+        tools=tools,
         tool_choice=_tool_choice(asked),
         parallel_tool_calls=not getattr(asked.tool_choice, "disable_parallel_tool_use", None),
         prefill=prefill,
         reasoning=_reasoning(asked),
         dialect=DIALECT,
-        native=_native(asked),
+        native=native,
+        asides=_asides(asked, native, tools),
     )
 
 
@@ -149,6 +178,16 @@ def _native(asked: CountBody) -> Mapping[str, Any]:
     if isinstance(thinking, ThinkingBetweenTools) or (isinstance(thinking, ThinkingDisabled) and _effort(asked)):
         native["thinking"] = msgspec.to_builtins(thinking)
     return native
+
+
+def _asides(asked: CountBody, native: Mapping[str, Any], tools: Sequence[Tool]) -> tuple[str, ...]:
+    """What of `native`, and of the tools' own, is about how Anthropic's models go about it."""
+    asides = [name for name in _ASIDES if name in native]
+    if "thinking" in native and isinstance(asked.thinking, ThinkingDisabled):
+        asides.append("thinking")
+    if any("eager_input_streaming" in tool.native for tool in tools):
+        asides.append(_ASIDE_OF_TOOLS)
+    return tuple(asides)
 
 
 def _effort(asked: CountBody) -> str:

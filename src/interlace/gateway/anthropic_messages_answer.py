@@ -181,6 +181,7 @@ class _Blocks:
     def __init__(self) -> None:
         self.blocks: list[_Growing] = []
         self._open: _Growing | None = None
+        self._parted = False  # what is thought next begins another summary
 
     def take(self, delta: Delta) -> None:
         if delta.thought is not None:
@@ -213,10 +214,12 @@ class _Blocks:
             self.close()
             return
         if not (thought.text or thought.signature):
+            self._parted |= thought.summary
             return
         block = self._at("thinking")
         if thought.text:
-            self._more(block, thought.text)
+            self._more(block, f"\n\n{thought.text}" if self._parted and block.text else thought.text)
+            self._parted = False
         if thought.signature:
             block.seal = named_seal(thought.signature, thought.id)
             self.sealed(block)

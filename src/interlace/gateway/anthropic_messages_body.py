@@ -216,7 +216,7 @@ class ThinkingEnabled(Body, frozen=True, kw_only=True, tag="enabled", tag_field=
 class ThinkingAdaptive(Body, frozen=True, kw_only=True, tag="adaptive", tag_field="type"):
     """The model decides how long it thinks."""
 
-    display: Literal["summarized", "omitted"] | None = None
+    display: Literal["summarized", "omitted", "updates"] | None = None
 
 
 class ThinkingBetweenTools(Body, frozen=True, kw_only=True, tag="between_tools", tag_field="type"):

@@ -6,7 +6,7 @@ from interlace.gateway.translation import Carried, Denied, Here, Ignored, Place,
 
 _TEXT_ALONE = Ignored("clients echo what an answer cited; models read the text")
 _NO_TOOLSETS = Denied("toolsets are run by Anthropic: name a tool of your own")
-_NO_UPLOADS = Denied("send the content itself")
+_UPLOADED = Here("the content of the uploaded file takes its place")
 _MARKS = carried("part.text.cache", "part.image.cache", "part.file.cache", "message.cache", "call.cache")
 _LAST_MARK = carried(
     "part.text.cache", "part.image.cache", "part.file.cache", "message.cache", how="as a mark on the last block"
@@ -27,7 +27,7 @@ def _blocks(prefix: str, *result: str) -> dict[str, Place]:
         f"{prefix}source.url": carried(
             "part.image.url", "part.file.url", *result, how="passed on, never fetched from here"
         ),
-        f"{prefix}source.file_id": _NO_UPLOADS,
+        f"{prefix}source.file_id": _UPLOADED,
         f"{prefix}source.content": Denied("send a document's text as type `text`"),
         f"{prefix}title": carried("part.file.name"),
         f"{prefix}context": Denied("say in a text block what the document is"),
@@ -66,7 +66,7 @@ COUNT: Table = {
     "tools[].cache_control.ttl": carried("tools.cache"),
     "tools[].allowed_callers": carried("tools.native", how="`direct` alone says nothing"),
     "tools[].defer_loading": carried("tools.native"),
-    "tools[].eager_input_streaming": carried("tools.native"),
+    "tools[].eager_input_streaming": carried("native.aside"),
     "tools[].input_examples": carried("tools.native"),
     "tool_choice.type": carried("tool_choice.none", "tool_choice.required", "tool_choice.function"),
     "tool_choice.name": carried("tool_choice.function"),
@@ -79,14 +79,15 @@ COUNT: Table = {
     "thinking.type": carried(
         "reasoning.adaptive",
         "reasoning.effort",
+        "native.aside",
         "native",
         how="`disabled` as no effort; `between_tools` for Anthropic's own models only",
     ),
     "thinking.budget_tokens": carried("reasoning.budget_tokens"),
     "thinking.display": carried("reasoning.summary"),
     "compaction": carried("native"),
-    "context_management": carried("native"),
-    "speed": carried("native", how="`standard` says nothing"),
+    "context_management": carried("native.aside"),
+    "speed": carried("native.aside", how="`standard` says nothing"),
     "user_profile_id": carried("native"),
     "workspace_id": carried("native"),
     "mcp_servers": Denied("call the tools yourself, and offer them in `tools`"),
@@ -103,7 +104,7 @@ MESSAGES: Table = {
     "metadata.user_id": carried("options.user"),
     "service_tier": carried("options.service_tier"),
     "container": carried("native"),
-    "diagnostics": carried("native"),
+    "diagnostics": carried("native.aside"),
     "fallbacks": carried("native"),
     "inference_geo": carried("native"),
     "thread": carried("native"),

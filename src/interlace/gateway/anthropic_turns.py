@@ -20,6 +20,7 @@ from interlace.gateway.anthropic_messages_body import (
     ContentSource,
     CountBody,
     DocumentBlockParam,
+    FileSource,
     ImageBlockParam,
     MessageParam,
     PlainTextSource,
@@ -31,7 +32,7 @@ from interlace.gateway.anthropic_messages_body import (
     UrlSource,
     UserParam,
 )
-from interlace.gateway.media import base64_text, remote_url
+from interlace.gateway.media import base64_text, file_id, remote_url
 from interlace.gateway.seals import unnamed_seal, unsealed_id
 
 
@@ -43,7 +44,7 @@ def prefills(messages: Sequence[MessageParam]) -> bool:
 
 def turns_of(asked: CountBody) -> tuple[Message, ...]:
     """The conversation, instructions first; raises `InvalidRequest`, naming the block, for what has no neutral form."""
-    turns = [Message("system", _texts(asked.system))] if asked.system else []
+    runs = [[Message("system", _texts(asked.system))]] if asked.system else []  # of turns that become one
     last = len(asked.messages) - 1
     for i, message in enumerate(asked.messages):
         where = f"messages[{i}]"
@@ -60,9 +61,11 @@ def turns_of(asked: CountBody) -> tuple[Message, ...]:
         else:
             made = [Message("system", _texts(message.content))]
         for turn in made:
-            if turns and turns[-1].role == turn.role and turn.role in {"user", "assistant"}:
-                turn = _joined(turns.pop(), turn)  # noqa: PLW2901 - it takes the other's place
-            turns.append(turn)
+            if runs and runs[-1][0].role == turn.role and turn.role in {"user", "assistant"}:
+                runs[-1].append(turn)
+            else:
+                runs.append([turn])
+    turns = [run[0] if len(run) == 1 else _joined(run) for run in runs]
     if all(turn.role == "system" for turn in turns):
         raise InvalidRequest("There is nothing to answer: give a user's message.", param="messages")
     if asked.cache_control is not None:
@@ -78,9 +81,9 @@ def _texts(content: str | Sequence[TextBlockParam]) -> str | tuple[Part, ...]:
     return content if isinstance(content, str) else tuple(TextPart(b.text, _mark(b.cache_control)) for b in content)
 
 
-def _joined(one: Message, other: Message) -> Message:
-    calls = one.tool_calls + other.tool_calls
-    return msgspec.structs.replace(one, content=(*one.parts, *other.parts), tool_calls=calls)
+def _joined(run: Sequence[Message]) -> Message:
+    parts = tuple(part for turn in run for part in turn.parts)
+    return msgspec.structs.replace(run[0], content=parts, tool_calls=tuple(c for turn in run for c in turn.tool_calls))
 
 
 def _marked(turn: Message, mark: str) -> Message:
@@ -201,9 +204,10 @@ def _part(block: TextBlockParam | ImageBlockParam | DocumentBlockParam, where: s
                     return ImagePart(base64_text(data, f"{where}.source.data"), media_type, cache=mark)
                 case UrlSource(url=url):
                     return ImagePart(url=remote_url(url, f"{where}.source.url"), cache=mark)
+                case FileSource(file_id=id):
+                    return ImagePart(cache=mark, uploaded=file_id(id, f"{where}.source.file_id"))
         case DocumentBlockParam():
             return _document(block, where, mark)
-    raise _uploaded(where)
 
 
 def _document(block: DocumentBlockParam, where: str, mark: str) -> FilePart:
@@ -224,21 +228,14 @@ def _document(block: DocumentBlockParam, where: str, mark: str) -> FilePart:
             return FilePart(media_type=kind, text=text, name=name, cache=mark)
         case UrlSource(url=url):
             return FilePart(url=remote_url(url, f"{where}.source.url"), name=name, cache=mark)
+        case FileSource(file_id=id):
+            return FilePart(name=name, cache=mark, uploaded=file_id(id, f"{where}.source.file_id"))
         case ContentSource():
             raise InvalidRequest(
                 "Documents of type 'content' cannot be used here: send them as type 'text'.",
                 param=f"{where}.source.content",
                 code="unsupported_parameter",
             )
-    raise _uploaded(where)
-
-
-def _uploaded(where: str) -> InvalidRequest:
-    return InvalidRequest(
-        "Uploaded files cannot be named in a message here. Send the content itself as base64.",
-        param=f"{where}.source.file_id",
-        code="unsupported_parameter",
-    )
 
 
 def _refuse(value: object, param: str, mend: str) -> None:

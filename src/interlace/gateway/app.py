@@ -12,20 +12,16 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from interlace.config import Settings
-from interlace.deposits import Deposits
 from interlace.errors import InterlaceError, NotFound
 from interlace.gateway.admin import PREFIX, admin_routes
 from interlace.gateway.anthropic_count import CountEndpoint
-from interlace.gateway.anthropic_messages import parse_messages
 from interlace.gateway.batch_pages import batch_routes
 from interlace.gateway.batch_runner import BatchRunner, Fixed
+from interlace.gateway.dialects import PARSED, style_of
 from interlace.gateway.endpoint import Endpoint
 from interlace.gateway.file_pages import file_routes
-from interlace.gateway.http import ClientGone, Exchange, send_error
+from interlace.gateway.http import ClientGone, Exchange, header, send_error
 from interlace.gateway.metrics import NO_MODEL
-from interlace.gateway.openai_chat import parse_chat
-from interlace.gateway.openai_completions import parse_completion
-from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
@@ -55,14 +51,14 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
     limits = settings.limits
     models = ModelPages(pipeline, state.started, settings.models)
     if state.batches is None:  # one for the process, whatever is loaded: `serve` tells it what is current
-        state.batches = BatchRunner(Deposits(pipeline.ledger.registry), Fixed(settings, pipeline).held)
+        state.batches = BatchRunner(pipeline.deposits, Fixed(settings, pipeline).held)
     deposits = state.batches.deposits
     pages = Router(
         [
-            Route("/v1/chat/completions", Endpoint("chat", parse_chat, pipeline, limits), methods=["POST"]),
-            Route("/v1/completions", Endpoint("completions", parse_completion, pipeline, limits), methods=["POST"]),
-            Route("/v1/embeddings", Endpoint("embeddings", parse_embedding, pipeline, limits), methods=["POST"]),
-            Route("/v1/messages", Endpoint("messages", parse_messages, pipeline, limits), methods=["POST"]),
+            *(
+                Route(path, Endpoint(spoken.name, parse, pipeline, limits, spoken.heed), methods=["POST"])
+                for path, (spoken, parse) in PARSED.items()
+            ),
             Route("/v1/messages/count_tokens", CountEndpoint("count_tokens", pipeline, limits), methods=["POST"]),
             *response_routes(pipeline, deposits, limits, state.running),
             Route("/v1/models", models.all, methods=["GET"]),
@@ -94,7 +90,8 @@ class Identified:
         """Anything but HTTP is not served here."""
         if scope["type"] != "http":
             return
-        exchange = scope["interlace.exchange"] = Exchange.of(scope)
+        style = style_of(scope["path"], anthropic_version=header(scope, b"anthropic-version") is not None)
+        exchange = scope["interlace.exchange"] = Exchange.of(scope, style)
 
         async def send_identified(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -130,14 +127,14 @@ class Logged:
             metrics.duration.labels(exchange.endpoint, model).observe(seconds)
         if exchange.endpoint == "other" and status < 400 and not _access.isEnabledFor(logging.DEBUG):
             return  # probes and scrapes, every few seconds
-        usage = exchange.meter.usage()
+        usage, guards = exchange.meter.usage(), self.pipeline.guards
         fields = {
             "request_id": exchange.label.decode(),
             "id": exchange.id,
             "method": scope["method"],
-            "path": scope["path"][:200],
+            "path": scope["path"][:200] if status < 400 else guards.loggable(scope["path"][:200]),
             "status": status,
-            "model": exchange.model[:200],
+            "model": exchange.model if known else guards.loggable(exchange.model[:200]),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "cost_nanos": exchange.meter.cost_nanos,

@@ -8,16 +8,13 @@ from typing import Any
 
 from interlace.deposits import Batch, Deposits
 from interlace.errors import InvalidRequest
-from interlace.gateway.anthropic_messages import parse_messages
 from interlace.gateway.calls import Ask
-from interlace.gateway.openai_chat import parse_chat
-from interlace.gateway.openai_completions import parse_completion
-from interlace.gateway.openai_embeddings import parse_embedding
+from interlace.gateway.dialects import PARSED
 from interlace.gateway.rendering import Dialect
 from interlace.gateway.responses import ask_of, read_body, references_of
 from interlace.gateway.responses_endpoint import Keeping
 from interlace.gateway.responses_rendering import ResponseRendering
-from interlace.gateway.styles import ANTHROPIC, OPENAI, Style
+from interlace.gateway.styles import OPENAI, Style
 from interlace.ledger import Write
 
 
@@ -67,9 +64,6 @@ def _keep_response(rendering: ResponseRendering, batch: Batch, deposits: Deposit
 
 
 ENDPOINTS: dict[str, LineEndpoint] = {
-    "/v1/chat/completions": LineEndpoint("chat", parse_chat),
-    "/v1/completions": LineEndpoint("completions", parse_completion),
-    "/v1/embeddings": LineEndpoint("embeddings", parse_embedding),
+    **{path: LineEndpoint(spoken.name, parse, spoken.style) for path, (spoken, parse) in PARSED.items()},
     "/v1/responses": LineEndpoint("responses", _parse_response, accept=_accept_response, keep=_keep_response),
-    "/v1/messages": LineEndpoint("messages", parse_messages, ANTHROPIC),
 }

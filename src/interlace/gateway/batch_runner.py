@@ -14,43 +14,37 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 from interlace.config import LimitSettings, Settings
-from interlace.deposits import Batch, Deposits, Line, Problem, Result, Wanted, output_row, request_id
+from interlace.deposits import Batch, Deposits, Line, Problem, Wanted, request_id
 from interlace.errors import (
-    EngineUnavailable,
-    InsufficientQuota,
     InterlaceError,
     LedgerUnavailable,
-    Overloaded,
-    RateLimited,
     Unauthenticated,
 )
-from interlace.gateway.batch_endpoints import ENDPOINTS, LineEndpoint
+from interlace.gateway.batch_attempt import BUG, Attempt, comes_back
+from interlace.gateway.batch_turns import Turns
 from interlace.gateway.calls import Ask, BatchLine, Call, Done
-from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import NO_MODEL
 from interlace.gateway.pipeline import Pipeline
-from interlace.gateway.rendering import Rendering
-from interlace.ledger import Outcome, Write
+from interlace.gateway.wire import read_beside
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.05  # how often a line looks for room that no other line's end told it of
+LOOK_SECONDS = 0.05  # how often somebody looks for room that no line's end told of
 TIDY_SECONDS = 600.0
 DISK_SECONDS = 5.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 60.0
 MOST_FAILURES = 3  # of the engine or of this server, under one line
 MOST_ATTEMPTS = 200  # at one line, that left a usage event
 
-_COME_BACK = (RateLimited, Overloaded, InsufficientQuota, EngineUnavailable, LedgerUnavailable)
 _EXPIRED = Problem("batch_expired", "This request could not be executed before the completion window expired.")
 _CANCELLED = Problem("batch_cancelled", "This request was not executed because the batch was cancelled.")
 _LOST = Problem("server_error", "The answer to this request could not be recorded.")
-_BUG = "The server had an error while processing your request."
 
 
 class Serving(Protocol):
@@ -100,91 +94,32 @@ class _Work:
     refusals: int = 0  # in a row
     not_before: float = 0.0  # seconds of the loop's clock
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    queued: set[asyncio.Task[None]] = field(default_factory=set)  # those that wait for a place
+    _stirred: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def stir(self, _: object = None) -> None:
+        """Whoever waits for something to happen looks again."""
+        self._stirred.set()
+        self._stirred.clear()
+
+    async def stirred(self, seconds: float) -> None:
+        """Until something has happened, or so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+        except TimeoutError:
+            pass
 
     def pause(self, error: InterlaceError) -> None:
-        """Nothing of it is tried until it may have got better: longer each time, and not all at the same time."""
+        """Nothing of it is tried until it may have got better: longer each time, and not all at the same time. Lines
+        that were refused together are one time."""
         loop = asyncio.get_running_loop()
-        doubled = min(FIRST_PAUSE_SECONDS * 2**self.refusals, LONGEST_PAUSE_SECONDS)
-        self.refusals = min(self.refusals + 1, 16)
+        doubled = 0.0
+        if loop.time() >= self.not_before:
+            doubled = min(FIRST_PAUSE_SECONDS * 2**self.refusals, LONGEST_PAUSE_SECONDS)
+            self.refusals = min(self.refusals + 1, 16)
         wait = max(error.retry_after_seconds or 0, doubled * random.uniform(0.5, 1))  # noqa: S311 - no secret
         self.not_before = max(self.not_before, loop.time() + wait)
-
-
-@dataclass
-class _Attempt:
-    """One request for a line. `recorded`: it left a usage event. `written`: the line's result lies beside it."""
-
-    deposits: Deposits
-    batch: Batch
-    line: Line
-    id: str
-    last: bool  # a failure of ours is the line's result, too
-    meter: Meter = field(default_factory=Meter)
-    rendering: Rendering | None = None
-    recorded: bool = False
-    written: bool = False
-
-    def beside(self, outcome: Outcome, error: BaseException | None) -> tuple[Write, ...]:
-        """What is written with the usage event; must not fail, for then nobody would be billed."""
-        self.recorded = True
-        result = self.result(error)
-        self.written = result is not None
-        if result is None:
-            return ()
-        if error is not None:
-            return result.writes()
-        if result.failed:
-            _log.error("an answer could not be rendered", extra={"fields": {"id": self.id, "outcome": outcome.value}})
-            return result.writes()
-        return (*result.writes(), *self.endpoint.keep(self.rendering, self.batch, self.deposits))
-
-    @property
-    def endpoint(self) -> LineEndpoint:
-        """What it asks."""
-        return ENDPOINTS[self.batch.endpoint]
-
-    def result(self, error: BaseException | None) -> Result | None:
-        """What the line gets, where this was its last attempt."""
-        if error is None:
-            try:
-                return self._good()
-            except Exception:  # noqa: BLE001 - it was answered and will be billed; the caller is told what is true
-                return self._bad(InterlaceError(_BUG))
-        if isinstance(error, InterlaceError) and (self.last or _is_final(error)):
-            return self._bad(error)
-        return None
-
-    def _good(self) -> Result:
-        usage = self.meter.usage()
-        assert self.rendering is not None
-        row = output_row(self.id, self.line.custom_id, 200, self.rendering.whole(Done(usage)))
-        return Result(
-            self.batch.id,
-            self.line.number,
-            row,
-            failed=False,
-            prompt=usage.prompt_tokens,
-            cached=usage.cached_tokens,
-            completion=usage.completion_tokens,
-            reasoning=usage.reasoning_tokens,
-        )
-
-    def _bad(self, error: InterlaceError) -> Result:
-        style = self.endpoint.style
-        body = style.body(error, f"req_{self.id}".encode())
-        row = output_row(self.id, self.line.custom_id, style.status(error), body)
-        return Result(self.batch.id, self.line.number, row, failed=True)
-
-
-def _comes_back(error: InterlaceError) -> bool:
-    """Whether it may get better by itself; not where a line asks for more than its plan ever allows."""
-    hopeless = isinstance(error, RateLimited) and error.retry_after_seconds is None
-    return isinstance(error, _COME_BACK) and not hopeless
-
-
-def _is_final(error: InterlaceError) -> bool:
-    """Whether another attempt would end the same way."""
-    return not _comes_back(error) and error.status < 500 and not isinstance(error, Unauthenticated)
 
 
 @dataclass
@@ -199,7 +134,10 @@ class BatchRunner:
     _works: dict[str, _Work] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _freed: asyncio.Event = field(default_factory=asyncio.Event)
+    _turns: Turns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._turns = Turns(self._hand_out, self._leave)
 
     @property
     def limits(self) -> LimitSettings:
@@ -220,6 +158,7 @@ class BatchRunner:
 
         self.deposits.registry.also_erase.append(erased)
         await self._patiently(self.deposits.tidy)
+        looking = asyncio.create_task(self._look())
         try:
             while True:
                 self._changed.clear()
@@ -231,14 +170,15 @@ class BatchRunner:
                 except TimeoutError:
                     pass
         finally:
-            for task in self._tasks.values():
+            tasks = [looking, *self._tasks.values()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def stop(self, seconds: float) -> None:
         """Begin no more lines, and wait so long for those that run."""
         self.stopping = True
-        self._tell_freed()
+        self._stir()
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=seconds)
 
@@ -251,7 +191,11 @@ class BatchRunner:
             if id not in self._tasks and not self.stopping:
                 self._works[id] = _Work(batch, batch.status)
                 self._tasks[id] = asyncio.create_task(self._work(self._works[id]))
-        self._tell_freed()
+        self._stir()
+
+    def _stir(self) -> None:
+        for work in self._works.values():
+            work.stir()
 
     async def _patiently(self, work: Callable[[], T]) -> T:
         """Do what waits for the disk in a thread, again and again while the ledger has trouble."""
@@ -319,13 +263,17 @@ class BatchRunner:
                 task = asyncio.create_task(self._line(work, line))
                 work.tasks.add(task)
                 task.add_done_callback(work.tasks.discard)
+                task.add_done_callback(work.stir)
                 while len(work.tasks) >= max(1, self.limits.batch_lines) and self._goes_on(work):
-                    await self._look()
+                    await work.stirred(1)
             while work.tasks:
+                if not self._goes_on(work):
+                    for task in work.queued:
+                        task.cancel()
                 end = self._end(work)
                 if end is not None and end.status == "expired":
                     break
-                await asyncio.wait(list(work.tasks), timeout=1)
+                await work.stirred(1)
         finally:
             tasks = list(work.tasks)
             for task in tasks:
@@ -352,11 +300,13 @@ class BatchRunner:
         """Try a line until it has a result, or the batch does not go on."""
         failures = 0
         while self._goes_on(work):
-            if not self._room(work):
-                await self._look()
+            if not await self._placed(work):
                 continue
-            attempt = self._next_attempt(work, line, failures)
-            error = await self._ask(attempt)
+            try:
+                attempt = self._next_attempt(work, line, failures)
+                error = await self._ask(attempt)
+            finally:
+                self._leave()
             self._tell(attempt, error)
             if attempt.written:
                 work.refusals = 0
@@ -369,20 +319,21 @@ class BatchRunner:
                 await self._patiently(lambda result=result: self.deposits.batches.put(result))  # type: ignore[misc]
                 return
             elif error is not None:
-                failures += not _comes_back(error)
+                failures += not comes_back(error)
                 work.pause(error)
 
-    def _next_attempt(self, work: _Work, line: Line, failures: int) -> _Attempt:
+    def _next_attempt(self, work: _Work, line: Line, failures: int) -> Attempt:
         before = work.attempts.get(line.number, 0)
         last = failures + 1 >= MOST_FAILURES or before + 1 >= MOST_ATTEMPTS
-        return _Attempt(self.deposits, work.batch, line, request_id(work.batch, line.number, before), last)
+        return Attempt(self.deposits, work.batch, line, request_id(work.batch, line.number, before), last)
 
-    async def _ask(self, attempt: _Attempt) -> InterlaceError | None:
+    async def _ask(self, attempt: Attempt) -> InterlaceError | None:
         """Run one request through the pipeline; what went wrong, if anything did."""
         endpoint = attempt.endpoint
 
         async def read() -> Ask:
-            ask, attempt.rendering = endpoint.parse(attempt.line.body, attempt.id, self.limits.sequences)
+            parse = partial(endpoint.parse, attempt.line.body, attempt.id, self.limits.sequences)
+            ask, attempt.rendering = await read_beside(attempt.line.body, parse)
             return ask
 
         async def accepted(ask: Ask) -> None:
@@ -400,7 +351,6 @@ class BatchRunner:
             accepted=accepted,
             batch=BatchLine(attempt.batch.key_id, attempt.beside),
         )
-        self._running += 1
         try:
             with self.held() as now:
                 await _answered(now.pipeline, call, attempt)
@@ -409,16 +359,13 @@ class BatchRunner:
             return error
         except Exception:  # noqa: BLE001 - logged, and told as a 500
             _log.exception("a line of a batch met a bug of ours", extra={"fields": {"id": attempt.id}})
-            return InterlaceError(_BUG)
-        finally:
-            self._running -= 1
-            self._tell_freed()
+            return InterlaceError(BUG)
 
-    def _tell(self, attempt: _Attempt, error: InterlaceError | None) -> None:
+    def _tell(self, attempt: Attempt, error: InterlaceError | None) -> None:
         """Count it, and write one line, as for any request."""
         endpoint, model, meter = attempt.endpoint, attempt.batch.model or NO_MODEL, attempt.meter
         with self.held() as now:
-            metrics, routes = now.pipeline.metrics, now.pipeline.routes
+            metrics, routes, guards = now.pipeline.metrics, now.pipeline.routes, now.pipeline.guards
         served = model if model in routes.engines or model in routes.routes else NO_MODEL
         status = 200 if error is None else endpoint.style.status(error)
         metrics.requests.labels(endpoint.name, served, str(status)).inc()
@@ -430,7 +377,7 @@ class BatchRunner:
             "id": attempt.id,
             "batch": attempt.batch.id,
             "status": status,
-            "model": model[:200],
+            "model": model if served == model else guards.loggable(model[:200]),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "cost_nanos": meter.cost_nanos,
@@ -441,28 +388,44 @@ class BatchRunner:
 
     # --- room ----------------------------------------------------------------------------------------------------
 
-    def _room(self, work: _Work) -> bool:
-        """Whether a line may begin now."""
-        rested = asyncio.get_running_loop().time() >= work.not_before
+    async def _placed(self, work: _Work) -> bool:
+        """Wait for a place for a line, while the batch has no pause; False: none yet, look whether it goes on."""
+        now = asyncio.get_running_loop().time
+        if (pause := work.not_before - now()) > 0:
+            await work.stirred(pause)
+            return False
+        task = asyncio.current_task()
+        assert task is not None
+        work.queued.add(task)
+        try:
+            await self._turns.wait(work.batch.project_id)
+        finally:
+            work.queued.discard(task)
+        if self._goes_on(work) and work.not_before <= now():
+            return True
+        self._leave()
+        return False
+
+    def _leave(self) -> None:
+        """A place is free again."""
+        self._running -= 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give the places there are."""
         with self.held() as now:
-            room = self._running < now.settings.limits.batch_lines and now.pipeline.admission.idle
-        return rested and room
+            limits, admission = now.settings.limits, now.pipeline.admission
+            while self._running < limits.batch_lines and admission.idle and self._turns.give():
+                self._running += 1
 
     async def _look(self) -> None:
-        """Until a line ends, or a moment has passed."""
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                await self._freed.wait()
-        except TimeoutError:
-            pass
-
-    def _tell_freed(self) -> None:
-        """Everybody who waits looks again."""
-        self._freed.set()
-        self._freed.clear()
+        """Callers' requests that end make room, too, and tell nobody."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._hand_out()
 
 
-async def _answered(pipeline: Pipeline, call: Call, attempt: _Attempt) -> None:
+async def _answered(pipeline: Pipeline, call: Call, attempt: Attempt) -> None:
     async with aclosing(pipeline.answer(call)) as happenings:
         async for happened in happenings:
             if not isinstance(happened[0], Done):

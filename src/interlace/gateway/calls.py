@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from interlace.engines.texts import texts_of
+from interlace.engines.texts import inner_texts_of, texts_of
 from interlace.engines.types import Delta, Embeddings, EmbedRequest, Engine, GenerateRequest, Started, Usage
 from interlace.gateway.meter import Meter
 from interlace.ledger import Left, Outcome, Price, Write
@@ -119,3 +119,9 @@ def input_texts(ask: Ask) -> Iterator[str]:
         yield from ask.embed.texts
     for request in ask.generate:
         yield from texts_of(request)
+
+
+def inner_input_texts(ask: Ask) -> Iterator[str]:
+    """The same as they are read once more: out of their escapes, and put together."""
+    for request in ask.generate:
+        yield from inner_texts_of(request)

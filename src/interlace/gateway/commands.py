@@ -34,6 +34,8 @@ def serve_command(
     read = partial(load_settings, found, env, {"host": host, "port": port, "home": home, "log.level": log_level})
     try:
         first = settings = read()
+        for where, problem, mend in _key_faults(settings, env):  # nobody waits for a download to hear this
+            raise ConfigError(f"{where}: {problem.removesuffix('.')}. {mend}".rstrip())
         settings = _pull_missing(settings)
         from interlace.gateway.reloading import Source  # the HTTP server is heavy; other verbs don't need it
         from interlace.gateway.serve import serve
@@ -80,7 +82,7 @@ def config_check_command(path: Path | None = None, *, env: Mapping[str, str] | N
     """`interlace config check`: one line per problem on standard output; exit code 1 when there is any."""
     env = os.environ if env is None else env
     found = find_config(path, env)
-    problems = check_config(path, env, _checkpoint_faults)
+    problems = check_config(path, env, lambda settings: [*_checkpoint_faults(settings), *_key_faults(settings, env)])
     for problem in problems:
         print(problem)
     if not problems:
@@ -152,6 +154,20 @@ def _checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
                 models.check_source(model.checkpoint)
         except CheckpointError as error:
             yield f"models[{number}].checkpoint", error.message.removesuffix("."), mend
+
+
+def _key_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Of each model of a provider that `serve` could not ask, because a key or a package is not there."""
+    from interlace.engines.remote import RemoteEngine
+
+    for number, model in enumerate(settings.models):
+        if model.engine == "local":
+            continue
+        try:
+            RemoteEngine(model, env)
+        except ConfigError as error:
+            problem, _, mend = error.message.partition(". ")
+            yield f"models[{number}].api_key", problem, mend
 
 
 def _is_path(checkpoint: str) -> bool:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -28,7 +29,8 @@ from interlace.gateway.http import (
     tags_of,
 )
 from interlace.gateway.pipeline import Pipeline
-from interlace.gateway.rendering import Dialect, Rendering
+from interlace.gateway.rendering import Dialect, Heed, Rendering, unheeded
+from interlace.gateway.wire import read_beside
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Endpoint:
     dialect: Dialect
     pipeline: Pipeline
     limits: LimitSettings
+    heed: Heed = unheeded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises what went wrong before the answer began."""
@@ -65,7 +68,9 @@ class Endpoint:
         async def read() -> Ask:
             nonlocal rendering
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
-            ask, rendering = self.dialect(body, exchange.id, self.limits.sequences)
+            parse = partial(self.dialect, body, exchange.id, self.limits.sequences)
+            ask, rendering = await read_beside(body, parse)
+            ask = self.heed(ask, scope)
             exchange.model = ask.model
             client.start()
             return ask

@@ -94,7 +94,7 @@ class FilePages:
         self.content = Methods(ledger, "files", GET=self._content)
 
     async def _create(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
-        project, most = caller.project.id, self._limits.project_file_bytes
+        project, most, began = caller.project.id, self._limits.project_file_bytes, self._ledger.registry.clock.now()
         stored, mine = await asyncio.to_thread(self._files.used, project), 0
 
         def arrived(count: int) -> None:
@@ -111,7 +111,7 @@ class FilePages:
                     form = Form(partial.write, arrived, self._limits.file_bytes)
                     await read_form(scope, receive, form, self._limits.body_seconds)
                     new = _described(form)
-                    file = await asyncio.to_thread(self._files.add, project, new, partial, most)
+                    file = await asyncio.to_thread(self._files.add, project, new, partial, most, began)
                 finally:
                     self._arriving[project] -= mine
                     if not self._arriving[project]:
@@ -149,7 +149,9 @@ class FilePages:
             name = f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}".encode()
             headers = (b"content-disposition", name), (b"x-content-type-options", b"nosniff")
             await start_response(send, 200, b"application/octet-stream", *headers, length=file.bytes)
-            if scope["method"] != "HEAD":
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.body"})
+            else:
                 await self._send_content(scope, send, content)
         finally:
             await asyncio.to_thread(content.close)

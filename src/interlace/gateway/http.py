@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 import time
@@ -16,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from interlace.errors import InterlaceError, InvalidRequest, PayloadTooLarge
 from interlace.gateway.meter import Meter
-from interlace.gateway.styles import OPENAI, Header, Style, style_of
+from interlace.gateway.styles import OPENAI, Header, Style
 from interlace.gateway.wire import UnsupportedMediaType
 from interlace.ledger import Left
 
@@ -75,12 +76,11 @@ class Exchange:
         self.routed = [(b"x-interlace-model", model.encode()), (b"x-interlace-route", why.encode())]
 
     @classmethod
-    def of(cls, scope: Scope) -> Exchange:
+    def of(cls, scope: Scope, style: Style) -> Exchange:
         """The exchange of a request that just arrived."""
         made = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"  # in the order of time, as in UUIDv7
         given = header(scope, b"x-request-id")
         label = given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{made}".encode()
-        style = style_of(scope["path"], anthropic_version=header(scope, b"anthropic-version") is not None)
         return cls(made, label, style=style)
 
 
@@ -230,7 +230,7 @@ async def send_error(send: Send, exchange: Exchange, error: InterlaceError, *mor
     """Send an error in the style of its endpoint, with the headers that its status wants."""
     headers = list(more)
     if error.retry_after_seconds is not None:
-        headers.append((b"retry-after", str(max(1, round(error.retry_after_seconds))).encode()))
+        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_seconds))).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     style = exchange.style

@@ -12,6 +12,7 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
+from interlace.engines.types import FilePart
 from interlace.errors import InvalidRequest
 
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
@@ -21,7 +22,16 @@ MOST_URL_CHARACTERS = 2048
 MOST_NAME_CHARACTERS = 255
 _DOTS = {".", ".."}
 _DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+)((?:;[a-z-]+=[\w.+-]+)*);base64,", re.IGNORECASE)
-_INSIDE = ("localhost", ".localhost", ".local", ".internal", ".intranet", ".lan", ".home.arpa")
+_FILE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_HOST = re.compile(r"[a-z0-9_.-]+")
+_IPV4_INSIDE = tuple(
+    map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16"))
+)
+_SPECIAL = ipaddress.IPv4Network("192.0.0.0/24")
+_INSIDE = (
+    *(".localhost", ".localdomain", ".local", ".internal", ".intranet", ".lan", ".corp", ".home"),
+    *(".home.arpa", ".svc"),
+)
 
 
 def data_url(url: str, param: str, types: frozenset[str]) -> tuple[str, str]:
@@ -39,6 +49,19 @@ def data_url(url: str, param: str, types: frozenset[str]) -> tuple[str, str]:
         known = ", ".join(sorted(types))
         raise InvalidRequest(f"The type {media_type} is not known here; use one of {known}.", param=param)
     return media_type, base64_text(url[head.end() :], param)
+
+
+def document(url: str, param: str, *, name: str = "", cache: str = "") -> FilePart:
+    """The document in a `data:` URL; one that is text as text, so that guards, and models that read only text, can read
+    it. Raises `InvalidRequest`."""
+    media_type, data = data_url(url, param, FILE_TYPES)
+    if media_type == "application/pdf":
+        return FilePart(data, media_type, name=name, cache=cache)
+    try:
+        text = base64.b64decode(data).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"A file of type {media_type} must be UTF-8.", param=param) from None
+    return FilePart(media_type=media_type, text=text, name=name, cache=cache)
 
 
 def base64_text(data: str, param: str) -> str:
@@ -62,11 +85,18 @@ def file_name(name: str, param: str) -> str:
     return name
 
 
+def file_id(id: str, param: str) -> str:
+    """The same id, once it looks like one of an uploaded file; raises `InvalidRequest`."""
+    if not _FILE_ID.fullmatch(id):
+        raise InvalidRequest("Expected the id of an uploaded file, such as file-abc123.", param=param)
+    return id
+
+
 def remote_url(url: str, param: str) -> str:
     """The same address, once it is known to lead to the public web; raises `InvalidRequest`."""
     try:
         split = urlsplit(url)
-        host, scheme, user = (split.hostname or "").rstrip(".").lower(), split.scheme.lower(), split.username
+        host, scheme, user = split.hostname or "", split.scheme.lower(), split.username
         _ = split.port
     except ValueError:
         host = scheme = ""
@@ -83,12 +113,29 @@ def remote_url(url: str, param: str) -> str:
 
 
 def _public(host: str) -> bool:
-    if host == "localhost" or host.endswith(_INSIDE):
+    """Whether a host, as it stands in an address, is out in the world for whoever reads it in the usual ways."""
+    try:
+        return _global(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        name = host.encode("idna").decode().lower().rstrip(".")  # of other scripts' letters and dots: as clients do
+    except UnicodeError:
+        return False
+    # Letters only that names have: others make one client see another name, as %31, which is 1, and \\, which is /.
+    if not _HOST.fullmatch(name) or f".{name}".endswith(_INSIDE):
         return False
     try:
-        return ipaddress.ip_address(host).is_global
+        return _global(ipaddress.ip_address(name))
     except ValueError:
         pass
     # A name has a dot and does not end in a number: 127.1, 2130706433 and 0x7f.1 are addresses to many resolvers.
-    last = host.rpartition(".")[2]
-    return "." in host and not last.isdigit() and not last.startswith("0x")
+    last = name.rpartition(".")[2]
+    return "." in name and not last.isdigit() and not last.startswith("0x")
+
+
+def _global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether it is one of the whole net's. One of IPv6 that stands for one of IPv4 never has to be written so."""
+    if isinstance(address, ipaddress.IPv6Address) and any(address in net for net in _IPV4_INSIDE):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved and address not in _SPECIAL

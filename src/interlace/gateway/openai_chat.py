@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from interlace.engines.types import (
@@ -22,7 +24,7 @@ from interlace.engines.types import (
 )
 from interlace.errors import InvalidRequest
 from interlace.gateway.calls import Ask
-from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, base64_text, data_url, file_name, remote_url
+from interlace.gateway.media import IMAGE_TYPES, base64_text, data_url, document, file_id, file_name, remote_url
 from interlace.gateway.openai_chat_answer import ChatRendering
 from interlace.gateway.openai_chat_body import (
     AssistantMessage,
@@ -42,6 +44,7 @@ from interlace.gateway.openai_chat_body import (
     ThinkingBlock,
     ToolBody,
     ToolMessage,
+    ToolsAllowed,
     UserMessage,
     WireRefusalPart,
     WireTextPart,
@@ -61,20 +64,23 @@ from interlace.gateway.wire import decode
 DIALECT = "openai.chat"
 NATIVE = ("moderation", "prediction", "prompt_cache_options")
 """Fields without a neutral form, for a provider that speaks this dialect."""
+_ASIDES = ("prediction", "prompt_cache_options")
+"""Those of them that ask for nothing in the answer itself."""
 
 CARRIERS = carriers_of(CHAT)
 """Where callers say the fields of the neutral form; one that is missing goes by the same name."""
 
+_KIND_OF_TOOL = re.compile(r"tools\[\d+\]\.type|tool_choice\.type")
 _decoder = msgspec.json.Decoder(ChatBody)
 
 
 def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, ChatRendering]:
     """Read a chat completion's body."""
-    chat = decode(body, _decoder)
+    chat = _read(body)
     _refuse_what_we_cannot(chat, max_sequences)
     check_stream_options(chat)
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
-    tools = tuple(_tool(tool) for tool in chat.tools or ())
+    tools, choice = _tools(chat)
     request = GenerateRequest(
         id=request_id,
         messages=tuple(_message(message, f"messages[{i}]") for i, message in enumerate(chat.messages)),
@@ -83,13 +89,14 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         unset=left_open(chat),
         output=_output_rule(chat),
         tools=tools,
-        tool_choice=_tool_choice(chat),
+        tool_choice=choice,
         parallel_tool_calls=chat.parallel_tool_calls is not False,
         prefill=_prefills(chat),
         reasoning=Reasoning(effort=chat.reasoning_effort) if chat.reasoning_effort else None,
         options=_options(chat),
         dialect=DIALECT,
         native={name: value for name in NATIVE if (value := getattr(chat, name)) is not None},
+        asides=tuple(name for name in _ASIDES if getattr(chat, name) is not None),
     )
     rendering = ChatRendering(
         request_id,
@@ -108,6 +115,20 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         conversation=chat.prompt_cache_key or None,
     )
     return ask, rendering
+
+
+def _read(body: bytes) -> ChatBody:
+    try:
+        return decode(body, _decoder)
+    except InvalidRequest as error:
+        if error.param is not None and _KIND_OF_TOOL.fullmatch(error.param) and "custom" in error.message:
+            raise InvalidRequest(
+                "Tools of type 'custom' cannot be used here. Use one of type 'function'; a string parameter holds free "
+                "text.",
+                param=error.param,
+                code="unsupported_parameter",
+            ) from None
+        raise
 
 
 def _refuse_what_we_cannot(chat: ChatBody, max_sequences: int) -> None:
@@ -247,17 +268,12 @@ def _part(part: ContentPart, where: str) -> Part:
 
 
 def _file(file: InputFile, cache: str, where: str) -> FilePart:
-    if file.file_id is not None:
-        raise InvalidRequest(
-            "Uploaded files cannot be named in a message here. Send the document itself in 'file_data'.",
-            param=f"{where}.file.file_id",
-            code="unsupported_parameter",
-        )
-    if not file.file_data:
-        raise InvalidRequest("A file needs 'file_data'.", param=f"{where}.file.file_data")
-    media_type, data = data_url(file.file_data, f"{where}.file.file_data", FILE_TYPES)
     name = file_name(file.filename or "", f"{where}.file.filename")
-    return FilePart(data, media_type, name=name, cache=cache)
+    if (file.file_id is None) == (file.file_data is None):
+        raise InvalidRequest("A file needs either 'file_data' or 'file_id'.", param=f"{where}.file")
+    if file.file_id is not None:
+        return FilePart(name=name, cache=cache, uploaded=file_id(file.file_id, f"{where}.file.file_id"))
+    return document(file.file_data or "", f"{where}.file.file_data", name=name, cache=cache)
 
 
 def _tool(tool: ToolBody) -> Tool:
@@ -265,20 +281,26 @@ def _tool(tool: ToolBody) -> Tool:
     return Tool(function.name, function.description or "", function.parameters or {}, bool(function.strict))
 
 
-def _tool_choice(chat: ChatBody) -> str:
-    names = [tool.function.name for tool in chat.tools or ()]
-    if len(set(names)) != len(names):
+def _tools(chat: ChatBody) -> tuple[tuple[Tool, ...], str]:
+    """The tools that are offered, and how the model is to choose."""
+    tools = {tool.function.name: _tool(tool) for tool in chat.tools or ()}
+    if len(tools) != len(chat.tools or ()):
         raise InvalidRequest("Each tool needs a name of its own.", param="tools")
-    choice = chat.tool_choice
+    choice, offered = chat.tool_choice, tuple(tools.values())
     if choice is None:
-        return "auto" if names else "none"
-    if not names and choice != "none":
+        return offered, "auto" if tools else "none"
+    if not tools and choice != "none":
         raise InvalidRequest("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
     if isinstance(choice, str):
-        return choice
-    if choice.function.name not in names:
-        raise InvalidRequest(f"There is no tool named '{choice.function.name}' in 'tools'.", param="tool_choice")
-    return f"function:{choice.function.name}"
+        return offered, choice
+    named = choice.allowed_tools.tools if isinstance(choice, ToolsAllowed) else [choice]
+    for name in (one.function.name for one in named):
+        if name not in tools:
+            raise InvalidRequest(f"There is no tool named '{name}' in 'tools'.", param="tool_choice")
+    if isinstance(choice, ToolsAllowed):
+        names = dict.fromkeys(one.function.name for one in named)
+        return tuple(tools[name] for name in names), choice.allowed_tools.mode
+    return offered, f"function:{choice.function.name}"
 
 
 def _output_rule(chat: ChatBody) -> OutputRule | None:

@@ -175,22 +175,26 @@ class _Thoughts:
         self.text: list[str] = []
         self.blocks: list[SaidThinkingBlock] = []
         self._begun: list[str] = []
+        self._parted = False  # what comes next begins another summary
 
-    def take(self, thought: Thought) -> SaidThinkingBlock | None:
-        """The block that a piece completes."""
-        block = None
+    def take(self, thought: Thought) -> tuple[str, SaidThinkingBlock | None]:
+        """What a piece adds to the text, and the block that it completes."""
+        text, block = thought.text, None
         if thought.redacted:
             block = SaidThinkingBlock("redacted_thinking", data=named_seal(thought.redacted, thought.id))
         else:
-            self.text.append(thought.text)
-            self._begun.append(thought.text)
+            if text:
+                text = f"\n\n{text}" if self._parted and self._begun else text
+                self.text.append(text)
+                self._begun.append(text)
+            self._parted = thought.summary and not text
             if thought.signature:
                 seal = named_seal(thought.signature, thought.id)
                 block = SaidThinkingBlock("thinking", "".join(self._begun), seal)
                 self._begun.clear()
         if block is not None:
             self.blocks.append(block)
-        return block
+        return text, block
 
 
 class _Choice:
@@ -285,12 +289,12 @@ class ChatRendering:
             self._write(out, ChunkChoice(delta.index, ChatDelta(), None, delta.finish_reason))
 
     def _write_thought(self, out: bytearray, index: int, thought: Thought) -> None:
-        block = self._choices[index].thoughts.take(thought)
+        text, block = self._choices[index].thoughts.take(thought)
         blocks: list[SaidThinkingBlock] | UnsetType = UNSET
         if block is not None:
             place = len(self._choices[index].thoughts.blocks) - 1
             blocks = [msgspec.structs.replace(block, index=place)]
-        gained = ChatDelta(reasoning_content=thought.text or UNSET, thinking_blocks=blocks)
+        gained = ChatDelta(reasoning_content=text or UNSET, thinking_blocks=blocks)
         if gained != ChatDelta():
             self._write(out, ChunkChoice(index, gained))
 

@@ -191,11 +191,23 @@ class ChosenFunction(Body, frozen=True, kw_only=True):
     name: FunctionName
 
 
-class ChosenTool(Body, frozen=True, kw_only=True):
+class ChosenTool(Body, frozen=True, kw_only=True, tag="function", tag_field="type"):
     """The tool that must be called."""
 
-    type: Literal["function"]
     function: ChosenFunction
+
+
+class AllowedTools(Body, frozen=True, kw_only=True):
+    """Those of the tools that may be called this time."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ChosenTool], Meta(min_length=1)]
+
+
+class ToolsAllowed(Body, frozen=True, kw_only=True, tag="allowed_tools", tag_field="type"):
+    """Only some of the tools may be called."""
+
+    allowed_tools: AllowedTools
 
 
 class TextFormat(Body, frozen=True, kw_only=True, tag="text", tag_field="type"):
@@ -233,7 +245,7 @@ class ChatBody(SampledBody, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
-    tool_choice: Literal["auto", "none", "required"] | ChosenTool | None = None
+    tool_choice: Literal["auto", "none", "required"] | ChosenTool | ToolsAllowed | None = None
     parallel_tool_calls: bool | None = None
     metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
     prompt_cache_key: str | None = None

@@ -9,40 +9,17 @@ import msgspec
 
 from interlace import __version__
 from interlace.deposits import PURPOSES, BatchView, File
-from interlace.gateway.anthropic_count import TokenCount
-from interlace.gateway.anthropic_messages_answer import MessageBody
-from interlace.gateway.anthropic_messages_body import CountBody, MessagesBody
 from interlace.gateway.anthropic_models import ModelInfo
 from interlace.gateway.batch_pages import BatchBody, BatchList, BatchQuery
+from interlace.gateway.dialects import DIALECTS, Spoken
 from interlace.gateway.file_pages import FileDeleted, FileList, FileQuery
-from interlace.gateway.openai_chat_answer import ChatCompletion
-from interlace.gateway.openai_chat_body import ChatBody
-from interlace.gateway.openai_completions import CompletionBody
-from interlace.gateway.openai_completions_answer import Completion
-from interlace.gateway.openai_embeddings import EmbeddingBody, EmbeddingList
 from interlace.gateway.responses_answer import DeletedResponse, ItemList, Response
-from interlace.gateway.responses_body import ResponsesBody
 from interlace.gateway.responses_pages import Listing, Retrieval
-from interlace.gateway.styles import AnthropicError
+from interlace.gateway.styles import ANTHROPIC, AnthropicError
 from interlace.gateway.usage_pages import OwnUsage, Spent
 from interlace.gateway.wire import ErrorBody
 from interlace.ledger.operations import Period
 
-_ENDPOINTS: tuple[tuple[str, str, type, type, bool, type], ...] = (
-    ("/v1/chat/completions", "Continue a conversation.", ChatBody, ChatCompletion, True, ErrorBody),
-    ("/v1/responses", "Answer, and keep the answer.", ResponsesBody, Response, True, ErrorBody),
-    ("/v1/completions", "Continue one or more prompts.", CompletionBody, Completion, True, ErrorBody),
-    ("/v1/embeddings", "Embed texts.", EmbeddingBody, EmbeddingList, False, ErrorBody),
-    (
-        "/v1/messages",
-        "Continue a conversation, as Anthropic's API does.",
-        MessagesBody,
-        MessageBody,
-        True,
-        AnthropicError,
-    ),
-    ("/v1/messages/count_tokens", "Count a message's input.", CountBody, TokenCount, False, AnthropicError),
-)
 _REFUSALS = {
     "400": "The request is wrong, or a guard refused it.",
     "401": "No key, or a wrong one.",
@@ -77,7 +54,7 @@ _MODEL_QUERY = [
 
 def document() -> dict[str, Any]:
     """OpenAPI 3.1."""
-    types = [
+    types: list[type] = [
         ErrorBody,
         Period,
         OwnUsage,
@@ -96,14 +73,14 @@ def document() -> dict[str, Any]:
         Retrieval,
         AnthropicError,
         ModelInfo,
-        *(body for _, _, body, *_ in _ENDPOINTS),
-        *(answer for _, _, _, answer, *_ in _ENDPOINTS),
+        *(spoken.body for spoken in DIALECTS.values()),
+        *(spoken.answer for spoken in DIALECTS.values()),
     ]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     refs = dict(zip(types, schemas, strict=True))
     paths = {
-        path: {"post": _operation(about, refs[body], refs[answer], refs[error], streams=streams)}
-        for path, about, body, answer, streams, error in _ENDPOINTS
+        spoken.path: {"post": _operation(spoken, refs[spoken.body], refs[spoken.answer], refs[spoken.style.error])}
+        for spoken in DIALECTS.values()
     }
     return {
         "openapi": "3.1.0",
@@ -127,14 +104,14 @@ def document() -> dict[str, Any]:
     }
 
 
-def _operation(about: str, body: Any, answer: Any, error: Any, *, streams: bool) -> dict[str, Any]:
+def _operation(spoken: Spoken, body: Any, answer: Any, error: Any) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": answer}}
-    if streams:
+    if spoken.streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    told = _ANTHROPIC_REFUSALS if error["$ref"].endswith("/AnthropicError") else _REFUSALS
+    told = _ANTHROPIC_REFUSALS if spoken.style is ANTHROPIC else _REFUSALS
     refusals = {status: described(words, error) for status, words in told.items()}
     return {
-        "summary": about,
+        "summary": spoken.about,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {"200": {"description": "The answer.", "content": content}, **refusals},
     }

@@ -19,13 +19,24 @@ from functools import partial
 import msgspec
 
 from interlace.config import RouteSettings
+from interlace.deposits import Deposits
 from interlace.engines.fields import check_fields
 from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest, Started
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
 from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches
 from interlace.gateway.bounds import bound_of, tokens_of, within_plan
-from interlace.gateway.calls import Ask, Call, Counted, Done, Happening, PartStarted, Work, input_texts
+from interlace.gateway.calls import (
+    Ask,
+    Call,
+    Counted,
+    Done,
+    Happening,
+    PartStarted,
+    Work,
+    inner_input_texts,
+    input_texts,
+)
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
@@ -43,6 +54,7 @@ from interlace.gateway.routing import (
     models_of,
     seed_of,
 )
+from interlace.gateway.uploads import names_uploads, with_uploads
 from interlace.ledger import RULES, Bound, Caller, Hold, Ledger, Outcome, Price, Share, Used
 from interlace.ledger.prices import part_of
 from interlace.safety import Guards
@@ -62,6 +74,7 @@ class Pipeline:
     routes: Routes
     metrics: Metrics
     shadows: Shadows
+    deposits: Deposits
     log_prompts: bool = False
 
     async def answer(self, call: Call) -> AsyncGenerator[list[Happening], None]:
@@ -71,6 +84,7 @@ class Pipeline:
         ask = await call.read()
         with self._begun(call, caller):
             async with self._admitted(call, caller) as slot:
+                ask = await self._with_uploads(ask, caller)
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 async with (
@@ -90,10 +104,13 @@ class Pipeline:
         ask = await call.read()
         with self._begun(call, caller):
             async with self.admission.slot(caller.plan.priority):
+                ask = await self._with_uploads(ask, caller)
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 work = way if isinstance(way, Work) else (await way.first())[0]
-                counts = [await work.engine.tell_count(request) for request in work.ask.generate]
+                call.tell_unused(work.unused)
+                with self._told():
+                    counts = [await work.engine.tell_count(request) for request in work.ask.generate]
             call.tell_limits(self.ledger.left(caller))
         return Counted(sum(tokens for tokens, _ in counts), estimated=any(estimated for _, estimated in counts))
 
@@ -121,6 +138,9 @@ class Pipeline:
             call.tell_limits(self.ledger.left(caller))
             raise
 
+    async def _with_uploads(self, ask: Ask, caller: Caller) -> Ask:
+        return await with_uploads(ask, caller.project.id, self.deposits) if names_uploads(ask) else ask
+
     # --- guard input ---------------------------------------------------------------------------------------------
 
     async def _guard_input(self, ask: Ask) -> Ask:
@@ -132,7 +152,7 @@ class Pipeline:
                 "This server's content guard reads text, so token ids cannot be embedded here. Send the text.",
                 param=ask.input_param,
             )
-        await self.guards.check_input(input_texts(ask), param=ask.input_param)
+        await self.guards.check_input(input_texts(ask), inner_input_texts(ask), param=ask.input_param)
         if not self.guards.masks:
             return ask
         if ask.embed is not None:
@@ -160,20 +180,19 @@ class Pipeline:
             return work
         memory, key = self.routes.memories.get(route.name), b""
         if memory is not None:
-            key = key_of(ask, caller)
+            key = key_of(route, ask, caller, call.tags)
             if (remembered := self._remembered(call, route, ask, memory.find(key))) is not None:
                 return remembered
         asked = asked_of(ask, caller.plan.name, call.tags, self.ledger.registry.clock.now())
         seed = seed_of(route, ask, caller.key.id, call.conversation)
         choice = choose(route, asked, self.standings(route, ask), seed)
 
-        def work_of(model: str) -> Work:
-            work = self._work(ask, model, self.routes.engines[model], caller)
+        def served(work: Work, why: str) -> None:
             call.tell_unused(work.unused)
-            return work
+            call.tell_route(work.model, why)
 
         doing = Doing(
-            work=work_of,
+            work=lambda model: self._work(ask, model, self.routes.engines[model], caller),
             bound=lambda work: self._bound(call, work, caller),
             streams=self._streams,
             meter=lambda model: Meter(times=self.metrics.times(model)),
@@ -182,7 +201,7 @@ class Pipeline:
             price=lambda model: self.ledger.registry.directory.price(model, self.ledger.registry.clock.now()),
         )
         keep = None if memory is None else functools.partial(memory.keep, key)
-        return Attempts(route, ask, choice, doing, call.meter, call.streams(), call.tell_route, keep)
+        return Attempts(route, ask, choice, doing, call.meter, call.streams(), served, keep)
 
     def _remembered(self, call: Call, route: RouteSettings, ask: Ask, kept: Kept | None) -> Remembered | None:
         """The answer that was kept, at the price that its model has now; None where there is none, or no price."""
@@ -193,6 +212,7 @@ class Pipeline:
         price = self.ledger.registry.directory.price(kept.model, now)
         if price is None or not price.covers(embedding=ask.embed is not None):
             return None
+        call.tell_unused(kept.unused)
         held = part_of(price, route.reuse.percent)
         work = Work(ask, kept.model, (), self.routes.engines[kept.model], held, open_ended=False)
         kind = self.routes.kind(kept.model)
@@ -241,6 +261,7 @@ class Pipeline:
             work, bound = way, await self._bound(call, way, caller)
         else:
             work, bound = await way.first()
+            bound = dataclasses.replace(bound, batch=call.batch is not None)  # an answer from memory, too
         hold = await self.ledger.reserve(
             call.id,
             caller,
@@ -325,6 +346,9 @@ class Pipeline:
         """Ask the route's shadow too, where this request is one of its part. Nothing of it comes back."""
         if (model := way.choice.shadow) is None:
             return
+        if self.guards.reads_text and any(request.prompt_ids is not None for request in way.ask.generate):
+            self.metrics.routes.shadows.labels(way.route.name, model, "left_out").inc()
+            return  # token ids are guarded as the engine that answers decodes them: nobody would hear this one
         try:
             self.shadows.begin(way.route.name, self._work(way.ask, model, self.routes.engines[model], caller))
         except InterlaceError:
@@ -332,7 +356,7 @@ class Pipeline:
 
     def _streams(self, work: Work, share: Share, meter: Meter) -> list[AsyncGenerator[Happening, None]]:
         if work.ask.embed is not None:
-            return [_embedded(work.engine, work.ask.embed, meter)]
+            return [self._embedded(work.engine, work.ask.embed, meter)]
         return [self._generated(work, part, request, share, meter) for part, request in enumerate(work.requests)]
 
     async def _generated(
@@ -354,23 +378,24 @@ class Pipeline:
                     meter.said[shift + shown.index] = meter.said.get(shift + shown.index, "") + shown.text
                 yield msgspec.structs.replace(shown, index=shift + shown.index) if shift else shown
 
-        async with aclosing(work.engine.generate(request)) as events:
-            async for event in events:
-                if isinstance(event, Delta):
-                    if event.tokens and stoppable and not share.cover(meter.completion_tokens + event.tokens):
-                        meter.budget_ended = True
-                        break
-                    meter.see(part, event)
-                    for delta in passed(event):
-                        filtered |= delta.finish_reason == "content_filter" != event.finish_reason
-                        yield delta
-                    if filtered and not unfinished:
-                        return
-                else:
-                    meter.see(part, event)
-                    if isinstance(event, Started):
-                        await self._guard_decoded(work.ask, request, event)
-                        yield PartStarted(part, event, request.prompt)
+        with self._told():
+            async with aclosing(work.engine.generate(request)) as events:
+                async for event in events:
+                    if isinstance(event, Delta):
+                        if event.tokens and stoppable and not share.cover(meter.completion_tokens + event.tokens):
+                            meter.budget_ended = True
+                            break
+                        meter.see(part, event)
+                        for delta in passed(event):
+                            filtered |= delta.finish_reason == "content_filter" != event.finish_reason
+                            yield delta
+                        if filtered and not unfinished and stoppable:
+                            return  # what cannot be stopped has been used, and its provider still says how much
+                    else:
+                        meter.see(part, event)
+                        if isinstance(event, Started):
+                            await self._guard_decoded(work.ask, request, event)
+                            yield PartStarted(part, event, request.prompt)
         if meter.budget_ended:
             for index in sorted(unfinished):
                 for delta in passed(Delta(index=index, finish_reason="length")):
@@ -378,12 +403,22 @@ class Pipeline:
         elif unfinished:
             raise EngineFailed("The engine stopped before the answer was complete. Try again.")
 
+    async def _embedded(self, engine: Engine, request: EmbedRequest, meter: Meter) -> AsyncGenerator[Happening, None]:
+        """An embedding as a stream of one event. There is no text in it that an output guard could read."""
+        with self._told():
+            embeddings = await engine.embed(request)
+        meter.see(0, embeddings)
+        yield embeddings
 
-async def _embedded(engine: Engine, request: EmbedRequest, meter: Meter) -> AsyncGenerator[Happening, None]:
-    """An embedding as a stream of one event. There is no text in it that an output guard could read."""
-    embeddings = await engine.embed(request)
-    meter.see(0, embeddings)
-    yield embeddings
+    @contextmanager
+    def _told(self) -> Generator[None, None, None]:
+        """An error of an engine may quote what its provider said: it passes the guards before anybody reads it."""
+        try:
+            yield
+        except InterlaceError as error:
+            if (told := self.guards.told(error)) is error:
+                raise
+            raise told from None
 
 
 def _outcome_of_answer(meter: Meter) -> Outcome:

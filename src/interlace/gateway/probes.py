@@ -274,7 +274,7 @@ async def _asked(engine: Engine, probe: Probe) -> Finding:
     try:
         unused = check_fields(probe.request, engine.fields(), {})
     except InvalidRequest as refusal:
-        return Finding(probe.name, "not offered", refusal.message)
+        return Finding(probe.name, "not offered", refusal.message.partition(". ")[0])
     if unused:
         return Finding(probe.name, "not offered", f"it is not passed on: {', '.join(unused)}")
     answer, began = Answer(), time.perf_counter()

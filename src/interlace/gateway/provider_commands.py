@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 
 from interlace.config import ModelSettings, Settings, load_settings
+from interlace.engines import usual_of
 from interlace.errors import ConfigError, InterlaceError
 from interlace.gateway.ledger_client import Where, perform
 from interlace.gateway.probes import Finding, check, probes
@@ -31,7 +33,7 @@ def providers_list_command(where: Where, *, as_json: bool) -> int:
     elif not rows:
         print("The configuration has no model of another server.", file=sys.stderr)
     else:
-        cells = [[row["name"], row["engine"], row["model"], row["base_url"] or "", _keys(row["keys"])] for row in rows]
+        cells = [[row["name"], row["engine"], row["model"], row["base_url"] or "", _keys(row)] for row in rows]
         print_table(["NAME", "ENGINE", "MODEL", "BASE URL", "KEY"], cells)
     return 0
 
@@ -43,7 +45,7 @@ def providers_check_command(name: str, where: Where, *, as_json: bool) -> int:
     if model is None:
         there = ", ".join(model.name for model in _remote(settings)) or "none"
         raise ConfigError(f"No model of another server is called {name!r} in the configuration; there is: {there}.")
-    with _progress(2 if model.embeds else len(probes()) + 1) as begun:
+    with _progress(2 if model.embeds else len(probes()) + 1) as begun, _overheard() as heard:
         findings = asyncio.run(_check(model, settings, where.env, begun))
     price = _price(name, where)
     costs = [_cost(finding, price) for finding in findings]
@@ -54,7 +56,34 @@ def providers_check_command(name: str, where: Where, *, as_json: bool) -> int:
                      "cost_usd": None if total is None else show_usd(total)})  # fmt: skip
     else:
         _print(findings, costs, total, name)
-    return 1 if any(finding.status == "fails" for finding in findings) else 0
+    failed = any(finding.status == "fails" for finding in findings)
+    if failed and not as_json:
+        row = _row(model, where.env)
+        print(f"Asked was {row['base_url'] or 'the provider'}, for {model.model}; key: {_keys(row)}.", file=sys.stderr)
+        for line in dict.fromkeys(heard):
+            print(f"The log would say: {line}.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+@contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """What the engine would write into the log of a server: a caller is not told it, who runs the gateway is."""
+    heard: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            fields = {name: value for name, value in getattr(record, "fields", {}).items() if name != "model" and value}
+            told = ", ".join(f"{name} {value}" for name, value in fields.items())
+            heard.append(f"{record.getMessage()} ({told})" if told else record.getMessage())
+
+    log, ear = logging.getLogger("interlace.engines.remote"), Ear()
+    passes_on, log.propagate = log.propagate, False
+    log.addHandler(ear)
+    try:
+        yield heard
+    finally:
+        log.removeHandler(ear)
+        log.propagate = passes_on
 
 
 async def _check(
@@ -82,25 +111,28 @@ def _remote(settings: Settings) -> list[ModelSettings]:
 
 
 def _row(model: ModelSettings, env: Mapping[str, str]) -> dict[str, Any]:
+    usual = usual_of(model, env)
     return {
         "name": model.name,
         "engine": model.engine,
         "model": model.model,
-        "base_url": model.base_url or None,
-        "keys": {variable: bool(env.get(variable, "").strip()) for variable in _variables(model)},
+        "base_url": usual.base_url or None,
+        "keys": {variable: bool(env.get(variable, "").strip()) for variable in _variables(model, usual.api_key)},
+        "credentials": usual.credentials or None,
     }
 
 
-def _variables(model: ModelSettings) -> Iterator[str]:
-    """The environment variables that its settings name."""
-    for one in dataclasses.fields(model):
-        value = getattr(model, one.name)
+def _variables(model: ModelSettings, api_key: str) -> Iterator[str]:
+    """The environment variables that its settings name, and that of its key where they leave it out."""
+    values = [getattr(model, one.name) for one in dataclasses.fields(model) if one.name != "api_key"]
+    for value in [api_key, *values]:
         if isinstance(value, str) and (found := _VARIABLE.fullmatch(value)):
             yield found[1]
 
 
-def _keys(keys: Mapping[str, bool]) -> str:
-    return ", ".join(f"{name} {'is set' if there else 'IS NOT SET'}" for name, there in keys.items()) or "none"
+def _keys(row: Mapping[str, Any]) -> str:
+    shown = [f"{name} {'is set' if there else 'IS NOT SET'}" for name, there in row["keys"].items()]
+    return ", ".join(shown) or row["credentials"] or "none"
 
 
 def _price(name: str, where: Where) -> Price | None:

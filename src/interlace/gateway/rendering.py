@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+from starlette.types import Scope
 
 from interlace.gateway.calls import Ask, Done, Happening
 
@@ -42,6 +43,15 @@ class Dialect(Protocol):
     def __call__(self, body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, Rendering]:
         """`max_sequences` bounds prompts times `n`."""
         ...
+
+
+Heed = Callable[[Ask, Scope], Ask]
+"""Adds to an ask what its dialect says in headers; raises `InvalidRequest`."""
+
+
+def unheeded(ask: Ask, scope: Scope) -> Ask:  # noqa: ARG001 - a `Heed`
+    """Of a dialect that says all in its body."""
+    return ask
 
 
 def write_event(into: bytearray, value: Any) -> None:

@@ -108,6 +108,7 @@ def ask_of(
         ),
         dialect=DIALECT,
         native={name: value for name in NATIVE if (value := getattr(body, name)) is not None},
+        asides=() if body.prompt_cache_options is None else ("prompt_cache_options",),
     )
     rendering = ResponseRendering.of(response_id(request_id), body, given=len(given))
     return Ask(
@@ -126,6 +127,7 @@ def _unused(body: ResponsesBody, items: Sequence[Item]) -> tuple[str, ...]:
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     unused = {
         "max_tool_calls": body.max_tool_calls is not None,
+        "client_metadata": body.client_metadata is not None,
         "input[].phase": any(message.phase is not None for message in messages),
         "input[].content[].detail": any(isinstance(part, InputDocumentPart) and part.detail for part in parts),
     }
@@ -233,18 +235,25 @@ def _tool(tool: FunctionToolBody) -> Tool:
 
 def _can_be_strict(schema: Any) -> bool:
     """Whether OpenAI's strict mode takes the schema: every object in it names all it may have, and requires it."""
-    if isinstance(schema, list):
-        return all(map(_can_be_strict, schema))
-    if not isinstance(schema, dict):
+    waiting = [schema]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting += one
+        elif isinstance(one, dict):
+            if not _names_all(one):
+                return False
+            waiting += one.values()
+    return True
+
+
+def _names_all(schema: dict[str, Any]) -> bool:
+    if schema.get("type") != "object" and "properties" not in schema:
         return True
-    if schema.get("type") == "object" or "properties" in schema:
-        properties = schema.get("properties") or {}
-        required = schema.get("required") or []
-        if schema.get("additionalProperties") is not False or not isinstance(properties, dict):
-            return False
-        if not isinstance(required, list) or set(properties) - {name for name in required if isinstance(name, str)}:
-            return False
-    return all(map(_can_be_strict, schema.values()))
+    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    if schema.get("additionalProperties") is not False or not isinstance(properties, dict):
+        return False
+    return isinstance(required, list) and not set(properties) - {name for name in required if isinstance(name, str)}
 
 
 def _output_rule(body: ResponsesBody) -> OutputRule | None:

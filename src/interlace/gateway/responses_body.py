@@ -212,6 +212,7 @@ class ResponsesBody(Body, frozen=True, kw_only=True):
     model: str
     input: str | Annotated[list[Item], Meta(min_length=1)]
     background: bool | None = None
+    client_metadata: dict[str, str] | None = None  # what Codex says of itself
     include: list[Include] | None = None
     instructions: str | None = None
     max_output_tokens: Count | None = None

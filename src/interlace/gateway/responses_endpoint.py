@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -33,9 +34,10 @@ from interlace.gateway.http import (
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.responses import ask_of, read_body, references_of
 from interlace.gateway.responses_body import Item, ResponsesBody
-from interlace.gateway.responses_ids import FIRST_OF_INPUT, read_item_id
+from interlace.gateway.responses_ids import read_item_id
 from interlace.gateway.responses_rendering import ResponseRendering, shown
 from interlace.gateway.responses_running import Background, Running
+from interlace.gateway.wire import read_beside
 from interlace.ledger import Outcome, Write
 
 _log = logging.getLogger(__name__)
@@ -110,10 +112,12 @@ class ResponsesEndpoint:
         exchange.endpoint = "responses"
         caller = self.pipeline.ledger.authenticate(credential_of(scope))
         raw = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)
-        body = read_body(raw)
+        body = await read_beside(raw, partial(read_body, raw))
         exchange.model = body.model
+        if body.store is not False:
+            await self._check_room(caller.project.id)
         if body.previous_response_id is None and not references_of(body):
-            ask, rendering = ask_of(body, exchange.id, (), {})
+            ask, rendering = await read_beside(raw, partial(ask_of, body, exchange.id, (), {}))
             before: Sequence[Turn] = ()
         else:
             ask, rendering, before = await asyncio.to_thread(self._continued, body, exchange.id, caller.project.id)
@@ -124,6 +128,12 @@ class ResponsesEndpoint:
         else:
             await self._while_waiting(scope, receive, send, ask, keeping)
 
+    async def _check_room(self, project_id: str) -> None:
+        if self.responses.knows_size(project_id):
+            self.responses.check_room(project_id)
+        else:
+            await asyncio.to_thread(self.responses.check_room, project_id)
+
     # --- what came before ----------------------------------------------------------------------------------------
 
     def _continued(
@@ -132,23 +142,23 @@ class ResponsesEndpoint:
         """The ask after all that came before it. Reads the database, and may be much to read."""
         before = self.responses.chain(project_id, body.previous_response_id) if body.previous_response_id else []
         history = [item for turn in before for item in items_of_turn(turn)]
-        known = {id: self._referred(project_id, id) for id in dict.fromkeys(references_of(body))}
-        return *ask_of(body, request_id, history, known), before
+        return *ask_of(body, request_id, history, self._referred(project_id, references_of(body))), before
 
-    def _referred(self, project_id: str, id: str) -> Item:
-        known = read_item_id(id)
-        turn = None if known is None else self.responses.find(project_id, known.response)
-        if known is not None and turn is not None:
-            items = _items.decode(turn.input) if known.number >= FIRST_OF_INPUT else _output.decode(turn.body).output
-            for item in items:
-                if item.id == id:
-                    return item
-        raise InvalidRequest(
-            f"Item with id '{id[:200]}' not found. Only items of stored responses can be referred to; send the item "
-            "itself.",
-            param="input",
-            code="item_not_found",
-        )
+    def _referred(self, project_id: str, ids: Sequence[str]) -> dict[str, Item]:
+        """The items of those ids. Each response is read once, however many of its items are named."""
+        named = [known.response for id in ids if (known := read_item_id(id)) is not None]
+        items: dict[str | None, Item] = {}
+        for turn in self.responses.several(project_id, named).values():
+            items |= {item.id: item for item in (*_items.decode(turn.input), *_output.decode(turn.body).output)}
+        for id in ids:
+            if id not in items:
+                raise InvalidRequest(
+                    f"Item with id '{id[:200]}' not found. Only items of stored responses can be referred to; send the "
+                    "item itself.",
+                    param="input",
+                    code="item_not_found",
+                )
+        return {id: items[id] for id in ids}
 
     # --- with a caller who waits ---------------------------------------------------------------------------------
 

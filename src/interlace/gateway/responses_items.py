@@ -6,7 +6,7 @@ A turn of the assistant is what stands together of its thoughts, its text and it
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from interlace.engines.types import (
     ToolCall,
 )
 from interlace.errors import InvalidRequest
-from interlace.gateway.media import FILE_TYPES, IMAGE_TYPES, data_url, file_name, remote_url
+from interlace.gateway.media import IMAGE_TYPES, data_url, document, file_id, file_name, remote_url
 from interlace.gateway.openai_chat_body import CacheBreakpoint
 from interlace.gateway.responses_body import (
     FunctionCallItem,
@@ -49,8 +49,6 @@ REDACTED = "interlace-redacted:"
 CALL = "interlace-call:"
 """Begins the `encrypted_content` of what a call's provider wants back with it; the call's id and a line end follow."""
 
-_TEXT_TYPES = frozenset(kind for kind in FILE_TYPES if kind.startswith("text/")) | {"application/json"}
-
 
 # --- items → turns -----------------------------------------------------------------------------------------------
 
@@ -61,14 +59,28 @@ class _Turn:
 
     parts: list[Part] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
+    spoken: bool = False  # it holds more than thoughts
+    _places: dict[str, int] = field(default_factory=dict)  # of calls, by id
 
     def message(self) -> Message:
         return Message("assistant", _plain(tuple(self.parts)), tool_calls=tuple(self.calls))
 
-    @property
-    def spoken(self) -> bool:
-        """Whether it holds more than thoughts."""
-        return bool(self.calls) or any(not isinstance(part, ThinkingPart) for part in self.parts)
+    def say(self, parts: Iterable[Part]) -> None:
+        """Its next parts."""
+        for part in parts:
+            self.parts.append(part)
+            self.spoken |= not isinstance(part, ThinkingPart)
+
+    def call(self, call: ToolCall) -> None:
+        """Its next call."""
+        self._places[call.id] = len(self.calls)
+        self.calls.append(call)
+        self.spoken = True
+
+    def seal(self, id: str, signature: str) -> None:
+        """What the provider of a call wants back with it."""
+        if (place := self._places.get(id)) is not None:
+            self.calls[place] = msgspec.structs.replace(self.calls[place], signature=signature)
 
 
 def messages_of(items: Sequence[Item], where: str = "input") -> tuple[Message, ...]:
@@ -89,11 +101,11 @@ def messages_of(items: Sequence[Item], where: str = "input") -> tuple[Message, .
         match item:
             case ReasoningItem():
                 if not _seals_call(item, last):
-                    turn(anew=spoken).parts.append(_thought(item))
+                    turn(anew=spoken).say([_thought(item)])
             case FunctionCallItem():
-                turn(anew=False).calls.append(ToolCall(item.call_id, item.name, item.arguments))
+                turn(anew=False).call(ToolCall(item.call_id, item.name, item.arguments))
             case MessageItem(role="assistant"):
-                turn(anew=spoken).parts += _parts(item.content, place, assistant=True)
+                turn(anew=spoken).say(_parts(item.content, place, assistant=True))
             case MessageItem():
                 turns.append(Message(item.role, _content(item.content, place)))
             case FunctionOutputItem():
@@ -125,9 +137,7 @@ def _seals_call(item: ReasoningItem, last: _Turn | Message | None) -> bool:
         return False
     id, _, signature = sealed.removeprefix(CALL).partition("\n")
     if isinstance(last, _Turn):
-        last.calls = [
-            msgspec.structs.replace(call, signature=signature) if call.id == id else call for call in last.calls
-        ]
+        last.seal(id, signature)
     return True
 
 
@@ -190,8 +200,9 @@ def _input_part(part: InputPart, where: str) -> Part:
         case InputTextPart():
             return TextPart(part.text, cache)
         case InputImagePart():
-            _refuse_uploaded(part.file_id, where)
             url, detail = part.image_url, "" if part.detail in {None, "auto"} else str(part.detail)
+            if part.file_id is not None:
+                return ImagePart(detail=detail, cache=cache, uploaded=file_id(part.file_id, f"{where}.file_id"))
             if url is None:
                 raise _missing(f"{where}.image_url")
             if url[:5].lower() != "data:":
@@ -199,33 +210,18 @@ def _input_part(part: InputPart, where: str) -> Part:
             media_type, data = data_url(url, f"{where}.image_url", IMAGE_TYPES)
             return ImagePart(data, media_type, detail=detail, cache=cache)
         case InputDocumentPart():
-            _refuse_uploaded(part.file_id, where)
             return _file(part, cache, where)
 
 
 def _file(part: InputDocumentPart, cache: str, where: str) -> FilePart:
     name = file_name(part.filename or "", f"{where}.filename")
+    if part.file_id is not None:
+        return FilePart(name=name, cache=cache, uploaded=file_id(part.file_id, f"{where}.file_id"))
     if part.file_url is not None:
         return FilePart(url=remote_url(part.file_url, f"{where}.file_url"), name=name, cache=cache)
     if part.file_data is None:
         raise _missing(f"{where}.file_data")
-    media_type, data = data_url(part.file_data, f"{where}.file_data", FILE_TYPES)
-    if media_type not in _TEXT_TYPES:
-        return FilePart(data, media_type, name=name, cache=cache)
-    try:  # as text, so that guards and models that read text only can read it
-        text = base64.b64decode(data).decode()
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"A file of type {media_type} must be UTF-8.", param=f"{where}.file_data") from None
-    return FilePart(media_type=media_type, text=text, name=name, cache=cache)
-
-
-def _refuse_uploaded(file_id: str | None, where: str) -> None:
-    if file_id is not None:
-        raise InvalidRequest(
-            "Uploaded files cannot be named in a message here. Send the content itself in a data URL.",
-            param=f"{where}.file_id",
-            code="unsupported_parameter",
-        )
+    return document(part.file_data, f"{where}.file_data", name=name, cache=cache)
 
 
 def _missing(param: str) -> InvalidRequest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.gateway.translation import Carried, Denied, Here, Ignored, Place, Table, carried
+from interlace.gateway.translation import Carried, Here, Ignored, Place, Table, carried
 
 _DEFAULTS = "left out: the model's own default"
 _CACHED = ("part.text.cache", "part.image.cache", "part.file.cache")
@@ -21,7 +21,7 @@ def _parts(where: str, **names: str) -> dict[str, Place]:
         ),
         f"{where}.file_url": carried("part.file.url"),
         f"{where}.filename": carried("part.file.name"),
-        f"{where}.file_id": Denied("send the content itself in `file_data` or `image_url`"),
+        f"{where}.file_id": Here("the content of the uploaded file takes its place"),
         f"{where}.prompt_cache_breakpoint.mode": carried(*_CACHED),
         f"{where}.prompt_cache_breakpoint.ttl": carried(*_CACHED),
         f"{where}.text": Carried(),
@@ -86,6 +86,7 @@ RESPONSES: Table = {
     "reasoning.context": Here("`auto`; anything else gets a 400"),
     "reasoning.mode": Here("`standard`; anything else gets a 400"),
     "truncation": Here("`disabled`; `auto` gets a 400"),
+    "client_metadata": Ignored("it tells OpenAI about the program that asks"),
     "service_tier": carried("options.service_tier"),
     "user": carried("options.user"),
     "safety_identifier": carried("options.safety_identifier"),
@@ -95,5 +96,5 @@ RESPONSES: Table = {
     "context_management": carried("native"),
     "image": carried("native"),
     "moderation": carried("native"),
-    "prompt_cache_options": carried("native"),
+    "prompt_cache_options": carried("native.aside"),
 }

@@ -98,6 +98,9 @@ def _print(explanation: Explanation) -> None:
         return
     headings, cells = rows_of(explanation)
     print_table(headings, cells, right=("OF 100", "FIRST TOKEN S", "ABOUT USD"))
+    for row in explanation.steps:
+        if row.place is None:
+            print(f"{row.model} is passed over: {row.why}")
     if explanation.shadow is not None:
         print(f"{explanation.shadow} is asked as well, unseen.")
     if not explanation.live:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from interlace.config import REMOTE, BreakerSettings, ModelSettings, Settings
+from interlace.deposits import Deposits
 from interlace.engines.types import Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
@@ -138,6 +139,7 @@ def make_pipeline(
         routes=routes,
         metrics=metrics,
         shadows=before.shadows if before else Shadows(metrics.routes),
+        deposits=before.deposits if before else Deposits(registry),
         log_prompts=settings.log.prompts,
     )
 

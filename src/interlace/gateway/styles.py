@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,8 +10,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from interlace.errors import InsufficientQuota, InterlaceError, Overloaded
-from interlace.gateway.wire import error_body
+from interlace.errors import ContextLengthExceeded, InsufficientQuota, InterlaceError, Overloaded, ProviderLimited
+from interlace.gateway.wire import ErrorBody, error_body
 from interlace.ledger import Left
 
 Header = tuple[bytes, bytes]
@@ -18,6 +19,11 @@ Header = tuple[bytes, bytes]
 
 class Style(Protocol):
     """One dialect's way."""
+
+    @property
+    def error(self) -> type[msgspec.Struct]:
+        """What `body` encodes."""
+        ...
 
     @property
     def rate_prefix(self) -> bytes:
@@ -49,6 +55,7 @@ class Style(Protocol):
 class OpenAIStyle:
     """OpenAI's."""
 
+    error: type[msgspec.Struct] = ErrorBody
     rate_prefix: bytes = b"x-ratelimit-"
 
     def status(self, error: InterlaceError) -> int:
@@ -97,6 +104,10 @@ _BY_STATUS: Mapping[int, ErrorType] = {
 }
 
 
+# What clients look for: after the one they shorten the conversation, after the other they ask for less.
+_TOO_LONG = re.compile("prompt is too long|input length and `max_tokens` exceed context limit")
+
+
 class AnthropicErrorDetail(msgspec.Struct, frozen=True):
     """Anthropic's description of one error."""
 
@@ -116,19 +127,24 @@ class AnthropicError(msgspec.Struct, frozen=True):
 class AnthropicStyle:
     """Anthropic's."""
 
+    error: type[msgspec.Struct] = AnthropicError
     rate_prefix: bytes = b"anthropic-ratelimit-"
 
     def status(self, error: InterlaceError) -> int:
         """An empty purse is 402 here, and a full queue 529."""
         if isinstance(error, InsufficientQuota):
             return 402
-        return 529 if isinstance(error, Overloaded) else error.status
+        full = isinstance(error, Overloaded) and not isinstance(error, ProviderLimited)
+        return 529 if full else error.status
 
     def body(self, error: InterlaceError, label: bytes) -> bytes:
         """`{"type": "error", "error": {...}, "request_id": ...}`."""
         status = self.status(error)
         kind = _BY_STATUS.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        return msgspec.json.encode(AnthropicError(AnthropicErrorDetail(kind, error.message), label.decode()))
+        message = error.message
+        if isinstance(error, ContextLengthExceeded) and not _TOO_LONG.search(message):
+            message = f"prompt is too long: {message}"
+        return msgspec.json.encode(AnthropicError(AnthropicErrorDetail(kind, message), label.decode()))
 
     def event(self, error: InterlaceError, label: bytes) -> bytes:
         """An event of its own name."""
@@ -150,14 +166,6 @@ class AnthropicStyle:
 
 
 OPENAI, ANTHROPIC = OpenAIStyle(), AnthropicStyle()
-
-
-def style_of(path: str, *, anthropic_version: bool) -> Style:
-    """The style of a path; where both dialects have it, whoever sends `anthropic-version` speaks Anthropic's."""
-    if path == "/v1/messages" or path.startswith("/v1/messages/"):
-        return ANTHROPIC
-    shared = path == "/v1/models" or path.startswith("/v1/models/")
-    return ANTHROPIC if shared and anthropic_version else OPENAI
 
 
 def _whole_seconds(left: Left) -> int:

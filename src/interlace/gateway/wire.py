@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,6 +15,12 @@ import msgspec
 from interlace.errors import InterlaceError, InvalidRequest
 
 T = TypeVar("T")
+
+LARGE_BYTES = 128 << 10
+"""A body beyond that is read beside the event loop, by one at a time: reading ten megabytes takes seconds, in which
+nobody else would be answered."""
+
+_large = ThreadPoolExecutor(1, "large-body")
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,10 +82,16 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         ) from None
 
 
+async def read_beside(body: bytes, read: Callable[[], T]) -> T:
+    """What `read` makes of a body. It raises what it raises, and must not need the event loop."""
+    if len(body) <= LARGE_BYTES:
+        return read()
+    return await asyncio.get_running_loop().run_in_executor(_large, read)
+
+
 def _unique(pairs: list[tuple[str, object]]) -> None:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+    if len(dict(pairs)) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise InvalidRequest(
             f"The key {twice[:100]!r} stands twice in one object of your request. Give it once.", code="duplicate_key"
         )
@@ -97,7 +113,8 @@ def encode(value: Any) -> bytes:
 
 # --- msgspec's words → OpenAI's ----------------------------------------------------------------------------------
 
-_PLACE = re.compile(r" - at .*?`\$\.?([^`]*)`$")
+_AT = " - at "  # before the place; a field's name, which callers choose, may hold any number of them
+_PLACE = re.compile(r".*?`\$\.?([^`]*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`$", re.DOTALL)
 _TYPE = re.compile(r"Expected `(.*)`, got `(.*)`$")
@@ -105,9 +122,10 @@ _WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean
 
 
 def _described(text: str) -> InvalidRequest:
-    place = _PLACE.search(text)
+    before, _, after = text.rpartition(_AT)
+    place = _PLACE.match(after)
     path = place[1].replace("[...]", "") if place else ""  # msgspec does not say which key of a mapping
-    what = text[: place.start()] if place else text
+    what = before if place else text
     if unknown := _UNKNOWN.match(what):
         param = _join(path, unknown[1][:100])
         return InvalidRequest(f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")

@@ -15,7 +15,7 @@ import regex
 
 from interlace.config import GuardSettings, SecretSettings
 from interlace.engines.types import Delta, OutputRule
-from interlace.errors import ContentFiltered
+from interlace.errors import ContentFiltered, InterlaceError
 from interlace.safety.output import OutputGuard
 from interlace.safety.redactor import Action, Search, masked
 from interlace.safety.secret_input import Cleaner, Work, size_of
@@ -64,13 +64,15 @@ class Guards:
         """Whether there is anything that needs to see text: then input that comes as token ids must be decoded."""
         return bool(self.patterns) or self.secrets_input is not None
 
-    async def check_input(self, texts: Iterable[str], *, param: str) -> None:
+    async def check_input(self, texts: Iterable[str], inner: Iterable[str] = (), *, param: str) -> None:
         """Raise `ContentFiltered` unless every guard passes every text; `param` names the field they came from.
-        Secrets are not looked for here: see `clean` and `check_decoded`."""
-        texts = list(texts)
-        size = sum(map(len, texts))
+        `inner` are the same texts as they are read once more, so they do not count as longer input. Secrets are not
+        looked for here: see `clean` and `check_decoded`."""
         reason: str | None
         try:
+            texts = list(texts)
+            size = sum(map(len, texts))
+            texts += inner if self.patterns and size <= self.max_input_characters else ()
             if size > self.max_input_characters:
                 reason = f"The input has {size} characters; at most {self.max_input_characters} are allowed."
             elif size > _INLINE_CHARACTERS and self.patterns:
@@ -118,12 +120,35 @@ class Guards:
     def open_output(self, rule: OutputRule | None = None) -> OutputGuard | SecretGuard | Chain | None:
         """A guard for one request's output, whose text follows `rule`; None when there is nothing to look for, and so
         nothing needs to be held back."""
-        patterns = OutputGuard(self.patterns, self.window_characters) if self.patterns else None
+        json = rule is not None and rule.kind in ("json_object", "json_schema")
+        patterns = OutputGuard(self.patterns, self.window_characters, json=json) if self.patterns else None
         if self.secrets_output is None:
             return patterns
-        json = rule is not None and rule.kind in ("json_object", "json_schema")
         secrets = SecretGuard(self.secrets_output, partial(self.seen, "output"), json=json)
         return secrets if patterns is None else Chain(patterns, secrets)
+
+    def told(self, error: InterlaceError) -> InterlaceError:
+        """The error as a caller may read it: the very same, or one of its kind without its words where they hold what
+        is forbidden, as those of a provider may that quotes what it was sent or what its model said."""
+        words = " ".join(filter(None, (error.message, error.param, error.code)))
+        try:
+            if self._denied([words]) is None and self.redacted([words]) == [words]:
+                return error
+        except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
+            _log.exception("an error could not be checked, so its words are not told")
+        return type(error)(
+            "The server behind this model refused or failed this request, in words that the content guard of this "
+            "server keeps back.",
+            param=None,
+            retry_after_seconds=error.retry_after_seconds,
+        )
+
+    def loggable(self, text: str) -> str:
+        """What a caller wrote where the access log shows it, such as the name of a model that is not there."""
+        try:
+            return self.redacted([text])[0] if self._denied([text]) is None else "[denied]"
+        except Exception:  # noqa: BLE001 - default deny
+            return "[unchecked]"
 
     def redacted(self, texts: Iterable[str]) -> list[str]:
         """The texts as they may be logged: without secrets of any kind that is not `off` on both sides."""

@@ -7,18 +7,24 @@ clean text before it.
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import regex
 
-from interlace.engines.types import Delta
-from interlace.safety.scanner import StreamScanner
+from interlace.engines.types import Delta, Thought, TokenLogprob
+from interlace.safety.scanner import SEARCH_SECONDS, StreamScanner
+from interlace.safety.unescape import Unescaper
 
 _log = logging.getLogger(__name__)
+
+
+_utf8 = partial(codecs.getincrementaldecoder("utf-8"), "replace")
 
 
 @dataclass(slots=True)
@@ -30,24 +36,38 @@ class _Held:
 
 
 @dataclass(slots=True)
+class _Inner:
+    """JSON text as its reader sees it, from its first escape on: until then that is the text itself."""
+
+    scanner: StreamScanner
+    unescaper: Unescaper = field(default_factory=Unescaper)
+
+
+@dataclass(slots=True)
 class _Choice:
-    """What is known of one choice: its text, its thoughts and tool calls (each a text of its own), and what is held
-    back. `denied`: a scanner has found something."""
+    """What is known of one choice: its text, its thoughts and tool calls (each a text of its own), what its logprobs
+    tell, and what is held back. `inner` are those of its texts that are JSON with escapes, by call, -1 being the text.
+    `denied`: a scanner has found something."""
 
     text: StreamScanner
     thought: StreamScanner | None = None  # the one under way
     tools: dict[int, StreamScanner] = field(default_factory=dict)
+    inner: dict[int, _Inner] = field(default_factory=dict)
+    logprobs: StreamScanner | None = None
+    decoder: codecs.IncrementalDecoder = field(default_factory=_utf8)
     held: deque[_Held] = field(default_factory=deque)
     denied: bool = False
     ended: bool = False
 
 
 class OutputGuard:
-    """The output guard of one request, for all of its choices."""
+    """The output guard of one request, for all of its choices. `json`: its text is JSON, as the arguments of calls
+    always are, and is looked at out of its escapes as well."""
 
-    def __init__(self, patterns: Sequence[regex.Pattern[str]], window: int) -> None:
+    def __init__(self, patterns: Sequence[regex.Pattern[str]], window: int, *, json: bool = False) -> None:
         self._patterns = patterns
         self._window = window
+        self._json = json
         self._choices: dict[int, _Choice] = {}
 
     def feed(self, delta: Delta) -> list[Delta]:
@@ -83,16 +103,70 @@ class OutputGuard:
         if delta.text:
             self._feed(choice, choice.text, delta.text)
             ends.append((choice.text, len(choice.text.text)))
+            if self._json:
+                ends += self._feed_inner(choice, -1, choice.text, delta.text)
         for call in delta.tool_calls:
             scanner = choice.tools.get(call.index)
             if scanner is None:
                 scanner = choice.tools[call.index] = self._scanner()
             self._feed(choice, scanner, (call.name or "") + call.arguments)
             ends.append((scanner, len(scanner.text)))
+            ends += self._feed_inner(choice, call.index, scanner, call.arguments)
+            ends += self._feed_name(choice, call.id)
+        ends += self._feed_name(choice, delta.stop)
+        if choice.logprobs is not None and delta.text and not delta.logprobs:
+            self._feed(choice, choice.logprobs, "", final=True)  # nobody tells how it goes on
+            choice.logprobs = None
+        if delta.logprobs:
+            ends += self._feed_logprobs(choice, delta.logprobs)
+            delta = self._without_denied_alternatives(delta)
         choice.held.append(_Held(delta, ends))
         if delta.finish_reason is not None:
-            for scanner in (choice.text, *choice.tools.values()):
+            for inner in choice.inner.values():
+                self._feed(choice, inner.scanner, inner.unescaper.end(), final=True)
+            for scanner in (choice.text, *choice.tools.values(), *filter(None, [choice.logprobs])):
                 self._feed(choice, scanner, "", final=True)
+
+    def _feed_inner(
+        self, choice: _Choice, index: int, scanner: StreamScanner, piece: str
+    ) -> Iterator[tuple[StreamScanner, int]]:
+        """The same piece out of its escapes, where there have been any; `scanner` has all of the text."""
+        inner = choice.inner.get(index)
+        if inner is None:
+            if "\\" not in piece:
+                return
+            inner = choice.inner[index] = _Inner(self._scanner())
+            piece = scanner.text
+        self._feed(choice, inner.scanner, inner.unescaper.feed(piece))
+        yield inner.scanner, len(inner.scanner.text) + inner.unescaper.waits
+
+    def _feed_name(self, choice: _Choice, name: str | None) -> Iterator[tuple[StreamScanner, int]]:
+        """A text that comes in one piece: the id of a call, the stop string that ended an answer."""
+        if name:
+            scanner = self._scanner()
+            self._feed(choice, scanner, name, final=True)
+            yield scanner, len(name)
+
+    def _feed_logprobs(self, choice: _Choice, told: Sequence[TokenLogprob]) -> Iterator[tuple[StreamScanner, int]]:
+        """The tokens that logprobs tell, as a text of their own: a provider may tell others than it says."""
+        if choice.logprobs is None:
+            choice.logprobs = self._scanner()
+        self._feed(choice, choice.logprobs, choice.decoder.decode(b"".join(token.bytes for token in told)))
+        yield choice.logprobs, len(choice.logprobs.text)
+
+    def _without_denied_alternatives(self, delta: Delta) -> Delta:
+        """The delta without those tokens that might have been chosen, were not, and are denied by themselves."""
+        logprobs = tuple(
+            token
+            if len(shown := tuple(top for top in token.top if not self._denies(top.bytes))) == len(token.top)
+            else msgspec.structs.replace(token, top=shown)
+            for token in delta.logprobs
+        )
+        return msgspec.structs.replace(delta, logprobs=logprobs)
+
+    def _denies(self, token: bytes) -> bool:
+        text = token.decode("utf-8", "replace")
+        return any(pattern.search(text, timeout=SEARCH_SECONDS) for pattern in self._patterns)
 
     @staticmethod
     def _feed(choice: _Choice, scanner: StreamScanner, piece: str, *, final: bool = False) -> None:
@@ -106,14 +180,20 @@ class OutputGuard:
         return released
 
     def _refuse(self, choice: _Choice, index: int) -> list[Delta]:
-        """Everything before the match, then the end. Of a thought with a match nothing more is shown."""
-        released = self._release(choice)
+        """Everything before the match, then the end. What is clean of the delta with the match is told too: another
+        guard may need it, to know what the text before it was the beginning of."""
+        released = [_unfinished(delta) for delta in self._release(choice)]
         clean = ""
-        if choice.held and choice.held[0].ends and choice.held[0].ends[0][0] is choice.text:
-            text = choice.held[0].delta.text
-            start = choice.held[0].ends[0][1] - len(text)
-            clean = text[: max(0, choice.text.safe - start)]
-        return [*(_unfinished(delta) for delta in released), self._end(choice, index, clean)]
+        ends = choice.held[0].ends if choice.held else []
+        if ends and all(one.denied_at is None for one, _ in ends[1:]):
+            (scanner, end), delta = ends[0], choice.held[0].delta
+            if scanner is choice.text:
+                clean = delta.text[: max(0, scanner.safe - (end - len(delta.text)))]
+            elif delta.thought is not None:
+                said = delta.thought.text
+                thought = Thought(said[: max(0, scanner.safe - (end - len(said)))], delta.thought.summary)
+                released.append(Delta(index=index, thought=thought))
+        return [*released, self._end(choice, index, clean)]
 
     def _end(self, choice: _Choice, index: int, clean: str) -> Delta:
         choice.ended = True

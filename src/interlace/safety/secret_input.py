@@ -1,18 +1,20 @@
 """Masks or refuses secrets in what a caller sends, before an engine sees it.
 
 What a model reads as text is masked: messages, names of those who speak, arguments of earlier calls, descriptions of
-tools, prompts, texts to embed. Where a mask would change what the request means (names of functions, JSON schemas,
-output rules) a secret is refused, whatever the setting says.
+tools, prompts, texts to embed. Where a mask would change what the request means (names of functions, ids, JSON schemas,
+output rules, stop sequences), and where a secret is only there for whoever puts pieces together, it is refused,
+whatever the setting says.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
-from interlace.engines.texts import texts_of
+from interlace.engines.texts import inner_texts_of, names_of, text_in, texts_of
 from interlace.engines.types import (
     AudioPart,
     EmbedRequest,
@@ -52,14 +54,21 @@ class Cleaner:
         prompt = None if work.prompt is None else self.text(work.prompt)
         tools = tuple(map(self._tool, work.tools))
         if work.output is not None:
-            self.check(work.output.rule, "an output rule")
+            for text in (work.output.rule, work.output.name, work.output.description):
+                self.check(text, "an output rule")
+        for text in work.sampling.stop:
+            self.check(text, "a stop sequence")
+        for text in names_of(work):
+            self.check(text, "what the caller calls itself")
         if work.native:
             self.check(msgspec.json.encode(work.native).decode(), "a provider's own field")
         if work.options.metadata:
             self.check(msgspec.json.encode(work.options.metadata).decode(), "metadata")
-        if (messages, prompt, tools) == (work.messages, work.prompt, work.tools):
-            return work
-        return _replace(work, messages=messages, prompt=prompt, tools=tools)
+        if (messages, prompt, tools) != (work.messages, work.prompt, work.tools):
+            work = _replace(work, messages=messages, prompt=prompt, tools=tools)
+        for text in inner_texts_of(work):
+            self.check(text, "several pieces, or in escapes")
+        return work
 
     def text(self, text: str, *, json: bool = False) -> str:
         """The text with its secrets masked."""
@@ -90,6 +99,7 @@ class Cleaner:
 
     def _message(self, message: Message) -> Message:
         content = self._content(message)
+        self.check(message.tool_call_id or "", "the id of a call")
         name = message.name and self.text(message.name)
         calls = tuple(map(self._call, message.tool_calls))
         if (content, name, calls) == (message.content, message.name, message.tool_calls):
@@ -110,7 +120,10 @@ class Cleaner:
                 return _replace(part, text=self.text(part.text), summary=tuple(map(self.text, part.summary)))
             case FilePart():
                 self.check(part.url, "the address of a file")
-                return _replace(part, text=self.text(part.text), name=self.text(part.name))
+                data, text = part.data, text_in(part)
+                if (shown := self.text(text)) != text:
+                    data = base64.b64encode(shown.encode()).decode()
+                return _replace(part, text=self.text(part.text), name=self.text(part.name), data=data)
             case ImagePart():
                 self.check(part.url, "the address of a picture")
                 return part
@@ -118,6 +131,7 @@ class Cleaner:
                 return part
 
     def _call(self, call: ToolCall) -> ToolCall:
+        self.check(call.id, "the id of a call")
         self.check(call.name, "the name of a function")
         return _replace(call, arguments=self.text(call.arguments, json=True))
 

@@ -17,11 +17,42 @@ import msgspec
 from interlace.engines.types import Delta, ToolCallDelta
 from interlace.safety.redactor import Action, Redactor, Search, masked, whole
 from interlace.safety.secrets import Kind
+from interlace.safety.unescape import Unescaper
 
 _log = logging.getLogger(__name__)
 
 Seen = Callable[[Kind, Action], None]
 """Told of each secret that is masked or refused: for counting. Never of its value."""
+
+
+@dataclass(slots=True)
+class _Inner:
+    """JSON text as its reader sees it, and how many secrets were found in it, and in the text as it stands. `hidden_at`
+    is where those begin that are only found here."""
+
+    redactor: Redactor
+    unescaper: Unescaper = field(default_factory=Unescaper)
+    found: int = 0
+    found_plainly: int = 0
+    hidden_at: int | None = None
+
+    def feed(self, piece: str, plain: Redactor, *, final: bool) -> int:
+        """Take what `plain` has just taken; up to where this must be decided before that piece may be shown."""
+        self.redactor.feed(self.unescaper.feed(piece) + (self.unescaper.end() if final else ""), final=final)
+        news = len(self.redactor.found)
+        self.redactor.found.clear()
+        self.found += news
+        self.found_plainly += len(plain.found)
+        if self.hidden_at is None and self.found > self.found_plainly:
+            self.hidden_at = self.redactor.decided
+            if not self.redactor.refused:
+                self.hidden_at = self.redactor.cuts[-news].start if news else 0
+        return self.redactor.fed + self.unescaper.waits
+
+    @property
+    def decided(self) -> int:
+        """Up to where it may be shown."""
+        return self.redactor.decided if self.hidden_at is None else self.hidden_at
 
 
 @dataclass(slots=True)
@@ -33,6 +64,7 @@ class _Held:
     calls_at: tuple[int, ...]
     thought: Redactor | None = None  # the one its thought belongs to, which begins there at `thought_at`
     thought_at: int = 0
+    inner_ends: tuple[tuple[_Inner, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -42,7 +74,8 @@ class _Choice:
     text: Redactor
     thought: Redactor | None = None  # the one under way
     calls: dict[int, Redactor] = field(default_factory=dict)
-    names: list[Redactor] = field(default_factory=list)  # of the functions called: each comes in one piece
+    inner: dict[int, _Inner] = field(default_factory=dict)  # arguments of calls out of their escapes
+    names: list[Redactor] = field(default_factory=list)  # of functions and ids of calls: each comes in one piece
     thoughts: list[Redactor] = field(default_factory=list)
     spoiled: set[int] = field(default_factory=set)  # thoughts that were changed: their seals would not fit any more
     held: deque[_Held] = field(default_factory=deque)
@@ -50,6 +83,11 @@ class _Choice:
 
     def redactors(self) -> list[Redactor]:
         return [self.text, *self.calls.values(), *self.names, *self.thoughts]
+
+    def refused(self) -> bool:
+        """Whether there is a secret that is to be refused, or one in escapes, which nothing can be put in place of."""
+        hidden = any(inner.hidden_at is not None for inner in self.inner.values())
+        return hidden or any(redactor.refused for redactor in self.redactors())
 
 
 class SecretGuard:
@@ -74,7 +112,7 @@ class SecretGuard:
         except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
             _log.exception("the secret guard failed, so the answer is refused")
             return [_end(choice, delta.index, "")]
-        if any(redactor.refused for redactor in choice.redactors()):
+        if choice.refused():
             clean = _clean(choice)
             released = [msgspec.structs.replace(shown, finish_reason=None) for shown in released]
             return [*released, _end(choice, delta.index, clean)]
@@ -85,20 +123,32 @@ class SecretGuard:
         thought, thought_at = self._scan_thought(choice, delta)
         text_at, calls_at, final = choice.text.fed, [], delta.finish_reason is not None
         choice.text.feed(delta.text)
+        inner_ends: list[tuple[_Inner, int]] = []
         for call in delta.tool_calls:
             if call.index not in choice.calls:
                 choice.calls[call.index] = Redactor(self._search, json=True)
-            calls_at.append(choice.calls[call.index].fed)
-            choice.calls[call.index].feed(call.arguments)
-            if call.name:
-                choice.names.append(whole(self._search, call.name))
-        choice.held.append(_Held(delta, text_at, tuple(calls_at), thought, thought_at))
-        for redactor in choice.redactors():
-            if final:
+                choice.inner[call.index] = _Inner(Redactor(self._search))
+            plain, inner = choice.calls[call.index], choice.inner[call.index]
+            calls_at.append(plain.fed)
+            plain.feed(call.arguments)
+            inner_ends.append((inner, inner.feed(call.arguments, plain, final=False)))
+            self._count(plain)
+        for name in (delta.stop, *(name for call in delta.tool_calls for name in (call.name, call.id))):
+            if name:
+                choice.names.append(whole(self._search, name))
+        choice.held.append(_Held(delta, text_at, tuple(calls_at), thought, thought_at, tuple(inner_ends)))
+        if final:
+            for redactor in choice.redactors():
                 redactor.feed("", final=True)
-            for kind in redactor.found:
-                self._seen(kind, self._search.actions[kind])
-            redactor.found.clear()
+            for index, inner in choice.inner.items():
+                inner.feed("", choice.calls[index], final=True)
+        for redactor in choice.redactors():
+            self._count(redactor)
+
+    def _count(self, redactor: Redactor) -> None:
+        for kind in redactor.found:
+            self._seen(kind, self._search.actions[kind])
+        redactor.found.clear()
 
     def _scan_thought(self, choice: _Choice, delta: Delta) -> tuple[Redactor | None, int]:
         """The redactor of the delta's thought, and where that begins in it. A thought ends where anything else begins:
@@ -129,12 +179,13 @@ class SecretGuard:
         calls: list[ToolCallDelta] = []
         for call, at in zip(delta.tool_calls, held.calls_at, strict=True):
             arguments, touched = choice.calls[call.index].render(call.arguments, at)
-            name = call.name and masked(self._search, call.name)
-            cut |= touched or name != call.name
-            calls.append(msgspec.structs.replace(call, arguments=arguments, name=name))
-        if cut:
+            name, id = call.name and masked(self._search, call.name), call.id and masked(self._search, call.id)
+            cut |= touched or (name, id) != (call.name, call.id)
+            calls.append(msgspec.structs.replace(call, arguments=arguments, name=name, id=id))
+        stop = delta.stop and masked(self._search, delta.stop)
+        if cut or stop != delta.stop:
             kept = tuple(call for call in calls if call.arguments or call.id or call.name)
-            return msgspec.structs.replace(delta, text=text, logprobs=(), tool_calls=kept)
+            return msgspec.structs.replace(delta, text=text, logprobs=(), tool_calls=kept, stop=stop)
         if delta.logprobs and not _told(delta):
             return msgspec.structs.replace(delta, logprobs=())
         return delta
@@ -161,6 +212,8 @@ def _decided(choice: _Choice, held: _Held) -> bool:
     if held.thought is not None and thought and held.thought_at + len(thought.text) > held.thought.decided:
         return False
     if held.text_at + len(held.delta.text) > choice.text.decided:
+        return False
+    if any(end > inner.decided for inner, end in held.inner_ends):
         return False
     calls = zip(held.delta.tool_calls, held.calls_at, strict=True)
     return all(at + len(call.arguments) <= choice.calls[call.index].decided for call, at in calls)

@@ -156,8 +156,10 @@ def test_a_prompt_past_the_context_names_both_numbers(decoder: Core) -> None:
     assert str(limit) in error.message
     assert str(limit + 9) in error.message
     assert error.param == "prompt"
+    assert "prompt is too long" in error.message
     (error,) = run(decoder, [_ask(max_tokens=limit)])["a"]
     assert isinstance(error, ContextLengthExceeded)
+    assert re.search(rf"input length and `max_tokens` exceed context limit: \d+ \+ {limit} > {limit}\b", error.message)
 
 
 @pytest.mark.parametrize(

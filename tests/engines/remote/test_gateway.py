@@ -215,6 +215,18 @@ def test_commands_show_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert KEY not in said.out + said.err
 
 
+@pytest.mark.parametrize("engine", ["anthropic", "mistral", "groq", "together", "azure"])
+def test_the_check_knows_the_keys_that_are_not_written_down(tmp_path: Path, capsys: Any, engine: str) -> None:
+    """A provider's usual variable must be set though no line names it; else `serve` would be the first to say so."""
+    file = tmp_path / "interlace.yaml"
+    file.write_text(f"models:\n  - {{name: far, engine: {engine}, base_url: 'http://127.0.0.1:9', model: m}}\n")
+    assert config_check_command(file, env={"INTERLACE_HOME": str(tmp_path)}) == 1
+    said = capsys.readouterr().out
+    variable = "AZURE_OPENAI_API_KEY" if engine == "azure" else f"{engine.upper()}_API_KEY"
+    assert f"models[0].api_key: The environment variable {variable} is not set" in said
+    assert config_check_command(file, env={"INTERLACE_HOME": str(tmp_path), variable: "k"}) == 0
+
+
 # --- a light process ---------------------------------------------------------------------------------------------
 
 LIGHT = """

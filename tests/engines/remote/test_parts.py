@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlace.engines.remote.counting import (
+    FETCHED_FILE_TOKENS,
+    IMAGE_TOKENS,
     INPUT_TOKENS,
     MESSAGE_TOKENS,
     REQUEST_TOKENS,
@@ -23,11 +25,15 @@ from interlace.engines.remote.counting import (
 from interlace.engines.remote.failures import Complaint, error_of, harmless, read_complaint
 from interlace.engines.remote.sse import MOST_EVENT_BYTES, EventReader
 from interlace.engines.types import (
+    AudioPart,
     Capabilities,
     EmbedRequest,
+    FilePart,
     GenerateRequest,
+    ImagePart,
     Message,
     OutputRule,
+    TextPart,
     Tool,
     ToolCall,
 )
@@ -89,6 +95,21 @@ def test_a_bound_counts_everything_that_a_model_may_read() -> None:
     assert [most_prompt_tokens(request) >= plain + size for request in more] == [True] * len(more)
 
 
+def test_a_bound_counts_what_is_no_text() -> None:
+    """Pictures, sounds and files cost tokens too: a reservation without them would be exceeded by one picture."""
+    plain = most_prompt_tokens(chat("hi"))
+    for part, least in (
+        (ImagePart("aW1n", "image/png"), IMAGE_TOKENS),
+        (ImagePart(url="https://a.b/c.png"), IMAGE_TOKENS),
+        (AudioPart("d2F2" * 1000, "wav"), 3000),
+        (FilePart("ZmlsZQ==" * 1000, "application/pdf"), 6000),
+        (FilePart(url="https://a.b/c.pdf"), FETCHED_FILE_TOKENS),
+    ):
+        request = chat(messages=(Message("user", (TextPart("hi"), part)),))
+        assert most_prompt_tokens(request) >= plain + least
+        assert likely_prompt_tokens(request) <= most_prompt_tokens(request)
+
+
 def test_a_bound_leaves_room_for_what_a_template_writes() -> None:
     """Empty texts have marks around them too: of the request, of each message and call, and of tools."""
     empty = Message("user", "")
@@ -136,6 +157,26 @@ def test_any_error_of_a_provider_is_one_of_ours(status: int, value: Any, after: 
     assert len(error.message) < 600
     assert error.retry_after_seconds is None or 0 <= error.retry_after_seconds <= 3600
     assert 400 <= error.status < 600
+
+
+FLAT = {"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"detail": [FLAT]}, "body.seed: Extra inputs are not permitted"),
+        (
+            {"object": "error", "message": {"detail": [FLAT, {"msg": "x"}]}},
+            "body.seed: Extra inputs are not permitted; x",
+        ),
+        ([{"error": {"code": 400, "message": "no", "status": "INVALID_ARGUMENT"}}], "no"),
+        ({"error": "model not found"}, "model not found"),
+    ],
+)
+def test_errors_of_other_shapes_are_read(body: Any, message: str) -> None:
+    """FastAPI's, Mistral's, Google's and Ollama's: the caller hears what was wrong."""
+    assert read_complaint(body).message == message
 
 
 def test_a_date_to_come_back_at_is_understood() -> None:

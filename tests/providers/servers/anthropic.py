@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.providers.servers.http import Asked, Told, serving
+from tests.providers.servers.sayings import SAYINGS
 
 KEY = "sk-ant-test-0123456789"
 VERSIONS = ("2023-06-01", "2026-10-21")
@@ -52,6 +53,10 @@ _FIELDS = _COUNTED | {
     "max_tokens", "metadata", "service_tier", "stop_sequences", "stream", "container", "diagnostics", "inference_geo",
     "temperature", "top_p", "top_k",
 }  # fmt: skip
+_BETAS = {  # what each switches on: a field, or a display of thoughts
+    "context-management-2025-06-27": "context_management",
+    "thinking-display-updates-2026-08-18": "updates",
+}
 _TOOL = {
     "name", "description", "input_schema", "cache_control", "strict", "type", "defer_loading", "eager_input_streaming",
     "input_examples", "allowed_callers",
@@ -64,6 +69,8 @@ class Anthropic:
 
     url: str = ""
     seen: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    sensible: bool = False  # whatever the model is called, it answers what is asked
+    betas: list[str] = field(default_factory=list)  # the header of each request
 
     @property
     def last(self) -> dict[str, Any]:
@@ -101,15 +108,22 @@ def _answer(server: Anthropic, asked: Asked) -> Told:
             raise _bad("anthropic-version: header is required")
         body = json.loads(asked.body)
         path = asked.path.partition("?")[0]
+        betas = asked.headers.get("anthropic-beta", "")
+        server.betas.append(betas)
+        more = {field for beta, field in _BETAS.items() if beta in betas.split(",")}
         if path == "/v1/messages/count_tokens":
-            _check(body, _COUNTED)
+            _check(body, _COUNTED | more)
             server.seen.append((path, body))
             return _whole({"input_tokens": _words(body)})
         if path != "/v1/messages":
             raise Refusal(404, "not_found_error", "Not found")
-        _check(body, _FIELDS)
+        _check(body, _FIELDS | more)
         _check_limits(body)
         server.seen.append((path, body))
+        if server.sensible:
+            from tests.providers.servers.anthropic_sensible import sensible
+
+            return sensible(body)
         name = body["model"].partition(":")
         if name[0] not in SCRIPTS:
             raise Refusal(404, "not_found_error", f"model: {body['model']}")
@@ -145,7 +159,7 @@ def _check(body: dict[str, Any], known: set[str]) -> None:
     _check_tools(body, marks)
     if len(marks) > 4:
         raise _bad(f"A maximum of 4 blocks with cache_control may be provided. Found {len(marks)}.")
-    _check_thinking(body)
+    _check_thinking(body, {"summarized", "omitted", *known & {"updates"}})
     _check_output(body.get("output_config"))
 
 
@@ -235,7 +249,7 @@ def _check_tools(body: dict[str, Any], marks: list[str]) -> None:
         raise _bad("tool_choice: no such tool")
 
 
-def _check_thinking(body: dict[str, Any]) -> None:
+def _check_thinking(body: dict[str, Any], displays: set[str]) -> None:
     thinking = body.get("thinking")
     if thinking is None:
         return
@@ -246,8 +260,11 @@ def _check_thinking(body: dict[str, Any]) -> None:
         "between_tools": {"type"},
     }
     _only(thinking, allowed[thinking["type"]], "thinking")
-    if thinking.get("display", "omitted") not in {"summarized", "omitted"}:
+    if thinking.get("display", "omitted") not in displays:
         raise _bad("thinking.display")
+    forced = body.get("tool_choice", {}).get("type") in {"any", "tool"}
+    if forced and thinking["type"] in {"enabled", "adaptive"}:
+        raise _bad("Thinking may not be enabled when tool_choice forces tool use.")
     if thinking["type"] == "enabled":
         if thinking["budget_tokens"] < 1024:
             raise _bad("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")
@@ -358,7 +375,8 @@ def _deltas(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from ({"type": "thinking_delta", "thinking": piece} for piece in _cut(block["thinking"]))
             yield {"type": "signature_delta", "signature": block["signature"]}
         case "tool_use" if block["input"]:
-            pieces = ["", *_cut(json.dumps(block["input"]))]
+            given = block["input"]  # an object, or JSON text
+            pieces = ["", *_cut(given if isinstance(given, str) else json.dumps(given))]
             yield from ({"type": "input_json_delta", "partial_json": piece} for piece in pieces)
 
 
@@ -472,8 +490,30 @@ def counts(body: dict[str, Any], argument: str) -> Told:
     return said(body, [{"type": "text", "text": GREETING}], usage=json.loads(argument))
 
 
+def says(body: dict[str, Any], argument: str) -> Told:
+    """What it is told to; a refusal as a text that ends so."""
+    one = SAYINGS[argument]
+    if one.fault and not one.late:
+        raise _bad(one.fault)
+    content = [{"type": "thinking", "thinking": one.thought, "signature": SEALED}] if one.thought else []
+    content += [{"type": "text", "text": text} for text in (one.text, one.refusal) if text]
+    content += [
+        {
+            "type": "tool_use", "id": call.id, "name": call.name,
+            "input": call.arguments if body.get("stream") else json.loads(call.arguments),
+        }
+        for call in one.calls
+    ]  # fmt: skip
+    if one.late:
+        error = event("error", error={"type": "invalid_request_error", "message": one.fault})
+        events = _events(_message(body, content, "end_turn"))
+        return Told(200, [*events[:-2], error], {"Content-Type": "text/event-stream"})
+    return said(body, content, "tool_use" if one.calls else "refusal" if one.refusal else "end_turn")
+
+
 SCRIPTS: dict[str, Callable[[dict[str, Any], str], Told]] = {
     "text": text,
+    "says": says,
     "thinks": thinks,
     "calls": calls,
     "json": json_answer,

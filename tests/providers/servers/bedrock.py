@@ -25,6 +25,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from tests.providers.servers.http import Asked, Told, serving
+from tests.providers.servers.sayings import Saying, cut, saying_of
+from tests.providers.servers.sensible import Question, reply
 
 REGION = "eu-central-1"
 ACCESS, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"  # AWS's own published example
@@ -43,6 +45,7 @@ class Bedrock:
     seen: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)  # operation, model, body
     users: list[str] = field(default_factory=list)  # access keys, or "bearer"
     paths: list[str] = field(default_factory=list)
+    sensible: bool = False  # it answers what is asked
 
     @property
     def last(self) -> dict[str, Any]:
@@ -81,7 +84,10 @@ def _answer(bedrock: Bedrock, asked: Asked) -> Told:
         if operation == "CountTokens":
             return _json({"inputTokens": len(json.dumps(body["input"])) // 4})
         _check_turns(body)
-        events = SCRIPTS[_wish(body)](body)
+        if (one := saying_of(unquote(model))) is not None:
+            events: list[Event] | Told = _says(one)
+        else:
+            events = sensible(body) if bedrock.sensible else SCRIPTS[_wish(body)](body)
         if isinstance(events, Told):
             return events
         return _json(_whole(events)) if operation == "Converse" else _stream(events)
@@ -339,6 +345,40 @@ def _grow(block: dict[str, Any], delta: dict[str, Any]) -> None:
         text = block.setdefault("reasoningContent", {"reasoningText": {"text": ""}})["reasoningText"]
         for name, piece in delta["reasoningContent"].items():
             text[name] = text.get(name, "") + piece
+
+
+def _says(one: Saying) -> list[Event]:
+    """What it is told to."""
+    if one.fault and not one.late:
+        raise Refusal(400, "ValidationException", one.fault)
+    blocks = [lambda at: _thought(at, *({"text": piece} for piece in cut(one.thought)))] if one.thought else []
+    blocks += [lambda at, text=text: _text(at, *cut(text)) for text in (one.text, one.refusal) if text]
+    blocks += [lambda at, call=call: _call(at, call.id, call.name, *cut(call.arguments)) for call in one.calls]
+    events = _said(*(block(at) for at, block in enumerate(blocks)), stop="tool_use" if one.calls else "end_turn")
+    return [*events[:-2], ("validationException", {"message": one.fault})] if one.late else events
+
+
+def sensible(body: dict[str, Any]) -> list[Event]:
+    """What the conversation asks for."""
+    blocks = [turn["content"] for turn in body["messages"] if turn["role"] == "user"][-1]
+    form = body.get("outputConfig", {}).get("textFormat")
+    results = [block["toolResult"]["content"] for block in blocks if "toolResult" in block]
+    made = reply(
+        Question(
+            " ".join(block["text"] for block in blocks if "text" in block),
+            [tool["toolSpec"]["name"] for tool in body.get("toolConfig", {}).get("tools", ()) if "toolSpec" in tool],
+            ["".join(one.get("text", "") for one in result) for result in results],
+            json.loads(form["structure"]["jsonSchema"]["schema"]) if form else None,
+            any("image" in block for block in blocks),
+            body.get("inferenceConfig", {}).get("stopSequences", ()),
+        ),
+        len(json.dumps(body["messages"])),
+    )
+    counts = {"inputTokens": made.prompt_tokens, "outputTokens": made.completion_tokens}
+    calls = [_call(i, f"tooluse_{i}", name, json.dumps(given)) for i, (name, given) in enumerate(made.calls)]
+    if calls:
+        return _said(*calls, stop="tool_use", **counts)
+    return _said(_text(0, *(made.text[i : i + 5] for i in range(0, len(made.text), 5))), **counts)
 
 
 Script = Callable[[dict[str, Any]], "list[Event] | Told"]

@@ -17,6 +17,8 @@ from urllib.parse import parse_qs, parse_qsl
 
 from tests.providers.servers.http import Asked, Told, serving
 from tests.providers.servers.openai_schemas import complaints_about
+from tests.providers.servers.sayings import SAYINGS
+from tests.providers.servers.sensible import Question, reply
 
 KEY, AZURE_KEY, CLIENT, CLIENT_SECRET = "sk-proj-test-01234567", "0123456789abcdef0123456789abcdef", "client-1", "s3~x"
 VERSION, TENANT, SCOPE = "2024-10-21", "tenant-1", "https://cognitiveservices.azure.com/.default"
@@ -51,6 +53,7 @@ class OpenAI:
     tokens: list[str] = field(default_factory=list)
     life: int = 3599
     revoked: set[str] = field(default_factory=set)
+    sensible: bool = False  # whatever the model is called, it answers what is asked
 
     @property
     def last(self) -> dict[str, Any]:
@@ -94,6 +97,8 @@ def _answer(server: OpenAI, asked: Asked) -> Told:
             return RESPONSES[name](body, argument)
         if endpoint == "/embeddings":
             return _embeddings(body)
+        if server.sensible:
+            return sensible(body)
         if name not in SCRIPTS:
             raise Refusal(404, f"The model `{name}` does not exist", code="model_not_found")
         return SCRIPTS[name](body, argument)
@@ -350,8 +355,68 @@ def fails(body: dict[str, Any], argument: str) -> Told:
     raise Refusal(int(argument), "The server had an error", type="server_error")
 
 
+def says(body: dict[str, Any], argument: str) -> Told:
+    """What it is told to."""
+    one = SAYINGS[argument]
+    if one.fault and not one.late:
+        raise Refusal(400, one.fault, code="invalid_value")
+    if "messages" not in body:
+        shell = _shell(body, "text_completion")
+        choices = [[{"index": 0, "text": piece, "logprobs": None, "finish_reason": None}] for piece in _cut(one.text)]
+        end = {"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}
+        if not body.get("stream"):
+            return _whole(shell | {"choices": [end | {"text": one.text}], "usage": USAGE})
+        events = [_event(shell | {"choices": told}) for told in (*choices, [end])]
+        last = [_event(shell | {"choices": [], "usage": USAGE}), b"data: [DONE]\n\n"]
+        return Told(200, [*events, *last], {"Content-Type": "text/event-stream"})
+    told = {"content": one.text, "refusal": one.refusal, "reasoning_content": one.thought}
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in one.calls
+    ]
+    message = {name: value for name, value in {**told, "tool_calls": calls}.items() if value}
+    if one.late:
+        error = {"error": {"message": one.fault, "type": "invalid_request_error", "code": "invalid_value"}}
+        return Told(200, [chunk(body, 0, message), _event(error)], {"Content-Type": "text/event-stream"})
+    return said(body, [message], one.finish)
+
+
+def sensible(body: dict[str, Any]) -> Told:
+    """What the conversation asks for."""
+    messages = body["messages"]
+    contents = [message["content"] for message in messages if message["role"] == "user"]
+    parts = contents[-1] if isinstance(contents[-1], list) else [{"type": "text", "text": contents[-1]}]
+    form, stop = body.get("response_format") or {}, body.get("stop") or []
+    made = reply(
+        Question(
+            " ".join(part["text"] for part in parts if part["type"] == "text"),
+            [tool["function"]["name"] for tool in body.get("tools", ())],
+            [message["content"] for message in messages if message["role"] == "tool"],
+            form["json_schema"]["schema"] if form.get("type") == "json_schema" else None,
+            any(part["type"] == "image_url" for part in parts),
+            [stop] if isinstance(stop, str) else stop,
+        ),
+        len(json.dumps(messages)),
+    )
+    counted = {
+        "prompt_tokens": made.prompt_tokens,
+        "completion_tokens": made.completion_tokens,
+        "total_tokens": made.prompt_tokens + made.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+    made_calls = [
+        {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
+        for i, (name, given) in enumerate(made.calls)
+    ]
+    if made_calls:
+        return said(body, [{"tool_calls": made_calls}], "tool_calls", **counted)
+    return said(body, [{"content": made.text}], **counted)
+
+
 SCRIPTS: dict[str, Callable[[dict[str, Any], str], Told]] = {
     "text": text,
+    "says": says,
     "calls": calls,
     "refusal": refuses_to,
     "thinks": thinks,

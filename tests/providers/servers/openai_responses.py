@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.providers.servers.http import Told
+from tests.providers.servers.sayings import SAYINGS
 
 SEALED = "gAAAAABo0jQ7sealed"
 USAGE = {
@@ -193,7 +194,26 @@ def breaks(body: dict[str, Any], argument: str) -> Told:
     return Told(200, [*made.body, *tails[argument]], made.headers) if argument in tails else made
 
 
+def says(body: dict[str, Any], argument: str) -> Told:
+    """What it is told to."""
+    one = SAYINGS[argument]
+    if one.fault:
+        fault = {"code": "invalid_prompt", "message": one.fault}
+        if not one.late:
+            error = {**fault, "type": "invalid_request_error", "param": None}
+            return Told(400, json.dumps({"error": error}).encode(), {"Content-Type": "application/json"})
+        failed = {"type": "response.failed", "response": _response(body, [], "failed", error=fault)}
+        begun = [{"type": "response.created", "response": _response(body, [], "in_progress")}]
+        return _stream([*begun, *_item_events(0, _message(_text(one.text))), failed])
+    items = [_thought(one.thought)] if one.thought else []
+    parts = [_text(one.text)] if one.text else []
+    parts += [{"type": "refusal", "refusal": one.refusal}] if one.refusal else []
+    items += [_message(*parts)] if parts else []
+    return said(body, [*items, *({**_call(call.name, call.arguments), "call_id": call.id} for call in one.calls)])
+
+
 SCRIPTS: dict[str, Callable[[dict[str, Any], str], Told]] = {
+    "says": says,
     "thinks": thinks,
     "calls": calls,
     "refusal": refusal,

@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from tests.providers.servers.http import Asked, Told, serving
+from tests.providers.servers.sayings import Saying, cut, saying_of
+from tests.providers.servers.sensible import Question, reply
 
 PROJECT, LOCATION, KEY = "my-project", "europe-west4", "AIzaSyExampleKeyForTestsOnly"
 ACCOUNT = "gateway@my-project.iam.gserviceaccount.com"
@@ -64,6 +66,7 @@ class Vertex:
     issued: list[str] = field(default_factory=list)
     revoked: set[str] = field(default_factory=set)
     refuses: bool = False  # to give tokens
+    sensible: bool = False  # it answers what is asked
     seen: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # path, body
     keys: Any = None
 
@@ -124,7 +127,10 @@ def _answer(vertex: Vertex, asked: Asked) -> Told:
             raise Refusal(404, "NOT_FOUND", "no such method")
         _valid(_Generate, asked.body)
         _check_turns(body, model)
-        chunks = SCRIPTS[_wish(body)](body)
+        if (one := saying_of(model)) is not None:
+            chunks = _says(one)
+        else:
+            chunks = sensible(body) if vertex.sensible else SCRIPTS[_wish(body)](body)
         if isinstance(chunks, Told):
             return chunks
         if method == "generateContent":
@@ -282,6 +288,17 @@ def _call(name: str, args: Chunk | None, id: str = "", signature: str = "") -> C
     return {"functionCall": call} | ({"thoughtSignature": signature} if signature else {})
 
 
+def _says(one: Saying) -> list[Chunk]:
+    """What it is told to; calls come whole, as ever."""
+    if one.fault and not one.late:
+        raise Refusal(400, "INVALID_ARGUMENT", one.fault)
+    chunks = [_chunk({"text": piece, "thought": True}) for piece in cut(one.thought)]
+    chunks += [_chunk({"text": piece}) for piece in cut(one.text + one.refusal)]
+    chunks += [_chunk(_call(call.name, json.loads(call.arguments), call.id, SIGNATURE)) for call in one.calls]
+    last = {"finish": "MALFORMED_FUNCTION_CALL", "finishMessage": one.fault} if one.late else {"finish": "STOP"}
+    return [*chunks, _used(_chunk({"text": ""}, **last))]
+
+
 def _embedded(method: str, body: Chunk) -> Chunk:
     """Embeddings of two numbers: the length of the text, and one."""
     if method == "predict":
@@ -308,6 +325,33 @@ def _refused(code: int, status: str, message: str, *details: Chunk) -> Callable[
 
 def _ends(reason: str) -> Callable[[Chunk], list[Chunk]]:
     return lambda body: [_used(_chunk({"text": "Sor"}, finish=reason))]
+
+
+def sensible(body: Chunk) -> list[Chunk]:
+    """What the conversation asks for."""
+    parts = [turn["parts"] for turn in body["contents"] if turn.get("role") == "user"][-1]
+    config = body.get("generationConfig", {})
+    declared = [one for tool in body.get("tools", ()) for one in tool.get("functionDeclarations", ())]
+    results = [part["functionResponse"]["response"] for part in parts if "functionResponse" in part]
+    made = reply(
+        Question(
+            " ".join(part["text"] for part in parts if "text" in part),
+            [one["name"] for one in declared],
+            [next(iter(result.values())) if len(result) == 1 else json.dumps(result) for result in results],
+            config.get("responseJsonSchema") or config.get("responseSchema"),
+            any("inlineData" in part for part in parts),
+            config.get("stopSequences", ()),
+        ),
+        len(json.dumps(body["contents"])),
+    )
+    used = {"prompt": made.prompt_tokens, "said": made.completion_tokens}
+    if made.calls:
+        return [
+            _chunk(*(_call(name, given, f"fc{i}", SIGNATURE) for i, (name, given) in enumerate(made.calls))),
+            _used(_chunk(finish="STOP"), **used),
+        ]
+    pieces = [made.text[i : i + 5] for i in range(0, len(made.text), 5)]
+    return [*(_chunk({"text": piece}) for piece in pieces), _used(_chunk({"text": ""}, finish="STOP"), **used)]
 
 
 _RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "36.5s"}

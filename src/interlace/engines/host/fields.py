@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.engines.fields import KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, KEPT, Fields, Mapped, Refused, Unused, table
 
 _TEXT_ONLY = Refused("this model reads and writes text only. Leave it out, or choose another model.")
 _NO_THOUGHTS = "this model does not think apart from its answer"
@@ -11,17 +11,17 @@ LOCAL_FIELDS: Fields = table(
     KEPT,
     message__developer=Mapped("as a system message, unless the chat template knows developers"),
     message__is_error=Mapped("the result's text alone tells the model that the call failed"),
-    message__cache=Unused("prefixes are cached here without being marked"),
-    part__text__cache=Unused("prefixes are cached here without being marked"),
-    call__cache=Unused("prefixes are cached here without being marked"),
-    tools__cache=Unused("prefixes are cached here without being marked"),
+    message__cache=Unused("no prefix is kept from one request to another here"),
+    part__text__cache=Unused("no prefix is kept from one request to another here"),
+    call__cache=Unused("no prefix is kept from one request to another here"),
+    tools__cache=Unused("no prefix is kept from one request to another here"),
     part__refusal=Mapped("as what the assistant said"),
     part__thinking=Unused(_NO_THOUGHTS),
     part__image=_TEXT_ONLY,
     part__file=_TEXT_ONLY,
     part__file__text=Mapped("as text, under its name"),
     part__file__name=Mapped("as a line before the text"),
-    part__file__cache=Unused("prefixes are cached here without being marked"),
+    part__file__cache=Unused("no prefix is kept from one request to another here"),
     part__audio=_TEXT_ONLY,
     call__signature=Unused("only the provider that made it can read it"),
     output__lax=Mapped("the schema always holds"),
@@ -32,8 +32,9 @@ LOCAL_FIELDS: Fields = table(
     options__service_tier=Unused("the plan of the API key decides who goes first"),
     options__user=Unused("usage is recorded by API key; tags go into x-interlace-tags"),
     options__safety_identifier=Unused("usage is recorded by API key"),
-    options__cache_key=Unused("cached prefixes are found by what they hold"),
-    options__cache_retention=Unused("prefixes stay in the cache while there is room"),
+    options__cache_key=Unused("no prefix is kept from one request to another here"),
+    options__cache_retention=Unused("no prefix is kept from one request to another here"),
     options__metadata=Unused("tags go into x-interlace-tags"),
+    native__aside=ASIDE,
     native=Refused("it belongs to another provider's models. Leave it out, or choose another model."),
 )

@@ -227,9 +227,11 @@ class LocalEngine:
         if prompt + (wanted if wanted is not None else 1) <= limit:
             return
         asked = "" if wanted is None else f" and you asked for {wanted} more ({prompt + wanted} in all)"
-        yours = (
-            "The prompt is too long: your" if prompt >= limit else "Your"
-        )  # Anthropic's clients look for these words
+        yours = "Your"  # what follows in Anthropic's words is what its clients look for: they ask again for less
+        if prompt >= limit:
+            yours = "The prompt is too long: your"
+        elif wanted is not None:
+            asked += f": input length and `max_tokens` exceed context limit: {prompt} + {wanted} > {limit}"
         raise ContextLengthExceeded(
             f"This model's maximum context length is {limit} tokens. {yours} {param} came to {prompt} tokens{asked}. "
             f"Shorten the {param}{'' if wanted is None else ' or max_tokens'}. ({ContextLengthExceeded.default_code})",

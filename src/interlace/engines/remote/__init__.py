@@ -1,5 +1,6 @@
-"""Engines that live elsewhere: any server that speaks OpenAI's API, as an `Engine` like any other."""
+"""Engines that live elsewhere: a provider's model, as an `Engine` like any other."""
 
 from interlace.engines.remote.engine import RemoteEngine
+from interlace.engines.remote.providers import usual_of
 
-__all__ = ["RemoteEngine"]
+__all__ = ["RemoteEngine", "usual_of"]

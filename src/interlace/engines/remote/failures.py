@@ -26,8 +26,8 @@ from interlace.errors import (
     InterlaceError,
     InvalidRequest,
     NotFound,
-    Overloaded,
     PayloadTooLarge,
+    ProviderLimited,
 )
 
 MESSAGE_CHARACTERS = 500
@@ -75,6 +75,8 @@ class Complaint:
 
 def read_complaint(value: Any) -> Complaint:
     """The complaint in a decoded body, or in the value of its `error`: an object, or only a text."""
+    if isinstance(value, list) and len(value) == 1:  # Google's compatible endpoint
+        value = value[0]
     if isinstance(value, dict) and value.get("error"):
         value = value["error"]
     if isinstance(value, str):
@@ -82,11 +84,26 @@ def read_complaint(value: Any) -> Complaint:
     if not isinstance(value, dict):
         return Complaint()
     texts = {name: value[name] for name in ("message", "type", "param", "code") if isinstance(value.get(name), str)}
-    if "message" not in texts and isinstance(value.get("detail"), str):  # FastAPI's own shape
-        texts["message"] = value["detail"]
+    if "message" not in texts and (detail := _detail(value)):
+        texts["message"] = detail
     numbers = [value.get(name) for name in ("status", "code", "status_code")]
     status = next((n for n in numbers if isinstance(n, int) and 400 <= n < 600), 0)
     return Complaint(**texts, status=status)
+
+
+def _detail(value: dict[str, Any]) -> str:
+    """FastAPI's own shape: a text, or a list that says where and what; at Mistral inside `message`."""
+    inner = value.get("message")
+    detail = inner.get("detail") if isinstance(inner, dict) else value.get("detail")
+    if isinstance(detail, str):
+        return detail
+    faults = [one for one in detail if isinstance(one, dict)] if isinstance(detail, list) else []
+    said = []
+    for fault in faults[:5]:
+        where, what = fault.get("loc"), fault.get("msg")
+        place = ".".join(str(step) for step in where[:10]) if isinstance(where, list) else ""
+        said.append(f"{place}: {what}" if place else f"{what}")
+    return "; ".join(said)
 
 
 def decoded(body: bytes) -> Any:
@@ -112,7 +129,7 @@ def error_of(
     if status in (400, 404, 413, 415, 422):
         return _callers_fault(status, complaint, hide, input_param)
     if status == 429:
-        return Overloaded(
+        return ProviderLimited(
             "The server behind this model is at its rate limit. Try again later.",
             retry_after_seconds=1.0 if again is None else again,
         )

@@ -137,3 +137,13 @@ class Wire(Protocol):
 Make = Callable[[ModelSettings, Mapping[str, str], Fetch], Wire]
 """What each module in `providers` calls `make`: settings of a model and the environment → its wire. Raises
 `ConfigError` for a key that is not there; asks nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What is meant where a model's settings leave it out, for people to see: the address, the variable of the key (as
+    `${NAME}`), or in words whose credentials are used."""
+
+    base_url: str = ""
+    api_key: str = ""
+    credentials: str = ""

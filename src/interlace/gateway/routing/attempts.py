@@ -124,7 +124,7 @@ class Running:
 class Attempts:
     """One request by a route. `first` before there is a hold, then `run`, once each.
 
-    `streams`: whether the caller reads the answer as it comes. `served` is told model and reason before the first
+    `streams`: whether the caller reads the answer as it comes. `served` is told work and reason before the first
     event; `keep` gets a whole answer, where answers are remembered.
     """
 
@@ -134,8 +134,8 @@ class Attempts:
     doing: Doing
     meter: Meter
     streams: bool
-    served: Callable[[str, str], None]
-    keep: Callable[[str, list[Happening], Usage], None] | None = None
+    served: Callable[[Work, str], None]
+    keep: Callable[[str, list[Happening], Usage, frozenset[str]], None] | None = None
     tried: list[Running] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)  # on answers that were judged
     _steps: deque[Step] = field(default_factory=deque)
@@ -163,7 +163,7 @@ class Attempts:
         try:
             running, events = await self._answered(hold)
             self.meter.instead = running.meter
-            self.served(running.work.model, running.why)
+            self.served(running.work, running.why)
             whole = list(events) if self.keep else []
             if events:
                 yield events
@@ -173,7 +173,7 @@ class Attempts:
                 yield batch
             await running.stop("served")
             if self.keep and not (running.meter.filtered or running.meter.budget_ended):
-                self.keep(running.work.model, whole, running.meter.usage())
+                self.keep(running.work.model, whole, running.meter.usage(), running.work.unused)
         except BaseException as error:
             for one in self.tried:
                 await one.stop(*_end_of(error))
@@ -236,8 +236,8 @@ class Attempts:
 
     async def _asked(self, step: Step, hold: Hold) -> tuple[Running, list[Happening]] | None:
         """One step, with its retries; None where the next one must be asked."""
-        if self._steps and not step.broken and self.doing.live(step.model).breaker.state in {"open", "probing"}:
-            self._steps.append(replace(step, broken=True))  # since the choice was made
+        if self._steps and self._broke(step):
+            self._steps.append(replace(step, broken=True))
             return None
         for again in range(self.route.retries.times + 1):
             why = f"retry {again}" if again else step.why
@@ -251,6 +251,10 @@ class Attempts:
                 return None
             await asyncio.sleep(pause)
         return None
+
+    def _broke(self, step: Step) -> bool:
+        """Whether its model is taken for broken since the choice was made."""
+        return not step.broken and self.doing.live(step.model).breaker.state in {"open", "probing"}
 
     def _pause(self, error: InterlaceError, again: int) -> float | None:
         """Seconds to wait before the same model is asked again; None: it is not."""
@@ -276,24 +280,34 @@ class Attempts:
 
     async def _start(self, step: Step, hold: Hold, why: str) -> Running:
         """Begin an attempt; raises where the model cannot be asked, or no budget pays for it."""
-        first, self._first = self._first, None
-        if first is not None and first[0].model == step.model:
-            work, share = first[0], hold.first
-        else:
-            if first is not None:
-                hold.first.end(Tokens(), charged=False)
-            work = self._work(step)
-            begun = hold.begin(work.price, await self.doing.bound(work))
-            if begun is None:
-                raise InsufficientQuota("No budget has room for another attempt at this request. Ask for fewer tokens.")
-            share = begun
-        meter, live = self.doing.meter(work.model), self.doing.live(work.model)
+        live = self.doing.live(step.model)
+        probe = live.breaker.enter()  # before anything is waited for, or all who wait would probe
+        try:
+            work, share = await self._share(step, hold)
+        except BaseException:
+            if probe:
+                live.breaker.leave()
+            raise
+        meter = self.doing.meter(work.model)
         self.meter.instead = meter
         batches = Batches(self.doing.streams(work, share, meter))
-        running = Running(work, share, why, meter, live, batches, live.breaker.enter(), step.judged)
+        running = Running(work, share, why, meter, live, batches, probe, step.judged)
         self.tried.append(running)
         await batches.__aenter__()
         return running
+
+    async def _share(self, step: Step, hold: Hold) -> tuple[Work, Share]:
+        """The work of a step, and its part of the hold: for the first attempt there are both."""
+        first, self._first = self._first, None
+        if first is not None and first[0].model == step.model:
+            return first[0], hold.first
+        if first is not None:
+            hold.first.end(Tokens(), charged=False)
+        work = self._work(step)
+        share = hold.begin(work.price, await self.doing.bound(work))
+        if share is None:
+            raise InsufficientQuota("No budget has room for another attempt at this request. Ask for fewer tokens.")
+        return work, share
 
     def _work(self, step: Step) -> Work:
         work = self.doing.work(step.model)
@@ -314,7 +328,7 @@ class Attempts:
     async def _raced(self, first: Running, delay: float, hold: Hold) -> tuple[Running, list[Happening]]:
         """Whoever says the first word; the other is stopped. Raises only once both have failed."""
         racing = {asyncio.create_task(_read(first, first.head())): first}
-        error: InterlaceError | None = None
+        errors: list[InterlaceError] = []
         try:
             done, _ = await asyncio.wait(racing, timeout=delay)
             if not done and (second := await self._second(hold)) is not None:
@@ -325,26 +339,32 @@ class Attempts:
                     running = racing.pop(task)
                     try:
                         return running, task.result()
-                    except _ELSEWHERE as failed:
-                        error = error or failed
-            assert error is not None
-            raise error
+                    except ContentFiltered:
+                        raise
+                    except InterlaceError as error:  # whatever one of them refuses, the other may answer
+                        errors.append(error)
+            raise next((error for error in errors if isinstance(error, _ELSEWHERE)), errors[0])
         finally:
             for task in racing:
                 task.cancel()
             await asyncio.gather(*racing, return_exceptions=True)
             for running in racing.values():
                 await running.stop("cancelled")
+                if running.end == "served":  # a guard has ended it, too: what the caller got is the other's
+                    running.end = "cancelled"
 
     async def _second(self, hold: Hold) -> Running | None:
         """The next step, begun beside the first; None where it cannot be asked now. Where only the budget is too small
         for both at once, it keeps its place."""
         step = self._steps.popleft()
+        if self._broke(step):
+            self._steps.append(replace(step, broken=True))
+            return None
         try:
             return await self._start(step, hold, "hedge")
         except InsufficientQuota:
             self._steps.appendleft(step)
-        except _ELSEWHERE:
+        except InterlaceError:
             pass
         return None
 

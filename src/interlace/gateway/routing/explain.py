@@ -101,7 +101,7 @@ def _shares(route: RouteSettings, asked: Asked, models: Mapping[str, Standing]) 
 
 
 def rows_of(explanation: Explanation) -> tuple[list[str], list[list[str]]]:
-    """A table for people: headings and cells."""
+    """A table for people: headings and cells. Why somebody is passed over is a sentence, too long for a table."""
     headings = ["#", "MODEL", "WHY", "OF 100", "BREAKER", "FIRST TOKEN S", "ABOUT USD"]
     return headings, [_cells(row) for row in explanation.steps]
 
@@ -109,4 +109,5 @@ def rows_of(explanation: Explanation) -> tuple[list[str], list[list[str]]]:
 def _cells(row: Explained) -> list[str]:
     first = "" if row.first_token_seconds is None else f"{row.first_token_seconds:.3f}"
     percent = "" if row.percent is None else f"{row.percent:g}"
-    return [str(row.place or "-"), row.model, row.why, percent, row.breaker, first, row.likely_usd or ""]
+    why = row.why if row.place is not None else "passed over"
+    return [str(row.place or "-"), row.model, why, percent, row.breaker, first, row.likely_usd or ""]

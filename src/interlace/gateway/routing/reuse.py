@@ -1,7 +1,8 @@
 """Answers from memory: the very same request, of the same project, by the same route, within the time that is set.
 
-Nothing that comes near the same is taken for it: all that shapes an answer is in the key, with the project and what the
-plan says of lengths. Only whole answers are kept, as guards let them pass; memory is bounded by their number and size.
+Nothing that comes near the same is taken for it: all that shapes an answer is in the key, with the project, and plan
+and tags, which decide who answers. Only whole answers are kept, as guards let them pass; memory is bounded by their
+number and size.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from interlace.config import ReuseSettings, RouteSettings
-from interlace.engines.types import Delta, Embeddings, Usage
+from interlace.engines.types import Usage
 from interlace.gateway.bounds import tokens_of
 from interlace.gateway.meter import Meter
 from interlace.gateway.routing.live import Clock
@@ -25,17 +26,19 @@ from interlace.ledger import Bound, Caller, Hold, Price, Tried
 if TYPE_CHECKING:
     from interlace.gateway.calls import Ask, Happening, Work
 
-EVENT_BYTES = 200  # about, of an event beside its texts
+EVENT_BYTES = 200  # about, of an event beside what it holds
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer, and when it is forgotten (by the memory's clock)."""
+    """An answer, and when it is forgotten (by the memory's clock). `unused`: fields of the request that its model had
+    no use for."""
 
     model: str
     events: tuple[Happening, ...]
     usage: Usage
     until: float
+    unused: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -56,22 +59,28 @@ class Memory:
             self._kept.move_to_end(key)
         return kept
 
-    def keep(self, key: bytes, model: str, events: Sequence[Happening], usage: Usage) -> None:
+    def keep(
+        self, key: bytes, model: str, events: Sequence[Happening], usage: Usage, unused: frozenset[str] = frozenset()
+    ) -> None:
         """Remember an answer, unless it is too long; who was not asked for longest is forgotten for it."""
         if sum(map(_bytes_of, events)) > self.settings.entry_bytes:
             return
-        self._kept[key] = Kept(model, tuple(events), usage, self.clock() + self.settings.seconds)
+        self._kept[key] = Kept(model, tuple(events), usage, self.clock() + self.settings.seconds, unused)
         self._kept.move_to_end(key)
         while len(self._kept) > self.settings.entries:
             self._kept.popitem(last=False)
 
 
-def key_of(ask: Ask, caller: Caller) -> bytes:
-    """What makes two requests the same: whose they are, and everything that shapes the answer."""
+def key_of(route: RouteSettings, ask: Ask, caller: Caller, tags: Iterable[str]) -> bytes:
+    """What makes two requests the same: whose they are, and everything that shapes the answer or says which models may
+    give it. Of the tags, those that the route asks for: others, such as a request's own number, change nothing."""
     nameless = tuple(msgspec.structs.replace(request, id="", tenant="") for request in ask.generate)
     embed = None if ask.embed is None else msgspec.structs.replace(ask.embed, id="")
     plan = caller.plan
-    whole = (caller.project.id, plan.default_max_tokens, plan.largest_max_tokens, ask.model, nameless, embed)
+    conditions = (*(one.when for one in route.models), *(one.when for one in route.fallbacks))
+    asked_for = {tag for when in conditions for tag in when.tags}
+    by = (plan.name, plan.default_max_tokens, plan.largest_max_tokens, sorted(asked_for.intersection(tags)))
+    whole = (caller.project.id, by, ask.model, nameless, embed)
     return hashlib.blake2b(msgspec.msgpack.encode(whole), digest_size=32).digest()
 
 
@@ -119,10 +128,5 @@ class Remembered:
 
 
 def _bytes_of(event: Happening) -> int:
-    size = EVENT_BYTES
-    if isinstance(event, Delta):
-        size += len(event.text) + 100 * len(event.logprobs)
-        size += sum(len(call.arguments) for call in event.tool_calls)
-    elif isinstance(event, Embeddings):
-        size += sum(map(len, event.rows))
-    return size
+    """With all that it holds: prompts that are echoed, thoughts and logprobs can be longer than any text."""
+    return EVENT_BYTES + len(msgspec.msgpack.encode(event))

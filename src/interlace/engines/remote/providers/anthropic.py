@@ -13,11 +13,11 @@ from interlace.engines.fields import Fields, check_fields
 from interlace.engines.remote.failures import Complaint, read_complaint
 from interlace.engines.remote.providers.anthropic_answer import AnthropicAnswer
 from interlace.engines.remote.providers.anthropic_fields import ANTHROPIC_FIELDS
-from interlace.engines.remote.providers.anthropic_request import count_body, message_body
+from interlace.engines.remote.providers.anthropic_request import BETA, betas_of, count_body, message_body
 from interlace.engines.remote.secret import Secret, read_key
 from interlace.engines.remote.sse import EventReader
 from interlace.engines.remote.usage import number_in
-from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing
+from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing, Usual
 from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
 from interlace.errors import EngineFailed, InvalidRequest
 
@@ -58,7 +58,8 @@ class AnthropicWire:
     async def generate(self, request: GenerateRequest, *, ask_usage: bool) -> Outgoing:
         """A message; its usage comes unasked."""
         del ask_usage
-        return self._outgoing("", message_body(request, self.settings), EVENT_STREAM if self.settings.stream else JSON)
+        accept = EVENT_STREAM if self.settings.stream else JSON
+        return self._outgoing("", message_body(request, self.settings), accept, betas_of(request))
 
     async def embed(self, request: EmbedRequest) -> Outgoing:
         """There are no embeddings."""
@@ -67,7 +68,7 @@ class AnthropicWire:
 
     async def count(self, request: GenerateRequest) -> Outgoing | None:
         """The provider's own counter, which costs nothing."""
-        return self._outgoing("/count_tokens", count_body(request, self.settings), JSON)
+        return self._outgoing("/count_tokens", count_body(request, self.settings), JSON, betas_of(request))
 
     def read_count(self, body: bytes) -> int:
         """Its `input_tokens`."""
@@ -106,11 +107,19 @@ class AnthropicWire:
         """Without the key."""
         return text if self._key is None else self._key.hidden_in(text)
 
-    def _outgoing(self, path: str, body: Mapping[str, object], accept: str) -> Outgoing:
+    def _outgoing(self, path: str, body: Mapping[str, object], accept: str, betas: str) -> Outgoing:
         headers = {"anthropic-version": VERSION}
+        if betas:
+            headers[BETA] = betas
         if self._key is not None:
             headers["x-api-key"] = self._key.reveal()
         return Outgoing(self._url + path, msgspec.json.encode(body), headers, accept)
+
+
+def usual(settings: ModelSettings, env: Mapping[str, str]) -> Usual:
+    """See `wire.Usual`."""
+    del env
+    return Usual(settings.base_url or BASE_URL, settings.api_key or KEY)
 
 
 def make(settings: ModelSettings, env: Mapping[str, str], fetch: Fetch) -> AnthropicWire:

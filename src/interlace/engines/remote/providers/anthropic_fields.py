@@ -48,10 +48,10 @@ ANTHROPIC_FIELDS: Fields = table(
     output__grammar=Refused("this model's answers can only be held to a JSON schema."),
     tools__native=Native("anthropic.messages"),
     reasoning__effort=Mapped(
-        "as output_config.effort, minimal as low, with adaptive thinking unless asked in Anthropic's dialect; none as "
-        "no thinking"
+        "as output_config.effort, minimal as low, with adaptive thinking unless asked in Anthropic's dialect, or a "
+        "tool is forced; none as no thinking"
     ),
-    reasoning__summary=Mapped("as thinking.display: omitted, else summarized"),
+    reasoning__summary=Mapped("as thinking.display: omitted, updates, else summarized"),
     options__verbosity=Unused("say in the prompt how long the answer should be"),
     options__service_tier=Mapped("auto, priority, fast and scale as auto, others as standard_only"),
     options__user=Mapped("as metadata.user_id"),

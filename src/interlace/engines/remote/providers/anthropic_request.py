@@ -8,16 +8,27 @@ import msgspec
 
 from interlace.config import ModelSettings
 from interlace.engines.remote.providers.anthropic_turns import mark_of, turns_of
-from interlace.engines.types import GenerateRequest, OutputRule, Reasoning, Tool
+from interlace.engines.types import GenerateRequest, OutputRule, Reasoning, Sampling, Tool
 from interlace.errors import InvalidRequest
 
-DIALECT = "anthropic.messages"
+DIALECT, BETA = "anthropic.messages", "anthropic-beta"
 DEFAULT_MAX_TOKENS = 8192
 """The bound sent for a request without one: the API wants one, and all its models can say so much."""
 
 _TIERS = {"auto": "auto", "priority": "auto", "fast": "auto", "scale": "auto", "standard_only": "standard_only"}
-_DISPLAYS = {"omitted": "omitted", "none": "omitted"}
-_COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "speed")
+_DISPLAYS = {"omitted": "omitted", "none": "omitted", "updates": "updates"}
+_PLAIN = Sampling()
+_COUNTED = (
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "speed",
+    "context_management",
+)
 
 
 def message_body(request: GenerateRequest, settings: ModelSettings) -> dict[str, Any]:
@@ -36,8 +47,13 @@ def message_body(request: GenerateRequest, settings: ModelSettings) -> dict[str,
     if settings.stream:
         body["stream"] = True
     if request.dialect == DIALECT:
-        body.update(request.native)
+        body.update({name: value for name, value in request.native.items() if name != BETA})
     return body
+
+
+def betas_of(request: GenerateRequest) -> str:
+    """What the caller switched on by Anthropic's header for that."""
+    return str(request.native.get(BETA, "")) if request.dialect == DIALECT else ""
 
 
 def count_body(request: GenerateRequest, settings: ModelSettings) -> dict[str, Any]:
@@ -90,7 +106,9 @@ def _add_sampling(body: dict[str, Any], request: GenerateRequest) -> None:
     body["max_tokens"] = most
     for name in ("temperature", "top_p", "top_k"):
         value = getattr(sampling, name)
-        if name not in request.unset and not (name == "top_k" and not value):
+        if name not in request.unset and value != getattr(
+            _PLAIN, name
+        ):  # newer models refuse even what changes nothing
             body[name] = value
     if sampling.stop:
         body["stop_sequences"] = list(sampling.stop)
@@ -102,20 +120,22 @@ def _add_reasoning(body: dict[str, Any], request: GenerateRequest) -> None:
         return
     if reasoning.effort not in ("", "none"):
         body["output_config"] = {"effort": "low" if reasoning.effort == "minimal" else reasoning.effort}
-    thinking = _thinking(reasoning, own=request.dialect == DIALECT)
+    forced = request.prefill or request.tool_choice.partition(":")[0] in {"required", "function"}
+    thinking = _thinking(reasoning, willing=request.dialect != DIALECT and not forced)
     if thinking:
         if reasoning.summary and thinking["type"] != "disabled":
             thinking["display"] = _DISPLAYS.get(reasoning.summary, "summarized")
         body["thinking"] = thinking
 
 
-def _thinking(reasoning: Reasoning, *, own: bool) -> dict[str, Any]:
-    """How the model is to think. An effort asks for it, but not in Anthropic's `own` dialect."""
+def _thinking(reasoning: Reasoning, *, willing: bool) -> dict[str, Any]:
+    """How the model is to think. `willing`: an effort alone asks for it, as it does in every dialect but Anthropic's;
+    not where the answer's beginning is given or a tool is forced, because the API takes no thoughts there."""
     if reasoning.budget_tokens:
         return {"type": "enabled", "budget_tokens": reasoning.budget_tokens}
     if reasoning.effort == "none":
         return {"type": "disabled"}
-    if reasoning.adaptive or (not own and (reasoning.effort or reasoning.summary)):
+    if reasoning.adaptive or (willing and (reasoning.effort or reasoning.summary)):
         return {"type": "adaptive"}
     return {}
 

@@ -15,7 +15,7 @@ from interlace.engines.remote.failures import Complaint
 from interlace.engines.remote.providers.openai import OpenAIWire
 from interlace.engines.remote.refreshing import Refreshing
 from interlace.engines.remote.secret import Secret, read_key
-from interlace.engines.remote.wire import Fetch, Outgoing
+from interlace.engines.remote.wire import Fetch, Outgoing, Usual
 from interlace.errors import ConfigError, EngineFailed, EngineUnavailable
 
 _LOGIN = "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"
@@ -59,7 +59,7 @@ class EntraTokens:
         except (ValueError, RecursionError):
             told = {}
         token, seconds = told.get("access_token"), told.get("expires_in")
-        if answer.status == 200 and isinstance(token, str) and token.isascii() and token.isprintable():
+        if answer.status == 200 and isinstance(token, str) and token and token.isascii() and token.isprintable():
             life = float(seconds) if isinstance(seconds, int | float) and seconds > 0 else 300.0
             return Secret(token), time.time() + life
         if answer.status in (408, 429) or answer.status >= 500:
@@ -115,6 +115,13 @@ class AzureWire(OpenAIWire):
         if isinstance(self._tokens, EntraTokens):
             return self._tokens.hide(text)
         return text if self._tokens is None else self._tokens.hidden_in(text)
+
+
+def usual(settings: ModelSettings, env: Mapping[str, str]) -> Usual:
+    """See `wire.Usual`."""
+    del env
+    entra = settings.entra_token or settings.entra_client or settings.entra_secret or settings.entra_tenant
+    return Usual(settings.base_url, settings.api_key or ("" if entra else _KEY))
 
 
 def make(settings: ModelSettings, env: Mapping[str, str], fetch: Fetch) -> AzureWire:

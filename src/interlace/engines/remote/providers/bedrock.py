@@ -16,7 +16,7 @@ from interlace.engines.remote.providers.bedrock_request import converse_body, co
 from interlace.engines.remote.providers.bedrock_signing import Signer
 from interlace.engines.remote.providers.eventstream import EventStreamReader
 from interlace.engines.remote.secret import Secret, read_key
-from interlace.engines.remote.wire import JSON, Fetch, Outgoing
+from interlace.engines.remote.wire import JSON, Fetch, Outgoing, Usual
 from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
 from interlace.errors import ConfigError, EngineFailed, InvalidRequest
 
@@ -142,6 +142,17 @@ def _plain(type: str) -> str:
     return name[:1].upper() + name[1:]
 
 
+def _address(region: str) -> str:
+    return f"https://bedrock-runtime.{region}.{'amazonaws.com.cn' if region.startswith('cn-') else 'amazonaws.com'}"
+
+
+def usual(settings: ModelSettings, env: Mapping[str, str]) -> Usual:
+    """See `wire.Usual`."""
+    named = settings.api_key or (f"${{{API_KEY}}}" if env.get(API_KEY) else "")
+    region = settings.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or ""
+    return Usual(settings.base_url or (_address(region) if region else ""), named, "" if named else "AWS's credentials")
+
+
 def make(settings: ModelSettings, env: Mapping[str, str], fetch: Fetch) -> BedrockWire:
     """See `wire.Make`. An API key in the usual variable goes before AWS credentials, as it does in AWS's own SDKs."""
     del fetch
@@ -153,6 +164,5 @@ def make(settings: ModelSettings, env: Mapping[str, str], fetch: Fetch) -> Bedro
     if key is None or not (region or settings.base_url):
         signer = Signer(region, env)
         region = signer.region
-    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    base = settings.base_url or f"https://bedrock-runtime.{region}.{suffix}"
+    base = settings.base_url or _address(region)
     return BedrockWire(settings, base, key, None if key is not None else signer)

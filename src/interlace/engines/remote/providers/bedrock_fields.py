@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from interlace.engines.fields import KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, KEPT, Fields, Mapped, Refused, Unused, table
 
 _UNKNOWN = Refused("Bedrock does not know it. Leave it out, or choose another model.")
 _THIS_MODEL = Refused("this model on Bedrock does not know it. Leave it out, or choose another model.")
@@ -95,6 +95,7 @@ def fields_of_bedrock(family: str) -> Fields:
         options__cache_key=Unused(_NO_USE),
         options__cache_retention=Unused("cache marks say for how long"),
         options__metadata=Mapped("as requestMetadata"),
+        native__aside=ASIDE,
         native=_UNKNOWN,
     )
 

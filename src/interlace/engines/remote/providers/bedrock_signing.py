@@ -76,9 +76,13 @@ class Signer:
 
 
 def _region_of_profile() -> str:
+    from botocore.exceptions import BotoCoreError
     from botocore.session import Session
 
-    region = Session().get_config_variable("region")
+    try:
+        region = Session().get_config_variable("region")
+    except BotoCoreError as error:  # a profile that is not there, a file that cannot be read
+        raise ConfigError(f"AWS's configuration cannot be used: {error}. Mend it, or write `region:`.") from None
     if not region:
         raise ConfigError("No AWS region is known. Write `region:` at the model, or set the variable AWS_REGION.")
     return str(region)

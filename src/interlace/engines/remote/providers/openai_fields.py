@@ -91,6 +91,10 @@ def fields_of_responses(settings: ModelSettings) -> Fields:
         call__cache=unmarked,
         tools__cache=unmarked,
         part__thinking=sealed,
+        part__thinking__text=Mapped(
+            "with the name and the seal that its provider gave it, else not; as its summary, where another dialect "
+            "sends it back"
+        ),
         part__file__text=Mapped("as text, under its name"),
         part__audio=Refused("this model reads no sound. Leave it out, or choose another model."),
         call__signature=Unused("only the provider that made it can read it"),
@@ -109,7 +113,7 @@ def fields_of_responses(settings: ModelSettings) -> Fields:
         tools__native=Native("openai.responses"),
         reasoning__budget_tokens=Mapped("as an effort: low up to 4096 tokens, medium up to 16384, else high"),
         reasoning__adaptive=Mapped("the model decides unless an effort is given"),
-        reasoning__summary=Mapped("summarized as auto, omitted as none"),
+        reasoning__summary=Mapped("summarized and updates as auto, omitted as none"),
         options__service_tier=Mapped("standard_only as default"),
         native=Native("openai.responses"),
     )

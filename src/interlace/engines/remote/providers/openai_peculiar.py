@@ -37,41 +37,74 @@ class Peculiarities:
     refused: tuple[str, ...] = ()
 
 
-_PRESETS: Mapping[str, Peculiarities] = MappingProxyType(
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A server by name: what a setting that was left out is there. No `api_key`: it asks for none."""
+
+    base_url: str
+    api_key: str
+    peculiar: Peculiarities
+    extensions: bool = False
+    max_tokens_field: str = "max_tokens"
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "mistral": Peculiarities(
-            manners=Manners(developer=False),
-            options=frozenset(),
-            stream_options=False,  # its streams end with the usage unasked
-            seed="random_seed",
-            refused=(
-                "message.name", "part.audio", "sampling.logit_bias", "sampling.logprobs", "prompt", "prompt_ids",
+        "mistral": Preset(
+            "https://api.mistral.ai/v1",
+            "${MISTRAL_API_KEY}",
+            Peculiarities(
+                manners=Manners(developer=False),
+                options=frozenset(),
+                stream_options=False,  # its streams end with the usage unasked
+                seed="random_seed",
+                refused=(
+                    "message.name", "part.audio", "sampling.logit_bias", "sampling.logprobs", "prompt", "prompt_ids",
+                ),
             ),
         ),
-        "groq": Peculiarities(
-            manners=Manners(developer=False),
-            options=frozenset({"service_tier", "user"}),
-            standard="on_demand",
-            refused=(
-                "message.name", "n", "part.file", "part.audio", "sampling.logit_bias", "sampling.logprobs", "prompt",
-                "prompt_ids",
+        "groq": Preset(
+            "https://api.groq.com/openai/v1",
+            "${GROQ_API_KEY}",
+            Peculiarities(
+                manners=Manners(developer=False),
+                options=frozenset({"service_tier", "user"}),
+                standard="on_demand",
+                refused=(
+                    "message.name", "n", "part.file", "part.audio", "sampling.logit_bias", "sampling.logprobs",
+                    "prompt", "prompt_ids",
+                ),
+            ),
+            max_tokens_field="max_completion_tokens",
+        ),
+        "together": Preset(
+            "https://api.together.xyz/v1",
+            "${TOGETHER_API_KEY}",
+            Peculiarities(
+                manners=Manners(developer=False),
+                sampling=frozenset({"top_k", "min_p", "repetition_penalty"}),
+                options=frozenset(),
+                refused=("part.file", "part.audio", "sampling.logprobs", "prompt_ids"),
             ),
         ),
-        "together": Peculiarities(
-            manners=Manners(developer=False),
-            sampling=frozenset({"top_k", "min_p", "repetition_penalty"}),
-            options=frozenset(),
-            refused=("part.file", "part.audio", "sampling.logprobs", "prompt_ids"),
-        ),
-        "ollama": Peculiarities(
-            manners=Manners(developer=False),
-            options=frozenset(),
-            refused=(
-                "message.name", "n", "part.image.url", "part.file", "part.audio", "sampling.logit_bias",
-                "sampling.logprobs", "prompt_ids", "tool_choice", "parallel_tool_calls",
+        "ollama": Preset(
+            "http://127.0.0.1:11434/v1",
+            "",
+            Peculiarities(
+                manners=Manners(developer=False),
+                options=frozenset(),
+                refused=(
+                    "message.name", "n", "part.image.url", "part.file", "part.audio", "sampling.logit_bias",
+                    "sampling.logprobs", "prompt_ids", "tool_choice", "parallel_tool_calls",
+                ),
             ),
         ),
-        "vllm": Peculiarities(manners=Manners(developer=False), options=frozenset(), refused=("part.file",)),
+        "vllm": Preset(
+            "http://127.0.0.1:8000/v1",
+            "",
+            Peculiarities(manners=Manners(developer=False), options=frozenset(), refused=("part.file",)),
+            extensions=True,
+        ),
     }
 )  # fmt: skip
 
@@ -85,9 +118,10 @@ def official(settings: ModelSettings) -> bool:
 @functools.lru_cache(maxsize=1024)
 def peculiarities_of(settings: ModelSettings) -> Peculiarities:
     """What the server of these settings is like."""
-    made = _PRESETS.get(settings.engine, Peculiarities())
+    preset = PRESETS.get(settings.engine)
+    made = Peculiarities() if preset is None else preset.peculiar
     manners = made.manners
-    if settings.engine not in _PRESETS:
+    if preset is None:
         manners = dataclasses.replace(manners, signatures=not official(settings))
     marks = official(settings) if settings.cache_marks is None else settings.cache_marks
     manners = dataclasses.replace(manners, cache_marks=marks)

@@ -27,7 +27,7 @@ from interlace.errors import InvalidRequest
 
 DIALECT = "openai.responses"
 RESPONSES = "/responses"
-_SUMMARIES = {"auto": "auto", "concise": "concise", "detailed": "detailed", "summarized": "auto"}
+_SUMMARIES = {"auto": "auto", "concise": "concise", "detailed": "detailed", "summarized": "auto", "updates": "auto"}
 _UNKNOWN = ("presence_penalty", "frequency_penalty", "stop", "logit_bias", "top_k", "min_p", "ignore_eos")
 
 Item = dict[str, Any]
@@ -36,10 +36,10 @@ Item = dict[str, Any]
 def response_body(request: GenerateRequest, settings: ModelSettings) -> dict[str, Any]:
     """The JSON body of a response. Raises `InvalidRequest`, naming the field, for what the API does not know."""
     _refuse(request)
-    marks = peculiarities_of(settings).manners.cache_marks
+    own, marks = request.dialect == DIALECT, peculiarities_of(settings).manners.cache_marks
     body: dict[str, Any] = {
         "model": settings.model,
-        "input": [item for message in request.messages or () for item in _items(message, marks=marks)],
+        "input": [item for message in request.messages or () for item in _items(message, own=own, marks=marks)],
         "store": settings.store,
         "include": ["reasoning.encrypted_content"],
     }
@@ -49,7 +49,7 @@ def response_body(request: GenerateRequest, settings: ModelSettings) -> dict[str
     _add_options(body, request, settings)
     if settings.stream:
         body["stream"] = True
-    if request.dialect == DIALECT:
+    if own:
         body.update(request.native)
     return body
 
@@ -74,7 +74,7 @@ def _unknown(param: str, message: str) -> InvalidRequest:
 # --- the conversation --------------------------------------------------------------------------------------------
 
 
-def _items(message: Message, *, marks: bool) -> Iterator[Item]:
+def _items(message: Message, *, own: bool, marks: bool) -> Iterator[Item]:
     if message.role == "tool":
         yield {
             "type": "function_call_output",
@@ -87,13 +87,16 @@ def _items(message: Message, *, marks: bool) -> Iterator[Item]:
         return
     for part in message.parts:
         if isinstance(part, ThinkingPart) and part.id and (seal := part.signature or part.redacted):
-            yield _reasoning(part, seal)
+            yield _reasoning(part, seal, own=own)
     yield from _said(message)
     for call in message.tool_calls:
         yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
 
 
-def _reasoning(part: ThinkingPart, seal: str) -> Item:
+def _reasoning(part: ThinkingPart, seal: str, *, own: bool) -> Item:
+    """A sealed thought. What other dialects show of one is its summary: this API gives no more, and takes no more."""
+    if not own and part.text:
+        part = ThinkingPart(summary=part.summary or (part.text,), id=part.id)
     item: Item = {
         "type": "reasoning",
         "id": part.id,

@@ -18,7 +18,7 @@ from interlace.engines.remote.providers.vertex_request import generate_body, pro
 from interlace.engines.remote.providers.vertex_tokens import Tokens
 from interlace.engines.remote.secret import Secret, read_key
 from interlace.engines.remote.sse import EventReader
-from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing
+from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing, Usual
 from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
 from interlace.errors import ConfigError, EngineFailed
 
@@ -140,19 +140,31 @@ def _resource(model: str) -> str:
 
 def _vertex_url(settings: ModelSettings) -> str:
     """The model's address on Vertex AI. A name with a slash is a resource of the project's, such as endpoints/123."""
+    model = settings.model
+    path = model if "/" in model else f"publishers/{settings.publisher or 'google'}/models/{model}"
+    where = f"projects/{quote(settings.project, safe='')}/locations/{quote(settings.location, safe='')}"
+    return f"{_base(settings)}/{where}/{quote(path, safe='/')}"
+
+
+def _base(settings: ModelSettings) -> str:
+    """Where Vertex AI is asked: each location has a host of its own."""
     location = settings.location
     hosts = {"global": "aiplatform", "us": "aiplatform.us.rep", "eu": "aiplatform.eu.rep"}
     host = f"{hosts.get(location, f'{location}-aiplatform')}.googleapis.com"
-    base = settings.base_url.rstrip("/") or f"https://{host}/v1beta1"
-    model = settings.model
-    path = model if "/" in model else f"publishers/{settings.publisher or 'google'}/models/{model}"
-    where = f"projects/{quote(settings.project, safe='')}/locations/{quote(location, safe='')}"
-    return f"{base}/{where}/{quote(path, safe='/')}"
+    return settings.base_url.rstrip("/") or f"https://{host}/v1beta1"
 
 
 def _gemini_url(settings: ModelSettings) -> str:
     base = settings.base_url.rstrip("/") or GEMINI_API
     return f"{base}/{quote(_resource(settings.model), safe='/')}"
+
+
+def usual(settings: ModelSettings, env: Mapping[str, str]) -> Usual:
+    """See `wire.Usual`."""
+    del env
+    if settings.project:
+        return Usual(_base(settings), settings.api_key, "" if settings.api_key else "Google's credentials")
+    return Usual(settings.base_url or GEMINI_API, settings.api_key or f"${{{API_KEY}}}")
 
 
 def make(settings: ModelSettings, env: Mapping[str, str], fetch: Fetch) -> VertexWire:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.engines.fields import KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, KEPT, Fields, Mapped, Refused, Unused, table
 
 _UNKNOWN = Refused("Gemini does not know it. Leave it out, or choose another model.")
 _NO_USE = "Gemini has no such field"
@@ -77,5 +77,6 @@ VERTEX_FIELDS: Fields = table(
     options__cache_key=Unused(_CACHE),
     options__cache_retention=Unused(_CACHE),
     options__metadata=Unused("tags go into x-interlace-tags"),
+    native__aside=ASIDE,
     native=_UNKNOWN,
 )
