@@ -221,6 +221,10 @@ def _normal_chat(body: Json) -> Json:
     if wanted.get("type") == "json_schema":
         wanted["json_schema"] = {"strict": False} | wanted["json_schema"]
     body["messages"] = [_normal_chat_turn(turn) for turn in body["messages"]]
+    if isinstance(choice := body.get("tool_choice"), dict) and "allowed_tools" in choice:
+        names = [one["function"]["name"] for one in choice["allowed_tools"]["tools"]]
+        body["tools"] = [tool for tool in body["tools"] if tool["function"]["name"] in names]
+        body["tool_choice"] = choice["allowed_tools"]["mode"]
     for tool in body.get("tools", ()):
         tool["function"] = _said(_drop(tool["function"], strict=(False,)))
         tool["type"] = "function"

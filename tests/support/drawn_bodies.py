@@ -181,7 +181,11 @@ def draw_chat(draw: Draw) -> Json:
     _settle(body)
     if "tool_choice" in body:
         names = [tool["function"]["name"] for tool in body.get("tools") or ()]
-        choices = ["auto", "none", "required", {"type": "function", "function": {"name": names[0]}}] if names else []
+        choices: list[Any] = []
+        if names:
+            one = {"type": "function", "function": {"name": names[-1]}}
+            allowed = {"mode": draw.one(("auto", "required")), "tools": [one]}
+            choices = ["auto", "required", one, {"type": "allowed_tools", "allowed_tools": allowed}]
         body["tool_choice"] = draw.one([*choices, "none"])
     if draw.chance(0.1):
         body.pop("add_generation_prompt", None)

@@ -43,6 +43,7 @@ def canonical(request: GenerateRequest) -> GenerateRequest:
         request,
         id="",
         dialect="",
+        asides=(),
         messages=None if request.messages is None else tuple(map(_message, request.messages)),
         sampling=sampling,
         unset=tuple(name for name in TOLD if name in request.unset),
@@ -159,10 +160,12 @@ def without(request: GenerateRequest, name: str) -> GenerateRequest:
                 assert request.output is not None
                 return replace(request, output=replace(request.output, description=""))
             return replace(request, output=None)
+        case "tools" if rest == "native":
+            return _with_natives(request, lambda name: f"tools[].{name}" in request.asides)
         case "tools":
             if not rest:
                 return replace(request, tools=())
-            empty = {"strict": False, "cache": "", "native": {}}[rest]
+            empty = {"strict": False, "cache": ""}[rest]
             return replace(request, tools=tuple(replace(tool, **{rest: empty}) for tool in request.tools))
         case "tool_choice":
             return replace(request, tool_choice="auto")
@@ -174,11 +177,24 @@ def without(request: GenerateRequest, name: str) -> GenerateRequest:
             return replace(request, n=1)
         case "parallel_tool_calls":
             return replace(request, parallel_tool_calls=True)
+        case "native" if rest == "aside":
+            left = {one: value for one, value in request.native.items() if one not in request.asides}
+            kept = _with_natives(request, lambda name: f"tools[].{name}" not in request.asides)
+            return replace(kept, native=left, asides=())
         case "native":
-            return replace(request, native={})
+            left = {one: value for one, value in request.native.items() if one in request.asides}
+            return replace(request, native=left)
         case "prefill":
             return replace(request, prefill=False, messages=(request.messages or ())[:-1])
     raise AssertionError(f"a request cannot be without {name}")
+
+
+def _with_natives(request: GenerateRequest, kept: Callable[[str], bool]) -> GenerateRequest:
+    tools = (
+        replace(tool, native={name: value for name, value in tool.native.items() if kept(name)})
+        for tool in request.tools
+    )
+    return replace(request, tools=tuple(tools))
 
 
 def _without_of_turns(request: GenerateRequest, rest: str) -> GenerateRequest:

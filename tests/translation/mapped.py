@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
-from interlace.engines.fields import NAMES, Fields, Mapped, Unused, fields_of
+from interlace.engines.fields import NAMES, Fields, Mapped, Unused, at_home, fields_of
 from interlace.engines.types import (
     FilePart,
     GenerateRequest,
@@ -38,7 +38,7 @@ def expected(request: GenerateRequest, fields: Fields, kind: str) -> GenerateReq
     """What is left of the request, in which words: unused fields are gone, mapped ones as their functions say. No field
     of it is refused."""
     for name in sorted(fields_of(request), key=NAMES.index):
-        if isinstance(fields[name], Unused) and name in fields_of(request):
+        if isinstance(at_home(name, fields[name], request.dialect), Unused) and name in fields_of(request):
             request = without(request, name)
     said = fields_of(request)
     changes = {id(change): change for name, change in CHANGES[kind].items() if name in said & _mapped(fields)}
@@ -285,13 +285,17 @@ _OPENAI: dict[str, Change] = {
 
 
 def sealed_thoughts_first(request: GenerateRequest) -> GenerateRequest:
-    """Thoughts with the name and the seal of their provider, before what is said; no others."""
+    """Thoughts with the name and the seal of their provider, before what is said; no others. What another dialect shows
+    of one is its summary."""
+    own = request.dialect == "openai.responses"
 
     def change(turn: Message) -> Message:
         thoughts: list[Part] = []
         for part in turn.parts:
             if isinstance(part, ThinkingPart) and part.id and (part.signature or part.redacted):
-                thoughts.append(replace(part, signature=part.signature or part.redacted, redacted=""))
+                sealed = replace(part, signature=part.signature or part.redacted, redacted="")
+                shown = {} if own or not part.text else {"text": "", "summary": part.summary or (part.text,)}
+                thoughts.append(replace(sealed, **shown))
         rest = tuple(part for part in turn.parts if not isinstance(part, ThinkingPart))
         return replace(turn, content=(*thoughts, *rest))
 
@@ -301,7 +305,7 @@ def sealed_thoughts_first(request: GenerateRequest) -> GenerateRequest:
 def summaries_as_openai(request: GenerateRequest) -> GenerateRequest:
     """`summarized` is Anthropic's word for `auto`; thoughts that are not to be shown are not asked for."""
     assert request.reasoning is not None
-    known = {"summarized": "auto", "omitted": ""}
+    known = {"summarized": "auto", "updates": "auto", "omitted": ""}
     summary = known.get(request.reasoning.summary, request.reasoning.summary)
     return replace(request, reasoning=replace(request.reasoning, summary=summary))
 
@@ -340,7 +344,6 @@ def _spoken(turn: Message) -> list[bool]:
 
 
 _RESPONSES: dict[str, Change] = {
-    "message.name": names_before_texts,
     "message.is_error": gone("message.is_error"),
     "message.cache": lambda request: times(_BREAKPOINTS)(marks_on_last_parts(request)),
     "part.text.cache": lambda request: assistants_without_marks(times(_BREAKPOINTS)(request)),
@@ -351,6 +354,7 @@ _RESPONSES: dict[str, Change] = {
     "part.thinking.redacted": sealed_thoughts_first,
     "part.thinking.summary": sealed_thoughts_first,
     "part.file.text": text_files_as_texts,
+    "message.name": names_before_texts,
     "sampling.max_tokens": same,
     "reasoning.budget_tokens": budgets_as_efforts,
     "reasoning.adaptive": gone("reasoning.adaptive"),
@@ -388,16 +392,20 @@ def texts_as_plain(request: GenerateRequest) -> GenerateRequest:
     return parts(request, change)
 
 
-def anthropic_thinking(request: GenerateRequest) -> GenerateRequest:
-    """An effort asks for thinking as well, but not in Anthropic's own words; thoughts are shown or not."""
+def anthropic_thinking(request: GenerateRequest, *, converse: bool = False) -> GenerateRequest:
+    """An effort asks for thinking as well, but not in Anthropic's own words, nor where its own API takes none; thoughts
+    are shown or not."""
     reasoning = request.reasoning
     assert reasoning is not None
     effort = {"minimal": "low"}.get(reasoning.effort, reasoning.effort)
     own = request.dialect == "anthropic.messages"
+    if not converse:
+        own |= request.prefill or request.tool_choice.partition(":")[0] in {"required", "function"}
     adaptive = not reasoning.budget_tokens and effort != "none"
     adaptive &= reasoning.adaptive or (not own and bool(effort or reasoning.summary))
     thinks = adaptive or bool(reasoning.budget_tokens)
     shown = "omitted" if reasoning.summary in {"omitted", "none"} else "summarized"
+    shown = "updates" if reasoning.summary == "updates" and not converse else shown
     summary = shown if reasoning.summary and thinks else ""
     return replace(request, reasoning=Reasoning(effort, reasoning.budget_tokens, adaptive, summary))
 
@@ -415,7 +423,9 @@ def anthropic_options(request: GenerateRequest) -> GenerateRequest:
 
 
 def _always_anthropic(request: GenerateRequest) -> GenerateRequest:
-    """It wants a bound, and reads turns of one role in a row as one."""
+    """It wants a bound, reads turns of one role in a row as one, and is not told what changes nothing."""
+    plain = tuple(name for name in ("temperature", "top_p") if getattr(request.sampling, name) == 1)
+    request = replace(request, unset=tuple(dict.fromkeys((*request.unset, *plain))))
     if request.sampling.max_tokens is None:
         budget = request.reasoning.budget_tokens if request.reasoning is not None else 0
         request = replace(request, sampling=replace(request.sampling, max_tokens=8192 + budget))
@@ -559,12 +569,13 @@ def _bedrock(*, anthropic: bool) -> dict[str, Change]:
         "sampling.top_k": same,
     }
     if anthropic:
+        thinking = functools.partial(anthropic_thinking, converse=True)
         return made | {
             "parallel_tool_calls": same,
-            "reasoning.effort": anthropic_thinking,
-            "reasoning.budget_tokens": anthropic_thinking,
-            "reasoning.adaptive": anthropic_thinking,
-            "reasoning.summary": anthropic_thinking,
+            "reasoning.effort": thinking,
+            "reasoning.budget_tokens": thinking,
+            "reasoning.adaptive": thinking,
+            "reasoning.summary": thinking,
         }
     return made | {"reasoning.effort": bedrock_effort}
 
