@@ -352,7 +352,6 @@ async def test_no_tool_may_be_called(bedrock: Bedrock) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Message("user", (TextPart("a", cache="24h"),)),
         Message("user", (ImagePart(data="AAAA", media_type="image/tiff"),)),
         Message("user", (FilePart(data="AAAA", media_type="application/zip"),)),
         Message("assistant", tool_calls=(ToolCall("c", "now", "[1]"),)),

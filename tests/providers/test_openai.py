@@ -38,6 +38,7 @@ from interlace.errors import (
     InterlaceError,
     InvalidRequest,
     Overloaded,
+    ProviderLimited,
 )
 from tests.providers.servers.openai import GREETING, KEY, OpenAI, running_openai
 from tests.support.asking import OPEN, calls_of, chat, collect, collect_into, finishes, remote, text_of, thought_of
@@ -256,7 +257,7 @@ async def test_a_server_that_knows_more_gets_more(server: OpenAI) -> None:
 # --- errors ------------------------------------------------------------------------------------------------------
 
 FAULTS: dict[str, tuple[type[InterlaceError], str]] = {
-    "fails:429": (Overloaded, "rate limit"),
+    "fails:429": (ProviderLimited, "rate limit"),
     "fails:quota": (EngineFailed, "does not accept this gateway's account"),
     "fails:500": (EngineFailed, "HTTP 500"),
     "fails:503": (EngineUnavailable, "not available"),

@@ -28,7 +28,7 @@ from interlace.engines.types import (
     ToolCall,
     Usage,
 )
-from interlace.errors import EngineFailed, InterlaceError, InvalidRequest, Overloaded
+from interlace.errors import EngineFailed, InterlaceError, InvalidRequest, ProviderLimited
 from tests.providers.servers.openai import KEY, OpenAI, running_openai
 from tests.providers.servers.openai_responses import SEALED
 from tests.support.asking import calls_of, chat, collect, collect_into, finishes, remote, text_of
@@ -211,9 +211,9 @@ async def test_what_it_does_not_know_is_refused_by_name(server: OpenAI, case: st
 
 
 FAULTS: dict[str, tuple[type[InterlaceError], str, str]] = {
-    "error": (Overloaded, "rate limit", "one"),
-    "failed": (Overloaded, "rate limit", "one"),
-    "wrapped": (Overloaded, "rate limit", ""),
+    "error": (ProviderLimited, "rate limit", "one"),
+    "failed": (ProviderLimited, "rate limit", "one"),
+    "wrapped": (ProviderLimited, "rate limit", ""),
     "cut": (EngineFailed, "ended the connection", "one"),
     "quiet": (EngineFailed, "before it was complete", "one"),
     "garbage": (EngineFailed, "no answer", "one"),

@@ -24,6 +24,7 @@ from interlace.errors import (
     NotFound,
     Overloaded,
     PayloadTooLarge,
+    ProviderLimited,
 )
 from tests.support.asking import KEY, chat, collect, remote, text_of
 from tests.support.provider import Provider, running_provider
@@ -58,7 +59,7 @@ FAULTS: dict[str, tuple[type[InterlaceError], str, int]] = {
     "status:401": (EngineFailed, "does not accept this gateway's account", 0),
     "status:403": (EngineFailed, "does not accept this gateway's account", 0),
     "status:402": (EngineFailed, "does not accept this gateway's account", 0),
-    "status:429": (Overloaded, "rate limit", 0),
+    "status:429": (ProviderLimited, "rate limit", 0),
     "status:500": (EngineFailed, "HTTP 500", 0),
     "status:503": (EngineUnavailable, "not available", 0),
     "status:529": (EngineUnavailable, "not available", 0),
@@ -70,7 +71,7 @@ FAULTS: dict[str, tuple[type[InterlaceError], str, int]] = {
     "error-inside:first": (ContextLengthExceeded, "maximum context length", 0),
     "error-inside:mid": (EngineFailed, "HTTP 500", 1),
     "error-inside:text": (EngineFailed, "HTTP 500", 0),
-    "error-inside:limit": (Overloaded, "rate limit", 0),
+    "error-inside:limit": (ProviderLimited, "rate limit", 0),
     "error-inside:flat": (InvalidRequest, "too long", 0),
 }
 
