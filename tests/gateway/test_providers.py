@@ -246,9 +246,11 @@ def test_the_list_tells_of_keys_without_showing_them(run: Run) -> None:
     ],
 )
 def test_the_list_fills_in_what_providers_know_themselves(
-    run: Run, engine: str, more: dict[str, Any], address: str, key: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, engine: str, more: dict[str, Any], address: str, key: str
 ) -> None:
     """Else the table says that no key is needed where one is missing, and nothing of where requests go."""
+    for name in ("ANTHROPIC_API_KEY", "GROQ_API_KEY", "AZURE_OPENAI_API_KEY", "E", "GEMINI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)  # the machine's own, or other tests'
     done = run("list", models={"one": {"engine": engine, "model": "m", **more}})
     row = done.out.splitlines()[1]
     assert address in row
