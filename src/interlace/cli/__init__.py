@@ -98,6 +98,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     config: Config = None,
     home: Home = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that answer behind the port.", min=1, max=64)] = None,
 ) -> None:
     """Serve models over an OpenAI-compatible endpoint.
 
@@ -108,7 +109,7 @@ def serve(
     """
     from interlace.gateway.commands import serve_command
 
-    raise typer.Exit(serve_command(config=config, host=host, port=port, home=home))
+    raise typer.Exit(serve_command(config=config, host=host, port=port, home=home, workers=workers))
 
 
 @app.command()

@@ -326,6 +326,7 @@ class Settings:
     home: Path = setting("Folder of checkpoints and first API key.", factory=_default_home)
     host: str = setting("Address to listen on; 0.0.0.0 for every network.", "127.0.0.1")
     port: int = setting("Port to listen on; 0 takes a free one.", 8080, minimum=0, maximum=65535)
+    workers: int = setting("Gateway processes that answer behind the port.", 1, minimum=1, maximum=64)
     models: tuple[ModelSettings, ...] = setting(f"The served models; {DEFAULT_MODEL} when none is named.", ())
     routes: tuple[RouteSettings, ...] = setting("Public names with several models behind them.", ())
     prices: tuple[PriceSettings, ...] = setting("What models cost. A model without a price is not served.", ())

@@ -130,6 +130,8 @@ class BatchRunner:
     deposits: Deposits
     held: Callable[[], AbstractContextManager[Serving]]  # what is served by now, kept open meanwhile
     stopping: bool = False
+    tidies: bool = True  # what a crash left, at the beginning; else somebody else has
+    told: Callable[[], None] = lambda: None  # hears of changes too: another process may run batches
     _running: int = 0  # lines
     _works: dict[str, _Work] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -147,6 +149,11 @@ class BatchRunner:
 
     def changed(self) -> None:
         """A batch was made, or is to stop."""
+        self.stir()
+        self.told()
+
+    def stir(self) -> None:
+        """Look at all batches again."""
         self._changed.set()
 
     async def keep(self) -> None:
@@ -157,7 +164,8 @@ class BatchRunner:
             loop.call_soon_threadsafe(self.changed)
 
         self.deposits.registry.also_erase.append(erased)
-        await self._patiently(self.deposits.tidy)
+        if self.tidies:
+            await self._patiently(self.deposits.tidy)
         looking = asyncio.create_task(self._look())
         try:
             while True:

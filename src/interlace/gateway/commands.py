@@ -15,6 +15,7 @@ from interlace.config import ModelSettings, Settings, check_config, find_config,
 from interlace.errors import CheckpointError, ConfigError, InvalidRequest
 
 if TYPE_CHECKING:
+    from interlace.gateway.reloading import Source
     from interlace.models.progress import Progress
 
 
@@ -25,30 +26,64 @@ def serve_command(
     port: int | None = None,
     home: Path | None = None,
     log_level: str | None = None,
+    workers: int | None = None,
     env: Mapping[str, str] | None = None,
 ) -> int:
     """`interlace serve`: pull what is missing, listen, answer until SIGTERM. Exit codes: 0 drained, 1 failed, 2 wrong
     configuration."""
     env = os.environ if env is None else env
+    overrides = {"host": host, "port": port, "home": home, "log.level": log_level, "workers": workers}
     found = find_config(config, env)  # a reload reads the same file, or says that it is gone
-    read = partial(load_settings, found, env, {"host": host, "port": port, "home": home, "log.level": log_level})
     try:
-        first = settings = read()
-        for where, problem, mend in _key_faults(settings, env):  # nobody waits for a download to hear this
-            raise ConfigError(f"{where}: {problem.removesuffix('.')}. {mend}".rstrip())
-        settings = _pull_missing(settings)
-        from interlace.gateway.reloading import Source  # the HTTP server is heavy; other verbs don't need it
+        settings, source = _source(found, env, overrides)
         from interlace.gateway.serve import serve
 
-        return serve(settings, env, source=Source(first, lambda faults: read(faults=faults), _fetched))
+        if settings.workers == 1:
+            return serve(settings, env, source=source)
+        from interlace.gateway.processes import serve_many
+
+        options = {"config": None if found is None else str(found.resolve()), "overrides": _plain(overrides)}
+        return serve_many(settings, options, env)
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2
     except CheckpointError as error:
         print(f"interlace: {error.message}", file=sys.stderr)
     except OSError as error:  # of a pull: a full disk, a folder that is not ours
-        print(f"interlace: {error.filename or settings.home}: {error.strerror or error}.", file=sys.stderr)
+        print(f"interlace: {error.filename or home or 'the home folder'}: {error.strerror or error}.", file=sys.stderr)
     return 1
+
+
+def coordinate_command(said: str, env: Mapping[str, str]) -> int:
+    """The coordinator of `interlace serve --workers N`, which says in `said` what its own options were."""
+    options = json.loads(said)
+    overrides = {name: Path(value) if name == "home" else value for name, value in options["overrides"].items()}
+    try:
+        settings, source = _source(None if options["config"] is None else Path(options["config"]), env, overrides)
+        from interlace.gateway.processes.coordinating import coordinate
+
+        return coordinate(settings, source, tuple(options["address"]), env)
+    except ConfigError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+
+
+def _source(found: Path | None, env: Mapping[str, str], overrides: Mapping[str, Any]) -> tuple[Settings, Source]:
+    """Settings that can be served by, their checkpoints on the disk, and where another load comes from."""
+    read = partial(load_settings, found, env, overrides)
+    first = settings = read()
+    for where, problem, mend in _key_faults(settings, env):  # nobody waits for a download to hear this
+        raise ConfigError(f"{where}: {problem.removesuffix('.')}. {mend}".rstrip())
+    settings = _pull_missing(settings)
+    from interlace.gateway.reloading import Source  # the HTTP server is heavy; other verbs don't need it
+
+    return settings, Source(first, lambda faults: read(faults=faults), _fetched)
+
+
+def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON has them; relative paths mean the folder we were started in."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in given.items()}
 
 
 def reload_command(

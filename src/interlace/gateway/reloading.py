@@ -32,7 +32,7 @@ from interlace.ledger import Registry
 
 _log = logging.getLogger(__name__)
 
-FIXED = ("home", "host", "port", "ledger.url", "ledger.time_zone")
+FIXED = ("home", "host", "port", "workers", "ledger.url", "ledger.time_zone")
 """What a running server cannot change: where it listens, and what its ledger is."""
 
 _LOOK_SECONDS = 0.05  # from one look at a loading engine's health to the next
@@ -62,6 +62,7 @@ class Load:
     pipeline: Pipeline
     app: ASGIApp
     running: int = 0
+    number: int = 0  # that all processes of an installation know it by
 
 
 class Loads:
@@ -98,6 +99,11 @@ class Loads:
         self._living.append(load)
         if not before.running:
             self._end(before)
+
+    @property
+    def living(self) -> tuple[Load, ...]:
+        """Those that are current or have requests left, the current one last."""
+        return tuple(self._living)
 
     @property
     def models(self) -> frozenset[str]:

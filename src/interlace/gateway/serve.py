@@ -62,7 +62,7 @@ def serve(
     greeting = functools.partial(announce, flush=True) if announce is print else announce
     with (
         contextlib.closing(open_registry(settings, env)) as registry,  # closed last: events are still being written
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
         runner.run(_serve(registry, bound, build or functools.partial(build_engine, env=env), greeting, source))
     return 0
@@ -191,11 +191,17 @@ class Server(uvicorn.Server):
         self.state = state
         self.had_terminal = os.isatty(0)
         self._batches: asyncio.Task[None] | None = None
+        self._runs_batches = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own; then batches go on where they were."""
         await super().startup(sockets=sockets)
-        if self.state.batches is not None:
+        self.may_run_batches(self._runs_batches)
+
+    def may_run_batches(self, yes: bool) -> None:
+        """Whether it is this process that runs them: one of an installation does."""
+        self._runs_batches = yes
+        if yes and self.started and self.state.batches is not None and self._batches is None:
             self._batches = asyncio.create_task(self.state.batches.keep())
 
     @contextlib.contextmanager
@@ -268,8 +274,8 @@ async def _serve(
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, server.drain)
     loop.add_signal_handler(signal.SIGHUP, server.hang_up, reloader.reload_soon)
-    greeter = asyncio.create_task(_greet(registry, bound.getsockname(), engines, announce))
-    starting = asyncio.create_task(_start(engines))
+    greeter = asyncio.create_task(greet(registry, bound.getsockname(), engines, announce))
+    starting = asyncio.create_task(start_engines(engines))
     forgetting = asyncio.create_task(Retention(registry).keep())
     calm_collector()
     try:
@@ -289,7 +295,7 @@ def calm_collector() -> None:
     gc.set_threshold(10_000, 20, 50)
 
 
-async def _start(engines: Mapping[str, StartingEngine]) -> None:
+async def start_engines(engines: Mapping[str, StartingEngine]) -> None:
     """Start every engine; one that cannot start says so in its health and leaves the others alone."""
     results = await asyncio.gather(*(engine.start() for engine in engines.values()), return_exceptions=True)
     for name, result in zip(engines, results, strict=True):
@@ -297,7 +303,7 @@ async def _start(engines: Mapping[str, StartingEngine]) -> None:
             _log.error("an engine could not be started", extra={"fields": {"model": name, "error": str(result)}})
 
 
-async def _greet(
+async def greet(
     registry: Registry,
     address: tuple[object, ...],
     engines: Mapping[str, Engine],
@@ -357,7 +363,8 @@ def _url(address: tuple[object, ...]) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop; None: asyncio's own."""
     try:
         import uvloop
     except ImportError:  # there is none for Windows

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interlace.ledger.book import Book
-    from interlace.ledger.directory import Caller, Plan, new_key
+    from interlace.ledger.directory import Caller, Key, Organisation, Plan, Project, new_key
     from interlace.ledger.events import Attempt, UsageEvent
     from interlace.ledger.holds import Bound, Hold, Share, Tried, Used
     from interlace.ledger.ledger import Ledger
     from interlace.ledger.limits import Left
+    from interlace.ledger.linked import LinkedRegistry
     from interlace.ledger.outcomes import RULES, Outcome
     from interlace.ledger.prices import Price, Tokens
     from interlace.ledger.private_files import make_private, read_private
     from interlace.ledger.registry import LedgerBusy, Registry
     from interlace.ledger.retention import Retention
-    from interlace.ledger.store import Store, Write
+    from interlace.ledger.store import PlainWrite, Store, Write
     from interlace.ledger.usage import read_events
 
 # name → the module that has it
@@ -30,6 +31,11 @@ _HOMES = {
     "Bound": "holds",
     "Caller": "directory",
     "Hold": "holds",
+    "Key": "directory",
+    "LinkedRegistry": "linked",
+    "Organisation": "directory",
+    "PlainWrite": "store",
+    "Project": "directory",
     "Ledger": "ledger",
     "LedgerBusy": "registry",
     "Left": "limits",
@@ -59,12 +65,17 @@ __all__ = [
     "Bound",
     "Caller",
     "Hold",
+    "Key",
     "Ledger",
     "LedgerBusy",
     "Left",
+    "LinkedRegistry",
+    "Organisation",
     "Outcome",
+    "PlainWrite",
     "Plan",
     "Price",
+    "Project",
     "Registry",
     "Retention",
     "Share",

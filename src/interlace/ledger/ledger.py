@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any
 
 from interlace.config import LedgerSettings
 from interlace.errors import (
@@ -39,6 +40,9 @@ from interlace.money import MOST_NANOS, show_usd
 
 _Meanwhile = Callable[[], AbstractAsyncContextManager[object]]
 
+Operate = Callable[[str, Any], Awaitable[Any]]
+"""Carries out an operation by its name, with its input; gives its output, and raises what it raises."""
+
 
 class Ledger:
     """See the module. `registry` is its office; administrators work there, from other threads."""
@@ -50,6 +54,7 @@ class Ledger:
         self._durable: dict[str, asyncio.Future[None]] = {}
         self.unwritten: dict[str, UsageEvent] = {}  # counted as spent, and not known to be durable
         self._months: set[str] = set()
+        self.operate: Operate | None = None  # of a worker: the coordinator makes changes
         self.book = Book(registry.directory.budget)
         registry.store.durable = self._tell_durable
         registry.changed = self._budgets_changed
@@ -356,9 +361,10 @@ class Ledger:
         """On the writing thread: one call to the loop for all that a commit made last."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits; the thread has more to write
-                self._loop.call_soon_threadsafe(self._resolve, [event.id for event in events])
+                self._loop.call_soon_threadsafe(self.made_durable, [event.id for event in events])
 
-    def _resolve(self, ids: Sequence[str]) -> None:
+    def made_durable(self, ids: Sequence[str]) -> None:
+        """Usage events of these ids are committed: on the event loop."""
         for id in ids:
             self.unwritten.pop(id, None)
             future = self._durable.pop(id, None)

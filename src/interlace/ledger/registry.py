@@ -68,6 +68,9 @@ class Registry:
     calendar: Calendar
     settings: Settings
     changed: Callable[[], None] = field(default=lambda: None)
+    tell: Callable[[list[Entry]], None] = field(
+        default=lambda _: None
+    )  # other processes, of what is new in the directory
     also_erase: list[Callable[[str], None]] = field(default_factory=list)  # with a project, by id: other rooms' share
     _locks: list[HeldLock] = field(default_factory=list)
     _changing: threading.Lock = field(default_factory=threading.Lock)
@@ -87,7 +90,7 @@ class Registry:
         Raises `LedgerBusy` while another process has it, `ConfigError` when it cannot be opened.
         """
         env = os.environ if env is None else env
-        url = _database(settings)
+        url = database_of(settings)
         try:
             settings.home.mkdir(parents=True, exist_ok=True)
             locks = _lock_all(_lock_files(settings.home, url))
@@ -125,6 +128,7 @@ class Registry:
             entries = self.store.write(work)
             for entry in entries:
                 self.directory.put(entry)
+            self.tell(entries)
         self.changed()
         return entries
 
@@ -214,7 +218,7 @@ class Registry:
 # --- one process at a time ---------------------------------------------------------------------------------------
 
 
-def _database(settings: Settings) -> URL:
+def database_of(settings: Settings) -> URL:
     """The URL of the ledger; raises `ConfigError` for one that nothing here can open, without quoting a password."""
     try:
         url = make_url(settings.ledger.url or sqlite_url(settings.home / "ledger.db"))

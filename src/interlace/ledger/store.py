@@ -66,6 +66,14 @@ class Write:
     values: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class PlainWrite:
+    """The same, as the database's driver takes it: it may come from another process."""
+
+    sql: str
+    values: Any
+
+
 class Store:
     """An open database. `record` and `write` may be called from any thread; `read` runs on the caller's.
 
@@ -78,8 +86,8 @@ class Store:
         self.engine = _engine(url)
         self.durable: Callable[[Sequence[UsageEvent]], None] = lambda _: None
         self._events = _EventWriter(self.engine)
-        self._beside: dict[str, tuple[Write, ...]] = {}  # by the id of an event that is queued
-        self._queue: queue.SimpleQueue[UsageEvent | _Job | _Stop] = queue.SimpleQueue()
+        self._beside: dict[str, tuple[Write | PlainWrite, ...]] = {}  # by the id of an event that is queued
+        self._queue: queue.SimpleQueue[UsageEvent | Job | _Stop] = queue.SimpleQueue()
         self._give_up_at = math.inf  # monotonic seconds; once closed, writing has an end
         self._writer = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
 
@@ -97,7 +105,7 @@ class Store:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def record(self, usage: UsageEvent, beside: tuple[Write, ...] = ()) -> None:
+    def record(self, usage: UsageEvent, beside: tuple[Write | PlainWrite, ...] = ()) -> None:
         """Queue a usage event; never raises, never waits. One whose id is there already changes nothing, and what is
         to be written `beside` it was written with it then."""
         if beside:
@@ -109,8 +117,8 @@ class Store:
 
         Raises `LedgerUnavailable` when the database cannot write, or its turn does not come within `WRITE_SECONDS`.
         """
-        job = _Job(work)
-        self._queue.put(job)
+        job = Job(work)
+        self._submit(job)
         try:
             result: T = job.future.result(WRITE_SECONDS)
         except TimeoutError:
@@ -122,6 +130,9 @@ class Store:
                 raise
             raise _unavailable("write", _cause(error)) from error
         return result
+
+    def _submit(self, job: Job) -> None:
+        self._queue.put(job)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a connection that sees one moment of the database and writes nothing.
@@ -141,13 +152,13 @@ class Store:
             events, other = self._take()
             if events:
                 self._persist(events)
-            if isinstance(other, _Job):
+            if isinstance(other, Job):
                 other.run(self.engine)
             elif isinstance(other, _Stop):
                 self._events.close()
                 return
 
-    def _take(self) -> tuple[list[UsageEvent], _Job | _Stop | None]:
+    def _take(self) -> tuple[list[UsageEvent], Job | _Stop | None]:
         """What is queued, in order: events up to the first other thing, and that. Waits for something to come."""
         events: list[UsageEvent] = []
         item = self._queue.get()
@@ -185,7 +196,7 @@ class Store:
             self.trouble = None
         return self._tell(events)
 
-    def _beside_of(self, ids: Iterable[str]) -> list[Write]:
+    def _beside_of(self, ids: Iterable[str]) -> list[Write | PlainWrite]:
         return [write for id in ids for write in self._beside.get(id, ())] if self._beside else []
 
     def _tell(self, events: list[UsageEvent]) -> None:
@@ -222,7 +233,7 @@ class Store:
         self.trouble = _cause(error)
 
 
-class _Job:
+class Job:
     """Other work for the writing thread, in its turn."""
 
     def __init__(self, work: Callable[[Connection], Any]) -> None:
@@ -230,6 +241,7 @@ class _Job:
         self.future: Future[Any] = Future()
 
     def run(self, engine: Engine) -> None:
+        """Do it, in a transaction of its own."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:
@@ -273,7 +285,7 @@ class _EventWriter:
         ours = tuple(getattr(self._dbapi, name) for name in names)
         return isinstance(error, (*ours, ArithmeticError, ValueError, TypeError))
 
-    def write(self, events: list[UsageEvent], beside: Sequence[Write] = ()) -> None:
+    def write(self, events: list[UsageEvent], beside: Sequence[Write | PlainWrite] = ()) -> None:
         """One transaction; raises the driver's errors, and then nothing is known of the commit."""
         if not events:
             return
@@ -288,20 +300,12 @@ class _EventWriter:
                 self._add_tags.run(cursor, tags)
             self._add_to_balances.run(cursor, _balance_rows(events))
             for write in beside:
-                self._run(cursor, write)
+                one = plain(write, self._engine.dialect, self._others)
+                cursor.execute(one.sql, one.values)
             self._connection.commit()
         except BaseException:
             self.close()
             raise
-
-    def _run(self, cursor: Any, write: Write) -> None:
-        compiled = self._others.get(write.statement)
-        if compiled is None:
-            compiled = write.statement.compile(dialect=self._engine.dialect)
-            self._others[write.statement] = compiled
-        values = compiled.construct_params(write.values)
-        order = compiled.positiontup
-        cursor.execute(str(compiled), values if order is None else tuple(values[name] for name in order))
 
     def close(self) -> None:
         """Let go of the connection, and with it of what was not committed: it must not keep the database locked."""
@@ -310,6 +314,18 @@ class _EventWriter:
             with contextlib.suppress(Exception):  # one that is broken cannot be rolled back
                 connection.rollback()
             connection.invalidate()
+
+
+def plain(write: Write | PlainWrite, dialect: Dialect, compiled: dict[Any, Any]) -> PlainWrite:
+    """The write as the driver takes it; `compiled` keeps what was compiled before."""
+    if isinstance(write, PlainWrite):
+        return write
+    statement = compiled.get(write.statement)
+    if statement is None:
+        statement = compiled[write.statement] = write.statement.compile(dialect=dialect)
+    values = statement.construct_params(write.values)
+    order = statement.positiontup
+    return PlainWrite(str(statement), values if order is None else tuple(values[name] for name in order))
 
 
 class _Statement:

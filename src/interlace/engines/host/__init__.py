@@ -5,6 +5,7 @@
 """
 
 from interlace.engines.host.engine import HostedEngine
+from interlace.engines.host.protocol import Failure, FrameError, FrameReader, frame_of
 from interlace.engines.host.supervisor import RestartPolicy
 
-__all__ = ["HostedEngine", "RestartPolicy"]
+__all__ = ["Failure", "FrameError", "FrameReader", "HostedEngine", "RestartPolicy", "frame_of"]

@@ -162,9 +162,14 @@ def wire_outcome(outcome: Outcome) -> WireOutcome:
 
 def encode_frame(message: ToHost | FromHost, limit: int = MAX_FRAME_BYTES) -> bytearray:
     """The message as one frame; raises `FrameError` when it cannot be carried or its body is longer than `limit`."""
+    return frame_of(_encoder, message, limit)
+
+
+def frame_of(encoder: msgspec.msgpack.Encoder, message: object, limit: int = MAX_FRAME_BYTES) -> bytearray:
+    """The same for any message that `encoder` knows how to write."""
     frame = bytearray(LENGTH_BYTES)
     try:
-        _encoder.encode_into(message, frame, LENGTH_BYTES)
+        encoder.encode_into(message, frame, LENGTH_BYTES)
     except _UNCARRIABLE as error:
         raise FrameError(f"a message that cannot be carried ({type(error).__name__})") from error
     length = len(frame) - LENGTH_BYTES

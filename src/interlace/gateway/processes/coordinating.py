@@ -1,0 +1,80 @@
+"""The coordinator's process: from settings to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from interlace.config import REMOTE, ModelSettings, Settings
+from interlace.gateway.logs import set_up_logs
+from interlace.gateway.processes.coordinator import Coordinator
+from interlace.gateway.processes.places import RunFolder
+from interlace.gateway.reloading import Source, StartingEngine
+from interlace.gateway.serve import build_engine, calm_collector, greet, loop_factory, open_registry
+from interlace.ledger import Registry
+
+
+def coordinate(settings: Settings, source: Source, address: tuple[object, ...], env: Mapping[str, str]) -> int:
+    """Coordinate until SIGTERM, or until the supervisor is gone; the exit code. Raises `ConfigError`."""
+    set_up_logs(settings.log)
+    run = RunFolder.of(settings.home)
+    run.make()
+    with (
+        contextlib.closing(open_registry(settings, env)) as registry,  # closed last: events are still being written
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
+    ):
+        runner.run(_coordinate(registry, run, source, address, env))
+    return 0
+
+
+async def _coordinate(
+    registry: Registry, run: RunFolder, source: Source, address: tuple[object, ...], env: Mapping[str, str]
+) -> None:
+    hosts = 0
+
+    def build(model: ModelSettings, home: Path) -> StartingEngine:
+        nonlocal hosts
+        if model.engine in REMOTE:
+            return build_engine(model, home, env)
+        from interlace.engines.host import HostedEngine
+
+        hosts += 1
+        return HostedEngine(model, home, socket=f"engine-{hosts}", folder=run.socket)
+
+    coordinator = Coordinator(registry, run, source, build)
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, ended.set)
+    loop.add_signal_handler(signal.SIGHUP, coordinator.reload_soon)
+    _when_supervisor_is_gone(loop, ended)
+    calm_collector()
+    keeping = asyncio.create_task(coordinator.keep())
+    greeting = asyncio.create_task(_greet(coordinator, address))
+    ending = asyncio.create_task(ended.wait())
+    await asyncio.wait([keeping, ending], return_when=asyncio.FIRST_COMPLETED)
+    for task in (keeping, greeting, ending):
+        task.cancel()
+    await asyncio.gather(greeting, ending, return_exceptions=True)
+    with contextlib.suppress(asyncio.CancelledError):
+        await keeping
+
+
+def _when_supervisor_is_gone(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+    """Standard input is a pipe that nobody writes to: it ends when the supervisor does."""
+
+    def look() -> None:
+        if not os.read(0, 1):
+            loop.remove_reader(0)
+            ended.set()
+
+    loop.add_reader(0, look)
+
+
+async def _greet(coordinator: Coordinator, address: tuple[object, ...]) -> None:
+    await coordinator.first.wait()
+    await greet(coordinator.registry, address, coordinator.engines, functools.partial(print, flush=True))

@@ -1,0 +1,182 @@
+"""The supervisor: binds the port, starts coordinator and workers, starts again what dies, and ends them in order.
+
+It reads no request and opens no database, so there is little that could end it. Every child has the end of a pipe as
+standard input: when the supervisor is gone, however it went, they read the end of it, drain and leave.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interlace.config import Settings
+from interlace.gateway.logs import set_up_logs
+from interlace.gateway.processes.places import RunFolder
+from interlace.gateway.serve import bind
+from interlace.models import try_lock
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 5.0
+HEALTHY_SECONDS = 10.0  # a child that lived so long is started again at once
+LOOK_SECONDS = 0.05
+GRACE_SECONDS = 15.0  # beyond the draining time, before a child is killed
+EXIT_CONFIG = 2
+
+
+@dataclass
+class Child:
+    """A process that is started again when it dies. `words`: its arguments."""
+
+    words: list[str]
+    pass_fds: tuple[int, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    deaths: int = 0  # in a row
+    not_before: float = 0.0
+
+    def start(self, env: Mapping[str, str], pipe: int) -> None:
+        """Start it, its standard input being the pipe."""
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "interlace.gateway.processes", *self.words],
+            stdin=pipe,
+            env=dict(env),
+            pass_fds=self.pass_fds,
+            start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which ends them in order
+        )
+
+    def has_died(self) -> int | None:
+        """Its exit status, once; None while it runs or is not to be started yet."""
+        if self.process is None or (status := self.process.poll()) is None:
+            return None
+        self.process = None
+        now = time.monotonic()
+        self.deaths = 1 if now - self.started > HEALTHY_SECONDS else self.deaths + 1
+        self.not_before = now + min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self.deaths - 1))
+        return status
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+@dataclass
+class Supervisor:
+    """All children of one `interlace serve --workers N`."""
+
+    settings: Settings
+    coordinator: Child
+    workers: list[Child]
+    env: Mapping[str, str]
+    stopping: int = 0  # signals that asked for the end
+    hang_ups: int = 0
+    _pipe: tuple[int, int] = field(default_factory=os.pipe)
+
+    def run(self) -> int:
+        """Until a signal; the exit code."""
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, self._stop)
+        signal.signal(signal.SIGHUP, self._hang_up)
+        try:
+            while not self.stopping:
+                self._start_what_is_down()
+                if self._look() == EXIT_CONFIG:
+                    self._end()
+                    return EXIT_CONFIG
+                time.sleep(LOOK_SECONDS)
+            self._end()
+        finally:
+            for child in (*self.workers, self.coordinator):
+                child.signal(signal.SIGKILL)
+        return 0
+
+    def _stop(self, *_: Any) -> None:
+        self.stopping += 1
+
+    def _hang_up(self, *_: Any) -> None:
+        self.coordinator.signal(signal.SIGHUP)
+
+    def _start_what_is_down(self) -> None:
+        for child in (self.coordinator, *self.workers):
+            if child.process is None and time.monotonic() >= child.not_before:
+                child.start(self.env, self._pipe[0])
+
+    def _look(self) -> int | None:
+        """Notice the dead; `EXIT_CONFIG` where the coordinator cannot start at all."""
+        for child in (self.coordinator, *self.workers):
+            status = child.has_died()
+            if status is None:
+                continue
+            if child is self.coordinator and status == EXIT_CONFIG and child.deaths == 1:
+                return EXIT_CONFIG
+            fields = {"process": " ".join(child.words[:2]), "status": status}
+            log.error("a process has ended and is started again", extra={"fields": fields})
+        return None
+
+    def _end(self) -> None:
+        """Workers drain first: the coordinator records what they finish. A second signal, and nobody waits."""
+        seconds = self.settings.drain_seconds + GRACE_SECONDS
+        self._end_some(self.workers, seconds)
+        self._end_some([self.coordinator], GRACE_SECONDS)
+
+    def _end_some(self, children: list[Child], seconds: float) -> None:
+        until = time.monotonic() + seconds
+        for child in children:
+            child.signal(signal.SIGTERM)
+        while any(child.process is not None and child.process.poll() is None for child in children):
+            if time.monotonic() > until or self.stopping > 1:
+                for child in children:
+                    child.signal(signal.SIGKILL)
+            time.sleep(LOOK_SECONDS)
+
+
+def serve_many(settings: Settings, options: Mapping[str, Any], env: Mapping[str, str]) -> int:
+    """Serve with `settings.workers` processes until a signal; the exit code. `options`: how children find the same
+    configuration (`commands.Options`).
+
+    Raises `ConfigError` when the address is taken, `OSError` when the home folder cannot be written.
+    """
+    bound = bind(settings.host, settings.port)
+    bound.listen(2048)
+    bound.set_inheritable(True)
+    set_up_logs(settings.log)
+    run = RunFolder.of(settings.home)
+    run.make()
+    said = json.dumps({**options, "address": list(bound.getsockname()[:2])})
+    coordinator = Child(["coordinator", said])
+    workers = [
+        Child(["worker", f"w{number}", str(run.path), str(bound.fileno())], (bound.fileno(),))
+        for number in range(1, settings.workers + 1)
+    ]
+    return Supervisor(settings, coordinator, workers, env).run()
+
+
+def hold_worker_lock(run: RunFolder, worker: str) -> object:
+    """The lock that says that this worker lives; kept for the life of the process."""
+    while (lock := try_lock(run.lock(worker))) is None:
+        time.sleep(LOOK_SECONDS)  # the one before us is not gone yet
+    return lock
+
+
+def listening(fileno: int) -> socket.socket:
+    """The socket that the supervisor has bound."""
+    bound = socket.socket(fileno=fileno)
+    bound.setblocking(False)
+    return bound
+
+
+def folder_of(text: str) -> RunFolder:
+    """The run folder that the supervisor names."""
+    return RunFolder(Path(text))

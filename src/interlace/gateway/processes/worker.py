@@ -1,0 +1,219 @@
+"""A worker: the gateway as it is with one process, but that its ledger writes through the coordinator.
+
+lock → connect → settings → directory → serve → drain → wait until all is durable → leave
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlace.config import REMOTE, ModelSettings, Settings
+from interlace.gateway.app import State, make_app
+from interlace.gateway.logs import set_up_logs
+from interlace.gateway.processes.link import Link
+from interlace.gateway.processes.messages import Changed, EngineState, NewLoad, Welcome
+from interlace.gateway.processes.places import RunFolder
+from interlace.gateway.reload_page import Reloaded
+from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
+from interlace.gateway.serve import Server, calm_collector, make_pipeline, start_engines
+from interlace.ledger import LinkedRegistry
+from interlace.ledger.operations import OPERATIONS
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.02
+LAST_SECONDS = 30.0  # how long the end waits until the last usage event is durable
+
+
+@dataclass(eq=False)
+class Worker:
+    """See the module."""
+
+    run: RunFolder
+    name: str
+    bound: socket.socket
+    env: Mapping[str, str]
+    incoming: Settings | None = None  # of a load that the coordinator told of
+    attached: dict[str, Any] = field(default_factory=dict)  # engines of local models, by the name of their socket
+    states: dict[str, EngineState] = field(default_factory=dict)
+    _early: list[Changed] = field(default_factory=list)  # changes that came while the directory was read
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def serve(self) -> None:
+        """From the first connection to the last usage event."""
+        self.link = link = Link(self.run, self.name)
+        first: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+        link.welcomed = first.set_result
+        link.changed = self._early.append
+        link.engine = self._engine_changed
+        keeping = asyncio.create_task(link.keep())
+        try:
+            await self._serve(await first)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, *self._tasks, return_exceptions=True)
+
+    async def _serve(self, welcome: Welcome) -> None:
+        settings, link = welcome.settings, self.link
+        set_up_logs(settings.log)
+        self.registry = registry = LinkedRegistry.link(settings, link.record, self.env)
+        await asyncio.to_thread(registry.load)
+        for change in self._early:
+            self._changed(change)
+        link.changed = self._changed
+        for host in welcome.engines:
+            self._engine_changed(host)
+        engines = {model.name: self._build(model, settings.home) for model in settings.models}
+        state = State()
+        state.reload = self._ask_to_reload
+
+        def make(read: Settings, settings: Settings, engines: Engines, before: Load | None = None) -> Load:
+            pipeline = make_pipeline(registry, engines, settings, before.pipeline if before else None)
+            pipeline.ledger.operate = self._operate
+            return Load(read, settings, engines, pipeline, make_app(settings, pipeline, state))
+
+        self.loads = loads = Loads(make(settings, settings, engines))
+        loads.current.number = welcome.load
+        ledger = loads.current.pipeline.ledger
+        link.durable = ledger.made_durable
+        link.trouble = self._trouble
+        self._trouble(welcome.trouble)
+        link.living = self._living
+        runner = state.batches
+        assert runner is not None
+        runner.held, runner.tidies = loads.held, False
+        runner.told = partial(link.shout, "batches", None)
+        link.hear("batches", None, lambda _: runner.stir())
+        server = Server(loads, settings, state)
+        link.batches = server.may_run_batches
+        server.may_run_batches(welcome.batches)
+        source = Source(settings, lambda _: self.incoming or settings, lambda model, _: model)
+        self.reloader = Reloader(registry, loads, source, self._build, make, server.follow)
+        self._finished = loads.finished
+        loads.finished = self._a_load_has_ended
+        link.loaded, link.welcomed = self._load, self._welcomed_again
+        link.tell_living()
+        self._on_signals(server)
+        starting = asyncio.create_task(start_engines(engines))
+        calm_collector()
+        try:
+            await server.serve(sockets=[self.bound])
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, self.reloader.close(), return_exceptions=True)
+            await loads.close()
+            await self._until_all_is_durable()
+            registry.close()
+
+    def _on_signals(self, server: Server) -> None:
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(name, server.drain)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+        def supervisor_gone() -> None:
+            if not os.read(0, 1):
+                loop.remove_reader(0)
+                if not server.state.draining:
+                    server.drain()
+
+        loop.add_reader(0, supervisor_gone)
+
+    async def _until_all_is_durable(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await self.link.all_durable()
+
+    # --- engines -----------------------------------------------------------------------------------------------------
+
+    def _build(self, model: ModelSettings, _: Path) -> StartingEngine:
+        if model.engine in REMOTE:
+            from interlace.engines.remote import RemoteEngine
+
+            return RemoteEngine(model, self.env)
+        from interlace.engines.host import AttachedEngine
+
+        engine: StartingEngine = AttachedEngine(model, self.run.socket)
+        self.attached[model.name] = engine
+        if (state := self.states.get(model.name)) is not None:
+            self.attached[model.name].told(state.socket, state.health, state.capabilities)
+        return engine
+
+    def _engine_changed(self, state: EngineState) -> None:
+        self.states[state.name] = state
+        if (engine := self.attached.get(state.name)) is not None:
+            engine.told(state.socket, state.health, state.capabilities)
+
+    # --- the ledger --------------------------------------------------------------------------------------------------
+
+    def _changed(self, change: Changed) -> None:
+        self.registry.put(
+            [*change.organisations, *change.projects, *change.plans, *change.keys, *change.prices]  # owners first
+        )
+
+    def _trouble(self, text: str | None) -> None:
+        self.registry.store.trouble = text
+
+    async def _operate(self, name: str, given: msgspec.Struct) -> Any:
+        """An administrator's change, made by the coordinator, and known here before this returns."""
+        return await self.link.ask("operation", (name, msgspec.to_builtins(given)), OPERATIONS[name].output)
+
+    # --- the configuration -------------------------------------------------------------------------------------------
+
+    async def _ask_to_reload(self, by: str) -> Reloaded:
+        done: Reloaded = await self.link.ask("reload", by, Reloaded)
+        return done
+
+    def _load(self, load: NewLoad) -> None:
+        self._keep(self._follow(load.number, load.settings))
+
+    def _welcomed_again(self, welcome: Welcome) -> None:
+        """The coordinator was restarted: numbers begin again."""
+        self._trouble(welcome.trouble)
+        for state in welcome.engines:
+            self._engine_changed(state)
+        self.link.batches(welcome.batches)
+        self._keep(self._renewed(welcome))
+
+    async def _renewed(self, welcome: Welcome) -> None:
+        for load in self.loads.living:
+            load.number = 0  # what it was under the coordinator before
+        if welcome.settings == self.loads.current.settings:
+            self.loads.current.number = welcome.load
+            self.link.tell_living()
+        else:
+            await self._follow(welcome.load, welcome.settings)
+        await asyncio.to_thread(self.registry.load)  # changes may have been made while nobody told us
+        self.registry.changed()
+
+    async def _follow(self, number: int, settings: Settings) -> None:
+        self.incoming = settings
+        try:
+            await self.reloader.reload("coordinator")
+        finally:
+            self.loads.current.number = number  # where it failed the log says why, and what runs goes on
+            self.link.tell_living()
+
+    def _living(self) -> list[int]:
+        return [load.number for load in self.loads.living if load.number]
+
+    def _a_load_has_ended(self) -> None:
+        self._finished()
+        self.link.tell_living()
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
