@@ -18,7 +18,7 @@ from interlace.engines.host.protocol import (
     encode_request,
 )
 from interlace.engines.host.server import Reader, Sender, find_core
-from interlace.engines.host.stepper import CoreBroken, Job, Note, Prepared, Stepper
+from interlace.engines.host.stepper import CoreBroken, Job, Note, Prepared, Stepper, step_frames
 from interlace.engines.types import EmbedRequest, GenerateRequest
 from interlace.errors import InvalidRequest
 from tests.support.toy_core import ToyCore
@@ -32,7 +32,10 @@ class Bench:
         self.inbox: queue.SimpleQueue[Note] = queue.SimpleQueue()
         self.frames: list[bytearray] = []
         self.now = 0.0
-        self.stepper = Stepper(self.core, self.inbox, self.frames.append, lambda: self.now)
+        self.stepper = Stepper(self.core, self.inbox, self._send, lambda: self.now)
+
+    def _send(self, step: Step) -> None:
+        self.frames.extend(step_frames(step))
 
     def add(self, id: str, prompt: str) -> Job:
         """Put a prepared request in the inbox."""

@@ -4,8 +4,18 @@
 `protocol.py` are the wire, `server.py` and `stepper.py` run inside the process.
 """
 
-from interlace.engines.host.engine import HostedEngine
+from interlace.engines.host.audience import short_address
+from interlace.engines.host.engine import AttachedEngine, HostedEngine
 from interlace.engines.host.protocol import Failure, FrameError, FrameReader, frame_of
 from interlace.engines.host.supervisor import RestartPolicy
 
-__all__ = ["Failure", "FrameError", "FrameReader", "HostedEngine", "RestartPolicy", "frame_of"]
+__all__ = [
+    "AttachedEngine",
+    "Failure",
+    "FrameError",
+    "FrameReader",
+    "HostedEngine",
+    "RestartPolicy",
+    "frame_of",
+    "short_address",
+]

@@ -10,6 +10,7 @@ from typing import cast
 
 from interlace.config import ModelSettings
 from interlace.engines.host.protocol import (
+    Attach,
     Cancel,
     Failure,
     FrameError,
@@ -61,13 +62,14 @@ class Connection(asyncio.Protocol):
     `closed` is done when nothing more will come; every stream still open then has got its failure.
     """
 
-    def __init__(self, name: str, on_progress: Callable[[str], None]) -> None:
+    def __init__(self, name: str, on_progress: Callable[[str], None], prefix: str = "") -> None:
         loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[Ready | LoadFailed | None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.health = Health("ready")  # the host's counters, as last reported
         self.end_of_streams = Failure("EngineFailed", f"the engine of model {name} died while it ran this request")
         self._on_progress = on_progress
+        self._prefix = prefix  # of all ids, where the host has others to answer
         self._frames = FrameReader()
         self._streams: dict[str, Stream] = {}
         self._numbers = itertools.count()
@@ -116,9 +118,13 @@ class Connection(asyncio.Protocol):
 
     # --- our side ---
 
-    def set_up(self, core: str, settings: ModelSettings, home: str) -> None:
-        """Tell the host what to load."""
-        self._write(encode_frame(Setup(core, settings, home)))
+    def set_up(self, core: str, settings: ModelSettings, home: str, listen: str = "") -> None:
+        """Tell the host what to load, and where to listen for others."""
+        self._write(encode_frame(Setup(core, settings, home, listen)))
+
+    def attach(self) -> None:
+        """Tell a host that listens who we are."""
+        self._write(encode_frame(Attach(self._prefix)))
 
     def open(self, request: GenerateRequest | EmbedRequest, *, count: bool = False) -> Stream:
         """Send a request, to be run or only counted.
@@ -128,7 +134,7 @@ class Connection(asyncio.Protocol):
         Its id on the wire is our own: a caller's may come twice, or come back while the old one's last frame is on
         its way.
         """
-        stream = Stream(f"{request.id}#{next(self._numbers)}")
+        stream = Stream(f"{self._prefix}{request.id}#{next(self._numbers)}")
         frame = encode_request(stream.id, request, count=count)
         self._streams[stream.id] = stream
         if self._transport is None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 from interlace.config import ModelSettings
 from interlace.engines.fields import Fields
+from interlace.engines.host.attachment import Attachment
+from interlace.engines.host.client import Connection
 from interlace.engines.host.fields import LOCAL_FIELDS
 from interlace.engines.host.protocol import Failure
 from interlace.engines.host.supervisor import DEFAULT_POLICY, RestartPolicy, Supervisor
@@ -24,34 +28,51 @@ from interlace.errors import EngineFailed
 LOCAL_CORE = "interlace.engines.local:load_core"
 
 
-class HostedEngine:
-    """A model whose core runs in an engine host, supervised.
+class Keeper(Protocol):
+    """Keeps a connection to an engine host: the `Supervisor` that has started it, or an `Attachment` to it."""
 
-    `core` names the factory `load_core(settings, home, progress) -> Core` as "package.module:function". It is
-    imported in the host, so it comes from our code or the operator's settings, never from a request.
-    """
+    def start(self) -> None:
+        """Begin, and return at once."""
+        ...
 
-    def __init__(
-        self,
-        settings: ModelSettings,
-        home: Path,
-        *,
-        core: str = LOCAL_CORE,
-        policy: RestartPolicy = DEFAULT_POLICY,
-    ) -> None:
-        self._supervisor = Supervisor(settings, home, core, policy)
+    async def wait_ready(self) -> None:
+        """Return once there is a connection; raises `EngineUnavailable` once it is failed or closed."""
+        ...
+
+    def connection(self) -> Connection:
+        """The one to the host that is ready now; raises `EngineUnavailable`."""
+        ...
+
+    def capabilities(self) -> Capabilities:
+        """Those of the last host that was ready; raises `EngineUnavailable` before there was one."""
+        ...
+
+    def health(self) -> Health:
+        """The state now."""
+        ...
+
+    async def close(self) -> None:
+        """End everything; safe to call twice."""
+        ...
+
+
+class _BehindSocket:
+    """An engine whose core runs in another process."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
 
     async def start(self) -> None:
         """Begin to load, and return at once; `health()` says how far it is."""
-        self._supervisor.start()
+        self._keeper.start()
 
     async def wait_ready(self) -> None:
         """Return once the engine is ready; raises `EngineUnavailable` once it is failed or closed."""
-        await self._supervisor.wait_ready()
+        await self._keeper.wait_ready()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Stream the events of one request; `aclose()` stops the work within one step."""
-        connection = self._supervisor.connection()
+        connection = self._keeper.connection()
         stream = connection.open(request)
         finished = False
         try:
@@ -68,7 +89,7 @@ class HostedEngine:
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Embed all texts of the request, answered together."""
-        connection = self._supervisor.connection()
+        connection = self._keeper.connection()
         stream = connection.open(request)
         finished = False
         try:
@@ -84,7 +105,7 @@ class HostedEngine:
 
     async def count(self, request: GenerateRequest | EmbedRequest) -> int:
         """Tokens of the request's prompt, exactly; the host answers while a step runs."""
-        connection = self._supervisor.connection()
+        connection = self._keeper.connection()
         stream = connection.open(request, count=True)
         finished = False
         try:
@@ -108,12 +129,43 @@ class HostedEngine:
 
     def capabilities(self) -> Capabilities:
         """What it can do; raises `EngineUnavailable` before it was ready the first time."""
-        return self._supervisor.capabilities()
+        return self._keeper.capabilities()
 
     def health(self) -> Health:
         """Its state now, with the counters the host last sent; never waits, never asks."""
-        return self._supervisor.health()
+        return self._keeper.health()
 
     async def close(self) -> None:
         """End the host and all requests on it (they get `EngineUnavailable`); safe to call twice."""
-        await self._supervisor.close()
+        await self._keeper.close()
+
+
+class HostedEngine(_BehindSocket):
+    """A model whose core runs in an engine host, supervised.
+
+    `core` names the factory `load_core(settings, home, progress) -> Core` as "package.module:function". It is
+    imported in the host, so it comes from our code or the operator's settings, never from a request. `listen`: where
+    the host listens for other gateway processes.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        home: Path,
+        *,
+        core: str = LOCAL_CORE,
+        policy: RestartPolicy = DEFAULT_POLICY,
+        listen: Path | None = None,
+    ) -> None:
+        super().__init__(Supervisor(settings, home, core, policy, listen))
+        self.listen = listen
+
+
+class AttachedEngine(_BehindSocket):
+    """A model whose core runs in a host that another process of this gateway has started and watches; `told` hears of
+    it."""
+
+    def __init__(self, name: str, address: Callable[[str], AbstractContextManager[str]]) -> None:
+        attachment = Attachment(name, address)
+        super().__init__(attachment)
+        self.told = attachment.told

@@ -10,7 +10,8 @@ A stream socket carries frames in both directions:
 A body is at most `MAX_FRAME_BYTES`; a longer one is a `FrameError`, never an allocation. A message is an array
 whose first item is its tag, then the fields in order:
 
-    gateway → host   ["setup", core, settings, home]        once, first
+    gateway → host   ["setup", core, settings, home, listen]  once, first; `listen`: where other processes may attach
+                     ["attach", prefix]                     of such a process, first: its ids all begin with it
                      ["submit", id, kind, request, count]   `request` is decoded apart, so that a bad one costs
                                                             only itself; with `count` it is not run, its prompt is
                                                             only counted and told as "usage", at once
@@ -90,6 +91,13 @@ class Setup(Message, frozen=True, tag="setup"):
     core: str
     settings: ModelSettings
     home: str
+    listen: str = ""
+
+
+class Attach(Message, frozen=True, tag="attach"):
+    """Another gateway process, at the socket the host listens on. Its ids begin with `prefix`, which ends in `|`."""
+
+    prefix: str
 
 
 class Submit(Message, frozen=True, tag="submit"):
@@ -137,7 +145,7 @@ class Step(Message, frozen=True, tag="step"):
     health: Health | None = None
 
 
-ToHost = Setup | Submit | Cancel
+ToHost = Setup | Attach | Submit | Cancel
 FromHost = Progress | LoadFailed | Ready | Step
 
 _encoder = msgspec.msgpack.Encoder()

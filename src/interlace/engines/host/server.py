@@ -27,7 +27,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from interlace.engines.host.audience import Audience, listen
 from interlace.engines.host.protocol import (
+    Attach,
     Cancel,
     Failure,
     FrameError,
@@ -118,17 +120,40 @@ def serve(channel: socket.socket) -> int:
     reader = Reader(channel, send)
     threading.Thread(target=reader.run, name="reader", daemon=True).start()
     try:
-        core = _load(reader.setup.get(), send)
+        setup = reader.setup.get()
+        core = _load(setup, send)
         if core is None:
             return EXIT_LOAD_FAILED
         reader.core = core  # before "ready": a request comes only after it
+        audience = Audience(send)
+        if setup.listen:
+            listen(Path(setup.listen), lambda one: _attached(one, reader, core, audience))
         send(encode_frame(Ready(core.capabilities(), core.health())))
-        Stepper(core, reader.inbox, send).run()
+        Stepper(core, reader.inbox, audience.tell).run()
     except CoreBroken:
         log.exception("the engine failed in a step; this process ends")
     except OSError:
         return EXIT_GATEWAY_GONE
     return EXIT_CORE_BROKEN
+
+
+def _attached(channel: socket.socket, first: Reader, core: Core, audience: Audience) -> None:
+    """Another process of the gateway: requests of its own, on the same core. Runs in a thread of its own."""
+    member = audience.member(channel)
+    reader = Reader(channel, member.send, gone=lambda _: None, shared=first)
+    reader.core = core
+
+    def attach(prefix: str) -> None:
+        audience.join(prefix, member)
+        member.send(encode_frame(Ready(core.capabilities(), core.health())))
+
+    reader.attach = attach
+    reader.opened = member.opened
+    try:
+        reader.run()
+    finally:
+        for id in audience.leave(member):
+            reader.take(Cancel(id))
 
 
 class Sender:
@@ -174,22 +199,36 @@ def find_core(spec: str) -> Callable[..., Core]:
     return factory
 
 
+def _nobody_attaches(_: str) -> None:
+    raise FrameError("the gateway that started this process does not attach to it")
+
+
 class Reader:
-    """The reading thread, and the preparers it feeds. `core` is set before the first request can come."""
+    """A reading thread, and the preparers it feeds. `core` is set before the first request can come."""
 
     core: Core
 
-    def __init__(self, channel: socket.socket, send: Sender, gone: Callable[[int], None] = _exit) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        send: Callable[[bytearray], object],
+        gone: Callable[[int], None] = _exit,
+        shared: Reader | None = None,
+    ) -> None:
         self._channel = channel
         self._send = send
         self._gone = gone
+        self.attach: Callable[[str], None] = _nobody_attaches
+        self.opened: Callable[[str], None] = lambda _: None  # hears of every request
         self.setup: queue.SimpleQueue[Setup] = queue.SimpleQueue()
-        self.inbox: queue.SimpleQueue[Note] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Note] = shared.inbox if shared else queue.SimpleQueue()
         # Jobs that a cancel can still overtake. Only this thread adds and looks up; preparers take theirs out when
         # done. A dict's pop is atomic, and whoever loses the race finds the other's word: a job taken out before the
         # cancel came is in the inbox before the cancel is.
         self._jobs: dict[str, Job] = {}
-        self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="preparer")
+        self.preparers: ThreadPoolExecutor = (
+            shared.preparers if shared else ThreadPoolExecutor(PREPARERS, thread_name_prefix="preparer")
+        )
 
     def run(self) -> None:
         """Read until the gateway goes away, then end the process; also for bytes that are no frame."""
@@ -205,15 +244,19 @@ class Reader:
             log.exception("the connection to the gateway failed; this process ends")
         self._gone(EXIT_GATEWAY_GONE)
 
-    def take(self, message: Setup | Submit | Cancel) -> None:
+    def take(self, message: Setup | Attach | Submit | Cancel) -> None:
         """Act on one message of the gateway."""
         if isinstance(message, Submit):
+            if not message.count:
+                self.opened(message.id)
             job = self._jobs[message.id] = Job(message.id)
-            self._preparers.submit(self._prepare, job, message)
+            self.preparers.submit(self._prepare, job, message)
         elif isinstance(message, Cancel):
             if job_on_its_way := self._jobs.pop(message.id, None):
                 job_on_its_way.cancelled = True
             self.inbox.put(message)  # for a job that is past the preparers
+        elif isinstance(message, Attach):
+            self.attach(message.prefix)
         else:
             self.setup.put(message)
 

@@ -46,15 +46,15 @@ Note = Prepared | Cancel
 class Stepper:
     """Turns of: take what came in, run one step, send all that came of it as one frame.
 
-    `inbox` brings notes from the reader; `send` writes one frame and may block (a gateway that does not read slows
-    its own host down, nothing else). `clock` is monotonic, in seconds.
+    `inbox` brings notes from the readers; `send` takes what a step brought to whoever asked, and may block (a gateway
+    that does not read slows its own host down, nothing else). `clock` is monotonic, in seconds.
     """
 
     def __init__(
         self,
         core: Core,
         inbox: queue.SimpleQueue[Note],
-        send: Callable[[bytearray], object],
+        send: Callable[[Step], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._core = core
@@ -154,11 +154,7 @@ class Stepper:
             self._counters_due_at = self._clock() + HEALTH_INTERVAL_SECONDS
         if self._outcomes or health is not None:
             outcomes, self._outcomes = self._outcomes, []
-            self._send_step(Step(outcomes, health))
-
-    def _send_step(self, step: Step) -> None:
-        for frame in step_frames(step):
-            self._send(frame)
+            self._send(Step(outcomes, health))
 
 
 def step_frames(step: Step) -> list[bytearray]:

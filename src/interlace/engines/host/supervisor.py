@@ -59,10 +59,13 @@ class _Death:
 class Supervisor:
     """Runs `core` for `settings` in a host, one after the other as they die, from `start` to `close`."""
 
-    def __init__(self, settings: ModelSettings, home: Path, core: str, policy: RestartPolicy) -> None:
+    def __init__(
+        self, settings: ModelSettings, home: Path, core: str, policy: RestartPolicy, listen: Path | None = None
+    ) -> None:
         self._settings = settings
         self._home = home
         self._core = core
+        self._listen = "" if listen is None else str(listen)
         self._policy = policy
         self._random = random.Random()  # noqa: S311 - spreads restarts in time, guards nothing
         self._task: asyncio.Task[None] | None = None
@@ -149,7 +152,7 @@ class Supervisor:
             return _Death(f"the engine's process cannot be started: {error}", was_loaded=False)
         ready_at = time.monotonic()
         async with self._connected(process) as connection:
-            connection.set_up(self._core, self._settings, str(self._home))
+            connection.set_up(self._core, self._settings, str(self._home), self._listen)
             loaded = await connection.loaded
             if isinstance(loaded, Ready):
                 ready_at = time.monotonic()

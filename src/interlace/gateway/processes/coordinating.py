@@ -44,7 +44,7 @@ async def _coordinate(
         from interlace.engines.host import HostedEngine
 
         hosts += 1
-        return HostedEngine(model, home, socket=f"engine-{hosts}", folder=run.socket)
+        return HostedEngine(model, home, listen=run.place(f"engine-{hosts}"))
 
     coordinator = Coordinator(registry, run, source, build)
     ended, loop = asyncio.Event(), asyncio.get_running_loop()

@@ -19,7 +19,7 @@ from typing import Any, cast
 import msgspec
 
 from interlace.config import ModelSettings, Settings
-from interlace.engines.host import Failure, FrameError, FrameReader
+from interlace.engines.host import Failure, FrameError, FrameReader, HostedEngine
 from interlace.errors import InterlaceError, NotFound
 from interlace.gateway.processes.messages import (
     NOTHING,
@@ -269,12 +269,11 @@ class Coordinator:
 
     def _look_at_engines(self) -> None:
         for name, engine in self.engines.items():
-            socket = getattr(engine, "socket", None)
-            if socket is None:
+            if not isinstance(engine, HostedEngine) or engine.listen is None:
                 continue
             health = engine.health()
             can = engine.capabilities() if health.state == "ready" else None
-            state = EngineState(name, socket, health, can)
+            state = EngineState(name, engine.listen.stem, health, can)
             if self._engines.get(name) != state:
                 self._engines[name] = state
                 self._tell_all(state)

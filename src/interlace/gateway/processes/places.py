@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_LONGEST = 100  # bytes of a Unix socket's address: 108 on Linux, 104 on macOS, with the zero at its end
+from interlace.engines.host import short_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +37,15 @@ class RunFolder:
 
     @contextmanager
     def socket(self, name: str = "coordinator") -> Iterator[str]:
-        """An address for `bind` or `connect` while inside: a long path is reached through an open folder."""
-        path = self.path / f"{name}.sock"
-        if len(os.fsencode(path)) <= _LONGEST or sys.platform != "linux":
-            yield str(path)
-            return
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            yield f"/proc/self/fd/{folder}/{path.name}"
-        finally:
-            os.close(folder)
+        """An address for `bind` or `connect` while inside."""
+        with short_address(self.place(name)) as address:
+            yield address
+
+    def place(self, name: str) -> Path:
+        """Where that socket is."""
+        return self.path / f"{name}.sock"
 
     def remove_socket(self, name: str = "coordinator") -> None:
         """What a process before us left."""
         with contextlib.suppress(FileNotFoundError):
-            (self.path / f"{name}.sock").unlink()
+            self.place(name).unlink()

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from interlace.config import REMOTE, ModelSettings, Settings
+from interlace.engines.host import AttachedEngine
 from interlace.gateway.app import State, make_app
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.processes.link import Link
@@ -46,7 +47,7 @@ class Worker:
     bound: socket.socket
     env: Mapping[str, str]
     incoming: Settings | None = None  # of a load that the coordinator told of
-    attached: dict[str, Any] = field(default_factory=dict)  # engines of local models, by the name of their socket
+    attached: dict[str, AttachedEngine] = field(default_factory=dict)  # engines of local models
     states: dict[str, EngineState] = field(default_factory=dict)
     _early: list[Changed] = field(default_factory=list)  # changes that came while the directory was read
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -143,12 +144,9 @@ class Worker:
             from interlace.engines.remote import RemoteEngine
 
             return RemoteEngine(model, self.env)
-        from interlace.engines.host import AttachedEngine
-
-        engine: StartingEngine = AttachedEngine(model, self.run.socket)
-        self.attached[model.name] = engine
+        engine = self.attached[model.name] = AttachedEngine(model.name, self.run.socket)
         if (state := self.states.get(model.name)) is not None:
-            self.attached[model.name].told(state.socket, state.health, state.capabilities)
+            engine.told(state.socket, state.health, state.capabilities)
         return engine
 
     def _engine_changed(self, state: EngineState) -> None:
