@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ from tests.support.serving import COMMAND, environment
 
 PATIENCE_SECONDS = 90.0  # far beyond what anything here takes on a busy machine; only a hang meets it
 SECRET = "zebra quartz 7731"  # in every prompt; no log may ever show it
+WORKERS = int(os.environ.get("INTERLACE_TEST_WORKERS", "1"))
+"""How many gateway processes every server under test has, unless a test says otherwise: `make faults` runs both."""
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
 # `interlace serve`, but hosts are restarted with hardly a wait: for tests that kill one many times.
@@ -101,15 +104,23 @@ class Served:
 
     def hosts(self) -> dict[str, psutil.Process]:
         """The living engine hosts by their model's name."""
-        found = {}
-        for child in psutil.Process(self.process.pid).children():
-            try:
-                command = child.cmdline()
-            except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue
-            if "interlace.engines.host" in command:
-                found[command[-1]] = child
-        return found
+        return {words[-1]: child for child, words in self._children("interlace.engines.host")}
+
+    def workers(self) -> dict[str, psutil.Process]:
+        """The living workers by their name; none where the server is one process."""
+        return {words[5]: child for child, words in self._children("interlace.gateway.processes", "worker")}
+
+    def coordinator(self) -> psutil.Process | None:
+        """The living coordinator; None where the server is one process, or it is dead just now."""
+        return next((child for child, _ in self._children("interlace.gateway.processes", "coordinator")), None)
+
+    def _children(self, *words: str) -> Iterator[tuple[psutil.Process, list[str]]]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                    command = child.cmdline()
+                    if all(word in command for word in words):
+                        yield child, command
 
     @asynccontextmanager
     async def callers(self) -> AsyncGenerator[httpx.AsyncClient]:
@@ -136,6 +147,7 @@ def served(
     config = folder / "interlace.yaml"
     home = folder / "home"
     settings.setdefault("prices", free_in_yaml(model["name"] for model in models))
+    settings.setdefault("workers", WORKERS)
     config.write_text(yaml.safe_dump({"port": 0, "models": models, **settings}))
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from interlace.config import Settings
+from interlace.errors import ConfigError
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.serve import bind
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 5.0
 HEALTHY_SECONDS = 10.0  # a child that lived so long is started again at once
 LOOK_SECONDS = 0.05
+BACKLOG = 2048  # connections that wait to be accepted, of each worker
 GRACE_SECONDS = 15.0  # beyond the draining time, before a child is killed
 EXIT_CONFIG = 2
 
@@ -148,19 +150,46 @@ def serve_many(settings: Settings, options: Mapping[str, Any], env: Mapping[str,
 
     Raises `ConfigError` when the address is taken, `OSError` when the home folder cannot be written.
     """
-    bound = bind(settings.host, settings.port)
-    bound.listen(2048)
-    bound.set_inheritable(True)
+    sockets = bind_many(settings.host, settings.port, settings.workers)
     set_up_logs(settings.log)
     run = RunFolder.of(settings.home)
     run.make()
-    said = json.dumps({**options, "address": list(bound.getsockname()[:2])})
+    said = json.dumps({**options, "address": list(sockets[0].getsockname()[:2])})
     coordinator = Child(["coordinator", said])
     workers = [
         Child(["worker", f"w{number}", str(run.path), str(bound.fileno())], (bound.fileno(),))
-        for number in range(1, settings.workers + 1)
+        for number, bound in enumerate(sockets, 1)
     ]
     return Supervisor(settings, coordinator, workers, env).run()
+
+
+def bind_many(host: str, port: int, count: int) -> list[socket.socket]:
+    """A listening socket for each worker, all on one port; raises `ConfigError` when it is taken.
+
+    On Linux each has a queue of its own, among which the kernel spreads connections: one that all share goes to whoever
+    wakes first, and that one takes a whole burst. They are the supervisor's, so that what stands in the queue of a
+    worker that died waits for the next one. Elsewhere the kernel does not spread, and all share one.
+    """
+    first = bind(host, port)  # without sharing: a port that anybody else has is taken
+    if sys.platform != "linux":
+        first.listen(BACKLOG)
+        return [first] * count
+    family, address = first.family, first.getsockname()
+    first.close()
+    sockets = []
+    for _ in range(count):
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            bound.bind(address)
+            bound.listen(BACKLOG)
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot listen on {host} port {port}: {error.strerror}. Stop what uses it, or choose another --port."
+            ) from error
+        sockets.append(bound)
+    return sockets
 
 
 def hold_worker_lock(run: RunFolder, worker: str) -> object:
