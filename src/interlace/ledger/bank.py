@@ -19,19 +19,19 @@ On PostgreSQL the organisation's row is what one transaction at a time holds; on
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, update
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, insert, or_, select, update
 
 from interlace.ledger.book import AccountKey
-from interlace.ledger.escrow import Answer, Ask, Fenced, Need, Totals, Worker
+from interlace.ledger.escrow import Answer, Ask, Draws, Fenced, Need, Said, Totals, Worker
+from interlace.ledger.events import UsageEvent
 from interlace.ledger.schema import api_keys, balances, leases, organisations, plans, projects, workers
 
 TURN_US = 5_000_000  # who has not asked again for so long has lost its place in the queue
-
-Budgets = dict[AccountKey, int | None]
 
 
 # --- workers -----------------------------------------------------------------------------------------------------
@@ -91,20 +91,24 @@ def ask(connection: Connection, worker: Worker, asked: Ask, *, now: int) -> Answ
     _admit(connection, worker)
     accounts = sorted(asked.needs)
     _lock(connection, accounts)
-    found = {key: _look(connection, worker, key, budget, asked.since, now) for key, budget in _budgets(connection, accounts)}
+    budgets = _budgets(connection, accounts)
+    found = {key: _look(connection, worker, key, budget, asked.since, now) for key, budget in budgets}
     hope = {key: None if at.budget is None else at.budget - at.spent for key, at in found.items()}
     share = 2 * len(living(connection))
     more = {key: _more(found[key], need, share) for key, need in asked.needs.items()}
-    if any(left is not None and asked.least > left for left in hope.values()):
-        verdict = "never"
-    elif any(nanos is None for nanos in more.values()):
-        verdict = "wait"
-    else:
-        verdict = "granted"
+    never = any(best is not None and asked.least > best for best in hope.values())
+    verdict: Said = "never" if never else "wait" if None in more.values() else "granted"
+    granted = {}
     for key, at in found.items():
-        lack = max(0, asked.needs[key].least - at.granted) if verdict == "wait" else 0
-        at.write(connection, worker, key, more[key] or 0 if verdict == "granted" else 0, lack, asked.since, now)
-    return Answer(asked.number, verdict, {key: at.granted for key, at in found.items()}, hope)
+        lack = max(0, asked.needs[key].least - at.granted) if verdict == "wait" else None
+        place = {} if asked.since is None else _kept_place(asked.since, lack, now)
+        given = more[key] or 0 if verdict == "granted" else 0
+        granted[key] = at.granted + given
+        if at.there:
+            _change(connection, worker, key, given, place)
+        elif given or lack:
+            _open(connection, worker, key, given, place)
+    return Answer(asked.number, verdict, granted, hope)
 
 
 def give_back(connection: Connection, worker: Worker, totals: Totals) -> None:
@@ -147,11 +151,64 @@ def recalls(connection: Connection, *, now: int) -> dict[Worker, Totals]:
         left = max(0, budget - spent - sum(row.nanos for row in rows))
         for row in rows:
             line = _place(row, now)
-            ahead = [other for other in rows if other is not row and (turn := _place(other, now)) and turn < (line or _END)]
+            ahead = [other for other in rows if other is not row and _place(other, now) < line]
             lacking = sum(other.wanted_nanos for other in ahead) - left
             if row.nanos > 0 and lacking > 0:
                 called[Worker(row.worker_id, row.epoch)][key] = lacking
     return dict(called)
+
+
+# --- what was done ------------------------------------------------------------------------------------------------
+
+DRAW = (
+    update(leases)
+    .where(
+        leases.c.worker_id == bindparam("of_worker"),
+        leases.c.epoch == bindparam("of_epoch"),
+        leases.c.scope == bindparam("of_scope"),
+        leases.c.scope_id == bindparam("of_id"),
+        leases.c.month == bindparam("of_month"),
+    )
+    .values(nanos=leases.c.nanos - bindparam("drawn"))
+)
+"""What usage events take from one lease; changes no row where its worker was closed."""
+
+DRAW_NAMES = ("drawn", "of_worker", "of_epoch", "of_scope", "of_id", "of_month")
+
+
+def mark_fenced(connection: Connection, events: list[UsageEvent], draws: Mapping[str, Draws]) -> list[UsageEvent]:
+    """The events, those of closed workers with as much of their cost marked as overrun as lies beyond a budget now,
+    when they count as spent already. Nothing else is granted until the transaction ends."""
+    open_ = {worker for worker in {one.worker for one in draws.values()} if _is_open(connection, worker)}
+    late = {id for id, one in draws.items() if one.worker not in open_}
+    accounts = {key for usage in events if usage.id in late for key in _payers(usage)}
+    _lock(connection, accounts)
+    beyond: dict[AccountKey, int] = {}
+    for key, budget in _budgets(connection, sorted(accounts)):
+        if budget is not None:
+            rows, spent = _rows(connection, key)
+            beyond[key] = spent + sum(row.nanos for row in rows) - budget
+    marked = []
+    for usage in events:
+        if usage.id in late:
+            over = max(0, min(usage.cost_nanos, max(beyond.get(key, 0) for key in _payers(usage))))
+            for key in _payers(usage):
+                if key in beyond:
+                    beyond[key] -= over
+            usage = msgspec.structs.replace(usage, overrun_nanos=max(usage.overrun_nanos, over))  # noqa: PLW2901
+        marked.append(usage)
+    return marked
+
+
+def _is_open(connection: Connection, worker: Worker) -> bool:
+    query = select(workers.c.closed_at).where(workers.c.id == worker.id, workers.c.epoch == worker.epoch)
+    row = connection.execute(query).first()
+    return row is not None and row.closed_at is None
+
+
+def _payers(usage: UsageEvent) -> tuple[AccountKey, ...]:
+    month = usage.month
+    return ("org", usage.org_id, month), ("project", usage.project_id, month), ("key", usage.key_id, month)
 
 
 # --- one account -------------------------------------------------------------------------------------------------
@@ -170,23 +227,26 @@ class _At:
     granted: int  # to the worker who asks
     there: bool  # whether it has a row
 
-    def write(
-        self, connection: Connection, worker: Worker, key: AccountKey, more: int, lack: int, since: int | None, now: int
-    ) -> None:
-        """Give `more`, or keep a place for what lacks."""
-        self.granted += more
-        waits = since is not None and lack > 0
-        values: dict[str, Any] = {}
-        if since is not None:
-            values = {"wanted_nanos": lack, "wanted_since": since if waits else None, "renewed_at": now}
-        if more:
-            values |= {"granted_nanos": leases.c.granted_nanos + more, "nanos": leases.c.nanos + more}
-        if self.there and values:
-            connection.execute(update(leases).where(_mine(worker, key)).values(values))
-        elif more or waits:
-            new = {"worker_id": worker.id, "epoch": worker.epoch, "returned_nanos": 0, "wanted_nanos": 0}
-            new |= dict(zip(("scope", "scope_id", "month"), key, strict=True)) | {"renewed_at": now} | values
-            connection.execute(insert(leases).values(new | {"granted_nanos": more, "nanos": more}))
+
+def _kept_place(since: int, lack: int | None, now: int) -> dict[str, int | None]:
+    """The place of a request that lacks something, here or of another account, which is then 0 here; None: of none."""
+    return {"wanted_nanos": lack or 0, "wanted_since": None if lack is None else since, "renewed_at": now}
+
+
+def _change(connection: Connection, worker: Worker, key: AccountKey, more: int, place: dict[str, int | None]) -> None:
+    """By how much, not to what: the worker's events may draw from it meanwhile."""
+    values: dict[str, Any] = dict(place)
+    if more:
+        values |= {"nanos": leases.c.nanos + more, "granted_nanos": leases.c.granted_nanos + more}
+    if values:
+        connection.execute(update(leases).where(_mine(worker, key)).values(values))
+
+
+def _open(connection: Connection, worker: Worker, key: AccountKey, nanos: int, place: dict[str, int | None]) -> None:
+    values: dict[str, Any] = {"nanos": nanos, "granted_nanos": nanos, "returned_nanos": 0}
+    values |= {"worker_id": worker.id, "epoch": worker.epoch, "scope": key[0], "scope_id": key[1], "month": key[2]}
+    values |= {"wanted_nanos": 0, "renewed_at": 0} | place
+    connection.execute(insert(leases).values(values))
 
 
 def _look(
@@ -195,7 +255,7 @@ def _look(
     rows, spent = _rows(connection, key)
     mine = next((row for row in rows if (row.worker_id, row.epoch) == (worker.id, worker.epoch)), None)
     turn = _END if since is None else (since, worker.id)
-    kept = sum(row.wanted_nanos for row in rows if row is not mine and (place := _place(row, now)) and place < turn)
+    kept = sum(row.wanted_nanos for row in rows if row is not mine and _place(row, now) < turn)
     left = None if budget is None else budget - spent - sum(row.nanos for row in rows) - kept
     return _At(budget, spent, left, 0 if mine is None else mine.granted_nanos, mine is not None)
 
@@ -204,7 +264,7 @@ def _more(at: _At, need: Need, share: int) -> int | None:
     """What is given of one account; None: not even the least is there."""
     lack, liked = max(0, need.least - at.granted), max(0, need.wanted - at.granted)
     if at.left is None:
-        return liked
+        return lack
     if lack > max(0, at.left):
         return None
     return max(lack, min(liked, at.left // share))
@@ -227,10 +287,10 @@ def _rows(connection: Connection, key: AccountKey) -> tuple[list[Row[Any]], int]
     return rows, int(rows[0].spent if rows else connection.execute(spent).scalar() or 0)
 
 
-def _place(row: Row[Any], now: int) -> _Place | None:
-    """Its place among those who wait for the account; None: it does not, or has not said so for long."""
+def _place(row: Row[Any], now: int) -> _Place:
+    """Its place among those who wait for the account; `_END`: it does not, or has not said so for long."""
     if row.wanted_since is None or abs(now - row.renewed_at) > TURN_US:
-        return None
+        return _END
     return row.wanted_since, row.worker_id
 
 
@@ -257,9 +317,7 @@ def _lock(connection: Connection, accounts: Iterable[AccountKey]) -> None:
     of_project = select(projects.c.org_id).where(projects.c.id.in_(ids["project"]))
     of_key = select(projects.c.org_id).join(api_keys, api_keys.c.project_id == projects.c.id)
     of_key = of_key.where(api_keys.c.id.in_(ids["key"]))
-    theirs = or_(
-        organisations.c.id.in_(ids["org"]), organisations.c.id.in_(of_project), organisations.c.id.in_(of_key)
-    )
+    theirs = or_(organisations.c.id.in_(ids["org"]), organisations.c.id.in_(of_project), organisations.c.id.in_(of_key))
     query = select(organisations.c.id).where(theirs).order_by(organisations.c.id)
     connection.execute(query.with_for_update(key_share=True)).all()
 

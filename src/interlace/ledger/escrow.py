@@ -29,6 +29,7 @@ FIRST_PACE, FASTEST_PACE = 8, 512  # how many requests a slice is for, at first 
 LAST = 2**62  # the place in the queue of those whom nobody waits behind
 
 Totals = dict[AccountKey, int]
+Said = Literal["granted", "wait", "never"]
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -88,7 +89,7 @@ class Answer(msgspec.Struct, frozen=True):
     """
 
     number: int
-    verdict: Literal["granted", "wait", "never"]
+    verdict: Said
     granted: Totals
     hope: dict[AccountKey, int | None]
 
