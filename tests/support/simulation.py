@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,6 +21,7 @@ from interlace.ledger import Ledger, Registry, UsageEvent
 from interlace.ledger import store as store_module
 from interlace.ledger.clock import Calendar
 from interlace.ledger.directory import Directory, KeyHasher
+from interlace.ledger.escrow import Draws
 from interlace.ledger.migrations import migrate
 from interlace.ledger.store import Store, Write, _EventWriter
 from interlace.money import Micros
@@ -161,11 +162,13 @@ class _FatedWriter(_EventWriter):
         super().__init__(engine)
         self._fates = fates
 
-    def write(self, events: list[UsageEvent], beside: Sequence[Write] = ()) -> None:
+    def write(
+        self, events: list[UsageEvent], beside: Sequence[Write] = (), draws: Mapping[str, Draws] | None = None
+    ) -> None:
         """As the real one, up to the commit."""
         if self._connection is None:
             self._connection = _FatedConnection(self._engine.raw_connection(), self._fates)  # type: ignore[assignment]
-        super().write(events, beside)
+        super().write(events, beside, draws)
 
 
 @dataclass
@@ -229,7 +232,7 @@ class World:
 
     def end(self) -> None:
         """Stop everything that runs, without letting it write."""
-        self.store.record = lambda _, __=(): None  # type: ignore[method-assign]
+        self.store.record = lambda *_: None  # type: ignore[method-assign]
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()

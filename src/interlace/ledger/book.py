@@ -38,6 +38,7 @@ class Reservation:
     accounts: Accounts
     nanos: int
     settled: bool = False
+    drawn: tuple[tuple[AccountKey, int], ...] = ()  # what its settlement takes from leases; see `escrow`
 
 
 class Verdict(Enum):
@@ -56,6 +57,17 @@ class Waiter:
     least: int
     wanted: int
     tell: Callable[[Reservation | Verdict], None]
+    since: int = 0  # microseconds; where several processes share a budget, who has waited longer goes first
+
+
+@dataclass(slots=True, eq=False)
+class Growth:
+    """An answer under way that waits for `least` to `wanted` in all; `tell` gets whether it has it, exactly once."""
+
+    reservation: Reservation
+    least: int
+    wanted: int
+    tell: Callable[[bool], None]
 
 
 class Book:
@@ -63,14 +75,22 @@ class Book:
 
     `budget` gives the budget of an account now (None: unbounded); it may change at any time, and then
     `budgets_changed` wants to know. `spent` is what the store says at the start, when nothing is reserved.
+
+    `hope` gives the most that a single reservation could ever have (None: any amount); it is what the budget leaves,
+    but where the book has only a slice of a budget, which may grow.
     """
 
     def __init__(
-        self, budget: Callable[[AccountKey], int | None], spent: Mapping[AccountKey, int] | None = None
+        self,
+        budget: Callable[[AccountKey], int | None],
+        spent: Mapping[AccountKey, int] | None = None,
+        hope: Callable[[AccountKey], int | None] | None = None,
     ) -> None:
         self._budget = budget
+        self._hope = hope or self._unspent
         self.accounts: dict[AccountKey, Account] = {key: Account(nanos) for key, nanos in (spent or {}).items()}
         self._queues: dict[AccountKey, deque[Waiter]] = {}
+        self._growing: dict[AccountKey, list[Growth]] = {}
 
     def account(self, key: AccountKey) -> Account:
         """The account, empty while nothing has happened on it."""
@@ -93,9 +113,10 @@ class Book:
         if wanted == 0:
             self._hold(accounts, 0)
             return Reservation(id, accounts, 0)
-        queue = self._queues.get(accounts[0])
-        if queue is not None and not self._short_of(queue).isdisjoint(accounts):
-            return self._verdict(accounts, least)
+        if self._queues or self._growing:
+            queue = self._queues.get(accounts[0], ())
+            if not (self._short_of(queue) | self._short_to_grow(accounts[0])).isdisjoint(accounts):
+                return self._verdict(accounts, least)
         return self._take(id, accounts, least, wanted)
 
     def wait(self, waiter: Waiter) -> None:
@@ -131,6 +152,20 @@ class Book:
             reservation.nanos = most
         return True
 
+    def wait_to_grow(self, growth: Growth) -> None:
+        """Be told when `grow` would succeed: before anybody in the queue, whom nobody who grows waits for."""
+        self._growing.setdefault(growth.reservation.accounts[0], []).append(growth)
+
+    def leave_growing(self, growth: Growth) -> None:
+        """Wait no longer; whoever stood behind may fit."""
+        organisation = growth.reservation.accounts[0]
+        growing = self._growing.get(organisation, [])
+        if growth in growing:
+            growing.remove(growth)
+            if not growing:
+                del self._growing[organisation]
+            self._serve(organisation)
+
     def settle(self, reservation: Reservation, nanos: int) -> int:
         """Turn the hold into `nanos` spent; a second time changes nothing. Returns how much lay beyond the hold."""
         if reservation.settled:
@@ -147,7 +182,7 @@ class Book:
 
     def budgets_changed(self) -> None:
         """Look at everybody who waits again: there may be more room now, or less."""
-        for organisation in list(self._queues):
+        for organisation in {**self._growing, **self._queues}:
             self._serve(organisation)
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -162,11 +197,14 @@ class Book:
         return Reservation(id, accounts, nanos)
 
     def _verdict(self, accounts: Accounts, least: int) -> Verdict:
-        for key in accounts:
-            budget = self._budget(key)
-            if budget is not None and self.account(key).spent + least > budget:
-                return Verdict.NEVER
-        return Verdict.WAIT
+        return Verdict.NEVER if self._hopeless(accounts, least) else Verdict.WAIT
+
+    def _hopeless(self, accounts: Accounts, least: int) -> bool:
+        return any((hope := self._hope(key)) is not None and least > hope for key in accounts)
+
+    def _unspent(self, key: AccountKey) -> int | None:
+        budget = self._budget(key)
+        return None if budget is None else budget - self.account(key).spent
 
     def _hold(self, accounts: Accounts, nanos: int) -> None:
         for key in accounts:
@@ -188,12 +226,40 @@ class Book:
             if (left := self._left(key)) is not None and left < waiter.least
         }
 
+    def _short_to_grow(self, organisation: AccountKey) -> set[AccountKey]:
+        """The accounts that answers under way are waiting for."""
+        return {
+            key
+            for growth in self._growing.get(organisation, ())
+            for key in growth.reservation.accounts
+            if (left := self._left(key)) is not None and left < growth.least - growth.reservation.nanos
+        }
+
+    def _serve_growing(self, organisation: AccountKey) -> None:
+        growing = self._growing.pop(organisation, None)
+        if growing is None:
+            return
+        stay: list[Growth] = []
+        served: list[tuple[Growth, bool]] = []
+        for growth in growing:
+            if growth.reservation.settled or self._hopeless(growth.reservation.accounts, growth.least):
+                served.append((growth, False))
+            elif self.grow(growth.reservation, growth.least, growth.wanted):
+                served.append((growth, True))
+            else:
+                stay.append(growth)
+        if stay:
+            self._growing[organisation] = stay
+        for growth, grown in served:
+            growth.tell(grown)
+
     def _serve(self, organisation: AccountKey) -> None:
         """Give to those of one queue, in order, what fits. Nobody overtakes one who waits for the same account."""
+        self._serve_growing(organisation)
         queue = self._queues.pop(organisation, None)
         if queue is None:
             return
-        short: set[AccountKey] = set()
+        short = self._short_to_grow(organisation)
         stay: deque[Waiter] = deque()
         served: list[tuple[Waiter, Reservation | Verdict]] = []
         for waiter in queue:

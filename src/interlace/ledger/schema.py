@@ -2,7 +2,7 @@
 
 Everything that tells who, what and how much is written once and stays. Rows are closed by a moment in a `*_at` column
 (microseconds since 1970), never deleted: usage events name them. What callers leave here (files, batches) is theirs,
-and deleted when they say so.
+and deleted when they say so; leases end with the worker that holds them.
 """
 
 from __future__ import annotations
@@ -150,6 +150,40 @@ balances = Table(
     Column("month", String(7), primary_key=True),
     Column("spent_nanos", BigInteger, nullable=False),
     Column("requests", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(64), primary_key=True),  # a place for one process; whoever holds its lock file sits there
+    Column("epoch", BigInteger, nullable=False),  # how often somebody has sat down there; older ones are fenced off
+    Column("machine", String(64), nullable=False),
+    Column("boot", String(64), nullable=False),  # of the machine's start: no process outlives it
+    Column("pid", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("closed_at", BigInteger),
+    Column("why", String(200)),  # it was closed
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("worker_id", ForeignKey("workers.id"), primary_key=True),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("scope", String(8), primary_key=True),
+    Column("scope_id", String(32), primary_key=True),
+    Column("month", String(7), primary_key=True),
+    Column("nanos", BigInteger, nullable=False),  # granted, and neither returned nor in `balances` as spent
+    Column("granted_nanos", BigInteger, nullable=False),  # in all, ever
+    Column("returned_nanos", BigInteger, nullable=False),  # in all, ever
+    Column("wanted_nanos", BigInteger, nullable=False),  # what it lacks for a request that waits
+    Column("wanted_since", BigInteger),  # since when that request has waited; NULL: none does
+    Column("renewed_at", BigInteger, nullable=False),  # when it last said so
+    Index(None, "scope", "scope_id", "month"),
+    Index(None, "wanted_since"),
     sqlite_with_rowid=False,
 )
 

@@ -39,7 +39,9 @@ from sqlalchemy.exc import (
 )
 
 from interlace.errors import LedgerUnavailable
+from interlace.ledger.bank import DRAW, DRAW_NAMES, mark_fenced
 from interlace.ledger.book import AccountKey
+from interlace.ledger.escrow import Draws
 from interlace.ledger.events import UsageEvent
 from interlace.ledger.schema import balances, event_tags, usage_events
 
@@ -87,6 +89,7 @@ class Store:
         self.durable: Callable[[Sequence[UsageEvent]], None] = lambda _: None
         self._events = _EventWriter(self.engine)
         self._beside: dict[str, tuple[Write | PlainWrite, ...]] = {}  # by the id of an event that is queued
+        self._draws: dict[str, Draws] = {}  # likewise
         self._queue: queue.SimpleQueue[UsageEvent | Job | _Stop] = queue.SimpleQueue()
         self._give_up_at = math.inf  # monotonic seconds; once closed, writing has an end
         self._writer = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
@@ -105,11 +108,15 @@ class Store:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def record(self, usage: UsageEvent, beside: tuple[Write | PlainWrite, ...] = ()) -> None:
+    def record(
+        self, usage: UsageEvent, beside: tuple[Write | PlainWrite, ...] = (), draws: Draws | None = None
+    ) -> None:
         """Queue a usage event; never raises, never waits. One whose id is there already changes nothing, and what is
-        to be written `beside` it was written with it then."""
+        to be written `beside` it, or it `draws` from leases, was written with it then."""
         if beside:
             self._beside[usage.id] = beside
+        if draws is not None and draws.nanos:
+            self._draws[usage.id] = draws
         self._queue.put(usage)
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -178,7 +185,7 @@ class Store:
             try:
                 if looked:  # whether the commit that failed took place is not known
                     self._leave_out_what_is_there(new)
-                self._events.write(list(new.values()), self._beside_of(new))
+                self._events.write(list(new.values()), self._beside_of(new), self._draws_of(new))
                 break
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody would be billed without this thread
                 if self._events.is_our_fault(error):
@@ -199,10 +206,14 @@ class Store:
     def _beside_of(self, ids: Iterable[str]) -> list[Write | PlainWrite]:
         return [write for id in ids for write in self._beside.get(id, ())] if self._beside else []
 
+    def _draws_of(self, ids: Iterable[str]) -> dict[str, Draws]:
+        return {id: draws for id in ids if (draws := self._draws.get(id))} if self._draws else {}
+
     def _tell(self, events: list[UsageEvent]) -> None:
-        if self._beside:
-            for usage in events:
-                self._beside.pop(usage.id, None)
+        for kept in (self._beside, self._draws):
+            if kept:
+                for usage in events:
+                    kept.pop(usage.id, None)
         try:
             self.durable(events)
         except Exception:
@@ -275,6 +286,7 @@ class _EventWriter:
         self._add_events = _Statement(insert(usage_events), _EVENT_COLUMNS, dialect)
         self._add_tags = _Statement(insert(event_tags), ("event_id", "tag"), dialect)
         self._add_to_balances = _Statement(_balance_upsert(dialect.name), _BALANCE_COLUMNS, dialect)
+        self._draw = _Statement(DRAW, DRAW_NAMES, dialect, insert=False)
         self._others: dict[Any, Any] = {}  # statements of what is written beside, compiled
         self._connection: PoolProxiedConnection | None = None
 
@@ -285,8 +297,18 @@ class _EventWriter:
         ours = tuple(getattr(self._dbapi, name) for name in names)
         return isinstance(error, (*ours, ArithmeticError, ValueError, TypeError))
 
-    def write(self, events: list[UsageEvent], beside: Sequence[Write | PlainWrite] = ()) -> None:
-        """One transaction; raises the driver's errors, and then nothing is known of the commit."""
+    def write(
+        self,
+        events: list[UsageEvent],
+        beside: Sequence[Write | PlainWrite] = (),
+        draws: Mapping[str, Draws] | None = None,
+    ) -> None:
+        """One transaction; raises the driver's errors, and then nothing is known of the commit.
+
+        What an event draws goes from its worker's leases to what is spent, so that their sum stays. Where the worker
+        is closed, its leases are gone: what it did is recorded all the same, and what is then beyond a budget is marked
+        as overrun.
+        """
         if not events:
             return
         try:
@@ -295,10 +317,12 @@ class _EventWriter:
             cursor = self._connection.cursor()
             if self._begin:
                 cursor.execute(self._begin)
+            self._add_to_balances.run(cursor, _balance_rows(events))
+            if draws and self._draw.run(cursor, rows := _draw_rows(draws.values())) < len(rows):
+                events = mark_fenced(self._joined(), events, draws)
             self._add_events.run(cursor, [_row(usage) for usage in events])
             if tags := [(usage.id, tag) for usage in events for tag in usage.tags]:
                 self._add_tags.run(cursor, tags)
-            self._add_to_balances.run(cursor, _balance_rows(events))
             for write in beside:
                 one = plain(write, self._engine.dialect, self._others)
                 cursor.execute(one.sql, one.values)
@@ -306,6 +330,10 @@ class _EventWriter:
         except BaseException:
             self.close()
             raise
+
+    def _joined(self) -> Connection:
+        """The same connection and transaction, for what is rare: never to be closed."""
+        return Connection(self._engine, connection=self._connection).execution_options(joins=True)
 
     def close(self) -> None:
         """Let go of the connection, and with it of what was not committed: it must not keep the database locked."""
@@ -331,20 +359,21 @@ def plain(write: Write | PlainWrite, dialect: Dialect, compiled: dict[Any, Any])
 class _Statement:
     """A statement compiled once, for many rows at a time, in the driver's own style."""
 
-    def __init__(self, statement: Any, names: tuple[str, ...], dialect: Dialect) -> None:
-        compiled = statement.compile(dialect=dialect, column_keys=names)
+    def __init__(self, statement: Any, names: tuple[str, ...], dialect: Dialect, *, insert: bool = True) -> None:
+        compiled = statement.compile(dialect=dialect, column_keys=names if insert else None)
         self._sql = str(compiled)
         self._names = names
         order = compiled.positiontup
         assert order is None or tuple(order) == names, "values are given in the order of the columns"
         self._positional = order is not None
 
-    def run(self, cursor: Any, rows: list[tuple[Any, ...]]) -> None:
-        """Run it for each row."""
+    def run(self, cursor: Any, rows: list[tuple[Any, ...]]) -> int:
+        """Run it for each row; returns how many rows that made or changed."""
         if self._positional:
             cursor.executemany(self._sql, rows)
         else:
             cursor.executemany(self._sql, [dict(zip(self._names, row, strict=True)) for row in rows])
+        return int(cursor.rowcount)
 
 
 _EVENT_COLUMNS = tuple(usage_events.columns.keys())
@@ -398,6 +427,15 @@ def _balance_rows(events: Iterable[UsageEvent]) -> list[tuple[Any, ...]]:
     return [(*account, *both) for account, both in sorted(sums.items())]
 
 
+def _draw_rows(draws: Iterable[Draws]) -> list[tuple[Any, ...]]:
+    """What the events take from each lease: one row a lease, in a fixed order."""
+    sums: defaultdict[tuple[str, int, str, str, str], int] = defaultdict(int)
+    for one in draws:
+        for account, nanos in one.nanos:
+            sums[(one.worker.id, one.worker.epoch, *account)] += nanos
+    return [(nanos, *lease) for lease, nanos in sorted(sums.items())]
+
+
 def _balance_upsert(dialect: str) -> Any:
     """`INSERT ... ON CONFLICT DO UPDATE`, adding to what is there."""
     module: Any = postgresql if dialect == "postgresql" else sqlite
@@ -442,6 +480,8 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_immediate(connection: Connection) -> None:
     """Take the write lock first: a transaction that reads and then writes could otherwise fail half-way."""
+    if connection.get_execution_options().get("joins"):  # one that is under way
+        return
     reads = connection.get_execution_options().get("reads")
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
