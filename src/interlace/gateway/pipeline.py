@@ -382,7 +382,13 @@ class Pipeline:
             async with aclosing(work.engine.generate(request)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
-                        if event.tokens and stoppable and not share.cover(meter.completion_tokens + event.tokens):
+                        tokens = meter.completion_tokens + event.tokens
+                        if (
+                            event.tokens
+                            and stoppable
+                            and not share.cover(tokens)
+                            and not await share.cover_later(tokens)
+                        ):
                             meter.budget_ended = True
                             break
                         meter.see(part, event)

@@ -33,7 +33,7 @@ from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.routes import Routes
 from interlace.gateway.routing import Memory, Shadows, live_models
-from interlace.ledger import Ledger, Registry, Retention
+from interlace.ledger import Ledger, Registry, Retention, Shared
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
@@ -123,9 +123,10 @@ def make_pipeline(
     engines: Mapping[str, Engine],
     settings: Settings | None = None,
     before: Pipeline | None = None,
+    shared: Shared | None = None,
 ) -> Pipeline:
     """The pipeline over these engines, by `settings` (left out: the registry's). What counts for the whole process is
-    taken from the pipeline `before` it, and left as it is."""
+    taken from the pipeline `before` it, and left as it is. `shared`: budgets are shared with other processes."""
     settings = settings or registry.settings
     admission = before.admission if before else Admission(settings.limits.concurrency, settings.limits.queue)
     metrics = before.metrics if before else Metrics(admission, engines)
@@ -133,7 +134,7 @@ def make_pipeline(
     if before is None:
         metrics.watch(routes.live)
     return Pipeline(
-        ledger=before.ledger if before else Ledger(registry),
+        ledger=before.ledger if before else Ledger(registry, shared),
         admission=admission,
         guards=Guards.from_settings(settings.guards, metrics.secret),
         routes=routes,

@@ -69,7 +69,7 @@ class OwnUsagePage:
         """Answer."""
         caller = _caller(self.ledger, scope)
         wanted = convert(query_of(scope), Period)
-        now = standing(self.ledger, caller)
+        now = await standing(self.ledger, caller)
         if wanted.since is None and wanted.until is None:
             wanted = msgspec.structs.replace(wanted, since=f"{now.month}-01")
         async with self._reading:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from interlace.ledger.directory import Caller, Key, Organisation, Plan, Project, new_key
     from interlace.ledger.events import Attempt, UsageEvent
     from interlace.ledger.holds import Bound, Hold, Share, Tried, Used
-    from interlace.ledger.ledger import Ledger
+    from interlace.ledger.ledger import Ledger, Shared
     from interlace.ledger.limits import Left
     from interlace.ledger.linked import LinkedRegistry
     from interlace.ledger.outcomes import RULES, Outcome
@@ -46,6 +46,7 @@ _HOMES = {
     "Registry": "registry",
     "Retention": "retention",
     "Share": "holds",
+    "Shared": "ledger",
     "Store": "store",
     "Tokens": "prices",
     "Tried": "holds",
@@ -79,6 +80,7 @@ __all__ = [
     "Registry",
     "Retention",
     "Share",
+    "Shared",
     "Store",
     "Tokens",
     "Tried",

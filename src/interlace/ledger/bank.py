@@ -138,6 +138,15 @@ def holdings(connection: Connection, worker: Worker) -> Totals:
     return {(row.scope, row.scope_id, row.month): row.granted_nanos for row in rows}
 
 
+def taken(connection: Connection, accounts: Iterable[AccountKey]) -> list[tuple[AccountKey, int, int]]:
+    """What is spent of each account, and what all workers hold of it, as of one moment for each."""
+    found = []
+    for key in accounts:
+        rows, spent = _rows(connection, key)
+        found.append((key, spent, sum(row.nanos for row in rows)))
+    return found
+
+
 def recalls(connection: Connection, *, now: int) -> dict[Worker, Totals]:
     """Of each worker that holds slices: what requests lack that have waited longer at other workers, beyond what lies
     in the bank. It is to give that back as far as it is free; one that is not named here, nothing."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from interlace.ledger.book import Book, Reservation
 from interlace.ledger.directory import Caller
+from interlace.ledger.escrow import Teller
 from interlace.ledger.events import AttemptEnd
 from interlace.ledger.limits import Counted
 from interlace.ledger.outcomes import Outcome
@@ -15,6 +16,10 @@ from interlace.money import MOST_NANOS
 
 STEP_TOKENS = 16  # the first step of an open-ended answer: what it holds beyond what it has used
 LARGEST_STEP_TOKENS = 256
+
+
+GrowLater = Callable[[Reservation, int, int], Awaitable[bool]]
+"""Raises a reservation to between two amounts in all, waiting for what others may give back; whether it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +89,26 @@ class Share:
         self.hold.count(completion)
         if self.covered is None or completion <= self.covered:
             return True
+        if not self.hold.stretch(self, *self._step(completion)):
+            return False
+        self.covered = affordable(self.price, self.bound.prompt, self.nanos, batch=self.bound.batch)
+        return True
+
+    async def cover_later(self, completion: int) -> bool:
+        """After `cover` said no: what other processes hold of the budgets may pay. False at once where there are
+        none."""
+        if not await self.hold.stretch_later(self, *self._step(completion)):
+            return False
+        self.covered = affordable(self.price, self.bound.prompt, self.nanos, batch=self.bound.batch)
+        return True
+
+    def _step(self, completion: int) -> tuple[int, int]:
+        """What the tokens cost at least, and with a step ahead."""
         larger = completion + _step(completion)
         least, wanted = (
             most(self.price, self.bound.prompt, tokens, batch=self.bound.batch) for tokens in (completion, larger)
         )
-        if not self.hold.stretch(self, least, wanted):
-            return False
-        self.covered = affordable(self.price, self.bound.prompt, self.nanos, batch=self.bound.batch)
-        return True
+        return least, wanted
 
     def end(self, tokens: Tokens, *, charged: bool) -> None:
         """The attempt is over: what it leaves of its part is free for the next attempt of the same request."""
@@ -118,7 +135,8 @@ class Hold:
     counted: Counted
     counted_tokens: int
     reservation: Reservation
-    book: Book
+    book: Book | Teller
+    grow_later: GrowLater | None = None  # where other processes hold parts of the budgets
     count_more: Callable[[int], Counted] | None = None  # counts tokens against the plan's tokens per minute
     counted_completion: int = 0
     bounded: bool = False  # whether any budget holds
@@ -149,25 +167,42 @@ class Hold:
             self.counted_tokens += completion + step - self.counted_completion
             self.counted_completion = completion + step
 
-    def begin(self, price: Price, bound: Bound) -> Share | None:
-        """A part for one more attempt, beside those that run; None where no budget pays for it. Never waits."""
+    async def begin(self, price: Price, bound: Bound) -> Share | None:
+        """A part for one more attempt, beside those that run; None where no budget pays for it. Waits for nothing but
+        what other processes hold of the budgets."""
         least, wanted = amounts(price, bound) if self.bounded else (0, 0)
         share = Share(self, price, bound, 0)
-        if not self.stretch(share, least, wanted):
+        if not self.stretch(share, least, wanted) and not await self.stretch_later(share, least, wanted):
             return None
         share.covered = covered_by(price, bound, share.nanos, bounded=self.bounded)
         return share
 
     def stretch(self, share: Share, least: int, wanted: int) -> bool:
         """Raise a share to between `least` and `wanted`: from what ended attempts left, then from the budgets."""
+        more = self._beyond(share, least, wanted)
+        if more is not None and not self.book.grow(self.reservation, *more):
+            return False
+        self._raise(share, wanted)
+        return True
+
+    async def stretch_later(self, share: Share, least: int, wanted: int) -> bool:
+        """The same, from what other processes hold of the budgets; False at once where there are none."""
+        more = self._beyond(share, least, wanted)
+        if self.grow_later is None or (more is not None and not await self.grow_later(self.reservation, *more)):
+            return False
+        self._raise(share, wanted)
+        return True
+
+    def _beyond(self, share: Share, least: int, wanted: int) -> tuple[int, int] | None:
+        """Between which amounts the reservation has to be for it; None: it is large enough."""
         held, free = self.reservation.nanos, self.reservation.nanos - self.taken
         least, wanted = least - share.nanos, wanted - share.nanos
-        if wanted > free and not self.book.grow(self.reservation, held + max(0, least - free), held + wanted - free):
-            return False
-        gained = max(0, min(wanted, self.reservation.nanos - self.taken))
+        return (held + max(0, least - free), held + wanted - free) if wanted > free else None
+
+    def _raise(self, share: Share, wanted: int) -> None:
+        gained = max(0, min(wanted - share.nanos, self.reservation.nanos - self.taken))
         share.nanos += gained
         self.taken += gained
-        return True
 
 
 def amounts(price: Price, bound: Bound) -> tuple[int, int]:

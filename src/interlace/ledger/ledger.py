@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from interlace.config import LedgerSettings
@@ -26,8 +27,9 @@ from interlace.errors import (
     TokensLimited,
     Unauthenticated,
 )
-from interlace.ledger.book import Book, Reservation, Verdict, Waiter
+from interlace.ledger.book import AccountKey, Accounts, Book, Growth, Reservation, Verdict, Waiter
 from interlace.ledger.directory import Caller
+from interlace.ledger.escrow import Draws, Teller, Worker
 from interlace.ledger.events import Attempt, UsageEvent
 from interlace.ledger.holds import STEP_TOKENS, Bound, Hold, Share, Tried, Used, amounts, covered_by
 from interlace.ledger.limits import Counted, Exceeded, Left, Limits
@@ -40,14 +42,25 @@ from interlace.money import MOST_NANOS, show_usd
 
 _Meanwhile = Callable[[], AbstractAsyncContextManager[object]]
 
+GROW_SECONDS = 2.0  # how long an answer that has begun waits for more of a budget, where several processes share it
+
 Operate = Callable[[str, Any], Awaitable[Any]]
 """Carries out an operation by its name, with its input; gives its output, and raises what it raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a worker has of budgets that are shared: itself, as the bank knows it, and its leases."""
+
+    worker: Worker
+    teller: Teller
+    taken: Callable[[Accounts], Awaitable[dict[AccountKey, tuple[int, int]]]]  # spent and leased, of each account
 
 
 class Ledger:
     """See the module. `registry` is its office; administrators work there, from other threads."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, shared: Shared | None = None) -> None:
         self.registry = registry
         self.limits = Limits()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -55,7 +68,8 @@ class Ledger:
         self.unwritten: dict[str, UsageEvent] = {}  # counted as spent, and not known to be durable
         self._months: set[str] = set()
         self.operate: Operate | None = None  # of a worker: the coordinator makes changes
-        self.book = Book(registry.directory.budget)
+        self.shared = shared  # of a worker: budgets that other processes spend from too
+        self.book: Book | Teller = shared.teller if shared else Book(registry.directory.budget)
         registry.store.durable = self._tell_durable
         registry.changed = self._budgets_changed
 
@@ -141,6 +155,13 @@ class Ledger:
         """The calendar month now, in the ledger's time zone; the book knows what is spent of it."""
         return self._today()[1][:7]
 
+    async def taken(self, accounts: Accounts) -> dict[AccountKey, tuple[int, int]]:
+        """What is spent and what is reserved of each account, by all processes together."""
+        if self.shared is not None:
+            return await self.shared.taken(accounts)
+        there = {account: self.book.accounts.get(account) for account in accounts}
+        return {account: (one.spent, one.reserved) if one else (0, 0) for account, one in there.items()}
+
     def bounded(self, caller: Caller) -> bool:
         """Whether any budget holds for the caller."""
         return any(self.registry.directory.budget(account) is not None for account in caller.accounts(""))
@@ -192,6 +213,7 @@ class Ledger:
             counted_tokens=tokens,
             reservation=reservation,
             book=self.book,
+            grow_later=self._grow_later if self.shared else None,
             count_more=self._counter(caller) if bound.completion is None else None,
             counted_completion=STEP_TOKENS,
             bounded=bounded,
@@ -215,7 +237,8 @@ class Ledger:
         self._loop = asyncio.get_running_loop()
         durable = self._durable[hold.id] = self._loop.create_future()
         self.unwritten[hold.id] = event
-        self.registry.store.record(event, beside())
+        draws = Draws(self.shared.worker, hold.reservation.drawn) if self.shared else None
+        self.registry.store.record(event, beside(), draws)
         await durable  # whoever waits may be cancelled: the event is on its way all the same
         return event.cost_nanos
 
@@ -295,8 +318,11 @@ class Ledger:
             answer = self.book.reserve(id, accounts, least, wanted)
             if answer is Verdict.WAIT:
                 if while_waiting is None:
+                    if self.shared:
+                        self.shared.teller.wish(accounts, least, wanted)
                     raise RateLimited(_RESERVED, code="budget_reserved", retry_after_seconds=1)
-                answer = await self._wait(Waiter(id, accounts, least, wanted, tell=_untold), while_waiting)
+                waiter = Waiter(id, accounts, least, wanted, tell=_untold, since=now)
+                answer = await self._wait(waiter, while_waiting)
             if isinstance(answer, Reservation):
                 if not self._still_holds(caller):
                     self.book.settle(answer, 0)
@@ -336,7 +362,7 @@ class Ledger:
         names = {"org": "organisation", "project": "project", "key": "API key"}
         for account in caller.accounts(month):
             budget = self.registry.directory.budget(account)
-            spent = self.book.account(account).spent
+            spent = self._spent(account)
             if budget is not None and spent + least > budget:
                 return InsufficientQuota(
                     f"You exceeded the budget of your {names[account[0]]} for {month}: {show_usd(spent)} of "
@@ -345,11 +371,31 @@ class Ledger:
                 )
         return InsufficientQuota("A budget has no room for this request. Ask for fewer tokens.")
 
+    def _spent(self, account: AccountKey) -> int:
+        """What is spent of an account, as far as it is known here: all of it, as the bank last said, or our part."""
+        budget = self.registry.directory.budget(account)
+        if self.shared and budget is not None and (hope := self.shared.teller.hope(account)) is not None:
+            return budget - hope
+        return self.book.account(account).spent
+
+    async def _grow_later(self, reservation: Reservation, least: int, wanted: int) -> bool:
+        """Ask the bank for more of a budget, for an answer that has begun: it does not wait for long."""
+        assert self.shared is not None
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        growth = Growth(reservation, least, wanted, told.set_result)
+        self.shared.teller.wait_to_grow(growth)
+        try:
+            await asyncio.wait((told,), timeout=GROW_SECONDS)
+        finally:
+            if not told.done():
+                self.shared.teller.leave_growing(growth)
+        return told.done() and told.result()
+
     def _today(self) -> tuple[int, str]:
         """The moment and its day, the balances of its month loaded."""
         now = self.registry.clock.now()
         day = self.registry.calendar.day(now)
-        if day[:7] not in self._months:
+        if self.shared is None and day[:7] not in self._months:
             for account, nanos in self.registry.store.read(lambda c: balances_of_month(c, day[:7])).items():
                 self.book.account(account).spent += nanos
             self._months.add(day[:7])

@@ -14,13 +14,15 @@ from typing import Any, Never
 from sqlalchemy import URL, Connection
 
 from interlace.config import Settings
+from interlace.ledger.book import AccountKey
 from interlace.ledger.clock import Calendar, Clock, SystemClock
 from interlace.ledger.directory import Directory, KeyHasher, ensure_secret
+from interlace.ledger.escrow import Draws
 from interlace.ledger.events import UsageEvent
 from interlace.ledger.registry import Entry, Registry, database_of
 from interlace.ledger.store import Job, PlainWrite, Store, Write, plain
 
-Send = Callable[[UsageEvent, list[PlainWrite]], None]
+Send = Callable[[UsageEvent, list[PlainWrite], Draws | None], None]
 """Takes a usage event to whoever commits it."""
 
 
@@ -39,9 +41,11 @@ class LinkedStore(Store):
         """Close; what was sent is not ours to finish."""
         self.engine.dispose()
 
-    def record(self, usage: UsageEvent, beside: tuple[Write | PlainWrite, ...] = ()) -> None:
+    def record(
+        self, usage: UsageEvent, beside: tuple[Write | PlainWrite, ...] = (), draws: Draws | None = None
+    ) -> None:
         """Send a usage event on its way; never raises, never waits."""
-        self._send(usage, [plain(write, self.engine.dialect, self._compiled) for write in beside])
+        self._send(usage, [plain(write, self.engine.dialect, self._compiled) for write in beside], draws)
 
     def _submit(self, job: Job) -> None:
         """On the caller's thread: SQLite gives one process after the other its turn."""
@@ -65,6 +69,10 @@ class LinkedRegistry(Registry):
     def load(self) -> None:
         """Read the directory. Waits for the disk."""
         self.directory = self.store.read(Directory.load)
+
+    def budget(self, account: AccountKey) -> int | None:
+        """The budget of an account, by the directory as it is now."""
+        return self.directory.budget(account)
 
     def put(self, entries: list[Entry]) -> None:
         """What the coordinator changed holds from now on."""

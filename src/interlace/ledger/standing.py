@@ -11,7 +11,8 @@ from interlace.money import show_usd
 
 class BudgetLeft(msgspec.Struct, frozen=True, kw_only=True):
     """A calendar month's budget of the organisation, project or key (the smaller of its own and its plan's).
-    `remaining` is what neither is spent nor reserved by requests that run; never below zero."""
+    `remaining` is what neither is spent nor reserved by requests that run; never below zero. Where several processes
+    answer, what each holds for its next requests counts as reserved."""
 
     scope: str
     name: str
@@ -65,7 +66,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     budgets: list[BudgetLeft]
 
 
-def standing(ledger: Ledger, caller: Caller) -> Standing:
+async def standing(ledger: Ledger, caller: Caller) -> Standing:
     """How the caller stands; on the gateway's loop, where the counters are."""
     month = ledger.month()
     return Standing(
@@ -77,7 +78,7 @@ def standing(ledger: Ledger, caller: Caller) -> Standing:
         month=month,
         time_zone=ledger.registry.settings.ledger.time_zone,
         limits=_limits(ledger, caller),
-        budgets=_budgets(ledger, caller, month),
+        budgets=await _budgets(ledger, caller, month),
     )
 
 
@@ -104,15 +105,15 @@ def _models(caller: Caller) -> list[str] | None:
     return None if named is None else [model for model in named if caller.may_use(model)]
 
 
-def _budgets(ledger: Ledger, caller: Caller, month: str) -> list[BudgetLeft]:
+async def _budgets(ledger: Ledger, caller: Caller, month: str) -> list[BudgetLeft]:
     found = []
+    taken = await ledger.taken(caller.accounts(month))
     names = {"org": caller.organisation.name, "project": caller.project.name, "key": caller.key.name}
     for account in caller.accounts(month):
         budget = ledger.registry.directory.budget(account)
         if budget is None:
             continue
-        there = ledger.book.accounts.get(account)
-        spent, reserved = (there.spent, there.reserved) if there else (0, 0)
+        spent, reserved = taken[account]
         nanos = {"budget": budget, "spent": spent, "reserved": reserved}
         nanos["remaining"] = max(0, budget - spent - reserved)
         amounts = {f"{name}_nanos": amount for name, amount in nanos.items()}

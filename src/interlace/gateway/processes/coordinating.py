@@ -13,7 +13,7 @@ from pathlib import Path
 from interlace.config import REMOTE, ModelSettings, Settings
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.processes.coordinator import Coordinator
-from interlace.gateway.processes.places import RunFolder
+from interlace.gateway.processes.places import RunFolder, installation_of
 from interlace.gateway.reloading import Source, StartingEngine
 from interlace.gateway.serve import build_engine, calm_collector, greet, loop_factory, open_registry
 from interlace.ledger import Registry
@@ -46,7 +46,7 @@ async def _coordinate(
         hosts += 1
         return HostedEngine(model, home, listen=run.place(f"engine-{hosts}"))
 
-    coordinator = Coordinator(registry, run, source, build)
+    coordinator = Coordinator(registry, run, source, build, installation_of(registry.settings.home))
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, ended.set)

@@ -10,21 +10,24 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
+from sqlalchemy import Connection
 
 from interlace.config import ModelSettings, Settings
 from interlace.engines.host import Failure, FrameError, FrameReader, HostedEngine
-from interlace.errors import InterlaceError, NotFound
+from interlace.errors import Conflict, InterlaceError, LedgerUnavailable, NotFound
 from interlace.gateway.processes.messages import (
     NOTHING,
     Answer,
     Batches,
+    Closed,
     Durable,
     EngineState,
     Events,
@@ -32,6 +35,7 @@ from interlace.gateway.processes.messages import (
     Living,
     NewLoad,
     Question,
+    Recall,
     Shout,
     ToCoordinator,
     ToWorker,
@@ -48,14 +52,20 @@ from interlace.gateway.reload_page import Reloaded
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.serve import make_pipeline, start_engines
 from interlace.gateway.wire import convert
-from interlace.ledger import PlainWrite, Registry, Retention, UsageEvent
+from interlace.ledger import PlainWrite, Registry, Retention, UsageEvent, bank
+from interlace.ledger.book import AccountKey, Accounts
+from interlace.ledger.escrow import Ask, Drop, Fenced, GiveBack, Totals, Worker
 from interlace.ledger.operations import OPERATIONS
 from interlace.models import try_lock
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.1  # from one look at engines, trouble and the locks of workers that are gone to the next
+LOOK_SECONDS = 0.05  # from one look at engines, trouble and the locks of workers that are gone to the next
 SPREAD_SECONDS = 30.0  # how long a reload waits for every worker to serve by it
+WANTING_SECONDS = 10.0  # how long leases are looked at after somebody had to wait for what others hold
+FENCED = "worker_closed"
 LEAVE_SECONDS = 10.0  # how long the end waits for workers that still send
 
 
@@ -67,6 +77,9 @@ class Desk(asyncio.Protocol):
         self._frames = FrameReader()
         self._transport: asyncio.WriteTransport | None = None
         self.worker = ""
+        self.at_bank: Worker | None = None
+        self.enrolled = asyncio.Event()
+        self.recalled: list[tuple[AccountKey, int]] = []  # what it was told last
         self.loads: dict[int, contextlib.ExitStack] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -106,15 +119,18 @@ class Coordinator:
     run: RunFolder
     source: Source
     build: Callable[[ModelSettings, Path], StartingEngine]
+    installation: str  # of this home, among all that share the database
+    boot: str = field(default_factory=lambda: secrets.token_hex(8))
     desks: dict[str, Desk] = field(default_factory=dict)
     first: asyncio.Event = field(default_factory=asyncio.Event)  # a worker has come
     _owners: dict[str, str] = field(default_factory=dict)  # usage event → worker
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _told: int = 0  # the load that workers were told of last
     _engines: dict[str, EngineState] = field(default_factory=dict)
-    _missing: set[str] = field(default_factory=set)  # workers without a connection that may live
+    _missing: dict[str, Worker] = field(default_factory=dict)  # workers without a connection that may live
     _runner: str = ""  # the worker that runs batches
     _trouble: str | None = None
+    _wanting_until: float = 0.0  # by the loop's clock: somebody waited lately for what others hold
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _spread: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -124,6 +140,7 @@ class Coordinator:
         self.loads = Loads(self._make(self.source.first, settings, engines))
         self.reloader = Reloader(self.registry, self.loads, self.source, self.build, self._make, lambda _: None)
         self._loop = asyncio.get_running_loop()
+        self._others = self.registry.store.engine.dialect.name != "sqlite"  # other machines may share the database
         self.registry.store.durable = self._durable_soon
         self.registry.tell = self._changed_soon
 
@@ -140,7 +157,7 @@ class Coordinator:
         """Take connections until cancelled; then wait a little for workers that still send, and close."""
         deposits = self.loads.current.pipeline.deposits
         await asyncio.to_thread(deposits.tidy)
-        self._missing = set(self.run.workers())
+        self._missing = await self._patiently(self._those_before)
         self.run.remove_socket()
         with self.run.socket() as path:
             server = await self._loop.create_unix_server(lambda: Desk(self), path)
@@ -175,9 +192,7 @@ class Coordinator:
             case Events():
                 self._record(desk, message)
             case Question():
-                task = asyncio.create_task(self._answer(desk, message))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._keep(self._answer(desk, message))
             case Shout():
                 self._tell_all(message, but=desk)
             case Living():
@@ -190,14 +205,56 @@ class Coordinator:
         if (before := self.desks.get(hello.worker)) is not None:
             before.abort()
         self.desks[hello.worker] = desk
-        self._missing.discard(hello.worker)
+        self._missing.pop(hello.worker, None)
+        self._hold(desk, [self.loads.current.number])
+        self._keep(self._welcome(desk, hello))
+
+    async def _welcome(self, desk: Desk, hello: Hello) -> None:
+        """A worker that has just begun gets a place at the bank; one that comes back hears what it holds."""
+        closed, holdings = False, Totals()
+        while desk.at_bank is None:
+            try:
+                desk.at_bank, holdings = await self._patiently(lambda connection: self._enrol(connection, hello))
+            except Fenced:
+                desk.at_bank, closed = Worker(self._place(hello.worker), hello.epoch), True
+            except LedgerUnavailable as error:
+                log.warning("a worker cannot begin: %s", error.message)
         if not self._runner:
             self._runner = hello.worker
         load = self.loads.current
-        self._hold(desk, [load.number])
-        states, runs = list(self._engines.values()), self._runner == hello.worker
-        desk.send(Welcome(load.number, load.settings, self._trouble, states, runs))
+        welcome = Welcome(
+            worker=desk.at_bank,
+            holdings=list(holdings.items()),
+            load=load.number,
+            settings=load.settings,
+            trouble=self._trouble,
+            engines=list(self._engines.values()),
+            batches=self._runner == hello.worker,
+        )
+        self._hold(desk, [load.number, *desk.loads])
+        desk.send(welcome)
+        if closed:
+            desk.send(Closed())
+        desk.enrolled.set()
         self.first.set()
+
+    def _enrol(self, connection: Connection, hello: Hello) -> tuple[Worker, Totals]:
+        place, now = self._place(hello.worker), self.registry.clock.now()
+        if hello.epoch:
+            there = Worker(place, hello.epoch)
+            return there, bank.holdings(connection, there)
+        return bank.enrol(connection, place, machine=self.installation, boot=self.boot, pid=hello.pid, now=now), {}
+
+    def _place(self, worker: str) -> str:
+        return f"{self.installation}/{worker}"
+
+    async def _patiently(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.to_thread(self.registry.store.write, work)
+
+    def _keep(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def lost(self, desk: Desk) -> None:
         """A connection has ended. Whether its worker has, its lock says."""
@@ -206,7 +263,8 @@ class Coordinator:
         desk.loads.clear()
         if self.desks.get(desk.worker) is desk:
             del self.desks[desk.worker]
-            self._missing.add(desk.worker)
+            if desk.at_bank is not None:
+                self._missing[desk.worker] = desk.at_bank
         self._spread.set()
 
     def _hold(self, desk: Desk, numbers: Sequence[int]) -> None:
@@ -223,11 +281,11 @@ class Coordinator:
     # --- usage ---------------------------------------------------------------------------------------------------
 
     def _record(self, desk: Desk, message: Events) -> None:
-        for usage, beside in message.items:
+        for usage, beside, draws in message.items:
             there = usage.id in self._owners  # it is on its way already: the worker has come back
             self._owners[usage.id] = desk.worker
             if not there:
-                self.registry.store.record(usage, tuple(PlainWrite(one.sql, one.values) for one in beside))
+                self.registry.store.record(usage, tuple(PlainWrite(one.sql, one.values) for one in beside), draws)
 
     def _durable_soon(self, events: Sequence[UsageEvent]) -> None:
         """On the writing thread."""
@@ -265,7 +323,41 @@ class Coordinator:
             self._look_at_engines()
             for worker in list(self._missing):
                 await self._bury_if_dead(worker)
+            if self._others or self._loop.time() < self._wanting_until:
+                await self._recall()
+            if self._others:
+                await self._look_for_the_closed()
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _recall(self) -> None:
+        """Tell workers what others wait for, and when they wait no more."""
+        try:
+            called = await asyncio.to_thread(self.registry.store.read, self._recalls)
+        except LedgerUnavailable:
+            return  # nobody can be granted anything either
+        for desk in self.desks.values():
+            wanted = sorted(called.get(desk.at_bank, {}).items()) if desk.at_bank else []
+            if wanted != desk.recalled:
+                desk.recalled = wanted
+                desk.send(Recall(wanted))
+
+    async def _look_for_the_closed(self) -> None:
+        """An operator may have closed a worker of ours at another machine, while we could not be reached."""
+        try:
+            there = await asyncio.to_thread(self.registry.store.read, self._those_before)
+        except LedgerUnavailable:
+            return
+        for name, desk in self.desks.items():
+            if desk.at_bank is not None and there.get(name) != desk.at_bank:
+                desk.send(Closed())
+
+    def _recalls(self, connection: Connection) -> dict[Worker, Totals]:
+        return bank.recalls(connection, now=self.registry.clock.now())
+
+    def _those_before(self, connection: Connection) -> dict[str, Worker]:
+        """Workers of this installation that are not closed: those of a coordinator before us."""
+        ours = (row for row in bank.living(connection) if row.machine == self.installation)
+        return {row.id.rpartition("/")[2]: Worker(row.id, row.epoch) for row in ours}
 
     def _look_at_engines(self) -> None:
         for name, engine in self.engines.items():
@@ -283,8 +375,14 @@ class Coordinator:
         lock = try_lock(self.run.lock(worker))
         if lock is None:
             return
-        self._missing.discard(worker)
         lock.release()  # the file stays: removing it would let two processes lock two files of one name
+        dead = self._missing[worker]
+        try:
+            await self._patiently(lambda c: bank.bury(c, dead, now=self.registry.clock.now(), why="it has died"))
+        except LedgerUnavailable:
+            return  # the next look tries again
+        if self._missing.get(worker) == dead:
+            del self._missing[worker]
         if self._runner == worker:
             self._runner = next(iter(self.desks), "")
             if self._runner:
@@ -293,6 +391,7 @@ class Coordinator:
     # --- questions -----------------------------------------------------------------------------------------------
 
     async def _answer(self, desk: Desk, question: Question) -> None:
+        await desk.enrolled.wait()
         try:
             answer = self._questions.get(question.name)
             if answer is None:
@@ -310,6 +409,47 @@ class Coordinator:
         operation = OPERATIONS[name]
         result = await asyncio.to_thread(operation.run, self.registry, convert(given, operation.input))
         return body_of(result)
+
+    async def _ask(self, desk: Desk, body: msgspec.Raw) -> msgspec.Raw:
+        asked, worker = read_body(body, Ask), desk.at_bank
+        assert worker is not None
+        try:
+            answer = await self._patiently(lambda c: bank.ask(c, worker, asked, now=self.registry.clock.now()))
+        except Fenced:
+            raise _fenced(worker) from None
+        if answer.verdict == "wait":
+            self._wanting_until = self._loop.time() + WANTING_SECONDS
+        return body_of(answer)
+
+    async def _give_back(self, desk: Desk, body: msgspec.Raw) -> msgspec.Raw:
+        back, worker = read_body(body, GiveBack), desk.at_bank
+        assert worker is not None
+        try:
+            await self._patiently(lambda c: bank.give_back(c, worker, back.totals))
+        except Fenced:
+            raise _fenced(worker) from None
+        return NOTHING
+
+    async def _drop(self, desk: Desk, body: msgspec.Raw) -> msgspec.Raw:
+        dropped, worker = read_body(body, Drop), desk.at_bank
+        assert worker is not None
+        try:
+            await self._patiently(lambda c: bank.drop(c, worker, dropped.accounts))
+        except Fenced:
+            raise _fenced(worker) from None
+        return NOTHING
+
+    async def _leave_bank(self, desk: Desk, _: msgspec.Raw) -> msgspec.Raw:
+        """All that it did is recorded, and it does nothing more."""
+        worker = desk.at_bank
+        assert worker is not None
+        now = self.registry.clock.now()
+        await self._patiently(lambda c: bank.bury(c, worker, now=now, why="it has ended its work"))
+        return NOTHING
+
+    async def _taken(self, _: Desk, body: msgspec.Raw) -> msgspec.Raw:
+        accounts = read_body(body, Accounts)
+        return body_of(await asyncio.to_thread(self.registry.store.read, lambda c: bank.taken(c, accounts)))
 
     async def _reload(self, _: Desk, body: msgspec.Raw) -> msgspec.Raw:
         return body_of(await self.reload(read_body(body, str)))
@@ -331,14 +471,28 @@ class Coordinator:
 
     def reload_soon(self) -> None:
         """On SIGHUP; what came of it is in the log."""
-        task = asyncio.create_task(self.reload("SIGHUP"))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+        async def quietly() -> None:
+            with contextlib.suppress(InterlaceError):
+                await self.reload("SIGHUP")
+
+        self._keep(quietly())
 
     _questions: Mapping[str, Callable[[Coordinator, Desk, msgspec.Raw], Awaitable[msgspec.Raw]]] = field(
-        default_factory=lambda: {"operation": Coordinator._operate, "reload": Coordinator._reload}
+        default_factory=lambda: {
+            "operation": Coordinator._operate,
+            "reload": Coordinator._reload,
+            "ask": Coordinator._ask,
+            "give_back": Coordinator._give_back,
+            "drop": Coordinator._drop,
+            "taken": Coordinator._taken,
+            "leave": Coordinator._leave_bank,
+        }
     )
+
+
+def _fenced(worker: Worker) -> Conflict:
+    return Conflict(f"Worker {worker.id} (epoch {worker.epoch}) was closed.", code=FENCED)
 
 
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001 - ASGI's signature

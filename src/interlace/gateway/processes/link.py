@@ -24,6 +24,7 @@ from interlace.gateway.processes.messages import (
     Batches,
     Beside,
     Changed,
+    Closed,
     Durable,
     EngineState,
     Events,
@@ -31,6 +32,7 @@ from interlace.gateway.processes.messages import (
     Living,
     NewLoad,
     Question,
+    Recall,
     Shout,
     ToCoordinator,
     ToWorker,
@@ -43,6 +45,7 @@ from interlace.gateway.processes.messages import (
 )
 from interlace.gateway.processes.places import RunFolder
 from interlace.ledger import PlainWrite, UsageEvent
+from interlace.ledger.escrow import Draws
 
 log = logging.getLogger(__name__)
 
@@ -103,21 +106,24 @@ class Link:
     trouble: Callable[[str | None], None] = lambda _: None
     engine: Callable[[EngineState], None] = lambda _: None
     batches: Callable[[bool], None] = lambda _: None
+    recalled: Callable[[Recall], None] = lambda _: None
+    closed: Callable[[], None] = lambda: None
+    epoch: int = 0  # that this process has as a worker; 0: none yet
     living: Callable[[], list[int]] = list
     _heard: defaultdict[str, list[Callable[[Any], None]]] = field(default_factory=lambda: defaultdict(list))
     _kinds: dict[str, Any] = field(default_factory=dict)
     _wire: _Wire | None = None
-    _unwritten: dict[str, tuple[UsageEvent, list[Beside]]] = field(default_factory=dict)
-    _outbox: list[tuple[UsageEvent, list[Beside]]] = field(default_factory=list)
+    _unwritten: dict[str, tuple[UsageEvent, list[Beside], Draws | None]] = field(default_factory=dict)
+    _outbox: list[tuple[UsageEvent, list[Beside], Draws | None]] = field(default_factory=list)
     _questions: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _news: asyncio.Event = field(default_factory=asyncio.Event)  # something has become durable
 
     # --- what a worker says ------------------------------------------------------------------------------------------
 
-    def record(self, usage: UsageEvent, beside: list[PlainWrite]) -> None:
+    def record(self, usage: UsageEvent, beside: list[PlainWrite], draws: Draws | None) -> None:
         """Send a usage event with the next turn of the loop; `durable` hears of it. On the event loop."""
-        item = usage, [Beside(write.sql, write.values) for write in beside]
+        item = usage, [Beside(write.sql, write.values) for write in beside], draws
         self._unwritten[usage.id] = item
         if not self._outbox:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -174,7 +180,7 @@ class Link:
                     self.trouble(AWAY)
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
-            wire.send(Hello(self.worker, os.getpid()))
+            wire.send(Hello(self.worker, os.getpid(), self.epoch))
             self._wire = wire
             self._outbox = []
             if self._unwritten:
@@ -215,6 +221,7 @@ class Link:
             case Changed():
                 self.changed(message)
             case Welcome():
+                self.epoch = message.worker.epoch
                 self.welcomed(message)
             case NewLoad():
                 self.loaded(message)
@@ -222,6 +229,10 @@ class Link:
                 self.trouble(message.text)
             case EngineState():
                 self.engine(message)
+            case Closed():
+                self.closed()
+            case Recall():
+                self.recalled(message)
             case Batches():
                 self.batches(message.yes)
 

@@ -1,11 +1,11 @@
 """What worker and coordinator say to each other: frames over a Unix socket, one msgpack array each.
 
-    worker → coordinator   ["hello", worker, pid]                  first; once more after every new connection
-                           ["events", [[usage, beside], …]]        to be recorded; told again until they are durable
+    worker → coordinator   ["hello", worker, pid, epoch]           first; once more after every new connection
+                           ["events", [[usage, beside, draws], …]] to be recorded; told again until they are durable
                            ["question", number, name, body]        gets one "answer" with that number
                            ["shout", topic, body]                  passed on to all other workers
                            ["living", [load, …]]                   loads of the configuration it has requests under
-    coordinator → worker   ["welcome", load, settings, trouble, engines]
+    coordinator → worker   ["welcome", …]                          all it needs to begin, or to go on
                            ["durable", [id, …]]                    of usage events
                            ["answer", number, body, failure]
                            ["changed", organisations, …]           entries of the directory
@@ -13,6 +13,8 @@
                            ["trouble", text or nil]                whether usage can be recorded
                            ["engine", name, health, capabilities]  how a local model's host is
                            ["shout", topic, body]
+                           ["recall", [[account, nanos], …]]       leases that are to come back as far as they are free
+                           ["closed"]                              the bank closed it: it is to take on nothing, and end
                            ["batches", yes]                        whether this worker runs them
 
 Frames are those of an engine host (four bytes of length, little-endian). Neither side trusts the network with them: the
@@ -30,6 +32,8 @@ from interlace.config import Settings
 from interlace.engines.host import Failure, FrameError, frame_of
 from interlace.engines.types import Capabilities, Health
 from interlace.ledger import Key, Organisation, Plan, Price, Project, UsageEvent
+from interlace.ledger.book import AccountKey
+from interlace.ledger.escrow import Draws, Worker
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -37,10 +41,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """Who this is."""
+    """Who this is. `epoch` 0: it has just begun, and has no leases."""
 
     worker: str
     pid: int
+    epoch: int = 0
 
 
 class Beside(msgspec.Struct, frozen=True, array_like=True):
@@ -51,9 +56,9 @@ class Beside(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Events(Message, frozen=True, tag="events"):
-    """Usage events, each with what is written in its transaction."""
+    """Usage events, each with what is written and drawn from leases in its transaction."""
 
-    items: list[tuple[UsageEvent, list[Beside]]]
+    items: list[tuple[UsageEvent, list[Beside], Draws | None]]
 
 
 class Question(Message, frozen=True, tag="question"):
@@ -86,9 +91,21 @@ class EngineState(Message, frozen=True, tag="engine"):
     capabilities: Capabilities | None
 
 
-class Welcome(Message, frozen=True, tag="welcome"):
-    """All that a worker needs to begin."""
+class Recall(Message, frozen=True, tag="recall"):
+    """What requests at other workers lack that have waited longer, of each account; of all others, nothing."""
 
+    wanted: list[tuple[AccountKey, int]]
+
+
+class Closed(Message, frozen=True, tag="closed"):
+    """The bank has closed this worker: its leases are others' now, and it is to end."""
+
+
+class Welcome(Message, frozen=True, tag="welcome"):
+    """All that a worker needs to begin, or to go on. `holdings`: what was granted to it of each account."""
+
+    worker: Worker
+    holdings: list[tuple[AccountKey, int]]
     load: int
     settings: Settings
     trouble: str | None
@@ -140,7 +157,7 @@ class Batches(Message, frozen=True, tag="batches"):
 
 
 ToCoordinator = Hello | Events | Question | Shout | Living
-ToWorker = Welcome | Durable | Answer | Changed | NewLoad | Trouble | EngineState | Shout | Batches
+ToWorker = Welcome | Durable | Answer | Changed | NewLoad | Trouble | EngineState | Shout | Batches | Recall | Closed
 
 
 def _encode_path(value: object) -> object:

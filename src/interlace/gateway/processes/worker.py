@@ -21,15 +21,17 @@ import msgspec
 
 from interlace.config import REMOTE, ModelSettings, Settings
 from interlace.engines.host import AttachedEngine
+from interlace.errors import InterlaceError
 from interlace.gateway.app import State, make_app
 from interlace.gateway.logs import set_up_logs
+from interlace.gateway.processes.at_bank import AtBank
 from interlace.gateway.processes.link import Link
 from interlace.gateway.processes.messages import Changed, EngineState, NewLoad, Welcome
 from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.reload_page import Reloaded
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.serve import Server, calm_collector, make_pipeline, start_engines
-from interlace.ledger import LinkedRegistry
+from interlace.ledger import LinkedRegistry, Shared
 from interlace.ledger.operations import OPERATIONS
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,8 @@ class Worker:
         try:
             await self._serve(await first)
         finally:
-            keeping.cancel()
+            for task in (keeping, *self._tasks):
+                task.cancel()
             await asyncio.gather(keeping, *self._tasks, return_exceptions=True)
 
     async def _serve(self, welcome: Welcome) -> None:
@@ -77,11 +80,13 @@ class Worker:
         for host in welcome.engines:
             self._engine_changed(host)
         engines = {model.name: self._build(model, settings.home) for model in settings.models}
+        self.bank = AtBank(link, registry)
+        shared = Shared(welcome.worker, self.bank.teller, self.bank.taken)
         state = State()
         state.reload = self._ask_to_reload
 
         def make(read: Settings, settings: Settings, engines: Engines, before: Load | None = None) -> Load:
-            pipeline = make_pipeline(registry, engines, settings, before.pipeline if before else None)
+            pipeline = make_pipeline(registry, engines, settings, before.pipeline if before else None, shared)
             pipeline.ledger.operate = self._operate
             return Load(read, settings, engines, pipeline, make_app(settings, pipeline, state))
 
@@ -105,8 +110,11 @@ class Worker:
         self._finished = loads.finished
         loads.finished = self._a_load_has_ended
         link.loaded, link.welcomed = self._load, self._welcomed_again
+        link.recalled = self.bank.recalled
         link.tell_living()
         self._on_signals(server)
+        self.bank.ended = link.closed = partial(self._closed, server)
+        self._keep(self.bank.tick())
         starting = asyncio.create_task(start_engines(engines))
         calm_collector()
         try:
@@ -116,6 +124,8 @@ class Worker:
             await asyncio.gather(starting, self.reloader.close(), return_exceptions=True)
             await loads.close()
             await self._until_all_is_durable()
+            with contextlib.suppress(InterlaceError):  # then our lock says it
+                await link.ask("leave", None, None)
             registry.close()
 
     def _on_signals(self, server: Server) -> None:
@@ -131,6 +141,13 @@ class Worker:
                     server.drain()
 
         loop.add_reader(0, supervisor_gone)
+
+    def _closed(self, server: Server) -> None:
+        """The bank has closed us: what runs is finished and recorded, and another worker takes our place."""
+        if not server.state.draining:
+            log.error("this worker was closed by an operator; it ends")
+            self.bank.teller.fence()
+            server.drain()
 
     async def _until_all_is_durable(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -183,6 +200,7 @@ class Worker:
         for state in welcome.engines:
             self._engine_changed(state)
         self.link.batches(welcome.batches)
+        self.bank.teller.reconnected(dict(welcome.holdings))
         self._keep(self._renewed(welcome))
 
     async def _renewed(self, welcome: Welcome) -> None:

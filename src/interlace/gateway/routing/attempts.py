@@ -304,7 +304,7 @@ class Attempts:
         if first is not None:
             hold.first.end(Tokens(), charged=False)
         work = self._work(step)
-        share = hold.begin(work.price, await self.doing.bound(work))
+        share = await hold.begin(work.price, await self.doing.bound(work))
         if share is None:
             raise InsufficientQuota("No budget has room for another attempt at this request. Ask for fewer tokens.")
         return work, share
