@@ -256,6 +256,7 @@ class PerMillion:
     prompt: Nanos | None = setting("Tokens of the prompt.", None)
     cached: Nanos | None = setting("Prompt tokens read from a cache; else as prompt.", None)
     cache_write: Nanos | None = setting("Prompt tokens written to a cache; else as prompt.", None)
+    cache_write_1h: Nanos | None = setting("Prompt tokens written to a cache for an hour; else as cache_write.", None)
     completion: Nanos | None = setting("Generated tokens.", None)
     reasoning: Nanos | None = setting("Generated tokens that only the model reads; else as completion.", None)
     embedding: Nanos | None = setting("Tokens of texts to embed; else as prompt.", None)
