@@ -318,7 +318,8 @@ class Usage(Struct, frozen=True, tag="usage"):
     """The last event of a request, after every choice finished. `completion_tokens` counts all choices.
 
     `prompt_tokens` includes `cached_tokens` (read from a prefix cache) and `cache_write_tokens` (written to one,
-    `cache_write_1h_tokens` of them for an hour); `completion_tokens` includes `reasoning_tokens`. `estimated`: a provider did not report it, so it was counted here.
+    `cache_write_1h_tokens` of them for an hour); `completion_tokens` includes `reasoning_tokens`.
+    `estimated`: a provider did not report it, so it was counted here.
     `disputed`: what a provider reports contradicts what was seen; it stands, and is marked for reconciliation.
     """
 

@@ -280,7 +280,7 @@ class Pipeline:
             yield hold
             outcome = _outcome_of_answer(call.meter.answering)
         except BaseException as error:
-            outcome, failure = _outcome_of_error(error, call), error
+            outcome, failure = _outcome_of_error(error, call, way), error
             if isinstance(way, Work) and is_the_models_fault(error):
                 self.routes.live[work.model].breaker.failed()  # routes to it should know
             raise
@@ -427,7 +427,9 @@ def _outcome_of_answer(meter: Meter) -> Outcome:
     return Outcome.BUDGET_ENDED if meter.budget_ended else Outcome.FINISHED
 
 
-def _outcome_of_error(error: BaseException, call: Call) -> Outcome:
+def _outcome_of_error(error: BaseException, call: Call, way: Work | ByRoute) -> Outcome:
+    """What reached a provider is recorded, whoever refused it in the end. But a line of a batch that a provider is too
+    busy for asks again, as long as the batch lasts, and leaves its event once it has an answer."""
     if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and call.client_gone()):
         return Outcome.CLIENT_GONE
     if isinstance(error, asyncio.CancelledError):
@@ -436,6 +438,11 @@ def _outcome_of_error(error: BaseException, call: Call) -> Outcome:
         return Outcome.FILTERED  # token ids that a guard refused once the engine had decoded them
     if call.meter.answering.completion_tokens:
         return Outcome.FAILED  # whatever a provider calls it: once there is work, it is recorded
+    if call.batch is not None and isinstance(error, Overloaded):
+        return Outcome.OVERLOADED
+    if isinstance(error, InterlaceError) and error.status < 500:
+        if error.upstream or (isinstance(way, Attempts) and way.reached):
+            return Outcome.PROVIDER_REFUSED
     if isinstance(error, Overloaded):
         return Outcome.OVERLOADED
     if isinstance(error, InvalidRequest) or (isinstance(error, InterlaceError) and error.status < 500):

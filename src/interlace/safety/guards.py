@@ -136,12 +136,14 @@ class Guards:
                 return error
         except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
             _log.exception("an error could not be checked, so its words are not told")
-        return type(error)(
+        silent = type(error)(
             "The server behind this model refused or failed this request, in words that the content guard of this "
             "server keeps back.",
             param=None,
             retry_after_seconds=error.retry_after_seconds,
         )
+        silent.upstream = error.upstream
+        return silent
 
     def loggable(self, text: str) -> str:
         """What a caller wrote where the access log shows it, such as the name of a model that is not there."""

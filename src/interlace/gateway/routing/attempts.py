@@ -81,6 +81,7 @@ class Running:
     judged: bool
     end: AttemptEnd | None = None
     error: str = ""
+    reached: bool = False  # a provider said no, or it broke
     latency_us: int = 0
 
     async def head(self) -> list[Happening]:
@@ -104,6 +105,8 @@ class Running:
             return
         self.end, self.latency_us = end, round(self.meter.latency_seconds() * 1e6)
         self.error = error if isinstance(error, str) else _code(error)
+        if isinstance(error, InterlaceError):
+            self.reached = error.upstream or is_the_models_fault(error)
         if end == "failed" and isinstance(error, BaseException) and is_the_models_fault(error):
             self.live.breaker.failed(probe=self.probe)
         elif end in {"served", "rejected"} and not isinstance(error, BaseException):
@@ -178,6 +181,11 @@ class Attempts:
             for one in self.tried:
                 await one.stop(*_end_of(error))
             raise
+
+    @property
+    def reached(self) -> bool:
+        """Whether any attempt got as far as a provider that refused it, or as a model that broke or answered."""
+        return any(one.reached or one.end in {"rejected", "cancelled"} for one in self.tried)
 
     def told(self) -> tuple[Tried, ...]:
         """Every attempt, in the order of their beginnings."""
