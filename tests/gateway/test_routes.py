@@ -124,7 +124,10 @@ def test_where_every_provider_refuses_the_books_show_it(provider: Provider, stre
     with routed(provider, models, route("a", fallbacks=("b",), retries=NO_RETRIES)) as there:
         assert there.ask(stream=stream).status == 429
         assert (there.event.outcome.value, there.event.cost_nanos) == ("provider_refused", 0)
-        assert [(model, end, cost) for model, end, _, cost in there.attempts()] == [("a", "failed", 0), ("b", "failed", 0)]
+        assert [(model, end, cost) for model, end, _, cost in there.attempts()] == [
+            ("a", "failed", 0),
+            ("b", "failed", 0),
+        ]
 
 
 @streaming

@@ -221,6 +221,14 @@ class LimitSettings:
     sequences: int = setting("Most answers one request may ask for: prompts times `n`.", 256, minimum=1)
     body_seconds: float = setting("Longest time a caller may take to send its request body.", 60.0, minimum=0.1)
     reader_seconds: float = setting("A caller that reads nothing for so long is dropped.", 60.0, minimum=0.1)
+    background_responses: int = setting(
+        "Responses in the background that run or wait at once, of one API key; 0 takes none.", 32, minimum=0
+    )
+    background_bytes: int = setting(
+        "Most bytes that one of them may grow to, events included; sizes such as 10MiB are understood.",
+        16 << 20,
+        minimum=1024,
+    )
     file_bytes: int = setting("Largest file of `/v1/files`; 0 takes none.", 512 << 20, minimum=0)
     project_file_bytes: int = setting("All files of a project together.", 10 << 30, minimum=0)
     batch_lines: int = setting(

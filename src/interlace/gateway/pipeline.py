@@ -365,7 +365,7 @@ class Pipeline:
         """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
         budget pays for the next token; what nobody pays for is not shown. A provider that filters its own answer still
         says what it took."""
-        guard = self.guards.open_output(request.output)
+        guard = self.guards.open_output(request.output, before=_goes_on_from(request))
         unfinished, shift, filtered = set(range(request.n)), part * request.n, False
         stoppable = work.engine.capabilities().stoppable
 
@@ -395,6 +395,8 @@ class Pipeline:
                         meter.see(part, event)
                         if isinstance(event, Started):
                             await self._guard_decoded(work.ask, request, event)
+                            if request.prompt_ids is not None:
+                                guard = self.guards.open_output(request.output, before=event.prompt_text or "")
                             yield PartStarted(part, event, request.prompt)
         if meter.budget_ended:
             for index in sorted(unfinished):
@@ -421,6 +423,13 @@ class Pipeline:
             raise told from None
 
 
+def _goes_on_from(request: GenerateRequest) -> str:
+    """The text that an answer goes on from: a prompt, or the assistant's own last words. "" where it begins anew."""
+    if request.messages is None:
+        return request.prompt or ""
+    return request.messages[-1].text if request.prefill else ""
+
+
 def _outcome_of_answer(meter: Meter) -> Outcome:
     if meter.filtered:
         return Outcome.FILTERED
@@ -440,9 +449,9 @@ def _outcome_of_error(error: BaseException, call: Call, way: Work | ByRoute) -> 
         return Outcome.FAILED  # whatever a provider calls it: once there is work, it is recorded
     if call.batch is not None and isinstance(error, Overloaded):
         return Outcome.OVERLOADED
-    if isinstance(error, InterlaceError) and error.status < 500:
-        if error.upstream or (isinstance(way, Attempts) and way.reached):
-            return Outcome.PROVIDER_REFUSED
+    reached = getattr(error, "upstream", False) or (isinstance(way, Attempts) and way.reached)
+    if reached and isinstance(error, InterlaceError) and error.status < 500:
+        return Outcome.PROVIDER_REFUSED
     if isinstance(error, Overloaded):
         return Outcome.OVERLOADED
     if isinstance(error, InvalidRequest) or (isinstance(error, InterlaceError) and error.status < 500):

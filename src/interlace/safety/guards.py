@@ -117,11 +117,16 @@ class Guards:
         except Exception as error:
             raise _undecided(error, param) from error
 
-    def open_output(self, rule: OutputRule | None = None) -> OutputGuard | SecretGuard | Chain | None:
-        """A guard for one request's output, whose text follows `rule`; None when there is nothing to look for, and so
-        nothing needs to be held back."""
+    def open_output(
+        self, rule: OutputRule | None = None, *, before: str = ""
+    ) -> OutputGuard | SecretGuard | Chain | None:
+        """A guard for one request's output, whose text follows `rule` and goes on where `before` ends, which is not
+        shown again; None when there is nothing to look for, and so nothing needs to be held back. Secrets are looked
+        for in the output alone: those of the input are masked there, or are no concern."""
         json = rule is not None and rule.kind in ("json_object", "json_schema")
-        patterns = OutputGuard(self.patterns, self.window_characters, json=json) if self.patterns else None
+        patterns = None
+        if self.patterns:
+            patterns = OutputGuard(self.patterns, self.window_characters, json=json, before=before)
         if self.secrets_output is None:
             return patterns
         secrets = SecretGuard(self.secrets_output, partial(self.seen, "output"), json=json)

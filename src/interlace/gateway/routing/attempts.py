@@ -229,7 +229,7 @@ class Attempts:
                 continue
             running, events = found
             if running.judged and running.work.ask.embed is None:
-                fault = judged(self.route.open_first, running.work, events)
+                fault = await _verdict(self.route, running.work, events)
                 self.verdicts.append(fault or "kept")
                 events = without_logprobs(running.work, events)
                 if fault and self._steps:
@@ -378,6 +378,13 @@ class Attempts:
 
     def _last_error(self) -> InterlaceError:
         return self._error if isinstance(self._error, InterlaceError) else nobody(self.choice)
+
+
+async def _verdict(route: RouteSettings, work: Work, events: Sequence[Happening]) -> str:
+    """`judged`; beside the event loop where there is a form to look at, which may be much to read."""
+    if any(request.output is not None for request in work.requests):
+        return await asyncio.to_thread(judged, route.open_first, work, events)
+    return judged(route.open_first, work, events)
 
 
 async def _read(running: Running, events: Awaitable[T]) -> T:
