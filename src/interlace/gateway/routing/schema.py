@@ -70,8 +70,13 @@ def _validator_class() -> Any:
 
         return check
 
-    ours = {"pattern": _pattern, "multipleOf": _multiple_of, "patternProperties": _pattern_properties}
-    ours["additionalProperties"], ours["uniqueItems"] = _additional, _unique
+    ours: dict[str, Callable[..., Iterator[Any] | None]] = {
+        "pattern": _pattern,
+        "multipleOf": _multiple_of,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional,
+        "uniqueItems": _unique,
+    }
     theirs = {name: keyword for name, keyword in Draft202012Validator.VALIDATORS.items() if name not in ours}
     keywords = {name: counted(keyword) for name, keyword in {**theirs, **ours}.items()}
     return extend(Draft202012Validator, keywords)  # type: ignore[no-untyped-call]
