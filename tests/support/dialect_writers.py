@@ -314,15 +314,26 @@ def _response_items(turn: Message) -> list[Json]:
     if turn.role == "tool":
         output = [_response_part(part, "tool") for part in turn.parts]
         return [{"type": "function_call_output", "call_id": turn.tool_call_id, "output": output}]
-    items = [_reasoning_item(part) for part in turn.parts if isinstance(part, ThinkingPart)]
-    said = [_response_part(part, turn.role) for part in turn.parts if not isinstance(part, ThinkingPart)]
-    if said or turn.role != "assistant":
-        items.append({"type": "message", "role": turn.role, "content": said})
-    for call in turn.tool_calls:
-        items.append({"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments})
-        if call.signature:
-            items.append({"type": "reasoning", "encrypted_content": f"{_CALL}{call.id}\n{call.signature}"})
+    if turn.role != "assistant":
+        return [{"type": "message", "role": turn.role, "content": [_response_part(p, turn.role) for p in turn.parts]}]
+    items: list[Json] = []
+    for one in turn.sequence:
+        match one:
+            case ThinkingPart():
+                items.append(_reasoning_item(one))
+            case ToolCall():
+                items += _response_call(one)
+            case _:
+                if not items or items[-1]["type"] != "message":
+                    items.append({"type": "message", "role": "assistant", "content": []})
+                items[-1]["content"].append(_response_part(one, "assistant"))
     return items
+
+
+def _response_call(call: ToolCall) -> list[Json]:
+    made = {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+    seal = {"type": "reasoning", "encrypted_content": f"{_CALL}{call.id}\n{call.signature}"}
+    return [made, seal] if call.signature else [made]
 
 
 def _write_responses(request: GenerateRequest) -> Json:
@@ -470,7 +481,8 @@ def _anthropic_turn(turn: Message) -> Json:
         result = {"type": "tool_result", "tool_use_id": turn.tool_call_id, "content": [_block(p) for p in turn.parts]}
         failed = {"is_error": True} if turn.is_error else {}
         return {"role": "user", "content": [_said(result) | failed | _mark_of_anthropic(turn.cache)]}
-    return {"role": turn.role, "content": [*map(_block, turn.parts), *map(_tool_use, turn.tool_calls)]}
+    content = [_tool_use(one) if isinstance(one, ToolCall) else _block(one) for one in turn.sequence]
+    return {"role": turn.role, "content": content}
 
 
 def _write_messages(request: GenerateRequest) -> Json:

@@ -88,7 +88,7 @@ def _schema(schema: Any) -> Any:
 
 
 def _message(message: Message) -> Message:
-    return replace(message, content=tuple(part for part in map(_part, message.parts) if part is not None))
+    return changed(message, _part)
 
 
 def _part(part: Part) -> Part | None:
@@ -109,9 +109,18 @@ def parts(request: GenerateRequest, change: Callable[[Part, Message], Part | Non
         if where and message.role != where:
             messages.append(message)
             continue
-        changed = (change(part, message) for part in message.parts)
-        messages.append(replace(message, content=tuple(part for part in changed if part is not None)))
+        messages.append(changed(message, lambda part, message=message: change(part, message)))  # type: ignore[misc]
     return replace(request, messages=None if request.messages is None else tuple(messages))
+
+
+def changed(turn: Message, change: Callable[[Part], Part | None]) -> Message:
+    """The turn with each part as `change` makes it; calls stay in their places."""
+    made = [change(part) for part in turn.parts]
+    calls = tuple(
+        replace(call, followed_by=sum(part is not None for part in made[len(made) - call.followed_by :]))
+        for call in turn.tool_calls
+    )
+    return replace(turn, content=tuple(part for part in made if part is not None), tool_calls=calls)
 
 
 def turns(request: GenerateRequest, change: Callable[[Message], Message]) -> GenerateRequest:
@@ -170,7 +179,7 @@ def without(request: GenerateRequest, name: str) -> GenerateRequest:
         case "tool_choice":
             return replace(request, tool_choice="auto")
         case "call":
-            return calls(request, **{rest: ""})
+            return calls(request, **{rest: 0 if rest == "followed_by" else ""})
         case "message":
             return _without_of_turns(request, rest)
         case "n":

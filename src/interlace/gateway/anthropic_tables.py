@@ -45,7 +45,7 @@ COUNT: Table = {
     "messages[].content[].data": carried("part.thinking.redacted"),
     "messages[].content[].id": carried("call", "call.signature", how="a provider's seal on a call travels in its id"),
     "messages[].content[].name": carried("call"),
-    "messages[].content[].input": carried("call", how="as JSON text"),
+    "messages[].content[].input": carried("call", "call.followed_by", how="as JSON text"),
     "messages[].content[].caller.type": Ignored("`direct` is the only one: others get a 400"),
     "messages[].content[].toolset_name": _NO_TOOLSETS,
     "messages[].content[].tool_use_id": carried("call"),

@@ -60,10 +60,20 @@ class _Turn:
     parts: list[Part] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     spoken: bool = False  # it holds more than thoughts
+    _at: list[int] = field(default_factory=list)  # how many parts come before each call
     _places: dict[str, int] = field(default_factory=dict)  # of calls, by id
 
     def message(self) -> Message:
-        return Message("assistant", _plain(tuple(self.parts)), tool_calls=tuple(self.calls))
+        calls = (
+            msgspec.structs.replace(call, followed_by=len(self.parts) - at)
+            for call, at in zip(self.calls, self._at, strict=True)
+        )
+        return Message("assistant", _plain(tuple(self.parts)), tool_calls=tuple(calls))
+
+    @property
+    def closed(self) -> bool:
+        """Whether what is said next belongs to another turn: it has spoken, and since its last call, if any."""
+        return self.spoken and not (self.calls and self._at[-1] == len(self.parts))
 
     def say(self, parts: Iterable[Part]) -> None:
         """Its next parts."""
@@ -75,6 +85,7 @@ class _Turn:
         """Its next call."""
         self._places[call.id] = len(self.calls)
         self.calls.append(call)
+        self._at.append(len(self.parts))
         self.spoken = True
 
     def seal(self, id: str, signature: str) -> None:
@@ -97,7 +108,7 @@ def messages_of(items: Sequence[Item], where: str = "input") -> tuple[Message, .
     for number, item in enumerate(items):
         place = f"{where}[{number}]"
         last = turns[-1] if turns else None
-        spoken = isinstance(last, _Turn) and last.spoken
+        spoken = isinstance(last, _Turn) and last.closed
         match item:
             case ReasoningItem():
                 if not _seals_call(item, last):
@@ -261,20 +272,25 @@ def _items(message: Message) -> Iterator[MessageItem | FunctionCallItem | Functi
         yield MessageItem(role=message.role, content=[_wire(part) for part in message.parts])
         return
     said: list[ItemPart] = []
-    for part in message.parts:
+    for part in message.sequence:
         match part:
-            case ThinkingPart():
-                yield reasoning_item(part)
             case RefusalPart():
                 said.append(OutputRefusalPart(refusal=part.text))
             case TextPart():
                 said.append(OutputTextPart(text=part.text, annotations=[], logprobs=[]))
+            case ThinkingPart() | ToolCall():
+                if said:
+                    yield MessageItem(role="assistant", content=said)
+                    said = []
+                yield from _call_items(part) if isinstance(part, ToolCall) else (reasoning_item(part),)
     if said:
         yield MessageItem(role="assistant", content=said)
-    for call in message.tool_calls:
-        yield FunctionCallItem(call_id=call.id, name=call.name, arguments=call.arguments)
-        if call.signature:
-            yield ReasoningItem(encrypted_content=f"{CALL}{call.id}\n{call.signature}")
+
+
+def _call_items(call: ToolCall) -> Iterator[FunctionCallItem | ReasoningItem]:
+    yield FunctionCallItem(call_id=call.id, name=call.name, arguments=call.arguments)
+    if call.signature:
+        yield ReasoningItem(encrypted_content=f"{CALL}{call.id}\n{call.signature}")
 
 
 def reasoning_item(part: ThinkingPart) -> ReasoningItem:

@@ -40,7 +40,7 @@ RESPONSES: Table = {
     "input[].content[].logprobs": Ignored(_ECHOED),
     "input[].call_id": carried("call"),
     "input[].name": carried("call"),
-    "input[].arguments": carried("call"),
+    "input[].arguments": carried("call", "call.followed_by"),
     **_parts("input[].output[]", result="part.image.in_result"),
     "input[].encrypted_content": carried("part.thinking.signature", "part.thinking.redacted", "call.signature"),
     "input[].summary[].text": carried("part.thinking.summary"),

@@ -13,6 +13,7 @@ LOCAL_FIELDS: Fields = table(
     message__is_error=Mapped("the result's text alone tells the model that the call failed"),
     message__cache=Unused("no prefix is kept from one request to another here"),
     part__text__cache=Unused("no prefix is kept from one request to another here"),
+    call__followed_by=Mapped("what is said after it stands before it"),
     call__cache=Unused("no prefix is kept from one request to another here"),
     tools__cache=Unused("no prefix is kept from one request to another here"),
     part__refusal=Mapped("as what the assistant said"),

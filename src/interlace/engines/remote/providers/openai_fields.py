@@ -31,6 +31,7 @@ def fields_of_openai(settings: ModelSettings) -> Fields:
         part__image__cache=marks,
         part__file__cache=marks,
         part__audio__cache=marks,
+        call__followed_by=Mapped("what is said after it stands before it"),
         call__cache=Unused("only texts, pictures and files can be marked"),
         tools__cache=Unused("only texts, pictures and files can be marked"),
         part__refusal=Mapped("as refusal of its turn, after the text"),

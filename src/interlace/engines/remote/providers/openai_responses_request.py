@@ -3,6 +3,7 @@ conversation stays at the provider."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from interlace.engines.types import (
     TextPart,
     ThinkingPart,
     Tool,
+    ToolCall,
 )
 from interlace.errors import InvalidRequest
 
@@ -29,6 +31,8 @@ DIALECT = "openai.responses"
 RESPONSES = "/responses"
 _SUMMARIES = {"auto": "auto", "concise": "concise", "detailed": "detailed", "summarized": "auto", "updates": "auto"}
 _UNKNOWN = ("presence_penalty", "frequency_penalty", "stop", "logit_bias", "top_k", "min_p", "ignore_eos")
+
+_SAID = ("output_text", "refusal")
 
 Item = dict[str, Any]
 
@@ -88,9 +92,11 @@ def _items(message: Message, *, own: bool, marks: bool) -> Iterator[Item]:
     for part in message.parts:
         if isinstance(part, ThinkingPart) and part.id and (seal := part.signature or part.redacted):
             yield _reasoning(part, seal, own=own)
-    yield from _said(message)
-    for call in message.tool_calls:
-        yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+    made = [item for one in message.sequence if (item := _said(one)) is not None]
+    if message.name is not None and made:
+        _put_name(made, message.name, "output_text")
+    for calls, items in itertools.groupby(made, lambda item: item["type"] not in _SAID):
+        yield from items if calls else _message(list(items))
 
 
 def _reasoning(part: ThinkingPart, seal: str, *, own: bool) -> Item:
@@ -106,20 +112,23 @@ def _reasoning(part: ThinkingPart, seal: str, *, own: bool) -> Item:
     return item | {"content": [{"type": "reasoning_text", "text": part.text}]} if part.text else item
 
 
-def _said(message: Message) -> Iterator[Item]:
-    """What the assistant said: one text, as every server knows it, or parts."""
-    said: list[Item] = []
-    for part in message.parts:
-        match part:
-            case TextPart(text=text) if text:
-                said.append({"type": "output_text", "text": text})
-            case RefusalPart():
-                said.append({"type": "refusal", "refusal": part.text})
-    if message.name is not None and (said or message.tool_calls):
-        _put_name(said, message.name, "output_text")
+def _said(one: Part | ToolCall) -> Item | None:
+    """A piece of what the assistant said, or a call."""
+    match one:
+        case TextPart(text=text) if text:
+            return {"type": "output_text", "text": text}
+        case RefusalPart():
+            return {"type": "refusal", "refusal": one.text}
+        case ToolCall():
+            return {"type": "function_call", "call_id": one.id, "name": one.name, "arguments": one.arguments}
+    return None
+
+
+def _message(said: list[Item]) -> Iterator[Item]:
+    """What the assistant said in a row: one text, as every server knows it, or parts."""
     if len(said) == 1 and said[0]["type"] == "output_text":
         yield {"role": "assistant", "content": said[0]["text"]}
-    elif said:
+    else:
         yield {"type": "message", "role": "assistant", "content": said}
 
 
