@@ -279,7 +279,8 @@ class TokenLogprob(Struct, frozen=True):
 
 
 class ToolCallDelta(Struct, frozen=True):
-    """A piece of a tool call: `id`, `name` and `kind` come with the first piece of call number `index`."""
+    """A piece of a tool call: `id` and `name` come with the first piece of call number `index`, `kind` (see
+    `ToolCall`) with every one."""
 
     index: int
     id: str | None = None

@@ -60,7 +60,14 @@ COUNT: Table = {
     "tools[].name": carried("tools"),
     "tools[].description": carried("tools"),
     "tools[].input_schema": carried("tools"),
-    "tools[].type": Here("`custom` is the only kind: tools that Anthropic runs get a 400"),
+    "tools[].type": carried(
+        "tools.kind", how="`custom` says nothing; others that callers run pass, those that Anthropic runs get a 400"
+    ),
+    "tools[].display_height_px": carried("tools.kind"),
+    "tools[].display_number": carried("tools.kind"),
+    "tools[].display_width_px": carried("tools.kind"),
+    "tools[].enable_zoom": carried("tools.kind"),
+    "tools[].max_characters": carried("tools.kind"),
     "tools[].strict": carried("tools.strict"),
     "tools[].cache_control.type": carried("tools.cache"),
     "tools[].cache_control.ttl": carried("tools.cache"),
