@@ -26,6 +26,11 @@ from interlace.errors import InvalidRequest
 from interlace.gateway.media import IMAGE_TYPES, data_url, document, file_id, file_name, remote_url
 from interlace.gateway.openai_chat_body import CacheBreakpoint
 from interlace.gateway.responses_body import (
+    ApplyPatchCallItem,
+    ApplyPatchOutputItem,
+    CallItem,
+    CustomCallItem,
+    CustomOutputItem,
     FunctionCallItem,
     FunctionOutputItem,
     InputDocumentPart,
@@ -34,14 +39,24 @@ from interlace.gateway.responses_body import (
     InputTextPart,
     Item,
     ItemPart,
+    LocalShellCallItem,
+    LocalShellOutputItem,
     MessageItem,
+    NativeCall,
+    NativeOutput,
+    OutputItem,
     OutputRefusalPart,
     OutputTextPart,
     ReasoningItem,
     ReasoningText,
+    ShellCallItem,
+    ShellOutputItem,
     SummaryText,
 )
 from interlace.gateway.responses_ids import FIRST_OF_INPUT, item_id, read_item_id
+
+_PREFIXES: dict[type, str] = {MessageItem: "msg", ReasoningItem: "rs", FunctionCallItem: "fc", CustomCallItem: "ctc"}
+"""What ids of items begin with; those of results with `fco`."""
 
 REDACTED = "interlace-redacted:"
 """Begins the `encrypted_content` of a thought that only its provider can read."""
@@ -113,17 +128,46 @@ def messages_of(items: Sequence[Item], where: str = "input") -> tuple[Message, .
             case ReasoningItem():
                 if not _seals_call(item, last):
                     turn(anew=spoken).say([_thought(item)])
-            case FunctionCallItem():
-                turn(anew=False).call(ToolCall(item.call_id, item.name, item.arguments))
+            case FunctionCallItem() | CustomCallItem() | LocalShellCallItem() | ShellCallItem() | ApplyPatchCallItem():
+                turn(anew=False).call(_called(item))
             case MessageItem(role="assistant"):
                 turn(anew=spoken).say(_parts(item.content, place, assistant=True))
             case MessageItem():
                 turns.append(Message(item.role, _content(item.content, place)))
-            case FunctionOutputItem():
-                turns.append(Message("tool", _output(item, place), tool_call_id=item.call_id))
+            case FunctionOutputItem() | CustomOutputItem():
+                kind = "custom" if isinstance(item, CustomOutputItem) else ""
+                turns.append(Message("tool", _output(item, place), tool_call_id=item.call_id, kind=kind))
+            case LocalShellOutputItem() | ShellOutputItem() | ApplyPatchOutputItem():
+                kind = str(item.__struct_config__.tag).removesuffix("_output")
+                turns.append(Message("tool", _beside(item), tool_call_id=item.call_id or item.id or "", kind=kind))
             case _:
                 raise AssertionError("references are resolved first")
     return tuple(turn.message() if isinstance(turn, _Turn) else turn for turn in turns)
+
+
+def _called(item: CallItem) -> ToolCall:
+    if isinstance(item, FunctionCallItem):
+        return ToolCall(item.call_id, item.name, item.arguments)
+    if isinstance(item, CustomCallItem):
+        return ToolCall(item.call_id, item.name, item.input, kind="custom")
+    kind = str(item.__struct_config__.tag)
+    return ToolCall(item.call_id, kind.removesuffix("_call"), _beside(item), kind=kind)
+
+
+def _beside(item: NativeCall | NativeOutput) -> str:
+    """What an item says beside which one it is, as JSON text."""
+    said = msgspec.to_builtins(item)
+    kept = ("type", "id", "call_id") if isinstance(item, NativeOutput) else ("type", "id", "call_id", "status")
+    return msgspec.json.encode({name: value for name, value in said.items() if name not in kept}).decode()
+
+
+def native_item(kind: str, call_id: str, said: str) -> dict[str, Any]:
+    """The other way round: the item of a call or a result of that kind."""
+    try:
+        fields = msgspec.json.decode(said or "{}")
+    except (ValueError, RecursionError):
+        fields = {}
+    return {**(fields if isinstance(fields, dict) else {}), "type": kind, "call_id": call_id}
 
 
 def check_calls(messages: Sequence[Message]) -> None:
@@ -175,7 +219,7 @@ def _plain(parts: tuple[Part, ...]) -> str | tuple[Part, ...]:
     return parts or ""
 
 
-def _output(item: FunctionOutputItem, where: str) -> str | tuple[Part, ...]:
+def _output(item: FunctionOutputItem | CustomOutputItem, where: str) -> str | tuple[Part, ...]:
     if isinstance(item.output, str):
         return item.output
     return _plain(tuple(_input_part(part, f"{where}.output[{i}]") for i, part in enumerate(item.output)))
@@ -247,10 +291,10 @@ def items_of(messages: Sequence[Message], response: str) -> list[dict[str, Any]]
     items: list[dict[str, Any]] = []
     for message in messages:
         for item in _items(message):
-            prefix = {MessageItem: "msg", FunctionCallItem: "fc", ReasoningItem: "rs"}.get(type(item), "fco")
+            prefix = _PREFIXES.get(type(item), "fco")
             provider = item.id or "" if isinstance(item, ReasoningItem) else ""
             number = FIRST_OF_INPUT + len(items)
-            status = "completed"
+            status = getattr(item, "status", None) or "completed"
             made: Any = msgspec.structs.replace(item, id=item_id(prefix, response, number, provider), status=status)
             items.append(_said(msgspec.to_builtins(made)))
     return items
@@ -263,10 +307,15 @@ def _said(value: Any) -> Any:
     return [_said(one) for one in value] if isinstance(value, list) else value
 
 
-def _items(message: Message) -> Iterator[MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem]:
+def _items(message: Message) -> Iterator[MessageItem | CallItem | OutputItem | ReasoningItem]:
+    if message.role == "tool" and message.kind not in ("", "custom"):
+        made = native_item(f"{message.kind}_output", message.tool_call_id or "", message.text)
+        yield msgspec.convert(made, NativeOutput)
+        return
     if message.role == "tool":
         output = message.content if isinstance(message.content, str) else [_wire(part) for part in message.content]
-        yield FunctionOutputItem(call_id=message.tool_call_id or "", output=output)
+        item = CustomOutputItem if message.kind else FunctionOutputItem
+        yield item(call_id=message.tool_call_id or "", output=output)
         return
     if message.role != "assistant":
         yield MessageItem(role=message.role, content=[_wire(part) for part in message.parts])
@@ -287,7 +336,13 @@ def _items(message: Message) -> Iterator[MessageItem | FunctionCallItem | Functi
         yield MessageItem(role="assistant", content=said)
 
 
-def _call_items(call: ToolCall) -> Iterator[FunctionCallItem | ReasoningItem]:
+def _call_items(call: ToolCall) -> Iterator[CallItem | ReasoningItem]:
+    if call.kind == "custom":
+        yield CustomCallItem(call_id=call.id, name=call.name, input=call.arguments)
+        return
+    if call.kind:
+        yield msgspec.convert(native_item(call.kind, call.id, call.arguments), NativeCall)
+        return
     yield FunctionCallItem(call_id=call.id, name=call.name, arguments=call.arguments)
     if call.signature:
         yield ReasoningItem(encrypted_content=f"{CALL}{call.id}\n{call.signature}")
