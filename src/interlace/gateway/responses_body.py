@@ -243,7 +243,7 @@ class LocalShellTool(Body, frozen=True, kw_only=True, tag="local_shell", tag_fie
     """The caller runs commands for the model."""
 
 
-class LocalEnvironment(Body, frozen=True, kw_only=True):
+class LocalEnvironment(Body, frozen=True, kw_only=True, omit_defaults=True):
     """The caller's own; others are OpenAI's."""
 
     type: Literal["local"]
