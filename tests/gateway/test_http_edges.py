@@ -75,7 +75,7 @@ def test_a_body_that_never_comes_is_given_up(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_an_older_client_gets_no_chunks(gateway: Gateway, version: str, stream: bool) -> None: 
+def test_an_older_client_gets_no_chunks(gateway: Gateway, version: str, stream: bool) -> None:
     """HTTP/1.0 does not know them: it would read their lengths as part of the answer. Its end is the connection's."""
     body = msgspec.json.encode({**GOOD, "stream": stream})
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:

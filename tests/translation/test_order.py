@@ -57,7 +57,9 @@ def test_a_turn_keeps_its_order(name: str, dialect: str) -> None:
     turn = next(turn for turn in got.messages or () if turn.role == "assistant")
     said = [getattr(one, "text", "") or getattr(one, "id", "") for one in turn.sequence]
     assert said == ["first", "call_1", "second", "call_2", "third"]
-    if FAR[name].kind in {"anthropic", "responses"} and FAR[name].kind in dialect.replace("anthropic.messages", "anthropic"):
+    if FAR[name].kind in {"anthropic", "responses"} and FAR[name].kind in dialect.replace(
+        "anthropic.messages", "anthropic"
+    ):
         field, back = ("messages" if dialect == "anthropic.messages" else "input"), written_body(dialect, got)
         assert normal_body(dialect, back)[field] == normal_body(dialect, deepcopy(BODIES[dialect]))[field]
 

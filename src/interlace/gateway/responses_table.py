@@ -47,6 +47,7 @@ RESPONSES: Table = {
     "input[].environment": carried("call.kind"),
     "input[].operation": carried("call.kind"),
     "input[].max_output_length": carried("call.kind"),
+    "input[].output": carried("call.kind", how="of shells and patches; of other tools it is the result's text"),
     "input[].encrypted_content": carried("part.thinking.signature", "part.thinking.redacted", "call.signature"),
     "input[].summary[].text": carried("part.thinking.summary"),
     "input[].id": Here("finds what a reference means; otherwise items are numbered anew"),

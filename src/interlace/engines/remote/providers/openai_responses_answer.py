@@ -204,9 +204,9 @@ class ResponsesAnswer:
                 return [self._thought(at, Thought(text, summary=True, id=event.item_id or ""))]
             case "response.reasoning_summary_part.done":
                 return [Delta(thought=Thought(summary=True, id=event.item_id or ""))]
-            case (
-                "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta"
-            ) if text and at in self._calls:
+            case "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta" if (
+                text and at in self._calls
+            ):
                 return [self._argued(self._calls[at], text)]
             case "response.output_item.done" if event.item is not None:
                 return self._item(at, event.item)
