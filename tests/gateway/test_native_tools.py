@@ -1,4 +1,4 @@
-"""Tools that only one provider's models know pass to it and back, whole and streamed, and guards read what is in them."""
+"""Tools that only one provider's models know pass to it and back, whole and streamed; guards read what is in them."""
 
 from __future__ import annotations
 

@@ -192,13 +192,15 @@ def draw_chat(draw: Draw) -> Json:
             schema.setdefault("schema", draw.schema())
     _settle(body)
     if "tool_choice" in body:
-        tools = body.get("tools") or ()
+        tools = body.get("tools") or []
         choices: list[Any] = []
+        if tools and draw.chance(0.6):
+            tools.append(draw.struct(info_of(chat.CustomToolBody), "tools[]"))
         if tools:
             kind = tools[-1]["type"]
             one = {"type": kind, kind: {"name": tools[-1][kind]["name"]}}
             allowed = {"mode": draw.one(("auto", "required")), "tools": [one]}
-            choices = ["auto", "required", one, {"type": "allowed_tools", "allowed_tools": allowed}]
+            choices = ["auto", "required", one, one, {"type": "allowed_tools", "allowed_tools": allowed}]
         body["tool_choice"] = draw.one([*choices, "none"])
     if draw.chance(0.1):
         body.pop("add_generation_prompt", None)

@@ -61,8 +61,8 @@ class Timing:
     id: Any = None  # what the server calls the answer
 
     def line(self) -> str:
-        """For example `0.21 s to first token, 38.5 tokens/s, 63 tokens`; what is unknown is left out, and so is the rate
-        of an answer that came at once: that says how fast it was sent, not how fast it was made."""
+        """For example `0.21 s to first token, 38.5 tokens/s, 63 tokens`; what is unknown is left out. So is the rate of
+        an answer that came at once: it would say how fast that was sent, not how fast it was made."""
         if self.first is None or self.last is None:
             return "no text came"
         parts = [f"{self.first - self.asked:.2f} s to first token"]

@@ -3,7 +3,6 @@ conversation stays at the provider."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -105,8 +104,15 @@ def _items(message: Message, *, own: bool, marks: bool) -> Iterator[Item]:
     made = [item for one in message.sequence if (item := _said(one)) is not None]
     if message.name is not None and made:
         _put_name(made, message.name, "output_text")
-    for calls, items in itertools.groupby(made, lambda item: item["type"] not in _SAID):
-        yield from items if calls else _message(list(items))
+    said: list[Item] = []
+    for item in made:
+        if item["type"] in _SAID:
+            said.append(item)
+            continue
+        yield from _message(said)
+        said = []
+        yield item
+    yield from _message(said)
 
 
 def _reasoning(part: ThinkingPart, seal: str, *, own: bool) -> Item:
@@ -154,7 +160,7 @@ def _message(said: list[Item]) -> Iterator[Item]:
     """What the assistant said in a row: one text, as every server knows it, or parts."""
     if len(said) == 1 and said[0]["type"] == "output_text":
         yield {"role": "assistant", "content": said[0]["text"]}
-    else:
+    elif said:
         yield {"type": "message", "role": "assistant", "content": said}
 
 
