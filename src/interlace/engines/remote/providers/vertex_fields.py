@@ -36,6 +36,7 @@ VERTEX_FIELDS: Fields = table(
     part__audio=Mapped("as inlineData"),
     part__audio__cache=Unused(_CACHE),
     call=Mapped("as functionCall and functionResponse, the result's text under output"),
+    call__followed_by=KEPT,
     call__signature=Mapped(
         "as thoughtSignature; where a turn's first call has none, Gemini 3 is told not to look for it"
     ),
