@@ -54,7 +54,7 @@ def _answer(bound: int, end: int | None = None) -> list[Delta]:
     return deltas
 
 
-@pytest.mark.parametrize(("bound", "arguments"), [(44, '{"a"'), (47, '{"a": "'), (39, ""), (26, None)])
+@pytest.mark.parametrize(("bound", "arguments"), [(45, '{"a"'), (48, '{"a": "'), (39, ""), (24, None)])
 def test_a_call_that_is_cut_off_is_no_text(bound: int, arguments: str | None) -> None:
     """The client would show a person `<tool_call>[{`; a strict tool's half arguments would be taken for a fault."""
     deltas = _answer(bound)
