@@ -218,7 +218,7 @@ def gateway() -> Iterator[Gateway]:
         "local": ScriptedEngine(),
     }
     guards = GuardSettings(
-        deny=("open sesame",),
+        deny=("open sesame", 'open "sesame"'),
         secrets_input=SecretSettings(api_key="mask"),
         secrets_output=SecretSettings(api_key="mask"),
     )
@@ -324,7 +324,7 @@ ASKED_WITH: dict[str, tuple[str, Json]] = {
     "a result": ("responses", {"input": [
         {"role": "user", "content": "Hi"},
         {"type": "shell_call", "call_id": "c", "action": {"commands": ["ls"]}},
-        {"type": "shell_call_output", "call_id": "c", "output": [{"stdout": "\"open sesame\""}]}]}),
+        {"type": "shell_call_output", "call_id": "c", "output": [{"stdout": 'open "sesame"'}]}]}),
     "a command": ("responses", {"input": [
         {"role": "user", "content": "Hi"},
         {"type": "shell_call", "call_id": "c", "action": {"commands": ["open sesame"]}},
