@@ -9,10 +9,16 @@ from interlace.gateway.dialects import DIALECTS
 from interlace.gateway.translation import Carried, paths_of
 
 SEVERAL_SHAPES = {
-    "openai.chat": {"messages[].role", "response_format.type", "tool_choice"},
+    "openai.chat": {
+        "messages[].role",
+        "response_format.type",
+        "tool_choice",
+        "tools[].type",
+        "tools[].custom.format.type",
+    },
     "anthropic.messages": {"messages[].role", "tool_choice.type", "thinking.type"},
     "anthropic.count_tokens": {"messages[].role", "tool_choice.type", "thinking.type"},
-    "openai.responses": {"input", "input[].type", "text.format", "tools[].type", "tool_choice"},
+    "openai.responses": {"input", "input[].type", "text.format", "tools[].type", "tools[].format.type", "tool_choice"},
 }
 """Paths that are tags of unions, or another shape of a path that has fields: no struct has them as fields."""
 

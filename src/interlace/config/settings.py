@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from interlace.config.engines import ENGINES, LOCAL, OPENAI, REMOTE
+from interlace.config.engines import EMBEDDING, ENGINES, LOCAL, OPENAI, REMOTE
 from interlace.config.route_settings import BreakerSettings, RouteSettings
 from interlace.config.setting import setting
 from interlace.money import Micros, Nanos
@@ -124,9 +124,9 @@ class ModelSettings:
         choices=("chat", "responses"),
         only=OPENAI,
     )
-    embeds: bool = setting("It makes embeddings, not text.", False, only=REMOTE)
+    embeds: bool = setting("It makes embeddings, not text.", False, only=EMBEDDING)
     dimensions: int = setting(
-        "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only=REMOTE
+        "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only=EMBEDDING
     )
     stream: bool = setting(
         "Answers are streamed from the server, so that one can be stopped; false for a server that cannot.",

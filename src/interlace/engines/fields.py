@@ -99,6 +99,9 @@ NAMES: tuple[str, ...] = (
     "part.audio",
     "part.audio.cache",
     "call",  # a tool call that the assistant made earlier, and its result
+    "call.followed_by",  # something said after it in its turn
+    "call.kind",  # it calls no function but what only one provider's models know, and its result
+    "call.custom",  # it calls a tool that takes any text, and its result
     "call.signature",
     "call.cache",
     "prompt",
@@ -115,6 +118,8 @@ NAMES: tuple[str, ...] = (
     "tools.strict",
     "tools.cache",
     "tools.native",
+    "tools.kind",
+    "tools.custom",
     "tool_choice.none",
     "tool_choice.required",
     "tool_choice.function",
@@ -238,10 +243,12 @@ def _fields_of_message(message: Message) -> Iterator[str]:
     if message.tool_calls or message.role == "tool":
         yield "call"
     for call in message.tool_calls:
-        if call.signature:
-            yield "call.signature"
-        if call.cache:
-            yield "call.cache"
+        for name in ("signature", "cache", "followed_by"):
+            if getattr(call, name):
+                yield f"call.{name}"
+    for kind in (message.kind, *(call.kind for call in message.tool_calls)):
+        if kind:
+            yield "call.custom" if kind == "custom" else "call.kind"
     if not isinstance(message.content, str):
         for part in message.content:
             yield from _fields_of_part(part)
@@ -279,7 +286,9 @@ def _fields_of_tools(request: GenerateRequest) -> Iterator[str]:
         for name in ("strict", "cache"):
             if getattr(tool, name):
                 yield f"tools.{name}"
-        if any(f"tools[].{name}" not in request.asides for name in tool.native):
+        if tool.kind:
+            yield "tools.custom" if tool.kind == "custom" else "tools.kind"
+        elif any(f"tools[].{name}" not in request.asides for name in tool.native):
             yield "tools.native"
     if request.tool_choice != "auto":
         yield f"tool_choice.{request.tool_choice.partition(':')[0]}"

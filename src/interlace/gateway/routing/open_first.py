@@ -64,7 +64,7 @@ def _fault(settings: OpenFirstSettings, request: GenerateRequest, deltas: Sequen
     calls: dict[int, str] = {}
     for delta in deltas:
         for piece in delta.tool_calls:
-            calls[piece.index] = calls.get(piece.index, "") + piece.arguments
+            calls[piece.index] = calls.get(piece.index, "") + (piece.arguments if piece.kind != "custom" else "")
     if not calls and (finish == "content_filter" or _refuses(settings.refusals, text)):
         return "refusal"
     if any(not _is_json(arguments) for arguments in calls.values()):

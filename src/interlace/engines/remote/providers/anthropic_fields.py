@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.engines.fields import KEPT, Fields, Mapped, Native, Refused, Unused, table
+from interlace.engines.fields import FOREIGN, KEPT, Fields, Mapped, Native, Refused, Unused, table
 
 _UNKNOWN = Refused("this model does not know it. Leave it out, or choose another model.")
 _TIMES = Mapped("for 5m or 1h: the shortest that lasts as long, or else the longest")
@@ -47,6 +47,10 @@ ANTHROPIC_FIELDS: Fields = table(
     output__regex=Refused("this model's answers can only be held to a JSON schema."),
     output__grammar=Refused("this model's answers can only be held to a JSON schema."),
     tools__native=Native("anthropic.messages"),
+    tools__kind=Native("anthropic.messages"),
+    tools__custom=FOREIGN,
+    call__kind=FOREIGN,
+    call__custom=FOREIGN,
     reasoning__effort=Mapped(
         "as output_config.effort, minimal as low, with adaptive thinking unless asked in Anthropic's dialect, or a "
         "tool is forced; none as no thinking"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from interlace.engines.fields import ASIDE, KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, FOREIGN, KEPT, Fields, Mapped, Refused, Unused, table
 
 _UNKNOWN = Refused("Bedrock does not know it. Leave it out, or choose another model.")
 _THIS_MODEL = Refused("this model on Bedrock does not know it. Leave it out, or choose another model.")
@@ -68,6 +68,10 @@ def fields_of_bedrock(family: str) -> Fields:
         output__grammar=_UNKNOWN,
         tools__cache=_POINT,
         tools__native=_UNKNOWN,
+        tools__kind=FOREIGN,
+        tools__custom=FOREIGN,
+        call__kind=FOREIGN,
+        call__custom=FOREIGN,
         tool_choice__none=Mapped("the tools are not shown; refused once the conversation has calls in it"),
         tool_choice__required=Mapped("as any"),
         parallel_tool_calls=Mapped("as tool_choice.disable_parallel_tool_use in additionalModelRequestFields")
