@@ -6,6 +6,7 @@ number may be. That is said here, by the name of a field; all else comes from th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
@@ -113,6 +114,8 @@ _OWN: Mapping[str, dict[str, Own]] = {
     "anthropic.messages": _COMMON
     | {
         "metadata": lambda draw: {"user_id": draw.words()},
+        "messages[].content[].title": lambda draw: f"{draw.name()} é.txt",
+        "messages[].content[].content[].title": lambda draw: f"{draw.name()} é.txt",
         "thinking.budget_tokens": _between(1024, 9000),
         "messages[].content[].id": lambda draw: draw.fresh("toolu"),
         "messages[].content[].name": lambda draw: draw.name(),
@@ -137,8 +140,11 @@ class Publisher:
     """Draws bodies of a dialect. `likely` is how likely a field that may be left out is said; `exotic`, one that is
     refused, or an object of a kind that is."""
 
-    def __init__(self, dialect: str, draw: Draw, likely: float = 0.12, exotic: float = 0.01) -> None:
+    def __init__(
+        self, dialect: str, draw: Draw, likely: float = 0.12, exotic: float = 0.01, forced: str = ""
+    ) -> None:
         self.draw = draw
+        self._forced = forced
         self.likely, self.exotic = likely, exotic
         self._own = _OWN[dialect]
         self._body = body_of(dialect)
@@ -153,7 +159,7 @@ class Publisher:
 
     def _of(self, shape: Shape, path: str, depth: int) -> Any:
         draw = self.draw
-        if (own := self._own.get(path)) is not None:
+        if (own := self._own.get(path)) is not None and not self._leads(shape, path):
             return own(draw)
         match shape:
             case Plain(kind):
@@ -181,6 +187,8 @@ class Publisher:
 
     def _chosen(self, shapes: tuple[Shape, ...], path: str) -> Shape:
         """One of several; seldom one that is refused."""
+        if (leading := [shape for shape in shapes if self._leads(shape, path)]) and path:
+            return self.draw.one(leading)
         plain = [shape for shape in shapes if not self._kind_refused(shape, path)]
         others = [shape for shape in shapes if shape not in plain and not self._before(shape)]
         return self.draw.one(others if others and (not plain or self.draw.chance(self.exotic)) else plain)
@@ -204,12 +212,32 @@ class Publisher:
             where = join(path, name)
             if name in _WITHOUT:
                 continue
-            if name not in shape.required:
+            if name not in shape.required and not self._leads(inner, where):
                 likely = self.likely if depth == 0 else 0.25 if depth < DEEPEST else 0.0
                 if not self.draw.chance(self.exotic / 2 if self._wholly_refused(where) else likely):
                     continue
             made[name] = self._of(inner, where, depth + 1)
         return made
+
+    def _leads(self, shape: Shape, path: str) -> bool:
+        """Whether what is forced lies in the shape."""
+        if not self._forced or not self._forced.startswith(path):
+            return False
+        match shape:
+            case Either(shapes):
+                return any(self._leads(one, path) for one in shapes)
+            case Many(item):
+                return path == self._forced or self._leads(item, f"{path}[]")
+            case Record():
+                name, words = shape.tag() or ("", ())
+                if path == self._forced or any(self._is(join(path, f"{name}={word}")) for word in words):
+                    return True
+                fields = ((join(path, field), inner) for field, inner in shape.fields.items())
+                return any(self._leads(inner, where) for where, inner in fields)
+        return path == self._forced
+
+    def _is(self, kind: str) -> bool:
+        return self._forced in {kind, re.sub(r"_2\d{3}\w*$", "", kind)}
 
     def _wholly_refused(self, path: str) -> bool:
         return any(row == path or ("=" not in row and row.startswith(f"{path}.")) for row in self._refused)
@@ -320,7 +348,7 @@ def _placed(draw: Draw, part: Json) -> None:
 
 _SAID_BY_THE_MODEL = {"thinking", "redacted_thinking", "tool_use"}
 _OTHERS = {
-    "user": {*_SAID_BY_THE_MODEL, "tool_result"},
+    "user": {*_SAID_BY_THE_MODEL, "tool_result"},  # results follow their calls below
     "assistant": {"image", "document", "tool_result"},
     "system": {*_SAID_BY_THE_MODEL, "image", "document", "tool_result"},
 }  # blocks that the API refuses in turns of a role, as its types do not say
@@ -330,9 +358,10 @@ def _messages(draw: Draw, body: Json) -> None:
     """A call has its result in the turn after it, and nothing else has one; data is base64 where it is said to be."""
     turns: list[Json] = []
     for turn in body["messages"]:
-        if isinstance(turn["content"], list) and not draw.chance(0.01):
+        if isinstance(turn["content"], list):
             others = _OTHERS[turn["role"]]
-            turn["content"] = [block for block in turn["content"] if block["type"] not in others] or "a"
+            kept = [block for block in turn["content"] if block["type"] not in others]
+            turn["content"] = sorted(kept, key=lambda block: block["type"] == "tool_use") or "a"
         turns.append(turn)
         calls = _calls(turn)
         if calls:
@@ -384,4 +413,14 @@ def published(dialect: str, random: Random, likely: float = 0.12, exotic: float 
     draw = Draw(random, {})
     body = Publisher(dialect, draw, likely, exotic).body()
     _SETTLED[dialect](draw, body)
+    return body
+
+
+def refused(dialect: str, random: Random, row: str) -> Json:
+    """A body that says what this row of the dialect's table refuses."""
+    draw = Draw(random, {})
+    body = Publisher(dialect, draw, 0.0, 0.0, row).body()
+    body.setdefault("model", "m")
+    if dialect == "openai.responses":
+        body.setdefault("input", "a")
     return body

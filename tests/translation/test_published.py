@@ -22,13 +22,13 @@ from interlace.gateway.translation import Denied
 from tests.support.drawing import Json
 from tests.support.provider_readers import asked
 from tests.support.published import BODIES, body_of, known_by, paths_of
-from tests.support.published_drawing import PUBLISHED, published
+from tests.support.published_drawing import PUBLISHED, published, refused
 from tests.translation.test_requests import there_and_back
 
 VALIDITY: dict[str, set[str]] = {
     "openai.chat": set(),
     "openai.completions": set(),
-    "openai.responses": {"reasoning.context", "reasoning.mode", "truncation"},
+    "openai.responses": {"input[].content[].type", "reasoning.context", "reasoning.mode", "truncation"},
     "anthropic.messages": {"messages[].content[].type"},
 }
 """What can be wrong with a value that the published type allows."""
@@ -86,6 +86,22 @@ def _is_of_kind(body: Json, row: str) -> bool:
         for _ in many:
             values = [each for one in values if isinstance(one, list) for each in one]
     return any(isinstance(one, dict) and re.sub(r"_2\d{3}\w*$", "", str(one.get(tag))) == word for one in values)
+
+
+_OURS = {"mcp_servers"}  # of a beta that the types do not have
+
+
+@pytest.mark.parametrize("dialect", PUBLISHED)
+def test_what_is_refused_is_named(dialect: str) -> None:
+    """A field or a kind of object that nobody here can honour would be passed over, or refused by another's name."""
+    for row, place in DIALECTS[dialect].table.items():
+        if not isinstance(place, Denied) or row in _OURS:
+            continue
+        for seed in range(3):
+            body = refused(dialect, Random(seed), row)
+            with pytest.raises(InvalidRequest) as caught:
+                asked(dialect, body)
+            assert _names(row, _plain(caught.value.param)), f"{row}: {caught.value.param} {body}"
 
 
 @pytest.mark.parametrize("dialect", PUBLISHED)

@@ -58,7 +58,7 @@ CHAT: Table = {
         "part.text.cache", "part.image.cache", "part.file.cache", "part.audio.cache"
     ),
     "messages[].name": carried("message.name", how="of a result it is the function's, which its call says"),
-    "messages[].role": carried("message.developer", "message.late_system"),
+    "messages[].role": carried("message.developer", "message.late_system", "part.in_instructions"),
     "messages[].refusal": carried("part.refusal"),
     "messages[].reasoning_content": carried("part.thinking.text", how="unless `thinking_blocks` are there"),
     "messages[].reasoning": carried("part.thinking.text", how="another name of `reasoning_content`"),

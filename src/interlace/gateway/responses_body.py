@@ -101,6 +101,7 @@ class FunctionOutputItem(
     output: str | list[InputPart]
     id: Id | None = None
     status: Status | None = None
+    name: str | None = None  # the call says it
     caller: DirectCaller | None = None
     namespace: str | None = None
 
