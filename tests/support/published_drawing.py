@@ -157,15 +157,19 @@ class Publisher:
         made: Json = self._of(self._body, "", 0)
         return made
 
+    def leads(self) -> bool:
+        """Whether what is forced is anywhere in the types."""
+        return self._leads(self._body, "")
+
     def _of(self, shape: Shape, path: str, depth: int) -> Any:
         draw = self.draw
         if (own := self._own.get(path)) is not None and not self._leads(shape, path):
             return own(draw)
         match shape:
             case Plain(kind):
-                return self._plain(kind)
+                return True if kind is bool and path == self._forced else self._plain(kind)
             case Words(values):
-                return draw.one(values)
+                return values[-1] if path == self._forced else draw.one(values)
             case Many(item):
                 return [self._of(item, f"{path}[]", depth) for _ in range(draw.random.randint(1, 2))]
             case Named(value):
@@ -188,7 +192,7 @@ class Publisher:
     def _chosen(self, shapes: tuple[Shape, ...], path: str) -> Shape:
         """One of several; seldom one that is refused."""
         if (leading := [shape for shape in shapes if self._leads(shape, path)]) and path:
-            return self.draw.one(leading)
+            return next((shape for shape in leading if not self._kind_refused(shape, path)), leading[0])
         plain = [shape for shape in shapes if not self._kind_refused(shape, path)]
         others = [shape for shape in shapes if shape not in plain and not self._before(shape)]
         return self.draw.one(others if others and (not plain or self.draw.chance(self.exotic)) else plain)
@@ -423,4 +427,14 @@ def refused(dialect: str, random: Random, row: str) -> Json:
     body.setdefault("model", "m")
     if dialect == "openai.responses":
         body.setdefault("input", "a")
+    if dialect == "anthropic.messages":
+        said = body["messages"][0]["content"] if row.startswith("messages") else "a"
+        role = "assistant" if isinstance(said, list) and said[0]["type"] in _SAID_BY_THE_MODEL else "user"
+        body["messages"] = [{"role": role, "content": said}]
+        _sourced(draw, body["messages"])
     return body
+
+
+def is_published(dialect: str, row: str) -> bool:
+    """Whether the types have what a row is about."""
+    return Publisher(dialect, Draw(Random(0), {}), forced=row).leads()
