@@ -71,7 +71,10 @@ class Either:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An object as a `TypedDict` has it, or a part of an answer that clients send back. Its fields are read when they are asked for, as some hold themselves."""
+    """An object as a `TypedDict` has it, or a part of an answer that clients send back.
+
+    Its fields are read when they are asked for, as some hold themselves.
+    """
 
     type: Any
 
@@ -103,7 +106,9 @@ def shape_of(annotation: Any) -> Shape:
     """The shape of a type; raises `AssertionError` for a type that no SDK had until today."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     name = getattr(origin, "__name__", "")
-    if typing_extensions.is_typeddict(annotation) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+    if typing_extensions.is_typeddict(annotation) or (
+        isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    ):
         return Record(annotation)
     if origin in (typing.Annotated, typing_extensions.Required, typing_extensions.NotRequired):
         return shape_of(arguments[0])

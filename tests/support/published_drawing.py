@@ -140,9 +140,7 @@ class Publisher:
     """Draws bodies of a dialect. `likely` is how likely a field that may be left out is said; `exotic`, one that is
     refused, or an object of a kind that is."""
 
-    def __init__(
-        self, dialect: str, draw: Draw, likely: float = 0.12, exotic: float = 0.01, forced: str = ""
-    ) -> None:
+    def __init__(self, dialect: str, draw: Draw, likely: float = 0.12, exotic: float = 0.01, forced: str = "") -> None:
         self.draw = draw
         self._forced = forced
         self.likely, self.exotic = likely, exotic
@@ -369,7 +367,7 @@ def _messages(draw: Draw, body: Json) -> None:
         turns.append(turn)
         calls = _calls(turn)
         if calls:
-            turns.append({"role": "user", "content": [_result(draw, body, id) for id in calls]})
+            turns.append({"role": "user", "content": [_result(draw, id) for id in calls]})
     body["messages"] = [*turns, {"role": "user", "content": draw.text()}]
     _sourced(draw, body["messages"])
     names = [tool["name"] for tool in body.get("tools", ()) if "input_schema" in tool]
@@ -385,8 +383,7 @@ def _calls(turn: Json) -> list[str]:
     return [block["id"] for block in content if block.get("type") == "tool_use"]
 
 
-def _result(draw: Draw, body: Json, id: str) -> Json:
-    del body
+def _result(draw: Draw, id: str) -> Json:
     return {"type": "tool_result", "tool_use_id": id, "content": draw.text()}
 
 

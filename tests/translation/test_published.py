@@ -103,7 +103,7 @@ def test_what_is_refused_is_named(dialect: str) -> None:
 
 @pytest.mark.parametrize("dialect", PUBLISHED)
 @given(random=st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_an_sdk_says_comes_back(dialect: str, random: Random) -> None:
     """A field would be lost between a client's SDK and a provider without anybody having said so."""
     event(through(dialect, published(dialect, random)))
@@ -112,7 +112,7 @@ def test_what_an_sdk_says_comes_back(dialect: str, random: Random) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("dialect", PUBLISHED)
 @given(random=st.randoms(use_true_random=False))
-@settings(max_examples=10000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6000, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_an_sdk_says_comes_back_all_night(dialect: str, random: Random) -> None:
     """As above, for the rare."""
     event(through(dialect, published(dialect, random)))
