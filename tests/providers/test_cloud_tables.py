@@ -121,6 +121,7 @@ PAIRS: dict[str, tuple[GenerateRequest, GenerateRequest]] = {
         part(FilePart(text="t", media_type="text/plain")),
     ),
     "part.file.cache": (part(FilePart(**FILE, cache="5m")), part(FilePart(**FILE))),
+    "part.in_instructions": (part(ImagePart(**IMAGE), role="system"), ask(Message("system", "a"), HELLO)),
     "part.audio.cache": (part(AudioPart("d2F2", "wav", "5m")), part(AudioPart("d2F2", "wav"))),
     "part.audio": (part(AudioPart("d2F2", "wav")), ask(HELLO, Message("user", "a"))),
     "call": (called(), ask()),

@@ -427,6 +427,8 @@ def _normal_responses(body: Json) -> Json:
     for tool in body.get("tools", ()):
         if tool["type"] == "function":
             tool.setdefault("strict", _strictly(tool.get("parameters", {})))
+        for name in ("allowed_callers", "async", "defer_loading"):  # which here ask for nothing
+            tool.pop(name, None)
     _choose(body)
     body["tools"] = [_said(tool) for tool in body.get("tools", ())]
     return _plain_choice(_drop(body, parallel_tool_calls=(True,)))
@@ -450,6 +452,9 @@ def _strictly(schema: Any) -> bool:
 
 def _normal_item(item: Json) -> Json:
     item = {"type": "message"} | item
+    item.pop("caller", None)
+    if item["type"] == "function_call_output":
+        item.pop("name", None)
     if item["type"] != "reasoning":
         item.pop("id", None)
     elif item.get("encrypted_content", "").startswith(_CALL):

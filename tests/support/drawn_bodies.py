@@ -70,7 +70,7 @@ def _parts(draw: Draw, path: str, kinds: tuple[type[msgspec.Struct], ...]) -> An
 # --- chat completions --------------------------------------------------------------------------------------------
 
 _CHAT_PARTS: dict[str, tuple[type[msgspec.Struct], ...]] = {
-    "system": (chat.WireTextPart,),
+    "system": (chat.WireTextPart, chat.WireTextPart, chat.ImageUrlPart),
     "developer": (chat.WireTextPart,),
     "assistant": (chat.WireTextPart, chat.WireTextPart, chat.WireRefusalPart),
     "tool": (chat.WireTextPart, chat.WireTextPart, chat.ImageUrlPart),
@@ -262,7 +262,7 @@ def deny_completion(draw: Draw, body: Json, path: str) -> None:
 
 _RESPONSE_PARTS: dict[str, tuple[type[msgspec.Struct], ...]] = {
     "system": (responses.InputTextPart,),
-    "developer": (responses.InputTextPart,),
+    "developer": (responses.InputTextPart, responses.InputTextPart, responses.InputImagePart),
     "assistant": (responses.OutputTextPart, responses.OutputTextPart, responses.OutputRefusalPart),
     "user": (responses.InputTextPart, responses.InputImagePart, responses.InputDocumentPart),
 }
@@ -369,6 +369,8 @@ RESPONSES: dict[str, Own] = {
     "text": lambda draw, path: draw.struct(info_of(responses.TextBody), path, 0.7),
     "text.format.schema": _kind("schema"),
     "tool_choice": _constant("auto"),
+    **{name: _constant(NOTHING) for name in ("input[].async", "input[].namespace", "tools[].async")},
+    **{f"tools[].{name}": _constant(NOTHING) for name in ("allowed_callers", "defer_loading", "output_schema")},
 }
 for _where in ("input[].content[]", "input[].output[]"):
     RESPONSES |= {

@@ -232,7 +232,15 @@ def _without_of_turns(request: GenerateRequest, rest: str) -> GenerateRequest:
     return turns(request, lambda turn: replace(turn, **{rest: empty}))
 
 
+def _texts_of_instructions(turn: Message) -> Message:
+    if turn.role not in {"system", "developer"}:
+        return turn
+    return replace(turn, content=tuple(part for part in turn.parts if isinstance(part, TextPart)))
+
+
 def _without_part(request: GenerateRequest, name: str) -> GenerateRequest:
+    if name == "part.in_instructions":
+        return turns(request, _texts_of_instructions)
     _, kind, *rest = name.split(".")
     wanted = _KINDS[kind]
     if name == "part.image.in_result":

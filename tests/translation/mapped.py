@@ -418,7 +418,7 @@ def anthropic_thinking(request: GenerateRequest, *, converse: bool = False) -> G
 def anthropic_options(request: GenerateRequest) -> GenerateRequest:
     """A user, whatever he is called, and whether to go first."""
     options = request.options
-    tier = "auto" if options.service_tier in {"auto", "priority", "fast", "scale"} else "standard_only"
+    tier = "auto" if options.service_tier in {"auto", "priority", "fast", "ultrafast", "scale"} else "standard_only"
     return replace(
         request,
         options=Options(

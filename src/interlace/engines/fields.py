@@ -66,6 +66,7 @@ Fields = Mapping[str, Fate]
 """The fate of every name in `NAMES`, at one engine."""
 
 KEPT = Kept()
+TEXT_ONLY = Refused("instructions are text there. Show pictures and documents in a message of the user.")
 FOREIGN = Refused("only models of the provider that invented it know it. Leave it out, or choose another model.")
 ASIDE = Unused("it is about how another provider's models work")
 
@@ -96,6 +97,7 @@ NAMES: tuple[str, ...] = (
     "part.file.text",
     "part.file.name",
     "part.file.cache",
+    "part.in_instructions",  # a picture, a document or sound in a system's or developer's turn
     "part.audio",
     "part.audio.cache",
     "call",  # a tool call that the assistant made earlier, and its result
@@ -254,6 +256,8 @@ def _fields_of_message(message: Message) -> Iterator[str]:
             yield from _fields_of_part(part)
             if message.role == "tool" and isinstance(part, ImagePart):
                 yield "part.image.in_result"
+            if message.role in {"system", "developer"} and not isinstance(part, TextPart):
+                yield "part.in_instructions"
 
 
 def _fields_of_part(part: Part) -> Iterator[str]:

@@ -297,7 +297,7 @@ class ChatBody(SampledBody, frozen=True, kw_only=True):
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     safety_identifier: str | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
     store: bool | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     continue_final_message: bool | None = None  # vLLM's extension: the answer goes on where the last message ends

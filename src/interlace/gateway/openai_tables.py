@@ -34,6 +34,7 @@ SAMPLED: dict[str, Place] = {
 }
 
 _NO_LEGACY = "OpenAI's retired way: use `tools`"
+_NO_CUSTOM = Denied("use a function; a string parameter holds free text")
 
 CHAT: Table = {
     **SAMPLED,
@@ -57,7 +58,7 @@ CHAT: Table = {
         "part.text.cache", "part.image.cache", "part.file.cache", "part.audio.cache"
     ),
     "messages[].name": carried("message.name", how="of a result it is the function's, which its call says"),
-    "messages[].role": carried("message.developer", "message.late_system"),
+    "messages[].role": carried("message.developer", "message.late_system", "part.in_instructions"),
     "messages[].refusal": carried("part.refusal"),
     "messages[].reasoning_content": carried("part.thinking.text", how="unless `thinking_blocks` are there"),
     "messages[].reasoning": carried("part.thinking.text", how="another name of `reasoning_content`"),
@@ -112,6 +113,10 @@ CHAT: Table = {
     "moderation": carried("native"),
     "prediction": carried("native.aside"),
     "modalities": Here('`["text"]`; anything else gets a 400'),
+    **dict.fromkeys(
+        ("tools[].type=custom", "tool_choice.type=custom", "messages[].tool_calls[].type=custom"), _NO_CUSTOM
+    ),
+    "messages[].role=function": Denied(_NO_LEGACY),
     "audio": Denied("models answer in text"),
     "web_search_options": Denied("there is no web search"),
     "functions": Denied(_NO_LEGACY),

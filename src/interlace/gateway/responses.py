@@ -11,8 +11,10 @@ from interlace.engines.types import GenerateRequest, Message, Options, OutputRul
 from interlace.errors import InvalidRequest
 from interlace.gateway.calls import Ask
 from interlace.gateway.responses_body import (
+    CALL_FIELDS_ELSEWHERE,
     FIELDS_ELSEWHERE,
     ITEMS_ELSEWHERE,
+    TOOL_FIELDS_ELSEWHERE,
     TOOLS_ELSEWHERE,
     AllowedTools,
     AnyObjectFormat,
@@ -164,6 +166,7 @@ def _refuse_elsewhere(value: dict[str, Any]) -> None:
         )
     for number, tool in enumerate(_dicts(value.get("tools"))):
         _refuse_tool(tool.get("type"), f"tools[{number}].type")
+        _refuse_fields(tool, TOOL_FIELDS_ELSEWHERE, f"tools[{number}]")
     choice = value.get("tool_choice")
     if isinstance(choice, dict):
         _refuse_tool(choice.get("type"), "tool_choice.type")
@@ -177,6 +180,14 @@ def _refuse_elsewhere(value: dict[str, Any]) -> None:
                 "calls of your own functions.",
                 f"input[{number}].type",
             )
+        _refuse_fields(item, CALL_FIELDS_ELSEWHERE, f"input[{number}]")
+
+
+def _refuse_fields(value: dict[str, Any], elsewhere: Mapping[str, str], where: str) -> None:
+    """Refuse these fields of an object, unless they ask for nothing."""
+    for name, mend in elsewhere.items():
+        if value.get(name) not in (None, False, ["direct"]):
+            raise _unsupported(mend, f"{where}.{name}")
 
 
 def _refuse_tool(kind: object, param: str) -> None:

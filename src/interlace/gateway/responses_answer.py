@@ -16,7 +16,7 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 ENDED: frozenset[str] = frozenset({"completed", "incomplete", "failed", "cancelled"})
-TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
+TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"})
 
 
 class OutputText(msgspec.Struct, frozen=True, tag="output_text", tag_field="type"):

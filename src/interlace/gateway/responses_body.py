@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from interlace.gateway.openai_chat_body import CacheBreakpoint, FunctionName
 from interlace.gateway.openai_fields import Count, Share
@@ -72,6 +72,12 @@ class MessageItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="mess
     phase: Literal["commentary", "final_answer"] | None = None
 
 
+class DirectCaller(Body, frozen=True, kw_only=True):
+    """The model itself made the call."""
+
+    type: Literal["direct"]
+
+
 class FunctionCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="function_call", tag_field="type"):
     """A call that the assistant made earlier."""
 
@@ -80,6 +86,10 @@ class FunctionCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag=
     arguments: str
     id: Id | None = None
     status: Status | None = None
+    caller: DirectCaller | None = None
+    # Known, and refused unless they ask for nothing: clients echo them as null.
+    asynchronous: bool | None = field(default=None, name="async")
+    namespace: str | None = None
 
 
 class FunctionOutputItem(
@@ -91,6 +101,9 @@ class FunctionOutputItem(
     output: str | list[InputPart]
     id: Id | None = None
     status: Status | None = None
+    name: str | None = None  # the call says it
+    caller: DirectCaller | None = None
+    namespace: str | None = None
 
 
 class SummaryText(Body, frozen=True, kw_only=True, tag="summary_text", tag_field="type"):
@@ -218,6 +231,11 @@ class FunctionToolBody(Body, frozen=True, kw_only=True, tag="function", tag_fiel
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    # Known, and refused unless they ask for nothing.
+    allowed_callers: list[str] | None = None
+    asynchronous: bool | None = field(default=None, name="async")
+    defer_loading: bool | None = None
+    output_schema: dict[str, Any] | None = None
 
 
 class PlainText(Body, frozen=True, kw_only=True, tag="text", tag_field="type"):
@@ -374,7 +392,7 @@ class ResponsesBody(Body, frozen=True, kw_only=True):
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     reasoning: ReasoningBody | None = None
     safety_identifier: str | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamBody | None = None
@@ -433,6 +451,20 @@ ITEMS_ELSEWHERE = (
     "web_search_call",
 )
 """Items of tools that run at OpenAI."""
+
+TOOL_FIELDS_ELSEWHERE = {
+    "allowed_callers": "Only the model itself calls tools here: leave it out.",
+    "async": "A call waits for its output: leave it out.",
+    "defer_loading": "All tools are read at once: leave it out.",
+    "output_schema": "Say in 'description' what the function returns.",
+}
+"""Fields of a function tool that belong to tools that run at OpenAI."""
+
+CALL_FIELDS_ELSEWHERE = {
+    "async": "A call waits for its output: leave it out.",
+    "namespace": "Namespaces of tools are not known here: leave it out.",
+}
+"""The same of a call, and of its output."""
 
 FIELDS_ELSEWHERE = {
     "background_options": "Only 'background' itself is known here.",

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from interlace.gateway.translation import Carried, Here, Ignored, Place, Table, carried
+from interlace.gateway.responses_body import (
+    CALL_FIELDS_ELSEWHERE,
+    FIELDS_ELSEWHERE,
+    ITEMS_ELSEWHERE,
+    TOOL_FIELDS_ELSEWHERE,
+    TOOLS_ELSEWHERE,
+)
+from interlace.gateway.translation import Carried, Denied, Here, Ignored, Place, Table, carried
 
 _DEFAULTS = "left out: the model's own default"
 _CACHED = ("part.text.cache", "part.image.cache", "part.file.cache")
@@ -32,14 +39,14 @@ RESPONSES: Table = {
     "model": Here("chooses the model or route"),
     "input": Carried(),
     "input[].type": Here("items of tools that run at OpenAI get a 400"),
-    "input[].role": carried("message.developer", "message.late_system"),
+    "input[].role": carried("message.developer", "message.late_system", "part.in_instructions"),
     **_parts("input[].content[]"),
     "input[].content[].text": carried("part.thinking.text", how="of a thought; any other is the message"),
     "input[].content[].refusal": carried("part.refusal"),
     "input[].content[].annotations": Ignored(_ECHOED),
     "input[].content[].logprobs": Ignored(_ECHOED),
     "input[].call_id": carried("call"),
-    "input[].name": carried("call"),
+    "input[].name": carried("call", how="of an output it is the function's, which its call says"),
     "input[].arguments": carried("call", "call.followed_by"),
     **_parts("input[].output[]", result="part.image.in_result"),
     "input[].input": carried("call.custom"),
@@ -108,4 +115,12 @@ RESPONSES: Table = {
     "image": carried("native"),
     "moderation": carried("native"),
     "prompt_cache_options": carried("native.aside"),
+    **{name: Denied(mend) for name, mend in FIELDS_ELSEWHERE.items()},
+    **{f"tools[].{name}": Denied(mend) for name, mend in TOOL_FIELDS_ELSEWHERE.items()},
+    **{f"input[].{name}": Denied(mend) for name, mend in CALL_FIELDS_ELSEWHERE.items()},
+    "input[].caller.type": Ignored("`direct` is the only one: others get a 400"),
+    "input[].caller.type=program": Denied("only the model itself calls tools here"),
+    **{f"input[].type={kind}": Denied("it belongs to tools that run at OpenAI") for kind in ITEMS_ELSEWHERE},
+    **{f"tools[].type={kind}": Denied(mend) for kind, mend in TOOLS_ELSEWHERE.items()},
+    **{f"tool_choice.type={kind}": Denied("see `tools`") for kind in TOOLS_ELSEWHERE},
 }

@@ -15,7 +15,7 @@ DIALECT, BETA = "anthropic.messages", "anthropic-beta"
 DEFAULT_MAX_TOKENS = 8192
 """The bound sent for a request without one: the API wants one, and all its models can say so much."""
 
-_TIERS = {"auto": "auto", "priority": "auto", "fast": "auto", "scale": "auto", "standard_only": "standard_only"}
+_TIERS = dict.fromkeys(("auto", "priority", "fast", "ultrafast", "scale"), "auto")
 _DISPLAYS = {"omitted": "omitted", "none": "omitted", "updates": "updates"}
 _NOTHING = {"type": "object", "properties": {}}
 _PLAIN = Sampling()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from interlace.engines.fields import ASIDE, FOREIGN, KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, FOREIGN, KEPT, TEXT_ONLY, Fields, Mapped, Refused, Unused, table
 
 _UNKNOWN = Refused("Bedrock does not know it. Leave it out, or choose another model.")
 _THIS_MODEL = Refused("this model on Bedrock does not know it. Leave it out, or choose another model.")
@@ -25,6 +25,7 @@ def fields_of_bedrock(family: str) -> Fields:
     return table(
         KEPT,
         message__developer=Mapped("as system"),
+        part__in_instructions=TEXT_ONLY,
         message__late_system=Mapped("joined to the instructions before the conversation, in their order"),
         message__name=Unused(_NO_USE),
         message__cache=Mapped("as a cachePoint after the turn; for how long: 5m or 1h"),

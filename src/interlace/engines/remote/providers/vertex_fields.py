@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.engines.fields import ASIDE, FOREIGN, KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, FOREIGN, KEPT, TEXT_ONLY, Fields, Mapped, Refused, Unused, table
 
 _UNKNOWN = Refused("Gemini does not know it. Leave it out, or choose another model.")
 _NO_USE = "Gemini has no such field"
@@ -12,6 +12,7 @@ _CONVERSATION = Refused("Gemini takes conversations only. Use 'messages'.")
 VERTEX_FIELDS: Fields = table(
     KEPT,
     message__developer=Mapped("as systemInstruction"),
+    part__in_instructions=TEXT_ONLY,
     message__late_system=Mapped("joined to the instructions before the conversation, in their order"),
     message__name=Unused(_NO_USE),
     message__is_error=Mapped("as error in the functionResponse, in place of output"),
