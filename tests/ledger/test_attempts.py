@@ -90,7 +90,7 @@ def test_the_hold_covers_those_that_run_and_what_the_others_cost(
             assert sum(share.nanos for share, _ in running) + ended == hold.taken
 
         for model, prompt, bound, tokens, ends, charged in steps:
-            share = hold.first if first else hold.begin(price(registry, model), Bound(prompt, bound))
+            share = hold.first if first else await hold.begin(price(registry, model), Bound(prompt, bound))
             first = False
             if share is None:
                 continue

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.support.billing import Asked, Books, billing, priced
+from tests.support.billing import Asked, Books, billing, priced, tenants
 from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, decoder, patiently, served, until
 
@@ -181,4 +181,24 @@ def test_a_signal_drains_all_of_them(tmp_path: Path, provider: Provider) -> None
         assert time.monotonic() - began < 30
         assert all(asked.whole for asked in every)
         assert sorted(event["id"] for event in books.events()) == sorted(asked.id for asked in every)
+    books.check()
+
+
+def test_what_a_caller_has_left_and_what_is_measured_is_that_of_all_workers(tmp_path: Path, provider: Provider) -> None:
+    """Whichever worker is asked: a part would look like a smaller bill, and like less traffic. A worker that dies takes
+    no counts along."""
+    books = Books(tmp_path)
+    (who,) = tenants(tmp_path, {"key_budget": 10**9})
+    with billing(tmp_path, provider, ["slow:8"], workers=PROCESSES) as there:
+        key = who.headers["authorization"].partition(" ")[2]
+        for _ in range(12):
+            assert _chat(there, key).is_success
+        patiently(lambda: there.metric("interlace_requests_total", endpoint="chat", status="200") == 12)
+        for _ in range(4):
+            own = httpx.get(f"{there.url}/v1/usage", headers=who.headers, trust_env=False, timeout=60).json()
+            (budget,) = own["standing"]["budgets"]
+            assert (budget["spent_nanos"], budget["reserved_nanos"]) == (books.spent(who), 0)
+        there.workers()["w1"].kill()
+        patiently(lambda: len(there.workers()) == PROCESSES)
+        assert there.metric("interlace_requests_total", endpoint="chat", status="200") == 12
     books.check()

@@ -22,7 +22,7 @@ from interlace.gateway.endpoint import Endpoint
 from interlace.gateway.file_pages import file_routes
 from interlace.gateway.http import ClientGone, Exchange, header, send_error
 from interlace.gateway.metrics import NO_MODEL
-from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
+from interlace.gateway.pages import MetricsPage, ModelPages, health_page, hello_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
 from interlace.gateway.responses_pages import response_routes
@@ -43,6 +43,7 @@ class State:
     draining: bool = False
     reload: Reload = cannot_reload
     batches: BatchRunner | None = None
+    metrics: Callable[[], Awaitable[bytes]] | None = None  # of all processes, where there are several
     running: Running = field(default_factory=Running)
 
 
@@ -71,7 +72,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             *admin_routes(pipeline.ledger, limits, route_operations(pipeline)),
             Route("/healthz", health_page(), methods=["GET"]),
             Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),
-            Route("/metrics", metrics_page(pipeline.metrics), methods=["GET"]),
+            Route("/metrics", MetricsPage(pipeline.metrics, lambda: state.metrics), methods=["GET"]),
             Route("/openapi.json", openapi_page(), methods=["GET"]),
             Route("/", hello_page(), methods=["GET"]),
         ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +60,18 @@ def openapi_page() -> Page:
     return Page(lambda _: (200, JSON, body))
 
 
-def metrics_page(metrics: Metrics) -> Page:
-    """`/metrics`, in Prometheus' text format."""
-    return Page(lambda _: (200, CONTENT_TYPE.encode(), metrics.text()))
+@dataclass(frozen=True)
+class MetricsPage:
+    """`/metrics`, in Prometheus' text format: of all processes of the installation, where there are several."""
+
+    metrics: Metrics
+    of_all: Callable[[], Callable[[], Awaitable[bytes]] | None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Answer."""
+        ask = self.of_all()
+        text = self.metrics.text() if ask is None else await ask()
+        await send_whole(send, 200, CONTENT_TYPE.encode(), text)
 
 
 def ready_page(routes: Routes, draining: Callable[[], bool]) -> Page:

@@ -138,12 +138,12 @@ def holdings(connection: Connection, worker: Worker) -> Totals:
     return {(row.scope, row.scope_id, row.month): row.granted_nanos for row in rows}
 
 
-def taken(connection: Connection, accounts: Iterable[AccountKey]) -> list[tuple[AccountKey, int, int]]:
-    """What is spent of each account, and what all workers hold of it, as of one moment for each."""
+def taken(connection: Connection, accounts: Iterable[AccountKey]) -> list[tuple[AccountKey, int, dict[Worker, int]]]:
+    """What is spent of each account, and what each worker holds of it, as of one moment for each."""
     found = []
     for key in accounts:
         rows, spent = _rows(connection, key)
-        found.append((key, spent, sum(row.nanos for row in rows)))
+        found.append((key, spent, {Worker(row.worker_id, row.epoch): int(row.nanos) for row in rows}))
     return found
 
 

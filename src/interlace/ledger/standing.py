@@ -11,8 +11,7 @@ from interlace.money import show_usd
 
 class BudgetLeft(msgspec.Struct, frozen=True, kw_only=True):
     """A calendar month's budget of the organisation, project or key (the smaller of its own and its plan's).
-    `remaining` is what neither is spent nor reserved by requests that run; never below zero. Where several processes
-    answer, what each holds for its next requests counts as reserved."""
+    `remaining` is what neither is spent nor reserved by requests that run; never below zero."""
 
     scope: str
     name: str

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from interlace.errors import Conflict, InterlaceError
 from interlace.gateway.processes.link import Link
-from interlace.gateway.processes.messages import Recall
+from interlace.gateway.processes.messages import Recall, read_body
 from interlace.ledger import LinkedRegistry
 from interlace.ledger.book import AccountKey, Accounts
 from interlace.ledger.escrow import Answer, Ask, Effect, GiveBack, Teller
@@ -34,6 +36,11 @@ class AtBank:
         """What is spent of each account, and what all workers hold of it."""
         found = await self.link.ask("taken", accounts, list[tuple[AccountKey, int, int]])
         return {account: (spent, held) for account, spent, held in found}
+
+    def reserved(self, body: msgspec.Raw) -> list[int]:
+        """What requests that run here hold of each account."""
+        there = (self.teller.accounts.get(account) for account in read_body(body, Accounts))
+        return [one.reserved if one else 0 for one in there]
 
     def recalled(self, recall: Recall) -> None:
         """Others wait for what may be free here."""

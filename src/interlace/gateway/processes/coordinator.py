@@ -23,6 +23,7 @@ from sqlalchemy import Connection
 from interlace.config import ModelSettings, Settings
 from interlace.engines.host import Failure, FrameError, FrameReader, HostedEngine
 from interlace.errors import Conflict, InterlaceError, LedgerUnavailable, NotFound
+from interlace.gateway.processes.gathering import counted, gathered
 from interlace.gateway.processes.messages import (
     NOTHING,
     Answer,
@@ -34,6 +35,8 @@ from interlace.gateway.processes.messages import (
     Hello,
     Living,
     NewLoad,
+    Poll,
+    Polled,
     Question,
     Recall,
     Shout,
@@ -66,6 +69,7 @@ LOOK_SECONDS = 0.05  # from one look at engines, trouble and the locks of worker
 SPREAD_SECONDS = 30.0  # how long a reload waits for every worker to serve by it
 WANTING_SECONDS = 10.0  # how long leases are looked at after somebody had to wait for what others hold
 FENCED = "worker_closed"
+POLL_SECONDS = 1.0  # how long a worker may take to answer
 LEAVE_SECONDS = 10.0  # how long the end waits for workers that still send
 
 
@@ -79,6 +83,9 @@ class Desk(asyncio.Protocol):
         self.worker = ""
         self.at_bank: Worker | None = None
         self.enrolled = asyncio.Event()
+        self.metrics = ""  # what it said last
+        self._polls: dict[int, asyncio.Future[Polled]] = {}
+        self._numbers = itertools.count()
         self.recalled: list[tuple[AccountKey, int]] = []  # what it was told last
         self.loads: dict[int, contextlib.ExitStack] = {}
 
@@ -105,6 +112,21 @@ class Desk(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(frame(message))
 
+    async def poll(self, name: str, body: Any) -> msgspec.Raw | None:
+        """What the worker answers; None where it does not in time, or goes away."""
+        number = next(self._numbers)
+        answered = self._polls[number] = asyncio.get_running_loop().create_future()
+        self.send(Poll(number, name, body_of(body)))
+        await asyncio.wait((answered,), timeout=POLL_SECONDS)
+        self._polls.pop(number, None)
+        return answered.result().body if answered.done() else None
+
+    def polled(self, message: Polled) -> None:
+        """Its answer has come."""
+        answered = self._polls.get(message.number)
+        if answered is not None and not answered.done():
+            answered.set_result(message)
+
     def abort(self) -> None:
         """Close at once."""
         if self._transport is not None:
@@ -129,6 +151,7 @@ class Coordinator:
     _engines: dict[str, EngineState] = field(default_factory=dict)
     _missing: dict[str, Worker] = field(default_factory=dict)  # workers without a connection that may live
     _runner: str = ""  # the worker that runs batches
+    _counted: str = ""  # by workers that are gone
     _trouble: str | None = None
     _wanting_until: float = 0.0  # by the loop's clock: somebody waited lately for what others hold
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -197,6 +220,8 @@ class Coordinator:
                 self._tell_all(message, but=desk)
             case Living():
                 self._hold(desk, message.loads)
+            case Polled():
+                desk.polled(message)
             case Hello():
                 self._greet(desk, message)
 
@@ -263,6 +288,7 @@ class Coordinator:
         desk.loads.clear()
         if self.desks.get(desk.worker) is desk:
             del self.desks[desk.worker]
+            self._counted = counted(self._counted, desk.metrics)
             if desk.at_bank is not None:
                 self._missing[desk.worker] = desk.at_bank
         self._spread.set()
@@ -447,9 +473,29 @@ class Coordinator:
         await self._patiently(lambda c: bank.bury(c, worker, now=now, why="it has ended its work"))
         return NOTHING
 
+    async def poll(self, name: str, body: Any) -> dict[Desk, msgspec.Raw]:
+        """What every worker answers that does in time."""
+        desks = [desk for desk in self.desks.values() if desk.enrolled.is_set()]
+        answers = await asyncio.gather(*(desk.poll(name, body) for desk in desks))
+        return {desk: answer for desk, answer in zip(desks, answers, strict=True) if answer is not None}
+
     async def _taken(self, _: Desk, body: msgspec.Raw) -> msgspec.Raw:
+        """What is spent and reserved of each account. Of leases that no worker here speaks for, all counts."""
         accounts = read_body(body, Accounts)
-        return body_of(await asyncio.to_thread(self.registry.store.read, lambda c: bank.taken(c, accounts)))
+        polled = await self.poll("reserved", accounts)
+        reserved = {desk.at_bank: read_body(answer, list[int]) for desk, answer in polled.items()}
+        found = await asyncio.to_thread(self.registry.store.read, lambda c: bank.taken(c, accounts))
+        sums = []
+        for at, (account, spent, held) in enumerate(found):
+            others = sum(nanos for worker, nanos in held.items() if worker not in reserved)
+            sums.append((account, spent, others + sum(theirs[at] for theirs in reserved.values())))
+        return body_of(sums)
+
+    async def _metrics(self, _: Desk, __: msgspec.Raw) -> msgspec.Raw:
+        for desk, answer in (await self.poll("metrics", None)).items():
+            desk.metrics = read_body(answer, str)
+        living = [self.loads.current.pipeline.metrics.text().decode(), *(d.metrics for d in self.desks.values())]
+        return body_of(await asyncio.to_thread(gathered, living, [self._counted]))
 
     async def _reload(self, _: Desk, body: msgspec.Raw) -> msgspec.Raw:
         return body_of(await self.reload(read_body(body, str)))
@@ -486,6 +532,7 @@ class Coordinator:
             "give_back": Coordinator._give_back,
             "drop": Coordinator._drop,
             "taken": Coordinator._taken,
+            "metrics": Coordinator._metrics,
             "leave": Coordinator._leave_bank,
         }
     )

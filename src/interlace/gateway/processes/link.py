@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import msgspec
+
 from interlace.engines.host import FrameError, FrameReader
 from interlace.errors import LedgerUnavailable
 from interlace.gateway.processes.messages import (
@@ -31,6 +33,8 @@ from interlace.gateway.processes.messages import (
     Hello,
     Living,
     NewLoad,
+    Poll,
+    Polled,
     Question,
     Recall,
     Shout,
@@ -108,6 +112,7 @@ class Link:
     batches: Callable[[bool], None] = lambda _: None
     recalled: Callable[[Recall], None] = lambda _: None
     closed: Callable[[], None] = lambda: None
+    answers: dict[str, Callable[[msgspec.Raw], Any]] = field(default_factory=dict)  # to polls, by name
     epoch: int = 0  # that this process has as a worker; 0: none yet
     living: Callable[[], list[int]] = list
     _heard: defaultdict[str, list[Callable[[Any], None]]] = field(default_factory=lambda: defaultdict(list))
@@ -229,6 +234,10 @@ class Link:
                 self.trouble(message.text)
             case EngineState():
                 self.engine(message)
+            case Poll():
+                answer = self.answers.get(message.name)
+                if self._wire is not None:
+                    self._wire.send(Polled(message.number, body_of(answer(message.body) if answer else None)))
             case Closed():
                 self.closed()
             case Recall():

@@ -4,6 +4,7 @@
                            ["events", [[usage, beside, draws], …]] to be recorded; told again until they are durable
                            ["question", number, name, body]        gets one "answer" with that number
                            ["shout", topic, body]                  passed on to all other workers
+                           ["polled", number, body]                the answer to a "poll"
                            ["living", [load, …]]                   loads of the configuration it has requests under
     coordinator → worker   ["welcome", …]                          all it needs to begin, or to go on
                            ["durable", [id, …]]                    of usage events
@@ -14,6 +15,7 @@
                            ["engine", name, health, capabilities]  how a local model's host is
                            ["shout", topic, body]
                            ["recall", [[account, nanos], …]]       leases that are to come back as far as they are free
+                           ["poll", number, name, body]            gets one "polled" with that number
                            ["closed"]                              the bank closed it: it is to take on nothing, and end
                            ["batches", yes]                        whether this worker runs them
 
@@ -91,6 +93,21 @@ class EngineState(Message, frozen=True, tag="engine"):
     capabilities: Capabilities | None
 
 
+class Poll(Message, frozen=True, tag="poll"):
+    """A question to a worker, which answers `Polled` with that number."""
+
+    number: int
+    name: str
+    body: msgspec.Raw
+
+
+class Polled(Message, frozen=True, tag="polled"):
+    """The answer of a worker."""
+
+    number: int
+    body: msgspec.Raw
+
+
 class Recall(Message, frozen=True, tag="recall"):
     """What requests at other workers lack that have waited longer, of each account; of all others, nothing."""
 
@@ -156,8 +173,10 @@ class Batches(Message, frozen=True, tag="batches"):
     yes: bool
 
 
-ToCoordinator = Hello | Events | Question | Shout | Living
-ToWorker = Welcome | Durable | Answer | Changed | NewLoad | Trouble | EngineState | Shout | Batches | Recall | Closed
+ToCoordinator = Hello | Events | Question | Shout | Living | Polled
+ToWorker = (
+    Welcome | Durable | Answer | Changed | NewLoad | Trouble | EngineState | Shout | Batches | Recall | Closed | Poll
+)
 
 
 def _encode_path(value: object) -> object:

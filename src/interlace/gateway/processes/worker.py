@@ -111,6 +111,9 @@ class Worker:
         loads.finished = self._a_load_has_ended
         link.loaded, link.welcomed = self._load, self._welcomed_again
         link.recalled = self.bank.recalled
+        link.answers["reserved"] = self.bank.reserved
+        link.answers["metrics"] = lambda _: loads.current.pipeline.metrics.text().decode()
+        state.metrics = self._metrics
         link.tell_living()
         self._on_signals(server)
         self.bank.ended = link.closed = partial(self._closed, server)
@@ -184,6 +187,14 @@ class Worker:
     async def _operate(self, name: str, given: msgspec.Struct) -> Any:
         """An administrator's change, made by the coordinator, and known here before this returns."""
         return await self.link.ask("operation", (name, msgspec.to_builtins(given)), OPERATIONS[name].output)
+
+    async def _metrics(self) -> bytes:
+        """Of all processes; of this one while the coordinator is away."""
+        try:
+            told: bytes = await self.link.ask("metrics", None, bytes)
+        except InterlaceError:
+            return self.loads.current.pipeline.metrics.text()
+        return told
 
     # --- the configuration -------------------------------------------------------------------------------------------
 
