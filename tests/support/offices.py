@@ -30,6 +30,7 @@ OWNERS = {"k1": ("p1", "a"), "k2": ("p1", "a"), "k3": ("p2", "a"), "k4": ("p3", 
 OWNED = sorted({("org", org) for _, org in OWNERS.values()} | {("project", p) for p, _ in OWNERS.values()}) + [
     ("key", key) for key in OWNERS
 ]
+MONTHS = ("2026-01", "2026-02")
 TABLES = {"org": organisations, "project": projects, "key": api_keys}
 
 
@@ -165,6 +166,15 @@ class Process:
         batch, self.unwritten = self.unwritten[:most], self.unwritten[most:]
         self.office.commit(batch)
 
+    def demands(self) -> list[Any]:
+        """Of those who wait and stand behind nobody, or not for the same."""
+        organisations = {("org", "a", month) for month in MONTHS} | {("org", "b", month) for month in MONTHS}
+        return [demand for org in sorted(organisations) for demand in self.teller._demands(org)]
+
+    def unknown(self) -> list[tuple[UsageEvent, Draws]]:
+        """Those that are not: a commit may have taken place without its knowledge."""
+        return [one for one in self.unwritten if one[0].id not in self.office.written]
+
     def tick(self) -> None:
         """A moment later."""
         self.teller.tick()
@@ -204,6 +214,7 @@ class Office:
         self.late: list[tuple[UsageEvent, Draws]] = []  # of the dead, under way to whoever writes for them
         self.dead: list[Worker] = []
         self.processes: dict[str, Process] = {}
+        self.written: set[str] = set()
         self.flagged: Counter[AccountKey] = Counter()
         self.loose: set[tuple[str, str]] = {key for key, budget in budgets.items() if budget is None}
         self.excused: dict[AccountKey, int] = {}
@@ -273,6 +284,8 @@ class Office:
                 if message.line == process.line:
                     process.teller.fence()
             else:
+                if process is not self.processes.get(process.worker.id):
+                    return  # it is dead
                 if answer and said is not None:
                     self.net.append(Message(process, message.line, said))
                 elif not answer:
@@ -293,6 +306,7 @@ class Office:
         self.writer.write([event for event, _ in new], (), {event.id: draws for event, draws in new if draws.nanos})
         flags = select(usage_events.c.id, usage_events.c.overrun_nanos)
         over = dict(self.transact(lambda c: c.execute(flags.where(usage_events.c.id.in_(ids))).all()))
+        self.written.update(ids)
         for event, _ in new:
             for key in _payers(event):
                 self.flagged[key] += over[event.id]
@@ -387,7 +401,7 @@ class Office:
         durable = self.leased(process.worker)
         holds = process_holds(process)
         drawn: Counter[AccountKey] = Counter()
-        for _, draws in process.unwritten:
+        for _, draws in process.unknown():
             drawn.update(dict(draws.nanos))
         for key, lease in process.teller.leases.items():
             assert lease.nanos >= 0, "drawn or given back what is not there"
@@ -405,31 +419,25 @@ class Office:
         ), "refused what its budgets have room for"
 
     def check_nobody_waits_for_nothing(self) -> None:
-        """When everything has settled down: in each organisation, who has waited longest does not fit."""
+        """When everything has settled down: whoever is first in line for an organisation's accounts does not fit, and
+        it would, if what is reserved came back."""
         held, spent = self.held(), self.spent()
-        oldest: dict[str, tuple[tuple[int, str], Request]] = {}
-        growing: defaultdict[str, int] = defaultdict(int)
+        first: dict[AccountKey, tuple[tuple[int, str], Any]] = {}
         for process in self.processes.values():
-            if process.closed:
-                continue
-            for request in process.running:
-                growing[request.accounts[0][1]] += request.growth is not None
-            for request in process.waiting:
-                assert request.waiter is not None
-                for key in request.accounts:
+            for demand in process.demands():
+                for key in demand.accounts:
                     budget = self.budgets[key[:2]]
-                    assert budget is None or spent[key] + request.least <= budget, "it will never fit, and is not told"
-                turn = (request.waiter.since, process.worker.id)
-                org = request.accounts[0][1]
-                if org not in oldest or turn < oldest[org][0]:
-                    oldest[org] = turn, request
-        for org, (_, request) in oldest.items():
-            if not growing[org]:
-                assert any(
-                    (budget := self.budgets[key[:2]]) is not None
-                    and held[key] + self.flagged[key] + request.least > budget
-                    for key in request.accounts
-                ), "waits, and would fit"
+                    assert budget is None or spent[key] + demand.least <= budget, "it will never fit, and is not told"
+                turn, org = (demand.since, process.worker.id), demand.accounts[0]
+                if org not in first or turn < first[org][0]:
+                    first[org] = turn, demand
+        for process in self.processes.values():
+            assert all(request.accounts[0] in first for request in process.waiting), "nobody knows that it waits"
+        for _, demand in first.values():
+            assert any(
+                (budget := self.budgets[key[:2]]) is not None and held[key] + self.flagged[key] + demand.more > budget
+                for key in demand.accounts
+            ), "waits, and would fit"
 
 
 def process_holds(process: Process) -> Counter[AccountKey]:
@@ -439,7 +447,7 @@ def process_holds(process: Process) -> Counter[AccountKey]:
         assert request.reservation is not None
         for key in request.accounts:
             holds[key] += request.reservation.nanos
-    for event, _ in process.unwritten:
+    for event, _ in process.unknown():
         for key in _payers(event):
             holds[key] += event.cost_nanos - event.overrun_nanos
     return holds
