@@ -319,8 +319,10 @@ class Office:
         self.late = []
         for process in self.processes.values():
             process.skew = 0
-            process.reconnect()
-            process.hear()
+            if process.cut:
+                process.reconnect()
+            if process.budgets != self.budgets:
+                process.hear()
         for quiet in range(200):
             before = len(self.served), len(self.refused), self.leased()
             for process in self.processes.values():
