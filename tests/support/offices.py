@@ -106,6 +106,21 @@ class Process:
         self.send()
         return request
 
+    def arrive_at_once(self, key: str, nanos: int) -> Request:
+        """A request comes whose slice the bank gives at once, and no more than that."""
+        for account in accounts_of(key, self.office.month):
+            if self.budgets[account[:2]] is not None:
+                lease = self.teller._lease(account)
+                lease.pace = 0
+        request = self.arrive(key, nanos, nanos)
+        mine = [message for message in self.office.net if message.process is self and request.reservation is None]
+        for message in mine:
+            self.office.net.remove(message)
+            self.office.deliver(message)
+            self.office.deliver(self.office.net.pop())
+        assert request.reservation is not None
+        return request
+
     def _told(self, request: Request, said: Reservation | Verdict) -> None:
         assert request.reservation is None
         assert request.said is None, "told twice"
