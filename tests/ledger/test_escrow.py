@@ -182,7 +182,7 @@ def test_returns_that_come_late_or_twice_return_nothing_more() -> None:
         here.teller.recalled({ORG: 10})
         sent += here.teller.effects()
     assert [each.totals for each in sent] == [{ORG: 10}, {ORG: 20}, {ORG: 30}]
-    for each in (sent[2], sent[0], sent[1], sent[2]):
+    for each in (sent[2], sent[0], sent[2], sent[1]):
         office.deliver(Message(here, here.line, each))
     assert office.leased()[ORG] == 10
     office.check()
