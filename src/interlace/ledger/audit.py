@@ -9,6 +9,7 @@ with `prices`, `book` or `store`. What it checks:
     each balance     the sum of its events; none missing, none without events
     what is printed  the sums of `interlace usage` are these same sums
     each budget      not exceeded in the newest month
+    each lease       of a worker that works, not below zero, and with what is spent within its budget
 
 Events are read as a stream: memory grows with accounts, prices and days, not with events.
 """
@@ -26,6 +27,7 @@ from sqlalchemy import Connection, Integer, Select, Table, func, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from interlace.ledger.audit_attempts import problems_of_attempts
+from interlace.ledger.audit_leases import beyond_budgets, problems_of_leases
 from interlace.ledger.audit_prices import Event, PriceList, problem_of_tokens
 from interlace.ledger.book import Account, AccountKey
 from interlace.ledger.events import UsageEvent
@@ -88,6 +90,7 @@ def audit(connection: Connection, time_zone: str = "UTC") -> Iterator[Finding]:
         yield from _tags(connection)
         yield from _balances(connection, people, sums)
         yield from _budgets(people, sums)
+        yield from _leases(connection, people, sums)
         if whole:  # else its sums are no better than what was found already
             yield from _printed(connection, people, sums)
     except DBAPIError as error:
@@ -365,6 +368,17 @@ def _budgets(people: People, sums: Sums) -> Iterator[Finding]:
         what = f"spent beyond its budget; {why}"
         where = f"{people.name(scope, id)}, {month}"
         yield Finding("notice", where, what, f"at most {show_usd(budget)} dollars", show_usd(total.nanos))
+
+
+def _leases(connection: Connection, people: People, sums: Sums) -> Iterator[Finding]:
+    for worker, account, what, expected, found in problems_of_leases(connection):
+        where = f"lease of {people.name(*account[:2])}, {account[2]}, to worker {worker}"
+        yield Finding("wrong", where, what, expected, found)
+    newest = max((month for _, _, month in sums), default="")
+    spent = {account: total.nanos for account, total in sums.items()}
+    for _, account, what, expected, found in beyond_budgets(connection, people.budgets, spent):
+        if account[2] >= newest:
+            yield Finding("notice", f"{people.name(*account[:2])}, {account[2]}", what, expected, found)
 
 
 # --- a running ledger --------------------------------------------------------------------------------------------
