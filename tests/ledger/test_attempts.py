@@ -20,6 +20,8 @@ from tests.support.ledgers import open_ledger
 from tests.support.prices import costing
 from tests.support.tenants import Tenant, tenant
 
+pytestmark = pytest.mark.usefixtures("store")
+
 BUDGET = 10_000
 
 

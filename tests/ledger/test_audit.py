@@ -27,6 +27,8 @@ from tests.ledger.test_prices import counts, exact, prices, usages
 from tests.support.ledgers import open_ledger, record, used
 from tests.support.tenants import Tenant, tenant
 
+pytestmark = pytest.mark.usefixtures("store")
+
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:

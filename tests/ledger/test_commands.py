@@ -18,6 +18,8 @@ from tests.support.ledgers import open_ledger, record, used
 from tests.support.serving import environment
 from tests.support.tenants import tenant
 
+pytestmark = pytest.mark.usefixtures("store")
+
 
 def run(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`interlace ledger WORDS`."""

@@ -13,9 +13,10 @@ from sqlalchemy import text
 
 from interlace.errors import ConfigError
 from interlace.ledger import migrations
+from interlace.ledger.database import sqlite_url
 from interlace.ledger.migrations import HEAD, migrate
 from interlace.ledger.schema import metadata
-from interlace.ledger.store import Store, sqlite_url
+from interlace.ledger.store import Store
 
 
 @pytest.fixture

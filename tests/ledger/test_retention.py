@@ -27,6 +27,8 @@ from tests.support.serving import environment
 from tests.support.simulation import Hands
 from tests.support.tenants import Tenant, tenant
 
+pytestmark = pytest.mark.usefixtures("store")
+
 NOON = 1_769_860_800_000_000  # 2026-01-31T12:00:00Z
 DAY = 86_400 * 10**6
 TAG = "customer:zebra-quartz"

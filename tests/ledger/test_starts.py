@@ -18,6 +18,8 @@ from tests.support.ledgers import open_ledger
 from tests.support.prices import costing
 from tests.support.tenants import tenant
 
+pytestmark = pytest.mark.usefixtures("store")
+
 
 def test_two_homes_cannot_have_one_sqlite_file(tmp_path: Path) -> None:
     """Each would keep its own reservations of the same budgets, and together they would overspend them."""

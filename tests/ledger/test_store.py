@@ -21,8 +21,9 @@ from interlace.errors import LedgerUnavailable
 from interlace.ledger import Registry, UsageEvent, read_events
 from interlace.ledger import store as store_module
 from interlace.ledger.audit import audit
+from interlace.ledger.database import sqlite_url
 from interlace.ledger.schema import usage_events
-from interlace.ledger.store import BATCH, Store, sqlite_url
+from interlace.ledger.store import BATCH, Store
 from tests.conftest import ROOT
 from tests.support.gateway_thread import wait_for
 from tests.support.ledgers import open_ledger, record, used
@@ -297,6 +298,8 @@ import sys, itertools
 from pathlib import Path
 from tests.support.ledgers import open_ledger, used
 from tests.support import tenants
+
+pytestmark = pytest.mark.usefixtures("store")
 
 tenants._numbers = itertools.count(1000 * int(sys.argv[2]))
 with open_ledger(Path(sys.argv[1])) as registry:

@@ -23,7 +23,8 @@ import httpx
 from interlace.config import Settings
 from interlace.ledger import Registry
 from interlace.ledger.audit import audit
-from interlace.ledger.store import Store, sqlite_url
+from interlace.ledger.database import sqlite_url
+from interlace.ledger.store import Store
 from tests.support.provider import Provider
 from tests.support.served import CHAT, COMPLETIONS, Answer, Served, ask, served
 from tests.support.tenants import Tenant, tenant

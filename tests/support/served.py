@@ -21,7 +21,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from interlace.ledger import UsageEvent, read_events
-from interlace.ledger.store import Store, sqlite_url
+from interlace.ledger.database import sqlite_url
+from interlace.ledger.store import Store
 from tests.support.prices import free_in_yaml
 from tests.support.serving import COMMAND, environment
 
