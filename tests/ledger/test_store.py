@@ -27,6 +27,7 @@ from interlace.ledger.store import BATCH, Store
 from tests.conftest import ROOT
 from tests.support.gateway_thread import wait_for
 from tests.support.ledgers import open_ledger, record, used
+from tests.support.stores import ledger_url, only_sqlite
 from tests.support.tenants import Tenant, tenant
 
 
@@ -88,6 +89,7 @@ def test_many_events_share_a_commit(registry: Registry) -> None:
     assert is_right(registry)
 
 
+@only_sqlite
 def test_what_is_committed_is_synced(registry: Registry) -> None:
     """Without it a power cut takes what callers were told is billed."""
     with registry.store.engine.connect() as connection:
@@ -193,6 +195,7 @@ def fill(place: Path) -> Path:
     return filler
 
 
+@only_sqlite
 def test_a_full_disk_loses_nothing(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is full nothing is said to be durable and `trouble` says why; once there is room, all of it is written,
     once, and in order."""
@@ -225,6 +228,7 @@ def _until_told_or_in_trouble(store: Store, told: Told, count: int, *, patient: 
     wait_for(lambda: len(told.ids) == count or (store.trouble and not patient))
 
 
+@only_sqlite
 def test_a_database_locked_by_another_is_waited_for(registry: Registry, tmp_path: Path) -> None:
     """A backup that holds the lock for long delays events; it loses none."""
     told, who = Told.of(registry.store), tenant(registry)
@@ -296,13 +300,14 @@ def test_reading_sees_one_moment(registry: Registry) -> None:
 WRITER = """
 import sys, itertools
 from pathlib import Path
+from interlace.config import LedgerSettings
 from tests.support.ledgers import open_ledger, used
 from tests.support import tenants
 
 pytestmark = pytest.mark.usefixtures("store")
 
 tenants._numbers = itertools.count(1000 * int(sys.argv[2]))
-with open_ledger(Path(sys.argv[1])) as registry:
+with open_ledger(Path(sys.argv[1]), ledger=LedgerSettings(url=sys.argv[3])) as registry:
     who = tenants.tenant(registry)
     registry.store.durable = lambda events: print(*(usage.id for usage in events), sep="\\n", flush=True)
     first = int(sys.argv[2])
@@ -316,8 +321,9 @@ def test_killed_while_it_writes_it_loses_nothing_that_was_durable(tmp_path: Path
     reported: set[str] = set()
     for life in range(4):
         with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path), str(life)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        ) as process:
+            [sys.executable, "-c", WRITER, str(tmp_path), str(life), ledger_url(tmp_path)],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(100 * (life + 1))]
             os.kill(process.pid, signal.SIGKILL)
@@ -332,6 +338,7 @@ def test_killed_while_it_writes_it_loses_nothing_that_was_durable(tmp_path: Path
             assert is_right(registry)
 
 
+@only_sqlite
 def test_a_path_with_odd_characters_is_a_path(tmp_path: Path) -> None:
     """A home folder may be called anything."""
     place = tmp_path / "a b#c?d%20é"

@@ -1,6 +1,6 @@
-"""The databases that tests run on for real: SQLite, and a PostgreSQL server of Debian's that is started here; and Redis.
+"""The databases that tests run on for real: SQLite, and a PostgreSQL server that is started here; and Redis.
 
-Fixture `store` runs a test once on each database: the helpers that open a ledger ask `ledger_url` which one a home's is.
+Fixture `store` runs a test once on each database: the helpers that open a ledger ask `ledger_url` which a home's is.
 One PostgreSQL server and one Redis for each xdist worker, started when first asked for, synced like a real one, and
 gone with the worker. A fresh database is a copy of one that is migrated already, ordered by a language's rules and not
 by codes, so that a query that forgets to say its order fails.
@@ -69,6 +69,11 @@ def _on_each(request: pytest.FixtureRequest) -> Iterator[str]:
 STORES = ["sqlite", "postgresql"]
 store = pytest.fixture(_on_each, params=STORES, name="store")
 module_store = pytest.fixture(_on_each, params=STORES, scope="module", name="module_store")  # for gateways of modules
+
+
+only_sqlite = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+only_postgresql = pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+"""Of a test that asks for `store`, and is about one of them."""
 
 
 def placed(settings: Settings) -> Settings:
