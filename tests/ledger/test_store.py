@@ -30,6 +30,8 @@ from tests.support.ledgers import open_ledger, record, used
 from tests.support.stores import ledger_url, only_sqlite
 from tests.support.tenants import Tenant, tenant
 
+pytestmark = pytest.mark.usefixtures("store")
+
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
@@ -304,7 +306,6 @@ from interlace.config import LedgerSettings
 from tests.support.ledgers import open_ledger, used
 from tests.support import tenants
 
-pytestmark = pytest.mark.usefixtures("store")
 
 tenants._numbers = itertools.count(1000 * int(sys.argv[2]))
 with open_ledger(Path(sys.argv[1]), ledger=LedgerSettings(url=sys.argv[3])) as registry:

@@ -25,6 +25,7 @@ from interlace.ledger.database import sqlite_url
 from interlace.ledger.store import Store
 from tests.support.prices import free_in_yaml
 from tests.support.serving import COMMAND, environment
+from tests.support.stores import ledger_url
 
 PATIENCE_SECONDS = 90.0  # far beyond what anything here takes on a busy machine; only a hang meets it
 SECRET = "zebra quartz 7731"  # in every prompt; no log may ever show it
@@ -77,7 +78,9 @@ class Served:
 
     def usage(self) -> list[UsageEvent]:
         """The usage events recorded so far, read beside the server."""
-        with contextlib.closing(Store(sqlite_url(self.folder / "home" / "ledger.db"))) as store:
+        with contextlib.closing(
+            Store(ledger_url(self.folder / "home") or sqlite_url(self.folder / "home" / "ledger.db"))
+        ) as store:
             return store.read(lambda connection: list(read_events(connection)))
 
     def get(self, path: str) -> httpx.Response:
@@ -137,6 +140,8 @@ def served(
     config = folder / "interlace.yaml"
     home = folder / "home"
     settings.setdefault("prices", free_in_yaml(model["name"] for model in models))
+    if url := ledger_url(home):
+        settings["ledger"] = {"url": url, **settings.get("ledger", {})}
     config.write_text(yaml.safe_dump({"port": 0, "models": models, **settings}))
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(
