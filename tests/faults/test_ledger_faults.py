@@ -23,7 +23,7 @@ from tests.support.billing import ANSWER_NANOS, Asked, Books, billing, priced, t
 from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, patiently, until
 from tests.support.serving import COMMAND, environment
-from tests.support.stores import ledger_url, only_sqlite
+from tests.support.stores import ledger_url, on_both, only_sqlite
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -40,6 +40,7 @@ def provider() -> Iterator[Provider]:
 # --- kill -9 -----------------------------------------------------------------------------------------------------
 
 
+@on_both
 @pytest.mark.parametrize(
     "kills", [8, pytest.param(50, marks=[pytest.mark.nightly, pytest.mark.timeout(1200)])], ids=lambda n: f"{n} kills"
 )

@@ -33,7 +33,7 @@ MILLION = 10**6
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
+def gateway(module_store: str) -> Iterator[Gateway]:
     """Engines that answer, hold, break and embed; `scripted` costs two and five nano-dollars a token."""
     engines = {
         "scripted": ScriptedEngine(),

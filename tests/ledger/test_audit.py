@@ -26,10 +26,11 @@ from interlace.ledger.schema import balances, usage_events
 from interlace.ledger.store import _row
 from tests.ledger.test_prices import counts, exact, prices, usages
 from tests.support.ledgers import open_ledger, record, tamper, used
-from tests.support.stores import only_sqlite
+from tests.support.stores import only_sqlite, store_fixture
 from tests.support.tenants import Tenant, tenant
 
 pytestmark = pytest.mark.usefixtures("store")
+store = store_fixture(pytest.mark.nightly)
 
 
 @pytest.fixture

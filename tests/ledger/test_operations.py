@@ -23,9 +23,10 @@ from interlace.ledger.operations import OPERATIONS
 from interlace.ledger.schema import api_keys
 from interlace.money import DOLLAR, Micros, Nanos, parse_moment
 from tests.support.prices import costing
-from tests.support.stores import placed
+from tests.support.stores import placed, store_fixture
 
 pytestmark = pytest.mark.usefixtures("store")
+store = store_fixture(pytest.mark.nightly)
 
 FILE = Settings(
     prices=(costing("filed", 2, 5),),

@@ -78,9 +78,8 @@ class Served:
 
     def usage(self) -> list[UsageEvent]:
         """The usage events recorded so far, read beside the server."""
-        with contextlib.closing(
-            Store(ledger_url(self.folder / "home") or sqlite_url(self.folder / "home" / "ledger.db"))
-        ) as store:
+        url = ledger_url(self.folder / "home") or sqlite_url(self.folder / "home" / "ledger.db")
+        with contextlib.closing(Store(url)) as store:
             return store.read(lambda connection: list(read_events(connection)))
 
     def get(self, path: str) -> httpx.Response:

@@ -66,14 +66,20 @@ def _on_each(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-STORES = ["sqlite", "postgresql"]
-store = pytest.fixture(_on_each, params=STORES, name="store")
-module_store = pytest.fixture(_on_each, params=STORES, scope="module", name="module_store")  # for gateways of modules
+def store_fixture(*marks: pytest.MarkDecorator, scope: Any = "function", sqlite: bool = True) -> Any:
+    """The fixture, with marks of the tests on PostgreSQL: a module or folder may leave them to the night."""
+    params = [*(["sqlite"] if sqlite else []), pytest.param("postgresql", marks=marks)]
+    return pytest.fixture(_on_each, params=params, scope=scope)
+
+
+store = store_fixture()
+module_store = store_fixture(pytest.mark.nightly, scope="module")  # for a gateway that a module's tests share
+on_both = pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
+"""Of a test that is on PostgreSQL by day, in a module that leaves that to the night."""
 
 
 only_sqlite = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-only_postgresql = pytest.mark.parametrize("store", ["postgresql"], indirect=True)
-"""Of a test that asks for `store`, and is about one of them."""
+"""Of a test in a module that asks for `store`, and is about that one."""
 
 
 def placed(settings: Settings) -> Settings:
