@@ -70,7 +70,7 @@ serve: $(VENV)/.installed ## Install, pull the default checkpoint, serve it on 1
 # The databases that tests start for themselves: Debian's, installed once where we may; INTERLACE_TEST_STORES=required
 # (as in CI) makes it an error where we may not, else their tests are skipped and say what to install.
 .PHONY: stores
-stores:
+stores: ## Install PostgreSQL and Redis for the tests, where we may
 	@tests/support/install-stores
 
 .PHONY: test

@@ -223,7 +223,8 @@ PATHS = (
     "/v1/files/%00", "/v1/files/file-%00/content", "/v1/batches/%00", "/v1/responses/%00", "/v1/responses/resp_%00",
     "/v1/files?after=%00", "/v1/files?purpose=%00", "/v1/batches?after=%00", "/v1/responses/%00/input_items",
     "/v1/models/%00", "/admin/v1/orgs/%00", "/admin/v1/keys/%00", "/admin/v1/usage?model=%00",
-    "/admin/v1/usage?tag=%00", "/admin/v1/usage?by=%00", "/admin/v1/usage?since=%00", "/admin/v1/prices?model=%00", "/admin/v1/plans/%00",
+    "/admin/v1/usage?tag=%00", "/admin/v1/usage?by=%00", "/admin/v1/usage?since=%00",
+    "/admin/v1/prices?model=%00", "/admin/v1/plans/%00",
 )  # fmt: skip
 
 

@@ -88,6 +88,12 @@ def caused_by_values(error: BaseException | None) -> bool | None:
     return None if state is None else str(state).startswith(("22", "23"))
 
 
+def caused_by_server(error: BaseException | None) -> bool:
+    """Whether an error tells of the server's state where its class tells of a wrong statement: a right or a table that
+    is not there, a plan that a change of the schema has made stale."""
+    return getattr(error, "sqlstate", None) in {"42501", "42P01", "0A000"}
+
+
 def shown(error: BaseException | None) -> str | None:
     """What callers may be told of a driver's error: neither address nor user, database or values; None: it is no error
     of this driver."""

@@ -405,14 +405,13 @@ def _balance_upsert(dialect: str) -> Any:
 
 def _told(verb: str, error: DBAPIError) -> Exception:
     """What a failed statement is to whoever asked for it: the error itself where the statement is wrong."""
-    ours = pg.caused_by_values(error.orig)
-    if isinstance(error, DataError) and ours is not False:
+    if isinstance(error, DataError):
         return InvalidRequest(
-            f"The database cannot hold a value of this request: {_shown(error)}.", code="invalid_value"
+            f"The database cannot hold a value of this request: {_shown(error)}", code="invalid_value"
         )
-    if ours is None and isinstance(error, _NOT_THE_DATABASE):
+    if isinstance(error, _NOT_THE_DATABASE) and not pg.caused_by_server(error.orig):
         return error
-    return error if ours else _unavailable(verb, _shown(error))
+    return _unavailable(verb, _shown(error))
 
 
 def _unavailable(verb: str, cause: str) -> LedgerUnavailable:
