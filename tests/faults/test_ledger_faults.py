@@ -23,7 +23,7 @@ from tests.support.billing import ANSWER_NANOS, Asked, Books, billing, priced, t
 from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, patiently, until
 from tests.support.serving import COMMAND, environment
-from tests.support.stores import ledger_url, on_both, only_sqlite
+from tests.support.stores import PostgreSQL, ledger_url, on_both, only_postgresql, only_sqlite
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -235,11 +235,55 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 async def test_a_full_disk_stops_new_work_and_loses_nothing(tmp_path: Path, provider: Provider, disk: Any) -> None:
     """A gateway that went on would give away what it cannot record; one that dropped the events would bill too little;
     one that died would take everybody along."""
+    await _stops_new_work_and_loses_nothing(tmp_path, provider, disk)
+
+
+class Stopped:
+    """The PostgreSQL server is not there."""
+
+    readable = False
+
+    def __init__(self, server: PostgreSQL) -> None:
+        self.server = server
+
+    def fill(self, _: Served) -> None:
+        """Nothing answers."""
+        self.server.stop(signal.SIGQUIT)
+
+    def free(self, _: Served) -> None:
+        """It is back."""
+        self.server.start()
+
+
+class ReadOnly(Stopped):
+    """It answers, and takes nothing."""
+
+    readable = True
+
+    def fill(self, _: Served) -> None:
+        """No transaction may write."""
+        self.server.read_only(True)
+
+    def free(self, _: Served) -> None:
+        """They may."""
+        self.server.read_only(False)
+
+
+@only_postgresql
+@pytest.mark.parametrize("how", [Stopped, ReadOnly])
+async def test_a_server_that_is_away_stops_new_work_and_loses_nothing(
+    tmp_path: Path, provider: Provider, how: type[Stopped], postgresql: PostgreSQL
+) -> None:
+    """As a full disk does; and the gateway finds it again by itself."""
+    await _stops_new_work_and_loses_nothing(tmp_path, provider, how(postgresql), words=400)
+
+
+async def _stops_new_work_and_loses_nothing(tmp_path: Path, provider: Provider, disk: Any, words: int = 60) -> None:
     books = Books(tmp_path)
-    with billing(tmp_path, provider, WORKS) as there:
+    with billing(tmp_path, provider, [*WORKS, "slow:400"]) as there:
         before = await _asked(there, Asked({"model": "instant:5"}))
-        running = [Asked({"model": "slow:60", "stream": i % 2 == 0}) for i in range(12)]
-        leaving = [Asked({"model": "slow:60", "stream": i % 2 == 0}) for i in range(4)]
+        running = [Asked({"model": f"slow:{words}", "stream": i % 2 == 0}) for i in range(12)]
+        leaving = [Asked({"model": f"slow:{words}", "stream": i % 2 == 0}) for i in range(4)]
         async with there.callers() as client:
             asking = [asyncio.create_task(asked.run(client)) for asked in running]
             gone = [asyncio.create_task(asked.run(client)) for asked in leaving]
@@ -248,9 +292,10 @@ async def test_a_full_disk_stops_new_work_and_loses_nothing(tmp_path: Path, prov
             for task in gone:
                 task.cancel()
             await until(lambda: there.logged("the ledger cannot write"))
-            await until(lambda: all(provider.said[asked.tag] == 60 for asked in running))
+            await until(lambda: all(provider.said[asked.tag] == words for asked in running))
             await asyncio.sleep(0.3)
-            _check_waiting(books, running)
+            if getattr(disk, "readable", True):
+                _check_waiting(books, running)
             for stream in (False, True, False):
                 refused = await Asked({"model": "instant:5", "stream": stream}).run(client)
                 assert refused.refusal == (503, "ledger_unavailable")
