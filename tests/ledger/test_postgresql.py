@@ -170,12 +170,13 @@ def test_a_server_made_read_only_is_waited_for(
     told = Told(registry, tenant(registry))
     told.give()
     told.all_are_there(registry)
+    registry.store.read(lambda connection: connection.scalar(text("SELECT 1")))
     postgresql.read_only(True)
+    with pytest.raises(LedgerUnavailable, match="read-only"):
+        registry.store.write(lambda connection: connection.execute(delete(prices)))
     told.give(5)
     wait_for(lambda: registry.store.trouble)
     assert "read-only" in (registry.store.trouble or "")
-    with pytest.raises(LedgerUnavailable, match="read-only"):
-        registry.store.write(lambda connection: connection.execute(delete(prices)))
     assert len(told.ids) == 1
     postgresql.read_only(False)
     told.all_are_there(registry)

@@ -65,7 +65,14 @@ def open_engine(url: URL, *, pooled: bool = True) -> Engine:
     pool: dict[str, Any] = {"pool_pre_ping": True} if pooled else {"poolclass": NullPool}
     engine = create_engine(url, connect_args=given, **pool)
     event.listen(engine, "connect", _set_up)
+    event.listen(engine, "checkout", _write_where_allowed)
     return engine
+
+
+def _write_where_allowed(connection: Any, _record: object, _proxy: object) -> None:
+    """After a read SQLAlchemy would have the next transaction say READ WRITE, and so defy an operator who has made the
+    server read-only (default_transaction_read_only)."""
+    connection.read_only = None
 
 
 def _set_up(connection: Any, _record: object) -> None:
