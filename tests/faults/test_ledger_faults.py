@@ -23,6 +23,9 @@ from tests.support.billing import ANSWER_NANOS, Asked, Books, billing, priced, t
 from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, patiently, until
 from tests.support.serving import COMMAND, environment
+from tests.support.stores import PostgreSQL, ledger_url, on_both, only_postgresql, only_sqlite
+
+pytestmark = pytest.mark.usefixtures("store")
 
 WORKS = ("instant:5", "slow:3", "slow:25", "slow:60")  # at five milliseconds a word
 
@@ -37,6 +40,7 @@ def provider() -> Iterator[Provider]:
 # --- kill -9 -----------------------------------------------------------------------------------------------------
 
 
+@on_both
 @pytest.mark.parametrize(
     "kills", [8, pytest.param(50, marks=[pytest.mark.nightly, pytest.mark.timeout(1200)])], ids=lambda n: f"{n} kills"
 )
@@ -100,12 +104,14 @@ async def test_kill_9_while_the_first_start_makes_the_ledger(tmp_path: Path, pro
         folder = tmp_path / str(number)
         folder.mkdir()
         config = folder / "c.yaml"
-        config.write_text("{port: 0, models: [{name: m, engine: openai, base_url: 'http://127.0.0.1:1/v1', model: m}]}")
+        ledger = f"ledger: {{url: '{ledger_url(folder / 'home')}'}}"
+        models = "models: [{name: m, engine: openai, base_url: 'http://127.0.0.1:1/v1', model: m}]"
+        config.write_text(f"{{port: 0, {ledger}, {models}}}")
         process = subprocess.Popen(
             [*COMMAND, "serve", "--config", str(config)],
             env=environment(folder / "home"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        patiently((folder / "home" / "ledger.db").exists)
+        patiently((folder / "home" / ("secret" if ledger_url(folder / "home") else "ledger.db")).exists)
         time.sleep(wait)
         process.kill()
         process.wait()
@@ -225,14 +231,59 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         yield disk
 
 
+@only_sqlite
 async def test_a_full_disk_stops_new_work_and_loses_nothing(tmp_path: Path, provider: Provider, disk: Any) -> None:
     """A gateway that went on would give away what it cannot record; one that dropped the events would bill too little;
     one that died would take everybody along."""
+    await _stops_new_work_and_loses_nothing(tmp_path, provider, disk)
+
+
+class Stopped:
+    """The PostgreSQL server is not there."""
+
+    readable = False
+
+    def __init__(self, server: PostgreSQL) -> None:
+        self.server = server
+
+    def fill(self, _: Served) -> None:
+        """Nothing answers."""
+        self.server.stop(signal.SIGQUIT)
+
+    def free(self, _: Served) -> None:
+        """It is back."""
+        self.server.start()
+
+
+class ReadOnly(Stopped):
+    """It answers, and takes nothing."""
+
+    readable = True
+
+    def fill(self, _: Served) -> None:
+        """No transaction may write."""
+        self.server.read_only(True)
+
+    def free(self, _: Served) -> None:
+        """They may."""
+        self.server.read_only(False)
+
+
+@only_postgresql
+@pytest.mark.parametrize("how", [Stopped, ReadOnly])
+async def test_a_server_that_is_away_stops_new_work_and_loses_nothing(
+    tmp_path: Path, provider: Provider, how: type[Stopped], postgresql: PostgreSQL
+) -> None:
+    """As a full disk does; and the gateway finds it again by itself."""
+    await _stops_new_work_and_loses_nothing(tmp_path, provider, how(postgresql), words=400)
+
+
+async def _stops_new_work_and_loses_nothing(tmp_path: Path, provider: Provider, disk: Any, words: int = 60) -> None:
     books = Books(tmp_path)
-    with billing(tmp_path, provider, WORKS) as there:
+    with billing(tmp_path, provider, [*WORKS, "slow:400"]) as there:
         before = await _asked(there, Asked({"model": "instant:5"}))
-        running = [Asked({"model": "slow:60", "stream": i % 2 == 0}) for i in range(12)]
-        leaving = [Asked({"model": "slow:60", "stream": i % 2 == 0}) for i in range(4)]
+        running = [Asked({"model": f"slow:{words}", "stream": i % 2 == 0}) for i in range(12)]
+        leaving = [Asked({"model": f"slow:{words}", "stream": i % 2 == 0}) for i in range(4)]
         async with there.callers() as client:
             asking = [asyncio.create_task(asked.run(client)) for asked in running]
             gone = [asyncio.create_task(asked.run(client)) for asked in leaving]
@@ -241,9 +292,10 @@ async def test_a_full_disk_stops_new_work_and_loses_nothing(tmp_path: Path, prov
             for task in gone:
                 task.cancel()
             await until(lambda: there.logged("the ledger cannot write"))
-            await until(lambda: all(provider.said[asked.tag] == 60 for asked in running))
+            await until(lambda: all(provider.said[asked.tag] == words for asked in running))
             await asyncio.sleep(0.3)
-            _check_waiting(books, running)
+            if getattr(disk, "readable", True):
+                _check_waiting(books, running)
             for stream in (False, True, False):
                 refused = await Asked({"model": "instant:5", "stream": stream}).run(client)
                 assert refused.refusal == (503, "ledger_unavailable")
@@ -276,6 +328,7 @@ def _check_waiting(books: Books, running: list[Asked]) -> None:
     assert len(whole) < len(running)
 
 
+@only_sqlite
 @pytest.mark.parametrize("disk", [FullDisk], indirect=True)
 async def test_the_end_on_a_full_disk_comes_soon_and_tells_what_could_not_be_written(
     tmp_path: Path, provider: Provider, disk: Any

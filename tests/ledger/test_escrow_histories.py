@@ -64,7 +64,10 @@ class EscrowMachine(RuleBasedStateMachine):
             self._process(worker).arrive(key, least, least + more, waits=kind == "w")
 
     @precondition(lambda self: self._requests(lambda process: process.running))
-    @rule(pick=picks, ends=st.lists(st.tuples(st.sampled_from([0, 10, 50, 100]), st.sampled_from([0] * 9 + [30])), max_size=4))
+    @rule(
+        pick=picks,
+        ends=st.lists(st.tuples(st.sampled_from([0, 10, 50, 100]), st.sampled_from([0] * 9 + [30])), max_size=4),
+    )
     def settle(self, pick: int, ends: list[tuple[int, int]]) -> None:
         """Answers end, and cost their hold or less; seldom, a provider uses more than it was allowed."""
         for share, overrun in ends:
@@ -219,7 +222,9 @@ class EscrowMachine(RuleBasedStateMachine):
         """A budget is raised, lowered, added or taken away, in the database."""
         self.office.set_budget(of, budget)
 
-    @precondition(lambda self: any(process.budgets != self.office.budgets for process in self.office.processes.values()))
+    @precondition(
+        lambda self: any(process.budgets != self.office.budgets for process in self.office.processes.values())
+    )
     @rule()
     def hear_of_budgets(self) -> None:
         """A worker learns of it."""
@@ -278,5 +283,7 @@ def test_any_history_keeps_budgets_exact() -> None:
     would be an assertion of the machine."""
     before = next(steps_taken)
     config: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-    run_state_machine_as_test(EscrowMachine, settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS, **config))
+    run_state_machine_as_test(
+        EscrowMachine, settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS, **config)
+    )
     assert next(steps_taken) - before >= 5_000

@@ -20,6 +20,7 @@ from interlace.cli.options import ApiKey, Config, Home, Json, Url
 from interlace.cli.providers import providers
 from interlace.cli.route import route
 from interlace.cli.tenants import keys, orgs, projects
+from interlace.cli.workers import workers
 from interlace.errors import ConfigError, InterlaceError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -34,6 +35,7 @@ app.add_typer(plans, name="plans")
 app.add_typer(prices, name="prices")
 app.add_typer(route, name="route")
 app.add_typer(ledger, name="ledger")
+app.add_typer(workers, name="workers")
 app.add_typer(providers, name="providers")
 
 Name = Annotated[

@@ -38,7 +38,7 @@ def serve_command(
         settings, source = _source(found, env, overrides)
         from interlace.gateway.serve import serve
 
-        if settings.workers == 1:
+        if settings.workers == 1 and not settings.ledger.url.startswith("postgresql"):
             return serve(settings, env, source=source)
         from interlace.gateway.processes import serve_many
 

@@ -33,9 +33,11 @@ _COLUMNS = {
     "projects": ("name", "org", "budget_usd", "spent_usd", "id"),
     "keys": ("name", "org", "project", "plan", "state", "scopes", "hint", "budget_usd", "spent_usd", "id"),
     "plans": ("name", "source", "state", "rpm", "tpm", "concurrency", "budget_usd", "models", "keys"),
+    "workers": ("id", "machine", "pid", "started_at", "held_usd"),
     "prices": ("id", "model", "since", "state", "source", "prompt", "cached", "completion", "embedding", "request"),
 }
-_RIGHT = ("BUDGET USD", "SPENT USD", "RPM", "TPM", "CONCURRENCY", "KEYS", "PROMPT", "CACHED", "COMPLETION", "EMBEDDING",
+_RIGHT = ("BUDGET USD", "SPENT USD", "HELD USD", "PID",
+          "RPM", "TPM", "CONCURRENCY", "KEYS", "PROMPT", "CACHED", "COMPLETION", "EMBEDDING",
           "REQUEST", "REQUESTS", "TOKENS IN", "TOKENS OUT", "USD")  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

@@ -224,6 +224,9 @@ class Server(uvicorn.Server):
     def may_run_batches(self, yes: bool) -> None:
         """Whether it is this process that runs them: one of an installation does."""
         self._runs_batches = yes
+        if not yes and self._batches is not None:
+            self._batches.cancel()
+            self._batches = None
         if yes and self.started and self.state.batches is not None and self._batches is None:
             self._batches = asyncio.create_task(self.state.batches.keep())
 

@@ -2,8 +2,9 @@
 
     lock → open → migrate → take over what interlace.yaml names → first organisation, project and key → load
 
-One process at a time has a ledger on SQLite: the others go through its admin API. The lock is the system's, so it is
-free the moment its holder dies, and whatever that one had reserved is gone with it, never before.
+One process at a time has a home and a SQLite file: the others go through its admin API. The lock is the system's, so
+it is free the moment its holder dies. A PostgreSQL database may be shared by several homes, each on a machine of its
+own: budgets are then leased (`escrow`), and changes told (`changes`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Table, insert, make_url, select, update
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Table, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from interlace.config import ModelSettings, PerMillion, PlanSettings, PriceSettings, Settings
 from interlace.errors import ConfigError, LedgerUnavailable
+from interlace.ledger import changes
 from interlace.ledger.clock import Calendar, Clock, SystemClock
+from interlace.ledger.database import LedgerBusy, database_url
 from interlace.ledger.directory import (
     SCOPES,
     Directory,
@@ -40,7 +43,7 @@ from interlace.ledger.directory import (
 from interlace.ledger.migrations import migrate
 from interlace.ledger.prices import KINDS, Price
 from interlace.ledger.schema import api_keys, organisations, plans, prices, projects
-from interlace.ledger.store import Store, sqlite_url
+from interlace.ledger.store import Store
 from interlace.models import HeldLock, known_models, try_lock
 from interlace.money import Micros, Nanos
 
@@ -50,10 +53,6 @@ Entry = Organisation | Project | Plan | Key | Price
 
 DEFAULT_ORGANISATION = DEFAULT_PROJECT = "default"
 FIRST_KEY, ENVIRONMENT_KEY = "first", "environment"
-
-
-class LedgerBusy(ConfigError):
-    """Another process has the ledger open."""
 
 
 @dataclass
@@ -73,6 +72,7 @@ class Registry:
     )  # other processes, of what is new in the directory
     also_erase: list[Callable[[str], None]] = field(default_factory=list)  # with a project, by id: other rooms' share
     _locks: list[HeldLock] = field(default_factory=list)
+    _seen: int = 0  # changes of other installations, where there may be others
     _changing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -90,7 +90,7 @@ class Registry:
         Raises `LedgerBusy` while another process has it, `ConfigError` when it cannot be opened.
         """
         env = os.environ if env is None else env
-        url = database_of(settings)
+        url = database_url(settings)
         try:
             settings.home.mkdir(parents=True, exist_ok=True)
             locks = _lock_all(_lock_files(settings.home, url))
@@ -104,10 +104,11 @@ class Registry:
         registry = cls(store, Directory(), hasher, clock, Calendar(settings.ledger.time_zone), settings, _locks=locks)
         try:
             registry.directory = store.write(partial(registry._set_up, take_over=take_over))
-        except LedgerUnavailable as error:
+        except (LedgerUnavailable, DBAPIError) as error:
             registry.close()
             place = settings.home / "ledger.db" if not settings.ledger.url else "that ledger.url names"
-            raise ConfigError(f"The database {place} cannot be used. {error.message}") from error
+            why = error.message if isinstance(error, LedgerUnavailable) else str(error.orig)
+            raise ConfigError(f"The database {place} cannot be used. {why}") from error
         except BaseException:
             registry.close()
             raise
@@ -125,23 +126,55 @@ class Registry:
         One change at a time: `work` may trust what the directory says, and no later change is put there before it.
         """
         with self._changing:
-            entries = self.store.write(work)
+            entries = self.store.write(partial(self._in_turn, work) if self.several else work)
             for entry in entries:
                 self.directory.put(entry)
             self.tell(entries)
         self.changed()
         return entries
 
+    @property
+    def several(self) -> bool:
+        """Whether other installations may have the same database open."""
+        return self.store.engine.dialect.name == "postgresql"
+
+    def catch_up(self) -> None:
+        """Take in what other installations have changed. Waits for the disk; raises `LedgerUnavailable`."""
+        with self._changing:
+            self._seen, entries = self.store.read(partial(changes.since, seen=self._seen))
+            for entry in entries:
+                self.directory.put(entry)
+            if entries:
+                self.tell(entries)
+        if entries:
+            self.changed()
+
+    def _in_turn(self, work: Callable[[Connection], list[Entry]], connection: Connection) -> list[Entry]:
+        """A change, knowing all that others have changed before it."""
+        changes.take_turn(connection)
+        _, others = changes.since(connection, self._seen)
+        for entry in others:
+            self.directory.put(entry)
+        entries = work(connection)
+        changes.note(connection, entries)
+        return entries  # our own come again with the next look, which changes nothing
+
     # --- a start -------------------------------------------------------------------------------------------------
 
     def _set_up(self, connection: Connection, *, take_over: bool) -> Directory:
+        if self.several:
+            changes.take_turn(connection)
         migrate(connection)
         now = self.clock.now()
+        if self.several:
+            changes.check_secret(connection, self.hasher)
         if take_over:
             _take_over_plans(connection, self.settings.plans, now)
             _take_over_prices(connection, self.settings.prices, "file", now)
         if take_over or connection.execute(select(prices.c.id)).first() is None:
             _take_over_prices(connection, _default_prices(self.settings.models), "default", now)
+        if self.several:
+            self._seen = changes.note(connection, None) if take_over else changes.last(connection)
         return Directory.load(connection)
 
     def follow(self, settings: Settings, keep: Collection[str] = ()) -> None:
@@ -216,21 +249,6 @@ class Registry:
 
 
 # --- one process at a time ---------------------------------------------------------------------------------------
-
-
-def database_of(settings: Settings) -> URL:
-    """The URL of the ledger; raises `ConfigError` for one that nothing here can open, without quoting a password."""
-    try:
-        url = make_url(settings.ledger.url or sqlite_url(settings.home / "ledger.db"))
-        if url.get_backend_name() in {"sqlite", "postgresql"}:
-            url.get_dialect().import_dbapi()
-            return url
-    except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
-        pass
-    raise ConfigError(
-        "ledger.url is not a database that can be used here. Leave it out, or write sqlite:////PATH, or the "
-        "postgresql URL of a driver that is installed."
-    )
 
 
 def _lock_files(home: Path, url: URL) -> list[Path]:

@@ -189,6 +189,23 @@ leases = Table(
     sqlite_with_rowid=False,
 )
 
+# --- several machines --------------------------------------------------------------------------------------------
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("kind", String(32), nullable=False),  # the table that the entry is in, or `all`
+    Column("entry", String(64), nullable=False),
+)
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", String(128), nullable=False),
+)
+
 # --- what callers leave here -------------------------------------------------------------------------------------
 
 files = Table(

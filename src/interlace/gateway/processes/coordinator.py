@@ -57,6 +57,7 @@ from interlace.gateway.serve import make_pipeline, start_engines
 from interlace.gateway.wire import convert
 from interlace.ledger import PlainWrite, Registry, Retention, UsageEvent, bank
 from interlace.ledger.book import AccountKey, Accounts
+from interlace.ledger.database import BATCHES, OneOfAll
 from interlace.ledger.escrow import Ask, Drop, Fenced, GiveBack, Totals, Worker
 from interlace.ledger.operations import OPERATIONS
 from interlace.models import try_lock
@@ -70,6 +71,7 @@ SPREAD_SECONDS = 30.0  # how long a reload waits for every worker to serve by it
 WANTING_SECONDS = 10.0  # how long leases are looked at after somebody had to wait for what others hold
 FENCED = "worker_closed"
 POLL_SECONDS = 1.0  # how long a worker may take to answer
+BATCHES_SECONDS = 1.0  # from one look at whether this machine is the one that runs batches to the next
 LEAVE_SECONDS = 10.0  # how long the end waits for workers that still send
 
 
@@ -163,7 +165,11 @@ class Coordinator:
         self.loads = Loads(self._make(self.source.first, settings, engines))
         self.reloader = Reloader(self.registry, self.loads, self.source, self.build, self._make, lambda _: None)
         self._loop = asyncio.get_running_loop()
-        self._others = self.registry.store.engine.dialect.name != "sqlite"  # other machines may share the database
+        self._others = self.registry.several
+        self._batches_are_ours = not self._others
+        self._next_look_at_batches = 0.0
+        if self._others:
+            self._batches = OneOfAll(self.registry.store.engine, BATCHES)
         self.registry.store.durable = self._durable_soon
         self.registry.tell = self._changed_soon
 
@@ -198,6 +204,8 @@ class Coordinator:
             await asyncio.gather(*tasks, *self._tasks, self.reloader.close(), return_exceptions=True)
             for desk in list(self.desks.values()):
                 desk.abort()
+            if self._others:
+                self._batches.leave()
             await self.loads.close()
 
     async def _leave(self) -> None:
@@ -254,7 +262,7 @@ class Coordinator:
             settings=load.settings,
             trouble=self._trouble,
             engines=list(self._engines.values()),
-            batches=self._runner == hello.worker,
+            batches=self._runner == hello.worker and self._batches_are_ours,
         )
         self._hold(desk, [load.number, *desk.loads])
         desk.send(welcome)
@@ -271,7 +279,7 @@ class Coordinator:
         return bank.enrol(connection, place, machine=self.installation, boot=self.boot, pid=hello.pid, now=now), {}
 
     def _place(self, worker: str) -> str:
-        return f"{self.installation}/{worker}"
+        return f"{self.installation}-{worker}"
 
     async def _patiently(self, work: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self.registry.store.write, work)
@@ -352,7 +360,7 @@ class Coordinator:
             if self._others or self._loop.time() < self._wanting_until:
                 await self._recall()
             if self._others:
-                await self._look_for_the_closed()
+                await self._look_at_others()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _recall(self) -> None:
@@ -367,15 +375,22 @@ class Coordinator:
                 desk.recalled = wanted
                 desk.send(Recall(wanted))
 
-    async def _look_for_the_closed(self) -> None:
-        """An operator may have closed a worker of ours at another machine, while we could not be reached."""
+    async def _look_at_others(self) -> None:
+        """What machines that share the database have done: changes, and workers of ours that an operator closed while
+        we could not be reached."""
         try:
+            await asyncio.to_thread(self.registry.catch_up)
             there = await asyncio.to_thread(self.registry.store.read, self._those_before)
         except LedgerUnavailable:
             return
         for name, desk in self.desks.items():
             if desk.at_bank is not None and there.get(name) != desk.at_bank:
                 desk.send(Closed())
+        if self._loop.time() >= self._next_look_at_batches:
+            self._next_look_at_batches = self._loop.time() + BATCHES_SECONDS
+            before, self._batches_are_ours = self._batches_are_ours, await asyncio.to_thread(self._batches.have)
+            if before != self._batches_are_ours and self._runner in self.desks:
+                self.desks[self._runner].send(Batches(yes=self._batches_are_ours))
 
     def _recalls(self, connection: Connection) -> dict[Worker, Totals]:
         return bank.recalls(connection, now=self.registry.clock.now())
@@ -383,7 +398,7 @@ class Coordinator:
     def _those_before(self, connection: Connection) -> dict[str, Worker]:
         """Workers of this installation that are not closed: those of a coordinator before us."""
         ours = (row for row in bank.living(connection) if row.machine == self.installation)
-        return {row.id.rpartition("/")[2]: Worker(row.id, row.epoch) for row in ours}
+        return {row.id.rpartition("-")[2]: Worker(row.id, row.epoch) for row in ours}
 
     def _look_at_engines(self) -> None:
         for name, engine in self.engines.items():
@@ -412,7 +427,7 @@ class Coordinator:
         if self._runner == worker:
             self._runner = next(iter(self.desks), "")
             if self._runner:
-                self.desks[self._runner].send(Batches(yes=True))
+                self.desks[self._runner].send(Batches(yes=self._batches_are_ours))
 
     # --- questions -----------------------------------------------------------------------------------------------
 

@@ -12,9 +12,10 @@ from interlace.ledger.operations.plans import PLANS
 from interlace.ledger.operations.prices import PRICES
 from interlace.ledger.operations.tenants import ORGS, PROJECTS
 from interlace.ledger.operations.usage import USAGE, Period, UsageLine, UsageReport, summed
+from interlace.ledger.operations.workers import WORKERS
 
 OPERATIONS: dict[str, Operation] = {
-    operation.name: operation for operation in (*ORGS, *PROJECTS, *KEYS, *PLANS, *PRICES, *USAGE)
+    operation.name: operation for operation in (*ORGS, *PROJECTS, *KEYS, *PLANS, *PRICES, *USAGE, *WORKERS)
 }
 
 __all__ = ["OPERATIONS", "Operation", "Period", "UsageLine", "UsageReport", "summed"]
