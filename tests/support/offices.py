@@ -7,7 +7,7 @@ any order, twice, or never.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -256,7 +256,9 @@ class Office:
         process = self.processes.pop(place)
         self.late += process.unwritten[:sent]
         self.dead.append(process.worker)
-        self.net = [message for message in self.net if message.process is not process or isinstance(message.what, Effect)]
+        self.net = [
+            message for message in self.net if message.process is not process or isinstance(message.what, Effect)
+        ]
 
     def close(self, worker: Worker) -> None:
         """By command, or since it is dead."""
@@ -450,6 +452,12 @@ class Office:
                     first[org] = turn, demand
         for process in self.processes.values():
             assert all(request.accounts[0] in first for request in process.waiting), "nobody knows that it waits"
+        for process in self.processes.values():
+            durable = self.leased(process.worker)
+            for key, lease in process.teller.leases.items():
+                assert lease.nanos == durable[key], (
+                    f"{key}: the bank keeps for {process.worker.id} what it knows not of"
+                )
         for _, demand in first.values():
             assert any(
                 (budget := self.budgets[key[:2]]) is not None and held[key] + self.flagged[key] + demand.more > budget
@@ -510,7 +518,9 @@ def _clear(connection: Connection, budgets: dict[tuple[str, str], int | None]) -
     for table in (leases, workers_table, event_tags, usage_events, balances, api_keys, projects, organisations):
         connection.execute(delete(table))
     for org in sorted({org for _, org in OWNERS.values()}):
-        connection.execute(insert(organisations).values(id=org, name=org, budget_nanos=budgets["org", org], created_at=0))
+        connection.execute(
+            insert(organisations).values(id=org, name=org, budget_nanos=budgets["org", org], created_at=0)
+        )
     for project, org in sorted(set(OWNERS.values())):
         values = {"id": project, "org_id": org, "name": project, "budget_nanos": budgets["project", project]}
         connection.execute(insert(projects).values(**values, created_at=0))

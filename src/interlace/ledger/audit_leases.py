@@ -38,9 +38,7 @@ def problems_of_leases(connection: Connection) -> Iterator[Problem]:
             yield Problem(row.worker_id, account, "more was drawn than was granted", "0 or more", str(row.nanos))
         if min(row.returned_nanos, row.wanted_nanos) < 0 or row.returned_nanos + row.nanos > row.granted_nanos:
             what = "more is there and was given back than was granted"
-            yield Problem(
-                row.worker_id, account, what, str(row.granted_nanos), f"{row.nanos} and {row.returned_nanos}"
-            )
+            yield Problem(row.worker_id, account, what, str(row.granted_nanos), f"{row.nanos} and {row.returned_nanos}")
 
 
 def beyond_budgets(
