@@ -164,7 +164,7 @@ def test_a_return_that_is_lost_is_made_again_at_the_next_connection() -> None:
     request = there.arrive("k1", 100, 100)
     office.deliver(office.net.pop())
     office.net.clear()
-    there.teller.lost(there.teller._number)
+    there.reconnect()
     here.teller.recalled({ORG: 40})
     here.teller.effects()  # and they never arrive
     here.reconnect()

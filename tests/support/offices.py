@@ -452,6 +452,12 @@ class Office:
                     first[org] = turn, demand
         for process in self.processes.values():
             assert all(request.accounts[0] in first for request in process.waiting), "nobody knows that it waits"
+        for process in self.processes.values():
+            durable = self.leased(process.worker)
+            for key, lease in process.teller.leases.items():
+                assert lease.nanos == durable[key], (
+                    f"{key}: the bank keeps for {process.worker.id} what it knows not of"
+                )
         for _, demand in first.values():
             assert any(
                 (budget := self.budgets[key[:2]]) is not None and held[key] + self.flagged[key] + demand.more > budget

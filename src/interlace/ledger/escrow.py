@@ -275,12 +275,6 @@ class Teller:
         self.book.budgets_changed()
         self._review_all()
 
-    def lost(self, number: int) -> None:
-        """No answer will come; the next `tick` asks again."""
-        ask = self._asked.pop(number, None)
-        if ask is not None:
-            self._parked.update(ask.needs)
-
     def acknowledged(self, totals: Totals) -> None:
         """The bank has these back."""
         for key, total in totals.items():
@@ -297,8 +291,9 @@ class Teller:
             self._give(key, self._free(key))
 
     def reconnected(self, holdings: Totals) -> None:
-        """A new connection to the bank, which says what it has granted in all. What was asked before will have no
-        answer; what was given back may not have got there."""
+        """A new connection to the bank, which says what it has granted in all (`bank.holdings`). To be made whenever a
+        message or its answer may be lost: what was asked before will have no answer, and may have been granted; what
+        was given back may not have got there."""
         self._asked.clear()
         self._parked.clear()
         self._learn(holdings)
