@@ -254,7 +254,7 @@ def chat(
     given = {"temperature": temperature, "max_tokens": max_tokens}
     options = {name: value for name, value in given.items() if value is not None}
     raise typer.Exit(
-        chat_command(model, url=url, key=key, home=settings.home, system=system, options=options, env=os.environ)
+        chat_command(model, url=url, key=key, settings=settings, system=system, options=options, env=os.environ)
     )
 
 

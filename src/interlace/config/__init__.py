@@ -1,5 +1,6 @@
 """`interlace.yaml` plus environment → one frozen `Settings` per load. Read once, no I/O afterwards."""
 
+from interlace.config.edge_settings import CorsSettings, ProxySettings, TlsSettings
 from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE
 from interlace.config.reader import (
     ENVIRONMENT,
@@ -43,6 +44,7 @@ __all__ = [
     "ENGINES",
     "ENVIRONMENT",
     "BreakerSettings",
+    "CorsSettings",
     "FallbackSettings",
     "HedgeSettings",
     "MemberSettings",
@@ -65,11 +67,13 @@ __all__ = [
     "PlanSettings",
     "PriceSettings",
     "Problem",
+    "ProxySettings",
     "ResponseSettings",
     "REMOTE",
     "SecretSettings",
     "SettingDoc",
     "Settings",
+    "TlsSettings",
     "check_config",
     "find_config",
     "load_settings",

@@ -34,7 +34,8 @@ def serve_command(
     read = partial(load_settings, found, env, {"host": host, "port": port, "home": home, "log.level": log_level})
     try:
         first = settings = read()
-        for where, problem, mend in _key_faults(settings, env):  # nobody waits for a download to hear this
+        # Nobody waits for a download to hear this.
+        for where, problem, mend in [*certificate_faults(settings), *_key_faults(settings, env)]:
             raise ConfigError(f"{where}: {problem.removesuffix('.')}. {mend}".rstrip())
         settings = _pull_missing(settings)
         from interlace.gateway.reloading import Source  # the HTTP server is heavy; other verbs don't need it
@@ -82,7 +83,7 @@ def config_check_command(path: Path | None = None, *, env: Mapping[str, str] | N
     """`interlace config check`: one line per problem on standard output; exit code 1 when there is any."""
     env = os.environ if env is None else env
     found = find_config(path, env)
-    problems = check_config(path, env, lambda settings: [*_checkpoint_faults(settings), *_key_faults(settings, env)])
+    problems = check_config(path, env, partial(faults_elsewhere, env=env))
     for problem in problems:
         print(problem)
     if not problems:
@@ -156,6 +157,27 @@ def _checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
             yield f"models[{number}].checkpoint", error.message.removesuffix("."), mend
 
 
+def faults_elsewhere(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with settings that are sound in form, because of what they name."""
+    yield from certificate_faults(settings)
+    yield from _checkpoint_faults(settings)
+    yield from _key_faults(settings, env)
+
+
+def certificate_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Of a certificate and key that `serve` could not use."""
+    if settings.tls.certificate is None:
+        return
+    from interlace.gateway.certificates import read_identity
+
+    try:
+        read_identity(settings.tls)
+    except ConfigError as error:
+        where, _, rest = error.message.partition(": ")
+        problem, _, mend = rest.removesuffix(".").partition(". ")
+        yield where, problem, mend or "Name one that can be read"
+
+
 def _key_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Of each model of a provider that `serve` could not ask, because a key or a package is not there."""
     from interlace.engines.remote import RemoteEngine
@@ -202,7 +224,7 @@ def _served(settings: Settings, url: str | None, env: Mapping[str, str]) -> list
     """The rows of the server at `url`; with none given, of the configured one, else what it would serve."""
     from interlace.gateway.chat import ChatError, NoServer, Server, server_url
 
-    server = Server.reached_as(url or server_url(settings), None, settings.home, env)
+    server = Server.reached_as(url or server_url(settings), None, settings, env)
     try:
         return server.models()
     except ChatError as error:
