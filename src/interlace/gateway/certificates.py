@@ -126,8 +126,8 @@ def _shown(moment: datetime) -> str:
 
 def _validity(der: bytes) -> tuple[datetime, datetime]:
     """RFC 5280, 4.1: SEQUENCE { SEQUENCE { [0] version?, serial, signature, issuer, validity, ... }, ... }."""
-    _, certificate = next(_fields(der))
-    _, inner = next(_fields(certificate))
+    ((_, certificate),) = _fields(der)
+    (_, inner), *_ = _fields(certificate)
     fields = [(tag, value) for tag, value in _fields(inner) if tag != _VERSION]
     tag, both = fields[_VALIDITY]
     if tag != _SEQUENCE:
