@@ -38,6 +38,7 @@ from interlace.config.settings import (
     SecretSettings,
     Settings,
 )
+from interlace.config.values import parse_size
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -77,5 +78,6 @@ __all__ = [
     "check_config",
     "find_config",
     "load_settings",
+    "parse_size",
     "settings_reference",
 ]

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import regex
 
+from interlace.errors import ConfigError
 from interlace.money import Micros, Nanos, parse_moment, parse_usd
 
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "kib": 1 << 10, "m": 10**6, "mb": 10**6, "mib": 1 << 20}
@@ -101,6 +102,14 @@ def _size(text: str) -> int:
     fraction = found[2] or ""
     scale: int = 10 ** len(fraction)
     return int(found[1] + fraction) * unit // scale
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes, from a size such as 512MiB on the command line; raises `ConfigError`."""
+    try:
+        return _size(text)
+    except Wrong as wrong:
+        raise ConfigError(f"{option}: {wrong.problem}. {wrong.mend}.") from None
 
 
 def _said(parse: Callable[[str], int], text: str) -> int:

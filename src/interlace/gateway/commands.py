@@ -32,10 +32,11 @@ def serve_command(
     env = os.environ if env is None else env
     found = find_config(config, env)  # a reload reads the same file, or says that it is gone
     read = partial(load_settings, found, env, {"host": host, "port": port, "home": home, "log.level": log_level})
+    _raise_file_limit()
     try:
         first = settings = read()
         # Nobody waits for a download to hear this.
-        for where, problem, mend in [*certificate_faults(settings), *_key_faults(settings, env)]:
+        for where, problem, mend in [*certificate_faults(settings), *key_faults(settings, env)]:
             raise ConfigError(f"{where}: {problem.removesuffix('.')}. {mend}".rstrip())
         settings = _pull_missing(settings)
         from interlace.gateway.reloading import Source  # the HTTP server is heavy; other verbs don't need it
@@ -50,6 +51,17 @@ def serve_command(
     except OSError as error:  # of a pull: a full disk, a folder that is not ours
         print(f"interlace: {error.filename or settings.home}: {error.strerror or error}.", file=sys.stderr)
     return 1
+
+
+def _raise_file_limit() -> None:
+    """As many open files as the system lets us have: the usual 1024 is for programs that look at each with select()."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def reload_command(
@@ -138,7 +150,7 @@ def _pull_missing(settings: Settings) -> Settings:
     return dataclasses.replace(settings, models=tuple(present))
 
 
-def _checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+def checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Of each checkpoint that `serve` could neither find nor pull: its setting, the problem, the mend."""
     from interlace import models
 
@@ -160,8 +172,8 @@ def _checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
 def faults_elsewhere(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """What is wrong with settings that are sound in form, because of what they name."""
     yield from certificate_faults(settings)
-    yield from _checkpoint_faults(settings)
-    yield from _key_faults(settings, env)
+    yield from checkpoint_faults(settings)
+    yield from key_faults(settings, env)
 
 
 def certificate_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
@@ -178,7 +190,7 @@ def certificate_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield where, problem, mend or "Name one that can be read"
 
 
-def _key_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+def key_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Of each model of a provider that `serve` could not ask, because a key or a package is not there."""
     from interlace.engines.remote import RemoteEngine
 
