@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import ssl
 import stat
 from collections import defaultdict
@@ -146,7 +147,7 @@ async def _reach(place: str) -> str:
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not trusted: {error.verify_message}"
     except OSError as error:
-        return error.strerror or str(error) or type(error).__name__
+        return os.strerror(error.errno) if error.errno else str(error)
     writer.transport.abort()
     return ""
 

@@ -56,8 +56,6 @@ def drift(case: Case) -> Iterator[Finding]:
         return
     since = (date.today().replace(day=1) - timedelta(days=1)).replace(day=1)  # noqa: DTZ011 - a month more or less
     with reading(case.settings) as connection:
-        if health.step(connection) is None:
-            return
         wrong = list(health.drift(connection, since))
     for whose, expected, found in wrong[:3]:
         what = f"the balance of {whose} is {found}, its events are {expected} nano-dollars"
@@ -84,7 +82,7 @@ def clock(case: Case) -> Iterator[Finding]:
     newest = None
     if _there(case):
         with reading(case.settings) as connection:
-            newest = health.newest_event(connection) if health.step(connection) else None
+            newest = health.newest_event(connection)
     if newest is not None and (ahead := newest / 1e6 - time.time()) > _AHEAD_SECONDS:
         bad = True
         yield fail(f"the newest usage event is {ahead / 60:.0f} minutes in the future: the clock was set back", mend)
@@ -97,7 +95,7 @@ def prices(case: Case) -> Iterator[Finding]:
     now = time.time_ns() // 1000
     if _there(case):
         with reading(case.settings) as connection:
-            found = dict(health.price_dates(connection, now)) if health.step(connection) else {}
+            found = dict(health.price_dates(connection, now))
     else:
         found = {}
     found |= {price.model: now for price in case.settings.prices if price.since <= now and price.model not in found}
@@ -125,8 +123,8 @@ def _free(checkpoint: str) -> bool:
 def _there(case: Case) -> bool:
     """Whether there is a ledger to look into; `database` says so where there is none."""
     try:
-        with reading(case.settings):
-            return True
+        with reading(case.settings) as connection:
+            return health.step(connection) is not None
     except ConfigError:
         return False
 
