@@ -21,7 +21,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from interlace.config import TlsSettings
+from interlace.config import TlsSettings, check_config
 from interlace.errors import ConfigError
 from interlace.gateway.certificates import read_identity, trusting, validity
 from tests.support.billing import billing
@@ -250,6 +250,14 @@ def test_bad_files_are_told_before_anything_starts(spoil, files: Pair, tmp_path:
     assert "Traceback" not in served.stderr
     assert re.match(r"interlace.yaml:[23]: tls\.(certificate|key): ", checked.stdout)
     assert ("tls.key" in served.stderr) == ("tls.key:" in BAD[spoil])
+
+
+@pytest.mark.parametrize("given", ["certificate", "key"])
+def test_half_a_pair_is_told_with_its_line(given: str, tmp_path: Path) -> None:
+    """A certificate without a key would else be plain HTTP, unnoticed."""
+    (tmp_path / "interlace.yaml").write_text(f"port: 8443\ntls:\n  {given}: file.pem\n")
+    (problem,) = check_config(tmp_path / "interlace.yaml", {})
+    assert (problem.line, problem.where) == (3, f"tls.{given}")
 
 
 def test_validity_is_what_the_certificate_says(files: Pair) -> None:

@@ -93,10 +93,12 @@ def _examined(name: str, case: Case) -> Iterator[Finding]:
 
 
 def _print(rows: Sequence[tuple[str, Finding]]) -> None:
-    print_table(["CHECK", "RESULT", "WHAT WAS SEEN"], [[name, one.status, one.what] for name, one in rows])
+    print_table(
+        ["CHECK", "RESULT", "WHAT WAS SEEN"], [[name, one.status, " ".join(one.what.split())] for name, one in rows]
+    )
     mends = [(name, one) for name, one in rows if one.status != "ok"]
     if mends:
         print("\nWhat to do:")
     for name, one in mends:
-        print(f"  {name}: {one.what}\n      {one.mend}")
+        print(f"  {name}: {' '.join(one.what.split())}\n      {one.mend}")
     sys.stdout.flush()

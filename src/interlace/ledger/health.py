@@ -23,7 +23,17 @@ from interlace.ledger.store import sqlite_url
 BUSY_SECONDS = 5.0  # how long the write lock of SQLite is waited for
 _SCOPES = {"org": events.c.org_id, "project": events.c.project_id, "key": events.c.key_id}
 
-__all__ = ["HEAD", "database_file", "drift", "newest_event", "price_dates", "step", "why_not_writable"]
+__all__ = [
+    "HEAD",
+    "clock_of",
+    "database_file",
+    "drift",
+    "ledger_url",
+    "newest_event",
+    "price_dates",
+    "step",
+    "why_not_writable",
+]
 
 
 def ledger_url(settings: Settings) -> URL:
@@ -89,6 +99,13 @@ def drift(connection: Connection, since: date) -> Iterator[tuple[str, int, int]]
 def newest_event(connection: Connection) -> int | None:
     """When the newest request began, in microseconds since 1970."""
     return connection.execute(select(func.max(events.c.started_us))).scalar()
+
+
+def clock_of(connection: Connection) -> float | None:
+    """What a database server takes for the time, in seconds since 1970; None for a file, which has no clock."""
+    if connection.dialect.name == "sqlite":
+        return None
+    return float(connection.execute(text("SELECT EXTRACT(EPOCH FROM clock_timestamp())")).scalar() or 0)
 
 
 def price_dates(connection: Connection, now: int) -> Mapping[str, int]:

@@ -36,15 +36,21 @@ def database(case: Case) -> Iterator[Finding]:
         )
         yield fail(error.message.removesuffix("."), mend)
         return
-    if at is None or at < health.HEAD:
-        mend = "Make a backup (interlace ledger backup FILE); the next start brings it up"
-        yield warn(f"at step {at or 'none'} of the schema, and this version's is {health.HEAD}", mend)
+    if at is None:
+        yield warn("it is empty", "Nothing, if this is a first start: interlace serve makes the tables")
+        return
+    if at < health.HEAD:
+        how = "interlace ledger backup FILE" if file else "pg_dump"
+        mend = f"Make a backup ({how}); the next start brings it up"
+        yield warn(f"at step {at} of the schema, and this version's is {health.HEAD}", mend)
     elif at > health.HEAD:
         mend = "Install the newer Interlace that used it last, or restore a backup of before"
         yield fail(f"at step {at} of the schema, which this version ({health.HEAD}) does not know", mend)
         return
     if (why := health.why_not_writable(case.settings)) is not None:
         mend = "Look for a full or read-only disk, another user's file, or a program that holds the database"
+        if file is None:
+            mend = "Name the primary in ledger.url, and grant its user every right on the tables"
         yield fail(f"nothing can be written: {why}", mend)
     else:
         yield ok(f"{file or 'on its server'}, step {at}, takes writes")
@@ -79,10 +85,13 @@ def clock(case: Case) -> Iterator[Finding]:
     if (off := _of_files(case.settings.home)) is not None and abs(off) > _FILES_SECONDS:
         bad = True
         yield warn(f"files in {case.settings.home} are dated {off:+.0f} s from this machine's clock", mend)
-    newest = None
+    newest = theirs = None
     if _there(case):
         with reading(case.settings) as connection:
-            newest = health.newest_event(connection)
+            newest, theirs = health.newest_event(connection), health.clock_of(connection)
+    if theirs is not None and abs(theirs - time.time()) > _FILES_SECONDS:
+        bad = True
+        yield warn(f"the database's clock is {theirs - time.time():+.0f} s from this machine's", mend)
     if newest is not None and (ahead := newest / 1e6 - time.time()) > _AHEAD_SECONDS:
         bad = True
         yield fail(f"the newest usage event is {ahead / 60:.0f} minutes in the future: the clock was set back", mend)
