@@ -79,11 +79,14 @@ def test_callers_are_answered_over_tls_only(server: Served, files: Pair) -> None
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
         httpx.get(server.url + "/healthz", trust_env=False)
     old = files.trust
+    old.set_ciphers("ALL:@SECLEVEL=0")
     old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     with pytest.deprecated_call():
         old.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionError)):
         shown(server.port, old)
+    context = read_identity(_settings(files)).context
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2, "where the system's own OpenSSL allows less"
     with connected(server.port, files.trust) as secure:
         assert secure.version() == "TLSv1.3"
 
