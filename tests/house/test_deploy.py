@@ -206,6 +206,7 @@ def test_the_containerfile_is_sound() -> None:
         if name == "COPY" and not value.startswith("--from="):
             *sources, _ = value.split()
             assert all((ROOT / source).exists() for source in sources), value
+            assert {f"!{source}" for source in sources} <= set((ROOT / ".dockerignore").read_text().split()), value
     names = [name for name, _ in steps]
     assert set(names) <= {
         "FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "VOLUME", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT",
