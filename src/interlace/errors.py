@@ -39,6 +39,8 @@ class InterlaceError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
+    upstream: bool = False
+    """Whether a provider said so of a request that had reached it."""
 
     def __init__(
         self,

@@ -144,18 +144,3 @@ def test_some_of_the_tools_may_be_allowed() -> None:
     allowed["tools"][0]["function"]["name"] = "d"
     with pytest.raises(InvalidRequest, match="no tool named 'd'"):
         parse_chat(json.dumps(body | choice).encode(), "id", 1)
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"tools": [{"type": "custom", "custom": {"name": "x"}}]},
-        {"tools": [{"type": "function", "function": {"name": "x"}}],
-         "tool_choice": {"type": "custom", "custom": {"name": "x"}}},
-    ],
-)  # fmt: skip
-def test_a_custom_tool_is_refused_with_what_to_do(more: dict[str, Any]) -> None:
-    """Rather than as a slip of the pen."""
-    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **more}
-    with pytest.raises(InvalidRequest, match="Use one of type 'function'"):
-        parse_chat(json.dumps(body).encode(), "id", 1)

@@ -386,6 +386,7 @@ def test_a_timing_leaves_out_what_is_unknown() -> None:
     assert Timing(1.0).line() == "no text came"
     assert Timing(1.0, 1.5, 1.5, 1).line() == "0.50 s to first token, 1 token"
     assert Timing(1.0, 1.5, 2.5).line() == "0.50 s to first token"
+    assert Timing(1.0, 1.5, 1.52, 21).line() == "0.50 s to first token, 21 tokens"  # all at once, from a route or cache
     assert Timing(1.0, 1.5, 2.5, 21).line() == "0.50 s to first token, 20.0 tokens/s, 21 tokens"
 
 

@@ -465,18 +465,20 @@ def test_no_caller_waits_for_a_batch(client: openai.OpenAI, gateway: Gateway) ->
 
 
 def test_a_batch_leaves_half_of_a_plan_to_others(gateway: Gateway) -> None:
-    """A batch that took all requests of a minute would lock out the people who have the same key."""
-    who = tenant(gateway.registry, rpm=6, concurrency=1)
-    with _client(gateway, who) as client:
+    """A batch that took all requests of a minute would lock out the people who have the same key. Upload and creation
+    are two of the key's requests; whoever looks on has another."""
+    who = tenant(gateway.registry, rpm=10, concurrency=1)
+    onlooker = tenant(gateway.registry, beside=who)
+    with _client(gateway, who) as client, _client(gateway, onlooker) as looking:
         made = batch(client, *(line(f"l{i}") for i in range(5)))
-        wait_for(lambda: client.batches.retrieve(made.id).request_counts.completed == 3)
-        for _ in range(3):
+        wait_for(lambda: looking.batches.retrieve(made.id).request_counts.completed == 3)
+        for _ in range(5):
             client.chat.completions.create(model="scripted", messages=[{"role": "user", "content": "x"}])
         with pytest.raises(openai.RateLimitError):
             client.chat.completions.create(model="scripted", messages=[{"role": "user", "content": "x"}])
-        assert client.batches.retrieve(made.id).request_counts.completed == 3
-        client.batches.cancel(made.id)
-        assert over(client, made.id).status == "cancelled"
+        assert looking.batches.retrieve(made.id).request_counts.completed == 3
+        looking.batches.cancel(made.id)
+        assert over(looking, made.id).status == "cancelled"
 
 
 def test_a_batch_waits_for_a_budget_and_goes_on_when_there_is_one(gateway: Gateway) -> None:

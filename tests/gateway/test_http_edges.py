@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from tests.support.gateway_thread import Gateway
@@ -70,6 +71,28 @@ def test_a_body_that_never_comes_is_given_up(gateway: Gateway) -> None:
             "content-type: application/json\r\ncontent-length: 50\r\n\r\n{".encode()
         )
         assert b" 400 " in connection.recv(4096).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_an_older_client_gets_no_chunks(gateway: Gateway, version: str, stream: bool) -> None:
+    """HTTP/1.0 does not know them: it would read their lengths as part of the answer. Its end is the connection's."""
+    body = msgspec.json.encode({**GOOD, "stream": stream})
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+        connection.sendall(
+            f"POST {CHAT} HTTP/{version}\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\nconnection: close\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert (b"transfer-encoding" in head.lower()) == (stream and version == "1.1")
+    assert b"connection: close" in head.lower()
+    if version == "1.0" and stream:
+        assert rest.startswith(b"data: ")
+        assert rest.endswith(b"\n\ndata: [DONE]\n\n")
+    elif not stream:
+        assert msgspec.json.decode(rest)["object"] == "chat.completion"
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])

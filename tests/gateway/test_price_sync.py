@@ -126,12 +126,17 @@ def test_what_our_kinds_cannot_say_is_no_proposal(prices: Callable[[], Any], why
 
 
 def test_what_nobody_can_ask_for_is_told_and_changes_nothing() -> None:
-    """A model that also sells searches would else have no price at all; an hour's cache write would be a surprise."""
-    more = {"web_searches_kcount": usd("10"), "input_audio_mtok": usd("9"), "cache_write_1h_mtok": usd("4")}
+    """A model that also sells searches would else have no price at all."""
+    more = {"web_searches_kcount": usd("10"), "input_audio_mtok": usd("9")}
     (one,) = of(types.ModelPrice(**PLAIN, **more, input_image_mtok=usd("0.15"))).proposed
-    assert set(one.notes) == {
-        "without web searches", "without input audio", "cache writes for an hour cost 4 and are billed as the others"
-    }  # fmt: skip
+    assert set(one.notes) == {"without web searches", "without input audio"}
+
+
+def test_a_cache_write_for_an_hour_is_proposed_its_own_price() -> None:
+    """Billed as a write for five minutes, an hour's would cost less than its provider takes."""
+    more = {"cache_write_mtok": usd("0.1875"), "cache_write_1h_mtok": usd("0.3")}
+    (one,) = of(types.ModelPrice(**PLAIN, **more)).proposed
+    assert (one.price.cache_write, one.price.cache_write_1h, one.notes) == (187_500_000, 300_000_000, ())
 
 
 def test_the_batch_price_where_one_number_says_it() -> None:
@@ -267,7 +272,8 @@ def test_yes_applies_and_a_second_time_finds_nothing(run: Run) -> None:
             if row["source"] == "db"}  # fmt: skip
     assert rows["mini"]["nanos_per_million"]["cached"] == 75_000_000
     assert rows["vectors"]["nanos_per_million"] == {
-        "prompt": None, "cached": None, "cache_write": None, "completion": None, "reasoning": None,
+        "prompt": None, "cached": None, "cache_write": None, "cache_write_1h": None,
+        "completion": None, "reasoning": None,
         "embedding": 20_000_000,
     }  # fmt: skip
     again = msgspec.json.decode(run("sync", "--yes", "--json").output)

@@ -24,7 +24,7 @@ from interlace.config import (
     RetrySettings,
     ReuseSettings,
 )
-from interlace.engines.types import EmbedRequest, Event, GenerateRequest
+from interlace.engines.types import Delta, EmbedRequest, Event, GenerateRequest
 from interlace.errors import Overloaded
 from interlace.gateway.routing import Live
 from tests.support.gateway_thread import wait_for
@@ -87,6 +87,9 @@ def test_a_loser_that_had_begun_is_billed_for_what_it_had_said(provider: Provide
             ("quick", "served", 6),
         ]
         assert (there.event.cost_nanos, there.event.tokens.completion) == (306, 3)
+        used = sum(one.tokens.prompt + one.tokens.completion for one in there.event.attempts)
+        window = there.gateway.pipeline.ledger.limits.use(there.event.key_id).tokens
+        assert window.total == used > there.event.tokens.prompt + there.event.tokens.completion
         assert (first.cancelled, first.running) == (1, 0)
 
 
@@ -260,6 +263,25 @@ def test_an_answer_that_will_not_do_goes_to_the_closed_model(
         assert rejected.cost_nanos == PROMPT + rejected.tokens.completion * ANSWER
         assert there.event.cost_nanos == rejected.cost_nanos + served.cost_nanos
         assert metric(there, "interlace_route_judged_total", verdict=fault.replace(" ", "_")) == 1
+
+
+DEEP = {
+    "type": "object",
+    "properties": {"people": {"type": "array", "items": {"$ref": "#/$defs/person"}}},
+    "required": ["people"],
+    "$defs": {"person": {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}},
+}
+
+
+@pytest.mark.parametrize(("said", "kept"), [('{"people": [{"age": 3}]}', True), ('{"people": [{"age": "3"}]}', False)])
+def test_a_schema_is_looked_at_to_its_last_level(provider: Provider, said: str, kept: bool) -> None:
+    """An answer that breaks the form deep inside is as useless to its caller as one that is no JSON."""
+    asked = route("open", fallbacks=("closed",), policy="open_first")
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": DEEP}}
+    engine = ScriptedEngine(deltas=(Delta(tokens=1, text=said), Delta(finish_reason="stop")))
+    with routed(provider, {"closed": "instant:2"}, asked, local={"open": engine}) as there:
+        reply = there.ask(response_format=form)
+        assert reply.served == (("open", "primary") if kept else ("closed", "fallback 1 after schema"))
 
 
 @streaming

@@ -117,6 +117,31 @@ def test_an_answer_that_breaks_off_is_whole_or_not_at_all(provider: Provider, st
             assert there.event.cost_nanos == ONE_ANSWER
 
 
+@streaming
+def test_where_every_provider_refuses_the_books_show_it(provider: Provider, stream: bool) -> None:
+    """An operator who looks for why nobody is answered must find that it was the providers, and who was asked."""
+    models = {"a": "status:429", "b": "status:429"}
+    with routed(provider, models, route("a", fallbacks=("b",), retries=NO_RETRIES)) as there:
+        assert there.ask(stream=stream).status == 429
+        assert (there.event.outcome.value, there.event.cost_nanos) == ("provider_refused", 0)
+        assert [(model, end, cost) for model, end, _, cost in there.attempts()] == [
+            ("a", "failed", 0),
+            ("b", "failed", 0),
+        ]
+
+
+@streaming
+@pytest.mark.parametrize("status", [400, 404, 413, 429])
+def test_a_providers_own_refusal_is_recorded_and_free(provider: Provider, stream: bool, status: int) -> None:
+    """By a model's own name too: what reached a provider is in the books; what was refused here is not."""
+    with routed(provider, {"a": f"status:{status}"}) as there:
+        assert there.ask(model="a", stream=stream).status == status
+        assert (there.event.outcome.value, there.event.cost_nanos, there.event.model) == ("provider_refused", 0, "a")
+        before = len(there.gateway.events)
+        assert there.ask(model="a", stream=stream, temperature=9).status == 400
+        assert len(there.gateway.events) == before
+
+
 def test_the_weights_hold(provider: Provider) -> None:
     """Three to one is what was asked for, not turn by turn and not all to the first."""
     members = (MemberSettings("a", weight=3), MemberSettings("b", weight=1), MemberSettings("never", weight=0))

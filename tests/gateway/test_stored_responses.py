@@ -16,7 +16,7 @@ from interlace.ledger.operations import OPERATIONS
 from interlace.ledger.operations.tenants import ProjectNamed
 from interlace.ledger.schema import stored_responses
 from tests.support.gateway_thread import Gateway, wait_for
-from tests.support.responding import PATH, engine, get, post, responding
+from tests.support.responding import PATH, ended, engine, get, post, responding
 from tests.support.response_events import check_stream, events_of, strict_items, strict_response
 from tests.support.tenants import tenant
 
@@ -67,6 +67,26 @@ def test_one_that_runs_can_be_deleted(gateway: Gateway) -> None:
     assert gone.json() == {"id": id, "object": "response", "deleted": True}
     assert get(gateway, id).status_code == 404
     assert engine(gateway, "held").running == 0
+
+
+def test_those_of_a_key_are_bounded_in_number_and_size() -> None:
+    """Each is held in memory until it ends: one caller could otherwise take all there is. Another key has its own."""
+    with responding(background_responses=2, background_bytes=1024) as there:
+        kept = [post(there, "held", background=True, stream=False).json()["id"] for _ in range(2)]
+        refused = post(there, "held", background=True)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert "limit 2, used 2 (limits.background_responses)" in refused.json()["error"]["message"]
+        assert refused.headers["retry-after"] == "1"
+        assert post(there, "scripted").status_code == 200, "who waits is not counted"
+        other = tenant(there.registry)
+        assert post(there, "held", who=other, background=True).status_code == 200
+        post(there, "held", path=f"/{kept[0]}/cancel")
+        long = ended(there, post(there, "endless", background=True).json()["id"])
+        assert long["status"] == "failed"
+        assert "limits.background_bytes" in long["error"]["message"]
+        event = there.events[-1]
+        assert (event.outcome, 150 < event.tokens.completion < 300) == (Outcome.CLIENT_GONE, True), "billed as it stood"
+        there.engines["held"].release.set()  # type: ignore[attr-defined]
 
 
 def test_a_stream_in_the_background_is_taken_up_again(gateway: Gateway) -> None:

@@ -232,10 +232,11 @@ def test_accounts_of_one_name_are_one_row_of_usage(registry: Registry, who: Tena
 def test_its_arithmetic_is_exact(price, tokens: Tokens, embedding: int, batch: bool) -> None:
     """The auditor's own multiplication against fractions: it must not need the bookkeeper's to be right."""
     amounts = tuple(
-        price.of(kind) for kind in ("prompt", "cached", "cache_write", "completion", "reasoning", "embedding")
+        price.of(kind)
+        for kind in ("prompt", "cached", "cache_write", "completion", "reasoning", "embedding", "cache_write_1h")
     )
     row = PriceRow(1, "m", 0, 0, None, amounts, price.request, price.batch_percent)
-    tokens = Tokens(tokens.prompt, tokens.cached, tokens.cache_write, tokens.completion, tokens.reasoning, embedding)
+    tokens = msgspec.structs.replace(tokens, embedding=embedding)
     percent = price.batch_percent if batch else 100
     assert row.cost(_event_of(tokens, batch)) == min(ceil(Fraction(exact(price, tokens, percent))), 10**18)
 

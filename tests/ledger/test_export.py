@@ -152,8 +152,9 @@ def test_an_event_has_all_that_is_known_of_it(registry: Registry) -> None:
     del one["id"], one["day"], one["started"]
     assert one == {
         "org": "acme", "project": "acme", "key": "acme", "model": "m", "engine": "local", "outcome": "finished",
-        "prompt_tokens": "10", "cached_tokens": "0", "cache_write_tokens": "0", "completion_tokens": "7",
-        "reasoning_tokens": "0", "embedding_tokens": "0", "cost_nanos": "55", "cost_usd": "0.000000055",
+        "prompt_tokens": "10", "cached_tokens": "0", "cache_write_tokens": "0", "cache_write_1h_tokens": "0",
+        "completion_tokens": "7", "reasoning_tokens": "0", "embedding_tokens": "0",
+        "cost_nanos": "55", "cost_usd": "0.000000055",
         "overrun_nanos": "0", "estimated": "0", "disputed": "0", "batch": "0", "route": "", "attempts": "",
         "endpoint": "chat", "latency_us": "1000", "first_token_us": "100", "tags": "'=1+1 team:x",
     }  # fmt: skip

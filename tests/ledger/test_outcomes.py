@@ -102,7 +102,7 @@ TABLE = [
     Case(O.FINISHED, "at max_tokens", 200, completion=4, body={"max_tokens": 4}, finish="length"),
     Case(O.FINISHED, "two choices", 200, completion=14, body={"n": 2}, finish="stop"),
 ]  # fmt: skip
-ELSEWHERE = {O.OVERLOADED, O.CANCELLED, O.CLIENT_GONE}  # tests of their own, below
+ELSEWHERE = {O.OVERLOADED, O.CANCELLED, O.CLIENT_GONE, O.PROVIDER_REFUSED}  # below; by providers: gateway/test_routes
 
 
 def test_the_table_is_whole() -> None:

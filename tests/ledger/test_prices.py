@@ -7,6 +7,7 @@ from fractions import Fraction
 from math import ceil
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,9 +32,10 @@ counts = st.integers(0, 10**7)
 @st.composite
 def usages(draw: st.DrawFn) -> Tokens:
     """Tokens of one generation, whole kinds at least their parts."""
-    cached, cache_write, reasoning = draw(counts), draw(counts), draw(counts)
+    cached, hour, reasoning = draw(counts), draw(counts), draw(counts)
+    cache_write = hour + draw(counts)
     prompt, completion = cached + cache_write + draw(counts), reasoning + draw(counts)
-    return Tokens(prompt, cached, cache_write, completion, reasoning)
+    return Tokens(prompt, cached, cache_write, completion, reasoning, cache_write_1h=hour)
 
 
 def exact(price: Price, tokens: Tokens, percent: int) -> Fraction:
@@ -41,17 +43,21 @@ def exact(price: Price, tokens: Tokens, percent: int) -> Fraction:
     shares = {
         "prompt": tokens.prompt - tokens.cached - tokens.cache_write,
         "cached": tokens.cached,
-        "cache_write": tokens.cache_write,
+        "cache_write": tokens.cache_write - tokens.cache_write_1h,
+        "cache_write_1h": tokens.cache_write_1h,
         "completion": tokens.completion - tokens.reasoning,
         "reasoning": tokens.reasoning,
         "embedding": tokens.embedding,
     }
-    parents = {"cached": "prompt", "cache_write": "prompt", "reasoning": "completion", "embedding": "prompt"}
+    parents = {
+        "cached": "prompt", "cache_write": "prompt", "cache_write_1h": "cache_write", "reasoning": "completion",
+        "embedding": "prompt",
+    }  # fmt: skip
     total = Fraction(price.request)
     for kind, count in shares.items():
-        amount = getattr(price, kind)
-        if amount is None and kind in parents:
-            amount = getattr(price, parents[kind])
+        payer = kind
+        while (amount := getattr(price, payer)) is None and payer in parents:
+            payer = parents[payer]
         total += Fraction(count * (amount or 0), 10**6)
     return total * percent / 100
 
@@ -93,7 +99,8 @@ def test_edges(per_million: int, tokens: int, cost: int) -> None:
 def test_a_kind_without_an_amount_takes_its_parents() -> None:
     """A provider that has no price of its own for cached or reasoning tokens bills them as prompt and completion."""
     price = Price(model="m", since=0, prompt=3, completion=5)
-    assert [price.of(kind) for kind in KINDS] == [3, 3, 3, 5, 5, 3]
+    assert [price.of(kind) for kind in KINDS] == [3, 3, 3, 3, 5, 5, 3]
+    assert msgspec.structs.replace(price, cache_write=4).of("cache_write_1h") == 4
     assert price.covers(embedding=False)
     assert price.covers(embedding=True)
     only_embeds = Price(model="m", since=0, embedding=1)

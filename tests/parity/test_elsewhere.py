@@ -24,7 +24,7 @@ FILTERS = {"deny": True, "refuse": True, "mask": False}
 def outcome_of(rig: Rig, name: str) -> Outcome:
     """How a request for that saying ends."""
     if name in FAULTS:
-        return Outcome.FAILED
+        return Outcome.PROVIDER_REFUSED if name == "fault" else Outcome.FAILED
     return Outcome.FILTERED if FILTERS[rig.kind] and name != "clean" else Outcome.FINISHED
 
 
@@ -162,7 +162,7 @@ def test_a_line_of_a_batch_is_guarded(behind: Rig) -> None:
             wrong.append(f"{where}: a forbidden line got {told['1']}")
         ended = sorted(event.outcome.value for event in events.get(batch["id"], []))
         name = model.partition("-")[2]
-        wanted = [] if name == "fault" else [outcome_of(behind, "clean" if "embedder" in name else name).value] * asked
+        wanted = [outcome_of(behind, "clean" if "embedder" in name else name).value] * asked
         if ended != wanted:
             wrong.append(f"{where}: ended {ended}, not {wanted}: {rows[:400]}")
     assert not wrong, "\n".join(wrong)

@@ -84,7 +84,8 @@ def faults_of(rig: Rig, name: str, answer: Answer, events: list[Any]) -> Iterato
         yield f"forbidden words were told: {traces}"
     logged = rig.logged(answer)
     if name == "fault":
-        if answer.status != 400 or events:
+        recorded = [(event.outcome, event.cost_nanos) for event in events]
+        if answer.status != 400 or recorded != [(Outcome.PROVIDER_REFUSED, 0)]:
             yield f"a refused request: {answer.status} {answer.raw[:200]} {events}"
         return
     if answer.status != 200 and name != "late":

@@ -37,6 +37,12 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
+AN_HOURS = {
+    "input_tokens": 5, "output_tokens": 7, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 9,
+    "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 7},
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Both:
     """The provider, and the gateway before it."""
@@ -59,7 +65,7 @@ class Both:
 @pytest.fixture(scope="module")
 def both() -> Iterator[Both]:
     """Each model of the server's under its own name."""
-    models = {name: name for name in ASKED}
+    models = {name: name for name in ASKED} | {"hour": f"counts:{json.dumps(AN_HOURS)}"}
     with running_anthropic() as server, gateway_to(server.url, models, KEY, engine="anthropic") as gateway:
         yield Both(server, gateway)
 
@@ -89,6 +95,18 @@ def test_a_refusal_of_the_models_own_is_billed_by_its_last_word(both: Both) -> N
     parts = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     assert event.tokens.prompt == sum(usage[name] for name in parts)
     assert (event.tokens.cached, event.tokens.cache_write) == (20, 3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_cached_for_an_hour_is_told_and_counted_apart(both: Both, stream: bool) -> None:
+    """It costs twice what a prompt does, one for five minutes a quarter more: as one kind the bill would be wrong."""
+    answer = both.ask("hour", through=True, stream=stream)
+    told = assembled(events_of(answer.text)) if stream else answer.json()
+    assert told["usage"]["cache_creation_input_tokens"] == 9
+    if not stream:  # Anthropic's last word of a stream has no place for it
+        assert told["usage"]["cache_creation"] == AN_HOURS["cache_creation"]
+    tokens = both.gateway.events[-1].tokens
+    assert (tokens.prompt, tokens.cache_write, tokens.cache_write_1h) == (14, 9, 7)
 
 
 def test_a_count_is_the_providers_own(both: Both) -> None:

@@ -194,6 +194,14 @@ async def test_what_the_cache_did_is_counted(bedrock: Bedrock, stream: bool) -> 
     assert events[-1] == Usage(152, 7, cached_tokens=100, cache_write_tokens=40, service_tier="default")
 
 
+@both
+async def test_what_was_cached_for_an_hour_is_counted_apart(bedrock: Bedrock, stream: bool) -> None:
+    """Bedrock bills a write for an hour at another price than one for five minutes."""
+    used = (await ask(bedrock, stream=stream, text="cached-an-hour"))[-1]
+    assert isinstance(used, Usage)
+    assert (used.cache_write_tokens, used.cache_write_1h_tokens, used.disputed) == (40, 30, False)
+
+
 async def test_usage_that_contradicts_is_kept_and_marked(bedrock: Bedrock) -> None:
     """No tokens for an answer that has some: it stands as Bedrock tells it, for reconciliation."""
     usage = (await ask(bedrock, text="contradicts"))[-1]

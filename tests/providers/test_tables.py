@@ -31,6 +31,7 @@ SERVERS: dict[str, dict[str, Any]] = {
 
 # Mapped to the same as without it: what it asks for holds anyway, or is told by the rest of the turn.
 SAME = {
+    "call.followed_by": {"openai"},
     "message.is_error": {"openai", "responses"},
     "output.lax": {"anthropic"},
     "reasoning.adaptive": {"openai", "responses"},

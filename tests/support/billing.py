@@ -32,8 +32,11 @@ PROMPT_NANOS, ANSWER_NANOS = 2, 5  # for a token, unless a test says otherwise
 
 Event = dict[str, Any]
 
-_KINDS = ("prompt", "cached", "cache_write", "completion", "reasoning", "embedding")
-_PARENTS = {"cached": "prompt", "cache_write": "prompt", "reasoning": "completion", "embedding": "prompt"}
+_KINDS = ("prompt", "cached", "cache_write", "cache_write_1h", "completion", "reasoning", "embedding")
+_PARENTS = {
+    "cached": "prompt", "cache_write": "prompt", "cache_write_1h": "cache_write", "reasoning": "completion",
+    "embedding": "prompt",
+}  # fmt: skip
 _CHARGED = {"client_gone", "filtered", "budget_ended", "finished"}
 _numbers = itertools.count(1)
 
@@ -233,6 +236,7 @@ def _cost(price: dict[str, Any], event: Event) -> int:
         return 0
     tokens = {kind: event[f"{kind}_tokens"] for kind in _KINDS}
     tokens["prompt"] -= tokens["cached"] + tokens["cache_write"]
+    tokens["cache_write"] -= tokens["cache_write_1h"]
     tokens["completion"] -= tokens["reasoning"]
     amounts = {kind: price[kind] for kind in _KINDS}
     for kind, parent in _PARENTS.items():

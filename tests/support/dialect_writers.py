@@ -24,6 +24,7 @@ from interlace.engines.types import (
     Sampling,
     TextPart,
     ThinkingPart,
+    Tool,
     ToolCall,
 )
 from interlace.gateway.dialects import DIALECTS
@@ -139,6 +140,8 @@ def _chat_thought(part: ThinkingPart) -> Json:
 
 
 def _chat_call(call: ToolCall) -> Json:
+    if call.kind:
+        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
     made: Json = {"id": call.id, "function": {"name": call.name, "arguments": call.arguments}, "type": "function"}
     return made | ({"extra_content": {"google": {"thought_signature": call.signature}}} if call.signature else {})
 
@@ -171,6 +174,14 @@ def _schema_format(rule: OutputRule) -> Json:
     return made | ({"description": rule.description} if rule.description else {})
 
 
+def _chat_custom(tool: Tool) -> Json:
+    made = _said({"name": tool.name, "description": tool.description or None})
+    if (wanted := tool.native.get("format")) is None:
+        return made
+    rule = {name: value for name, value in wanted.items() if name != "type"}
+    return made | {"format": {"type": wanted["type"], **({"grammar": rule} if rule else {})}}
+
+
 def _write_chat(request: GenerateRequest) -> Json:
     options, logprobs = request.options, request.sampling.logprobs
     kind, _, name = request.tool_choice.partition(":")
@@ -182,8 +193,11 @@ def _write_chat(request: GenerateRequest) -> Json:
             )
             | ({"strict": True} if tool.strict else {}),
         }
+        if not tool.kind
+        else {"type": "custom", "custom": _chat_custom(tool)}
         for tool in request.tools
     ]
+    chosen = "custom" if any(tool.kind for tool in request.tools if tool.name == name) else "function"
     return {
         **_write_sampling(request),
         **_chat_format(request.output),
@@ -191,7 +205,7 @@ def _write_chat(request: GenerateRequest) -> Json:
         "logprobs": None if logprobs is None else True,
         "top_logprobs": logprobs or None,
         "tools": tools,
-        "tool_choice": {"type": "function", "function": {"name": name}} if name else kind,
+        "tool_choice": {"type": chosen, chosen: {"name": name}} if name else kind,
         "parallel_tool_calls": request.parallel_tool_calls,
         "continue_final_message": request.prefill,
         "reasoning_effort": (request.reasoning or Reasoning()).effort or None,
@@ -222,12 +236,12 @@ def _normal_chat(body: Json) -> Json:
         wanted["json_schema"] = {"strict": False} | wanted["json_schema"]
     body["messages"] = [_normal_chat_turn(turn) for turn in body["messages"]]
     if isinstance(choice := body.get("tool_choice"), dict) and "allowed_tools" in choice:
-        names = [one["function"]["name"] for one in choice["allowed_tools"]["tools"]]
-        body["tools"] = [tool for tool in body["tools"] if tool["function"]["name"] in names]
+        names = [one[one["type"]]["name"] for one in choice["allowed_tools"]["tools"]]
+        body["tools"] = [tool for tool in body["tools"] if tool[tool["type"]]["name"] in names]
         body["tool_choice"] = choice["allowed_tools"]["mode"]
     for tool in body.get("tools", ()):
-        tool["function"] = _said(_drop(tool["function"], strict=(False,)))
-        tool["type"] = "function"
+        if tool["type"] == "function":
+            tool["function"] = _said(_drop(tool["function"], strict=(False,)))
     return _plain_choice(body)
 
 
@@ -249,7 +263,7 @@ def _normal_chat_turn(turn: Json) -> Json:
     if thought and not turn.get("thinking_blocks"):
         turn["thinking_blocks"] = [{"type": "thinking", "thinking": thought}]
     for call in turn.get("tool_calls", ()):
-        call["type"] = "function"
+        call.setdefault("type", "function")
     return _said(turn | {"content": parts})
 
 
@@ -311,18 +325,36 @@ def _reasoning_item(part: ThinkingPart) -> Json:
 
 
 def _response_items(turn: Message) -> list[Json]:
+    if turn.role == "tool" and turn.kind not in ("", "custom"):
+        return [{**json.loads(turn.text), "type": f"{turn.kind}_output", "call_id": turn.tool_call_id}]
     if turn.role == "tool":
+        kind = "custom_tool" if turn.kind else "function"
         output = [_response_part(part, "tool") for part in turn.parts]
-        return [{"type": "function_call_output", "call_id": turn.tool_call_id, "output": output}]
-    items = [_reasoning_item(part) for part in turn.parts if isinstance(part, ThinkingPart)]
-    said = [_response_part(part, turn.role) for part in turn.parts if not isinstance(part, ThinkingPart)]
-    if said or turn.role != "assistant":
-        items.append({"type": "message", "role": turn.role, "content": said})
-    for call in turn.tool_calls:
-        items.append({"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments})
-        if call.signature:
-            items.append({"type": "reasoning", "encrypted_content": f"{_CALL}{call.id}\n{call.signature}"})
+        return [{"type": f"{kind}_call_output", "call_id": turn.tool_call_id, "output": output}]
+    if turn.role != "assistant":
+        return [{"type": "message", "role": turn.role, "content": [_response_part(p, turn.role) for p in turn.parts]}]
+    items: list[Json] = []
+    for one in turn.sequence:
+        match one:
+            case ThinkingPart():
+                items.append(_reasoning_item(one))
+            case ToolCall():
+                items += _response_call(one)
+            case _:
+                if not items or items[-1]["type"] != "message":
+                    items.append({"type": "message", "role": "assistant", "content": []})
+                items[-1]["content"].append(_response_part(one, "assistant"))
     return items
+
+
+def _response_call(call: ToolCall) -> list[Json]:
+    if call.kind == "custom":
+        return [{"type": "custom_tool_call", "call_id": call.id, "name": call.name, "input": call.arguments}]
+    if call.kind:
+        return [{**json.loads(call.arguments), "type": call.kind, "call_id": call.id}]
+    made = {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+    seal = {"type": "reasoning", "encrypted_content": f"{_CALL}{call.id}\n{call.signature}"}
+    return [made, seal] if call.signature else [made]
 
 
 def _write_responses(request: GenerateRequest) -> Json:
@@ -332,14 +364,19 @@ def _write_responses(request: GenerateRequest) -> Json:
         _said({"type": "function", "name": tool.name, "description": tool.description or None})
         | _said({"parameters": tool.parameters})
         | {"strict": tool.strict}
+        if not tool.kind
+        else _said({"name": tool.name, "description": tool.description or None} if tool.kind == "custom" else {})
+        | {"type": tool.kind, **tool.native}
         for tool in request.tools
     ]
+    kinds = {tool.name: tool.kind for tool in request.tools}
+    named = {"name": name} if kinds.get(name) in ("", "custom", None) else {}
     made: Json = {
         "input": [item for turn in request.messages or () for item in _response_items(turn)],
         "max_output_tokens": request.sampling.max_tokens,
         "logprobs": request.sampling.logprobs,
         "tools": tools,
-        "tool_choice": {"type": "function", "name": name} if name else kind,
+        "tool_choice": {"type": kinds.get(name) or "function", **named} if name else kind,
         "parallel_tool_calls": request.parallel_tool_calls,
         "service_tier": options.service_tier or None,
         "user": options.user or None,
@@ -347,7 +384,7 @@ def _write_responses(request: GenerateRequest) -> Json:
         "prompt_cache_key": options.cache_key or None,
         "prompt_cache_retention": options.cache_retention or None,
         "metadata": dict(options.metadata),
-        **request.native,
+        **{name: value for name, value in request.native.items() if name != "reasoning.context"},
     }
     for field in ("temperature", "top_p"):
         if field not in request.unset:
@@ -357,9 +394,9 @@ def _write_responses(request: GenerateRequest) -> Json:
         schema = {"type": "json_schema", **_schema_format(rule)} if rule.kind == "json_schema" else {"type": rule.kind}
         text["format"] = schema
     made["text"] = _said(text)
-    if request.reasoning is not None:
-        reasoning = {"effort": request.reasoning.effort or None, "summary": request.reasoning.summary or None}
-        made["reasoning"] = _said(reasoning)
+    thinks = request.reasoning or Reasoning()
+    reasoning = {"effort": thinks.effort or None, "summary": thinks.summary or None}
+    made["reasoning"] = _said(reasoning | {"context": request.native.get("reasoning.context")})
     return made
 
 
@@ -385,8 +422,13 @@ def _normal_responses(body: Json) -> Json:
         reasoning.setdefault("summary", older)
     if "prompt_cache_retention" in body:
         body["prompt_cache_retention"] = body["prompt_cache_retention"].replace("-", "_")
+    if reasoning.get("context") == "auto":
+        del reasoning["context"]
     for tool in body.get("tools", ()):
-        tool.setdefault("strict", _strictly(tool.get("parameters", {})))
+        if tool["type"] == "function":
+            tool.setdefault("strict", _strictly(tool.get("parameters", {})))
+        for name in ("allowed_callers", "async", "defer_loading"):  # which here ask for nothing
+            tool.pop(name, None)
     _choose(body)
     body["tools"] = [_said(tool) for tool in body.get("tools", ())]
     return _plain_choice(_drop(body, parallel_tool_calls=(True,)))
@@ -396,8 +438,8 @@ def _choose(body: Json) -> None:
     """Of all tools only the allowed ones."""
     choice = body.get("tool_choice")
     if isinstance(choice, dict) and choice["type"] == "allowed_tools":
-        allowed = [one["name"] for one in choice["tools"]]
-        body["tools"] = [tool for tool in body["tools"] if tool["name"] in allowed]
+        allowed = [one.get("name", one["type"]) for one in choice["tools"]]
+        body["tools"] = [tool for tool in body["tools"] if tool.get("name", tool["type"]) in allowed]
         body["tool_choice"] = choice["mode"]
 
 
@@ -410,15 +452,20 @@ def _strictly(schema: Any) -> bool:
 
 def _normal_item(item: Json) -> Json:
     item = {"type": "message"} | item
+    item.pop("caller", None)
+    if item["type"] == "function_call_output":
+        item.pop("name", None)
     if item["type"] != "reasoning":
         item.pop("id", None)
     elif item.get("encrypted_content", "").startswith(_CALL):
         return {"type": "reasoning", "encrypted_content": item["encrypted_content"]}
     kind = "output_text" if item.get("role") == "assistant" else "input_text"
     for name in ("content", "output"):
-        if isinstance(item.get(name), str):
+        if isinstance(item.get(name), str) and not item["type"].startswith(("local_shell", "apply_patch")):
             item[name] = [{"type": kind, "text": item[name]}] if item[name] else []
         for part in item.get(name, ()):
+            if "type" not in part:
+                continue
             if part.get("detail") == "auto" or part["type"] == "input_file":
                 part.pop("detail", None)
     return _said(item)
@@ -470,7 +517,8 @@ def _anthropic_turn(turn: Message) -> Json:
         result = {"type": "tool_result", "tool_use_id": turn.tool_call_id, "content": [_block(p) for p in turn.parts]}
         failed = {"is_error": True} if turn.is_error else {}
         return {"role": "user", "content": [_said(result) | failed | _mark_of_anthropic(turn.cache)]}
-    return {"role": turn.role, "content": [*map(_block, turn.parts), *map(_tool_use, turn.tool_calls)]}
+    content = [_tool_use(one) if isinstance(one, ToolCall) else _block(one) for one in turn.sequence]
+    return {"role": turn.role, "content": content}
 
 
 def _write_messages(request: GenerateRequest) -> Json:
@@ -494,7 +542,8 @@ def _write_messages(request: GenerateRequest) -> Json:
     made: Json = {
         "messages": messages,
         "tools": [
-            {"name": tool.name, "input_schema": tool.parameters, **tool.native, **_mark_of_anthropic(tool.cache)}
+            {"name": tool.name, **({"type": tool.kind} if tool.kind else {"input_schema": tool.parameters})}
+            | {**tool.native, **_mark_of_anthropic(tool.cache)}
             | ({"description": tool.description} if tool.description else {})
             | ({"strict": True} if tool.strict else {})
             for tool in request.tools

@@ -70,7 +70,7 @@ def _parts(draw: Draw, path: str, kinds: tuple[type[msgspec.Struct], ...]) -> An
 # --- chat completions --------------------------------------------------------------------------------------------
 
 _CHAT_PARTS: dict[str, tuple[type[msgspec.Struct], ...]] = {
-    "system": (chat.WireTextPart,),
+    "system": (chat.WireTextPart, chat.WireTextPart, chat.ImageUrlPart),
     "developer": (chat.WireTextPart,),
     "assistant": (chat.WireTextPart, chat.WireTextPart, chat.WireRefusalPart),
     "tool": (chat.WireTextPart, chat.WireTextPart, chat.ImageUrlPart),
@@ -111,6 +111,17 @@ def _chat_messages(draw: Draw, _: str) -> list[Json]:
     return [*turns, _chat_turn(draw, "user")]
 
 
+def _chat_call(draw: Draw, path: str) -> Json:
+    made = draw.struct(info_of(chat.AssistantToolCall), path) | {"id": draw.fresh("call")}
+    function = draw.struct(info_of(chat.CalledFunction), f"{path}.function")
+    for name in ("function", "custom", "type"):
+        made.pop(name, None)
+    if draw.chance(0.15):
+        made.pop("extra_content", None)
+        return made | {"type": "custom", "custom": draw.struct(info_of(chat.CalledCustom), f"{path}.custom")}
+    return made | {"function": function} | ({"type": "function"} if draw.chance(0.8) else {})
+
+
 def _thinking_block(draw: Draw, _: str) -> Json:
     place = {"index": draw.random.randint(0, 3)} if draw.chance(0.3) else {}
     if draw.chance(0.4):
@@ -141,13 +152,14 @@ CHAT: dict[str, Own] = _SAMPLED | {
     },
     "messages[].name": _kind("name"),
     "messages[].thinking_blocks[]": _thinking_block,
-    "messages[].tool_calls[].id": lambda draw, _: draw.fresh("call"),
+    "messages[].tool_calls[]": _chat_call,
     "messages[].tool_calls[].function.arguments": _kind("arguments"),
     "messages[].tool_calls[].extra_content.google.thought_signature": _kind("base64"),
     "messages[].tool_call_id": _constant("replaced"),
     "messages[].audio": _constant(NOTHING),
     "messages[].function_call": _constant(NOTHING),
     "tools[].function.name": lambda draw, _: draw.fresh("f"),
+    "tools[].custom.name": lambda draw, _: draw.fresh("c"),
     "tools[].function.parameters": _kind("schema"),
     "response_format.json_schema.schema": _kind("schema"),
     "modalities": _constant(["text"]),
@@ -180,12 +192,15 @@ def draw_chat(draw: Draw) -> Json:
             schema.setdefault("schema", draw.schema())
     _settle(body)
     if "tool_choice" in body:
-        names = [tool["function"]["name"] for tool in body.get("tools") or ()]
+        tools = body.get("tools") or []
         choices: list[Any] = []
-        if names:
-            one = {"type": "function", "function": {"name": names[-1]}}
+        if tools and draw.chance(0.6):
+            tools.append(draw.struct(info_of(chat.CustomToolBody), "tools[]"))
+        if tools:
+            kind = tools[-1]["type"]
+            one = {"type": kind, kind: {"name": tools[-1][kind]["name"]}}
             allowed = {"mode": draw.one(("auto", "required")), "tools": [one]}
-            choices = ["auto", "required", one, {"type": "allowed_tools", "allowed_tools": allowed}]
+            choices = ["auto", "required", one, one, {"type": "allowed_tools", "allowed_tools": allowed}]
         body["tool_choice"] = draw.one([*choices, "none"])
     if draw.chance(0.1):
         body.pop("add_generation_prompt", None)
@@ -247,7 +262,7 @@ def deny_completion(draw: Draw, body: Json, path: str) -> None:
 
 _RESPONSE_PARTS: dict[str, tuple[type[msgspec.Struct], ...]] = {
     "system": (responses.InputTextPart,),
-    "developer": (responses.InputTextPart,),
+    "developer": (responses.InputTextPart, responses.InputTextPart, responses.InputImagePart),
     "assistant": (responses.OutputTextPart, responses.OutputTextPart, responses.OutputRefusalPart),
     "user": (responses.InputTextPart, responses.InputImagePart, responses.InputDocumentPart),
 }
@@ -266,7 +281,7 @@ def _items(draw: Draw, _: str) -> Any:
         return draw.text()
     items: list[Json] = []
     for _step in range(draw.random.randint(0, 2)):
-        match draw.random.randint(0, 4):
+        match draw.random.randint(0, 5):
             case 0:
                 items.append(_message_item(draw, draw.one(("user", "system", "developer"))))
             case 1:
@@ -274,8 +289,10 @@ def _items(draw: Draw, _: str) -> Any:
             case 2 | 3:
                 items.append(_reasoning_item(draw))
                 items.append(_message_item(draw, "assistant"))
-            case _:
+            case 4:
                 items += _calls(draw)
+            case _:
+                items += _other_calls(draw)
     return [*items, _message_item(draw, "user")]
 
 
@@ -293,9 +310,34 @@ def _calls(draw: Draw) -> list[Json]:
         if draw.chance(0.3):
             seal = f"interlace-call:{call['call_id']}\n{draw.base64()}"
             calls.append({"type": "reasoning", "summary": [], "encrypted_content": seal})
+        draw.role = "result"
         result = draw.struct(info_of(responses.FunctionOutputItem), "input[]")
         results.append(result | {"call_id": call["call_id"]})
     return calls + results
+
+
+_OTHERS: tuple[tuple[type[msgspec.Struct], type[msgspec.Struct]], ...] = (
+    (responses.CustomCallItem, responses.CustomOutputItem),
+    (responses.LocalShellCallItem, responses.LocalShellOutputItem),
+    (responses.ShellCallItem, responses.ShellOutputItem),
+    (responses.ApplyPatchCallItem, responses.ApplyPatchOutputItem),
+)
+
+
+def _other_calls(draw: Draw) -> list[Json]:
+    call, output = draw.one(_OTHERS)
+    called = draw.struct(info_of(call), "input[]")
+    draw.role = "result" if output is responses.CustomOutputItem else output.__name__
+    result = draw.struct(info_of(output), "input[]") | {"call_id": called["call_id"]}
+    return [called, result]
+
+
+def _result(draw: Draw, path: str) -> Any:
+    if draw.role == responses.ShellOutputItem.__name__:
+        return [{"stdout": draw.text(), "stderr": draw.text()}]
+    if draw.role in {responses.LocalShellOutputItem.__name__, responses.ApplyPatchOutputItem.__name__}:
+        return draw.text()
+    return _parts(draw, path, (responses.InputTextPart, responses.InputImagePart, responses.InputDocumentPart))
 
 
 def _sealed(draw: Draw, _: str) -> str:
@@ -315,9 +357,7 @@ RESPONSES: dict[str, Own] = {
         if draw.role
         else [{"type": "reasoning_text", "text": draw.text()}]
     ),
-    "input[].output": lambda draw, path: _parts(
-        draw, path, (responses.InputTextPart, responses.InputImagePart, responses.InputDocumentPart)
-    ),
+    "input[].output": _result,
     "input[].call_id": lambda draw, _: draw.fresh("call"),
     "input[].arguments": _kind("arguments"),
     "input[].id": lambda draw, _: draw.fresh("item"),
@@ -325,9 +365,12 @@ RESPONSES: dict[str, Own] = {
     "metadata": lambda draw, _: {draw.name(): draw.text()},
     "tools[].name": lambda draw, _: draw.fresh("f"),
     "tools[].parameters": _kind("schema"),
+    "tools[].environment.skills": lambda draw, _: [{"name": draw.name()}],
     "text": lambda draw, path: draw.struct(info_of(responses.TextBody), path, 0.7),
     "text.format.schema": _kind("schema"),
     "tool_choice": _constant("auto"),
+    **{name: _constant(NOTHING) for name in ("input[].async", "input[].namespace", "tools[].async")},
+    **{f"tools[].{name}": _constant(NOTHING) for name in ("allowed_callers", "defer_loading", "output_schema")},
 }
 for _where in ("input[].content[]", "input[].output[]"):
     RESPONSES |= {
@@ -342,23 +385,22 @@ for _where in ("input[].content[]", "input[].output[]"):
 def draw_responses(draw: Draw) -> Json:
     """A response's body."""
     body = _with_tools(draw, draw.body(responses.ResponsesBody), responses.FunctionToolBody)
+    if "tools" in body:  # of those without a name there is one of a kind
+        body["tools"] = list({tool.get("name", tool["type"]): tool for tool in body["tools"]}.values())
     _settle(body)
     if body.get("background"):
         body.pop("store", None)
     if "tool_choice" in body:
-        names = [tool["name"] for tool in body.get("tools") or ()]
+        tools = [{name: tool[name] for name in ("type", "name") if name in tool} for tool in body.get("tools") or ()]
         choices: list[Any] = ["auto", "none"]
-        if names:
-            allowed = {
-                "type": "allowed_tools",
-                "mode": draw.one(("auto", "required")),
-                "tools": [{"type": "function", "name": names[-1]}],
-            }
-            choices += ["required", {"type": "function", "name": names[0]}, allowed]
+        if tools:
+            allowed = {"type": "allowed_tools", "mode": draw.one(("auto", "required")), "tools": [tools[-1]]}
+            choices += ["required", tools[0], allowed]
         body["tool_choice"] = draw.one(choices)
     for item in body["input"] if isinstance(body["input"], list) else ():
         for part in [*_listed(item.get("content")), *_listed(item.get("output"))]:
-            _place(draw, part)
+            if "type" in part:
+                _place(draw, part)
     return body
 
 
@@ -422,6 +464,8 @@ def _anthropic_messages(draw: Draw, _: str) -> list[Json]:
             if draw.chance(0.5):
                 calls = _blocks(draw, (anthropic.ToolUseBlockParam,))
                 turn["content"] += calls
+                if draw.chance(0.2):
+                    turn["content"] += _blocks(draw, (anthropic.TextBlockParam,))
                 open_calls = [call["id"] for call in calls]
     return [*turns, _user_turn(draw, open_calls)]
 
@@ -446,6 +490,18 @@ def _document(draw: Draw) -> Json:
     )
 
 
+_OF_KINDS = ("display_height_px", "display_number", "display_width_px", "enable_zoom", "max_characters")
+
+
+def _known_tool(draw: Draw, tool: Json) -> Json:
+    """A tool that Anthropic's models know."""
+    kept = {name: tool[name] for name in ("name", "cache_control", "strict") if name in tool}
+    kind = draw.one(("bash_20250124", "computer_20250124", "memory_20250818", "text_editor_20250728"))
+    size = {"display_height_px": 768, "display_width_px": 1024, "display_number": 1, "enable_zoom": True}
+    more: Json = {"computer_20250124": size, "text_editor_20250728": {"max_characters": 99}}.get(kind, {})
+    return kept | {"type": kind} | more
+
+
 MESSAGES: dict[str, Own] = {
     "model": _constant("m"),
     "messages": _anthropic_messages,
@@ -460,6 +516,8 @@ MESSAGES: dict[str, Own] = {
     "messages[].content[].content[].citations.enabled": _constant(False),
     "tools[].name": lambda draw, _: draw.fresh("f"),
     "tools[].input_schema": _kind("schema"),
+    "tools[].type": _constant("custom"),
+    **{f"tools[].{name}": _constant(NOTHING) for name in _OF_KINDS},
     "tools[].allowed_callers": lambda draw, _: draw.one((["direct"], ["direct", "code_execution_20250825"])),
     "output_config.format.schema": _kind("schema"),
     "output_format.schema": _kind("schema"),
@@ -505,6 +563,10 @@ def draw_messages(draw: Draw) -> Json:
                     one["source"] = _document(draw)
     if "output_config" in body and "format" in body["output_config"]:
         body.pop("output_format", None)
+    for at, tool in enumerate(body.get("tools") or ()):
+        tool.setdefault("input_schema", draw.schema())
+        if draw.chance(0.2):
+            body["tools"][at] = _known_tool(draw, tool)
     names = [tool["name"] for tool in body.get("tools") or ()]
     if "tool_choice" in body:
         many = {"disable_parallel_tool_use": draw.one((True, False))} if draw.chance(0.4) else {}

@@ -88,7 +88,7 @@ def _schema(schema: Any) -> Any:
 
 
 def _message(message: Message) -> Message:
-    return replace(message, content=tuple(part for part in map(_part, message.parts) if part is not None))
+    return changed(message, _part)
 
 
 def _part(part: Part) -> Part | None:
@@ -109,9 +109,18 @@ def parts(request: GenerateRequest, change: Callable[[Part, Message], Part | Non
         if where and message.role != where:
             messages.append(message)
             continue
-        changed = (change(part, message) for part in message.parts)
-        messages.append(replace(message, content=tuple(part for part in changed if part is not None)))
+        messages.append(changed(message, lambda part, message=message: change(part, message)))  # type: ignore[misc]
     return replace(request, messages=None if request.messages is None else tuple(messages))
+
+
+def changed(turn: Message, change: Callable[[Part], Part | None]) -> Message:
+    """The turn with each part as `change` makes it; calls stay in their places."""
+    made = [change(part) for part in turn.parts]
+    calls = tuple(
+        replace(call, followed_by=sum(part is not None for part in made[len(made) - call.followed_by :]))
+        for call in turn.tool_calls
+    )
+    return replace(turn, content=tuple(part for part in made if part is not None), tool_calls=calls)
 
 
 def turns(request: GenerateRequest, change: Callable[[Message], Message]) -> GenerateRequest:
@@ -160,6 +169,12 @@ def without(request: GenerateRequest, name: str) -> GenerateRequest:
                 assert request.output is not None
                 return replace(request, output=replace(request.output, description=""))
             return replace(request, output=None)
+        case "tools" if rest in {"kind", "custom"}:
+            left = tuple(tool for tool in request.tools if not _is(tool.kind, custom=rest == "custom"))
+            named = {f"function:{tool.name}" for tool in request.tools} - {f"function:{tool.name}" for tool in left}
+            return replace(
+                request, tools=left, tool_choice="auto" if request.tool_choice in named else request.tool_choice
+            )
         case "tools" if rest == "native":
             return _with_natives(request, lambda name: f"tools[].{name}" in request.asides)
         case "tools":
@@ -169,8 +184,10 @@ def without(request: GenerateRequest, name: str) -> GenerateRequest:
             return replace(request, tools=tuple(replace(tool, **{rest: empty}) for tool in request.tools))
         case "tool_choice":
             return replace(request, tool_choice="auto")
+        case "call" if rest in {"kind", "custom"}:
+            return _without_kinds(request, custom=rest == "custom")
         case "call":
-            return calls(request, **{rest: ""})
+            return calls(request, **{rest: 0 if rest == "followed_by" else ""})
         case "message":
             return _without_of_turns(request, rest)
         case "n":
@@ -189,6 +206,19 @@ def without(request: GenerateRequest, name: str) -> GenerateRequest:
     raise AssertionError(f"a request cannot be without {name}")
 
 
+def _is(kind: str, *, custom: bool) -> bool:
+    return kind == "custom" if custom else kind not in ("", "custom")
+
+
+def _without_kinds(request: GenerateRequest, *, custom: bool) -> GenerateRequest:
+    turns = []
+    for turn in request.messages or ():
+        if not _is(turn.kind, custom=custom):
+            calls = tuple(call for call in turn.tool_calls if not _is(call.kind, custom=custom))
+            turns.append(replace(turn, tool_calls=calls))
+    return replace(request, messages=tuple(turns))
+
+
 def _with_natives(request: GenerateRequest, kept: Callable[[str], bool]) -> GenerateRequest:
     tools = (
         replace(tool, native={name: value for name, value in tool.native.items() if kept(name)})
@@ -202,7 +232,15 @@ def _without_of_turns(request: GenerateRequest, rest: str) -> GenerateRequest:
     return turns(request, lambda turn: replace(turn, **{rest: empty}))
 
 
+def _texts_of_instructions(turn: Message) -> Message:
+    if turn.role not in {"system", "developer"}:
+        return turn
+    return replace(turn, content=tuple(part for part in turn.parts if isinstance(part, TextPart)))
+
+
 def _without_part(request: GenerateRequest, name: str) -> GenerateRequest:
+    if name == "part.in_instructions":
+        return turns(request, _texts_of_instructions)
     _, kind, *rest = name.split(".")
     wanted = _KINDS[kind]
     if name == "part.image.in_result":

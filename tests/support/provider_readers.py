@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from interlace.engines.types import (
@@ -248,10 +248,20 @@ def _with_mark(block: Any, mark: str) -> Any:
 def _bedrock_turn(turn: Json) -> Iterator[Message]:
     made: Any = _marked(_blocks(turn["content"]))
     if turn["role"] == "assistant":
-        said = tuple(one for one in made if not isinstance(one, ToolCall))
-        yield Message("assistant", said, tool_calls=tuple(one for one in made if isinstance(one, ToolCall)))
+        yield placed(made)
         return
     yield from _apart(made)
+
+
+def placed(made: Sequence[Part | ToolCall]) -> Message:
+    """A turn of the assistant's, its calls where they stand."""
+    said = tuple(one for one in made if not isinstance(one, ToolCall))
+    calls = [
+        replace(one, followed_by=sum(not isinstance(other, ToolCall) for other in made[place:]))
+        for place, one in enumerate(made)
+        if isinstance(one, ToolCall)
+    ]
+    return Message("assistant", said, tool_calls=tuple(calls))
 
 
 def _apart(made: Any) -> Iterator[Message]:
@@ -363,16 +373,16 @@ def _gemini_thinking(config: Json | None) -> Reasoning | None:
 
 def _gemini_turn(turn: Json, detail: str) -> Iterator[Message]:
     if turn["role"] == "model":
-        said, calls = [], []
+        said: list[Part | ToolCall] = []
         for part in turn["parts"]:
             seal = part.get("thoughtSignature", "")
             if (call := part.get("functionCall")) is not None:
-                calls.append(ToolCall(call["id"], call["name"], written(call["args"]), seal))
+                said.append(ToolCall(call["id"], call["name"], written(call["args"]), seal))
             elif part.get("thought") or seal:
                 said.append(ThinkingPart(part["text"], seal))
             else:
                 said.append(_gemini_part(part, detail))
-        yield Message("assistant", tuple(said), tool_calls=tuple(calls))
+        yield placed(said)
         return
     yield from _apart([_gemini_part(part, detail) for part in turn["parts"]])
 

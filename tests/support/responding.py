@@ -60,8 +60,8 @@ CALLER = (
 
 
 @contextmanager
-def responding() -> Iterator[Gateway]:
-    """One engine for each way to answer; denied words, masked keys, and short conversations."""
+def responding(**limits: Any) -> Iterator[Gateway]:
+    """One engine for each way to answer; denied words, masked keys, short conversations, and these limits."""
     made = {
         "scripted": ScriptedEngine(fates=ALL_KEPT),
         "local": ScriptedEngine(),
@@ -101,7 +101,7 @@ def responding() -> Iterator[Gateway]:
             secrets_input=SecretSettings(api_key="mask"),
             secrets_output=SecretSettings(api_key="mask"),
         ),
-        limits=LimitSettings(body_bytes=100_000, body_seconds=2),
+        limits=LimitSettings(**{"body_bytes": 100_000, "body_seconds": 2, **limits}),
         responses=ResponseSettings(chain_turns=3, chain_bytes=20_000),
         drain_seconds=5,
     )

@@ -28,7 +28,7 @@ from interlace.engines.types import (
     TextPart,
     ThinkingPart,
 )
-from tests.support.neutral_form import parts, replace, turns, without
+from tests.support.neutral_form import changed, parts, replace, turns, without
 
 Change = Callable[[GenerateRequest], GenerateRequest]
 INSTRUCTIONS = {"system", "developer"}
@@ -160,11 +160,16 @@ def joined(request: GenerateRequest, roles: set[str]) -> GenerateRequest:
     for turn in request.messages or ():
         last = made[-1] if made else None
         if last is not None and turn.role in roles and last.role == turn.role:
-            calls = last.tool_calls + turn.tool_calls
-            made[-1] = replace(last, content=(*last.parts, *turn.parts), tool_calls=calls)
+            made[-1] = one_turn(last, turn)
         elif says_something(turn):
             made.append(turn)
     return replace(request, messages=tuple(made))
+
+
+def one_turn(before: Message, after: Message) -> Message:
+    """What two turns say, in its order."""
+    early = (replace(call, followed_by=call.followed_by + len(after.parts)) for call in before.tool_calls)
+    return replace(before, content=(*before.parts, *after.parts), tool_calls=(*early, *after.tool_calls))
 
 
 def says_something(turn: Message) -> bool:
@@ -273,6 +278,7 @@ _OPENAI: dict[str, Change] = {
     "part.file.text": text_files_as_texts,
     "part.file.data": pictures_after_results,
     "part.image.in_result": pictures_after_results,
+    "call.followed_by": gone("call.followed_by"),
     "call.signature": same,
     "prefill": same,
     "reasoning.budget_tokens": budgets_as_efforts,
@@ -296,8 +302,8 @@ def sealed_thoughts_first(request: GenerateRequest) -> GenerateRequest:
                 sealed = replace(part, signature=part.signature or part.redacted, redacted="")
                 shown = {} if own or not part.text else {"text": "", "summary": part.summary or (part.text,)}
                 thoughts.append(replace(sealed, **shown))
-        rest = tuple(part for part in turn.parts if not isinstance(part, ThinkingPart))
-        return replace(turn, content=(*thoughts, *rest))
+        rest = changed(turn, lambda part: None if isinstance(part, ThinkingPart) else part)
+        return replace(rest, content=(*thoughts, *rest.parts))
 
     return turns(request, change)
 
@@ -328,8 +334,7 @@ def _always_responses(request: GenerateRequest) -> GenerateRequest:
         if turn.role == "assistant" and not says_something(turn):
             continue
         if last is not None and (_only_thinks(last) or not any(_spoken(turn))):
-            calls = last.tool_calls + turn.tool_calls
-            made[-1] = replace(last, content=(*last.parts, *turn.parts), tool_calls=calls)
+            made[-1] = one_turn(last, turn)
         else:
             made.append(turn)
     return replace(request, messages=tuple(made))
@@ -413,7 +418,7 @@ def anthropic_thinking(request: GenerateRequest, *, converse: bool = False) -> G
 def anthropic_options(request: GenerateRequest) -> GenerateRequest:
     """A user, whatever he is called, and whether to go first."""
     options = request.options
-    tier = "auto" if options.service_tier in {"auto", "priority", "fast", "scale"} else "standard_only"
+    tier = "auto" if options.service_tier in {"auto", "priority", "fast", "ultrafast", "scale"} else "standard_only"
     return replace(
         request,
         options=Options(

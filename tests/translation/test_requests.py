@@ -326,7 +326,7 @@ def test_every_provider_is_there() -> None:
         (dialect, path)
         for dialect in DRAWN
         for path, place in DIALECTS[dialect].table.items()
-        if isinstance(place, Denied)
+        if isinstance(place, Denied) and "=" not in path and dialect != "openai.responses"
     ],
 )
 def test_what_is_denied_is_named(dialect: str, path: str) -> None:

@@ -116,6 +116,9 @@ def prices_create(
     prompt: Annotated[str | None, _usd("--prompt", "Dollars per million tokens of the prompt.")] = None,
     cached: Annotated[str | None, _usd("--cached", "... read from a cache; else as --prompt.")] = None,
     cache_write: Annotated[str | None, _usd("--cache-write", "... written to a cache; else as --prompt.")] = None,
+    cache_write_1h: Annotated[
+        str | None, _usd("--cache-write-1h", "... written to a cache for an hour; else as --cache-write.")
+    ] = None,
     completion: Annotated[str | None, _usd("--completion", "... generated.")] = None,
     reasoning: Annotated[
         str | None, _usd("--reasoning", "... generated for the model to read; else as --completion.")
@@ -131,6 +134,7 @@ def prices_create(
     Example: interlace prices create talker --prompt 0.15 --completion 0.60
     """
     kinds = {"prompt": prompt, "cached": cached, "cache_write": cache_write}
+    kinds |= {"cache_write_1h": cache_write_1h}
     kinds |= {"completion": completion, "reasoning": reasoning, "embedding": embedding}
     amounts = {kind: amount for kind, amount in kinds.items() if amount is not None}
     rest = {"usd_per_request": request, "batch_percent": batch_percent}

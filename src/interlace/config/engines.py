@@ -24,4 +24,6 @@ PROVIDERS: Mapping[str, str] = MappingProxyType(
 REMOTE = tuple(PROVIDERS)
 OPENAI = ("openai", "azure", *PRESETS)
 """Those that speak OpenAI's API."""
+EMBEDDING = tuple(name for name in REMOTE if name not in {"anthropic", "bedrock"})
+"""Those that make embeddings, too."""
 ENGINES = (LOCAL, *REMOTE)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interlace.config.edge_settings import CorsSettings, ProxySettings, TlsSettings
-from interlace.config.engines import ENGINES, LOCAL, OPENAI, REMOTE
+from interlace.config.engines import EMBEDDING, ENGINES, LOCAL, OPENAI, REMOTE
 from interlace.config.route_settings import BreakerSettings, RouteSettings
 from interlace.config.setting import setting
 from interlace.money import Micros, Nanos
@@ -125,9 +125,9 @@ class ModelSettings:
         choices=("chat", "responses"),
         only=OPENAI,
     )
-    embeds: bool = setting("It makes embeddings, not text.", False, only=REMOTE)
+    embeds: bool = setting("It makes embeddings, not text.", False, only=EMBEDDING)
     dimensions: int = setting(
-        "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only=REMOTE
+        "How many numbers each of its embeddings has; 0: as many as come.", 0, minimum=0, only=EMBEDDING
     )
     stream: bool = setting(
         "Answers are streamed from the server, so that one can be stopped; false for a server that cannot.",
@@ -222,6 +222,14 @@ class LimitSettings:
     sequences: int = setting("Most answers one request may ask for: prompts times `n`.", 256, minimum=1)
     body_seconds: float = setting("Longest time a caller may take to send its request body.", 60.0, minimum=0.1)
     reader_seconds: float = setting("A caller that reads nothing for so long is dropped.", 60.0, minimum=0.1)
+    background_responses: int = setting(
+        "Responses in the background that run or wait at once, of one API key; 0 takes none.", 32, minimum=0
+    )
+    background_bytes: int = setting(
+        "Most bytes that one of them may grow to, events included; sizes such as 10MiB are understood.",
+        16 << 20,
+        minimum=1024,
+    )
     file_bytes: int = setting("Largest file of `/v1/files`; 0 takes none.", 512 << 20, minimum=0)
     project_file_bytes: int = setting("All files of a project together.", 10 << 30, minimum=0)
     batch_lines: int = setting(
@@ -257,6 +265,7 @@ class PerMillion:
     prompt: Nanos | None = setting("Tokens of the prompt.", None)
     cached: Nanos | None = setting("Prompt tokens read from a cache; else as prompt.", None)
     cache_write: Nanos | None = setting("Prompt tokens written to a cache; else as prompt.", None)
+    cache_write_1h: Nanos | None = setting("Prompt tokens written to a cache for an hour; else as cache_write.", None)
     completion: Nanos | None = setting("Generated tokens.", None)
     reasoning: Nanos | None = setting("Generated tokens that only the model reads; else as completion.", None)
     embedding: Nanos | None = setting("Tokens of texts to embed; else as prompt.", None)

@@ -66,6 +66,7 @@ Fields = Mapping[str, Fate]
 """The fate of every name in `NAMES`, at one engine."""
 
 KEPT = Kept()
+TEXT_ONLY = Refused("instructions are text there. Show pictures and documents in a message of the user.")
 FOREIGN = Refused("only models of the provider that invented it know it. Leave it out, or choose another model.")
 ASIDE = Unused("it is about how another provider's models work")
 
@@ -96,9 +97,13 @@ NAMES: tuple[str, ...] = (
     "part.file.text",
     "part.file.name",
     "part.file.cache",
+    "part.in_instructions",  # a picture, a document or sound in a system's or developer's turn
     "part.audio",
     "part.audio.cache",
     "call",  # a tool call that the assistant made earlier, and its result
+    "call.followed_by",  # something said after it in its turn
+    "call.kind",  # it calls no function but what only one provider's models know, and its result
+    "call.custom",  # it calls a tool that takes any text, and its result
     "call.signature",
     "call.cache",
     "prompt",
@@ -115,6 +120,8 @@ NAMES: tuple[str, ...] = (
     "tools.strict",
     "tools.cache",
     "tools.native",
+    "tools.kind",
+    "tools.custom",
     "tool_choice.none",
     "tool_choice.required",
     "tool_choice.function",
@@ -238,15 +245,19 @@ def _fields_of_message(message: Message) -> Iterator[str]:
     if message.tool_calls or message.role == "tool":
         yield "call"
     for call in message.tool_calls:
-        if call.signature:
-            yield "call.signature"
-        if call.cache:
-            yield "call.cache"
+        for name in ("signature", "cache", "followed_by"):
+            if getattr(call, name):
+                yield f"call.{name}"
+    for kind in (message.kind, *(call.kind for call in message.tool_calls)):
+        if kind:
+            yield "call.custom" if kind == "custom" else "call.kind"
     if not isinstance(message.content, str):
         for part in message.content:
             yield from _fields_of_part(part)
             if message.role == "tool" and isinstance(part, ImagePart):
                 yield "part.image.in_result"
+            if message.role in {"system", "developer"} and not isinstance(part, TextPart):
+                yield "part.in_instructions"
 
 
 def _fields_of_part(part: Part) -> Iterator[str]:
@@ -279,7 +290,9 @@ def _fields_of_tools(request: GenerateRequest) -> Iterator[str]:
         for name in ("strict", "cache"):
             if getattr(tool, name):
                 yield f"tools.{name}"
-        if any(f"tools[].{name}" not in request.asides for name in tool.native):
+        if tool.kind:
+            yield "tools.custom" if tool.kind == "custom" else "tools.kind"
+        elif any(f"tools[].{name}" not in request.asides for name in tool.native):
             yield "tools.native"
     if request.tool_choice != "auto":
         yield f"tool_choice.{request.tool_choice.partition(':')[0]}"

@@ -58,6 +58,8 @@ def inner_texts_of(request: GenerateRequest) -> Iterator[str]:
         if len(texts) > 1:
             yield "".join(texts)
             yield "\n".join(texts)
+        if message.kind not in ("", "custom"):
+            yield from strings_in_json(message.text)
         for call in message.tool_calls:
             yield from strings_in_json(call.arguments)
     for tool in request.tools:

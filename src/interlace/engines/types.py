@@ -27,13 +27,17 @@ class Struct(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ToolCall(Struct, frozen=True):
     """One call of a function, finished: `arguments` is JSON text, as the model wrote it. `signature` is what its
-    provider wants back with it, unread by anybody else."""
+    provider wants back with it, unread by anybody else. `followed_by` says how many parts of its turn's content come
+    after it. `kind` is "" for a function; "custom" for a tool whose `arguments` are any text; else the type of a call
+    that only one provider's models make, whose `arguments` are what it says beside its id, as JSON text."""
 
     id: str
     name: str
     arguments: str
     signature: str = ""
     cache: str = ""
+    followed_by: int = 0
+    kind: str = ""
 
 
 # A `cache` mark says: a prompt cache may end here. It is "" for none, "default", or for how long: "5m", "1h", ...
@@ -104,7 +108,7 @@ class Message(Struct, frozen=True):
     """One turn of a conversation. `content` is a text, or parts where it has more than one text in it.
 
     A turn of role "tool" holds the result of the call `tool_call_id`; `is_error`: the call failed. `name` and `cache`
-    belong to the turn as a whole.
+    belong to the turn as a whole. `kind` is that of the call; a result that is more than text is JSON text.
     """
 
     role: Role
@@ -114,6 +118,7 @@ class Message(Struct, frozen=True):
     tool_call_id: str | None = None
     is_error: bool = False
     cache: str = ""
+    kind: str = ""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -121,6 +126,16 @@ class Message(Struct, frozen=True):
         if isinstance(self.content, str):
             return (TextPart(self.content),) if self.content else ()
         return self.content
+
+    @property
+    def sequence(self) -> tuple[Part | ToolCall, ...]:
+        """The parts and the calls, each in its place."""
+        parts, made, taken = self.parts, list[Part | ToolCall](), 0
+        for call in self.tool_calls:
+            place = max(taken, len(parts) - call.followed_by)
+            made += [*parts[taken:place], call]
+            taken = place
+        return (*made, *parts[taken:])
 
     @property
     def text(self) -> str:
@@ -133,7 +148,9 @@ class Message(Struct, frozen=True):
 
 class Tool(Struct, frozen=True):
     """A function the model may call; `parameters` is a JSON schema (an empty one takes an empty object). `native`:
-    see `GenerateRequest`."""
+    see `GenerateRequest`. `kind` is "" for a function; "custom" for a tool that takes any text, in the `format` in
+    `native` where there is one, as the Responses API writes it; else the type of a tool that only one provider's
+    models know, all of it in `native`."""
 
     name: str
     description: str = ""
@@ -141,6 +158,7 @@ class Tool(Struct, frozen=True):
     strict: bool = False
     cache: str = ""
     native: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    kind: str = ""
 
 
 class OutputRule(Struct, frozen=True):
@@ -261,13 +279,15 @@ class TokenLogprob(Struct, frozen=True):
 
 
 class ToolCallDelta(Struct, frozen=True):
-    """A piece of a tool call: `id` and `name` come with the first piece of call number `index`."""
+    """A piece of a tool call: `id` and `name` come with the first piece of call number `index`, `kind` (see
+    `ToolCall`) with every one."""
 
     index: int
     id: str | None = None
     name: str | None = None
     arguments: str = ""
     signature: str = ""
+    kind: str = ""
 
 
 class Thought(Struct, frozen=True):
@@ -317,8 +337,9 @@ class Delta(Struct, frozen=True, tag="delta"):
 class Usage(Struct, frozen=True, tag="usage"):
     """The last event of a request, after every choice finished. `completion_tokens` counts all choices.
 
-    `prompt_tokens` includes `cached_tokens` (read from a prefix cache) and `cache_write_tokens` (written to one);
-    `completion_tokens` includes `reasoning_tokens`. `estimated`: a provider did not report it, so it was counted here.
+    `prompt_tokens` includes `cached_tokens` (read from a prefix cache) and `cache_write_tokens` (written to one,
+    `cache_write_1h_tokens` of them for an hour); `completion_tokens` includes `reasoning_tokens`.
+    `estimated`: a provider did not report it, so it was counted here.
     `disputed`: what a provider reports contradicts what was seen; it stands, and is marked for reconciliation.
     """
 
@@ -330,6 +351,7 @@ class Usage(Struct, frozen=True, tag="usage"):
     estimated: bool = False
     disputed: bool = False
     service_tier: str = ""  # the one that served, where a provider says so
+    cache_write_1h_tokens: int = 0
 
 
 Event = Started | Delta | Usage

@@ -51,6 +51,9 @@ _ASIDE_OF_TOOLS = "tools[].eager_input_streaming"
 BETA = "anthropic-beta"
 _BETA = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MOST_BETAS = 64
+_RUN_BY_CALLERS = re.compile(r"(bash|computer|memory|text_editor)_[0-9]{8}")
+"""Tools that Anthropic's models know and callers run, by their versions."""
+_OF_KINDS = ("display_height_px", "display_number", "display_width_px", "enable_zoom", "max_characters")
 _NATIVE_OF_TOOLS = ("defer_loading", "eager_input_streaming", "input_examples")
 
 CARRIERS = carriers_of({path.replace("cache_control.type", "cache_control"): place for path, place in MESSAGES.items()})
@@ -120,13 +123,18 @@ def _refuse_server_tools(body: bytes) -> None:
     """Say of a tool that Anthropic runs that it is none of ours, rather than which of its fields is unknown."""
     for i, tool in enumerate(msgspec.json.decode(body)["tools"]):
         kind = tool.get("type") if isinstance(tool, dict) else None
-        if isinstance(kind, str) and kind != "custom":
-            raise InvalidRequest(
-                f"The tool type '{kind[:64]}' cannot be used here: tools are run by the caller. Describe it as a "
-                "custom tool, with an input_schema.",
-                param=f"tools[{i}].type",
-                code="unsupported_parameter",
-            )
+        if isinstance(kind, str):
+            _refuse_unless_run_by_callers(kind, i)
+
+
+def _refuse_unless_run_by_callers(kind: str, index: int) -> None:
+    if kind != "custom" and not _RUN_BY_CALLERS.fullmatch(kind):
+        raise InvalidRequest(
+            f"The tool type '{kind[:64]}' cannot be used here: tools are run by the caller. Describe it as a "
+            "custom tool, with an input_schema.",
+            param=f"tools[{index}].type",
+            code="unsupported_parameter",
+        )
 
 
 def _ask(asked: CountBody, request: GenerateRequest) -> Ask:
@@ -220,11 +228,27 @@ def _tool(tool: ToolParam, index: int) -> Tool:
     native = {name: value for name in _NATIVE_OF_TOOLS if (value := getattr(tool, name))}
     if tool.allowed_callers not in (None, ["direct"]):
         native["allowed_callers"] = tool.allowed_callers
+    cache = "" if tool.cache_control is None else tool.cache_control.ttl or "default"
+    kind = tool.type or "custom"
+    _refuse_unless_run_by_callers(kind, index)
+    own = {name: value for name in _OF_KINDS if (value := getattr(tool, name)) is not None}
+    if kind != "custom":
+        for name in ("input_schema", "description"):
+            if getattr(tool, name) is not None:
+                raise InvalidRequest(f"A tool of type '{kind}' has its own '{name}'.", param=f"tools[{index}].{name}")
+        return Tool(tool.name, strict=bool(tool.strict), cache=cache, native=native | own, kind=kind)
+    for name in own:
+        raise InvalidRequest(f"Unknown parameter of a custom tool: '{name}'.", param=f"tools[{index}].{name}")
+    if tool.input_schema is None:
+        raise InvalidRequest(
+            "A custom tool needs an 'input_schema'.",
+            param=f"tools[{index}].input_schema",
+            code="missing_required_parameter",
+        )
     if tool.input_schema.get("type", "object") != "object":
         raise InvalidRequest(
             "A tool's input is an object: its schema needs type 'object'.", param=f"tools[{index}].input_schema.type"
         )
-    cache = "" if tool.cache_control is None else tool.cache_control.ttl or "default"
     return Tool(tool.name, tool.description or "", tool.input_schema, bool(tool.strict), cache, native)
 
 

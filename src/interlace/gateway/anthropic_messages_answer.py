@@ -54,8 +54,16 @@ class OutputDetails(msgspec.Struct, frozen=True):
     thinking_tokens: int
 
 
+class CacheCreation(msgspec.Struct, frozen=True):
+    """What was written to a cache, by how long it stays: five minutes, or an hour."""
+
+    ephemeral_5m_input_tokens: int
+    ephemeral_1h_input_tokens: int
+
+
 class MessageUsage(msgspec.Struct, frozen=True):
-    """What is billed. `input_tokens` leaves out what was read from a cache or written to one."""
+    """What is billed. `input_tokens` leaves out what was read from a cache or written to one. `cache_creation` only
+    of a whole message, and where something was written for an hour."""
 
     input_tokens: int
     output_tokens: int
@@ -63,6 +71,7 @@ class MessageUsage(msgspec.Struct, frozen=True):
     cache_read_input_tokens: int
     output_tokens_details: OutputDetails | UnsetType = UNSET
     service_tier: Literal["standard", "priority", "batch"] | UnsetType = UNSET
+    cache_creation: CacheCreation | UnsetType = UNSET
 
 
 class StopDetails(msgspec.Struct, frozen=True):
@@ -98,6 +107,7 @@ class StopPart(msgspec.Struct, frozen=True):
 def usage_of(usage: Usage) -> MessageUsage:
     """The usage in Anthropic's words: the very numbers that are billed."""
     tokens = tokens_of(usage, embedding=False)
+    hour = tokens.cache_write_1h
     tier: Any = usage.service_tier if usage.service_tier in {"standard", "priority", "batch"} else UNSET
     return MessageUsage(
         input_tokens=tokens.prompt - tokens.cached - tokens.cache_write,
@@ -106,6 +116,7 @@ def usage_of(usage: Usage) -> MessageUsage:
         cache_read_input_tokens=tokens.cached,
         output_tokens_details=OutputDetails(tokens.reasoning) if tokens.reasoning else UNSET,
         service_tier=tier,
+        cache_creation=CacheCreation(tokens.cache_write - hour, hour) if hour else UNSET,
     )
 
 
@@ -343,7 +354,7 @@ class MessageRendering:
         blocks = self._blocks
         assert isinstance(blocks, _StreamedBlocks)
         blocks.finish()
-        usage = msgspec.structs.replace(usage_of(done.usage), service_tier=UNSET)
+        usage = msgspec.structs.replace(usage_of(done.usage), service_tier=UNSET, cache_creation=UNSET)
         write_named_event(blocks.out, "message_delta", {"delta": self._end.part(), "usage": usage})
         write_named_event(blocks.out, "message_stop", {})
         return blocks.took()

@@ -168,14 +168,20 @@ MessageParam = UserParam | AssistantParam | SystemParam
 
 
 class ToolParam(Body, frozen=True, kw_only=True):
-    """A function the model may call."""
+    """A function the model may call, or (`type`) a tool that Anthropic's models know and the caller runs."""
 
     name: Name
-    input_schema: dict[str, Any]
+    input_schema: dict[str, Any] | None = None
     description: str | None = None
     strict: bool | None = None
-    type: Literal["custom"] | None = None
+    type: Annotated[str, Meta(max_length=64)] | None = None
     cache_control: CacheControl | None = None
+    # Of tools that Anthropic's models know.
+    display_height_px: int | None = None
+    display_number: int | None = None
+    display_width_px: int | None = None
+    enable_zoom: bool | None = None
+    max_characters: int | None = None
     # Of Anthropic's own models; others refuse them.
     allowed_callers: list[str] | None = None
     defer_loading: bool | None = None

@@ -7,7 +7,30 @@ from interlace.gateway.translation import Carried, Denied, Here, Ignored, Place,
 _TEXT_ALONE = Ignored("clients echo what an answer cited; models read the text")
 _NO_TOOLSETS = Denied("toolsets are run by Anthropic: name a tool of your own")
 _UPLOADED = Here("the content of the uploaded file takes its place")
+_NO_RESULTS = Denied("answers do not cite: send what was found as text")
 _MARKS = carried("part.text.cache", "part.image.cache", "part.file.cache", "message.cache", "call.cache")
+_BLOCKS_ELSEWHERE = (
+    "bash_code_execution_tool_result",
+    "code_execution_tool_result",
+    "container_upload",
+    "server_tool_use",
+    "text_editor_code_execution_tool_result",
+    "tool_search_tool_result",
+    "web_fetch_tool_result",
+    "web_search_tool_result",
+)
+_TOOLS_ELSEWHERE = (
+    "bash",
+    "browser_toolset",
+    "code_execution",
+    "computer_toolset",
+    "memory",
+    "text_editor",
+    "tool_search_tool_bm25",
+    "tool_search_tool_regex",
+    "web_fetch",
+    "web_search",
+)
 _LAST_MARK = carried(
     "part.text.cache", "part.image.cache", "part.file.cache", "message.cache", how="as a mark on the last block"
 )
@@ -45,7 +68,7 @@ COUNT: Table = {
     "messages[].content[].data": carried("part.thinking.redacted"),
     "messages[].content[].id": carried("call", "call.signature", how="a provider's seal on a call travels in its id"),
     "messages[].content[].name": carried("call"),
-    "messages[].content[].input": carried("call", how="as JSON text"),
+    "messages[].content[].input": carried("call", "call.followed_by", how="as JSON text"),
     "messages[].content[].caller.type": Ignored("`direct` is the only one: others get a 400"),
     "messages[].content[].toolset_name": _NO_TOOLSETS,
     "messages[].content[].tool_use_id": carried("call"),
@@ -60,7 +83,14 @@ COUNT: Table = {
     "tools[].name": carried("tools"),
     "tools[].description": carried("tools"),
     "tools[].input_schema": carried("tools"),
-    "tools[].type": Here("`custom` is the only kind: tools that Anthropic runs get a 400"),
+    "tools[].type": carried(
+        "tools.kind", how="`custom` says nothing; others that callers run pass, those that Anthropic runs get a 400"
+    ),
+    "tools[].display_height_px": carried("tools.kind"),
+    "tools[].display_number": carried("tools.kind"),
+    "tools[].display_width_px": carried("tools.kind"),
+    "tools[].enable_zoom": carried("tools.kind"),
+    "tools[].max_characters": carried("tools.kind"),
     "tools[].strict": carried("tools.strict"),
     "tools[].cache_control.type": carried("tools.cache"),
     "tools[].cache_control.ttl": carried("tools.cache"),
@@ -90,6 +120,16 @@ COUNT: Table = {
     "speed": carried("native.aside", how="`standard` says nothing"),
     "user_profile_id": carried("native"),
     "workspace_id": carried("native"),
+    **{
+        f"messages[].content[].type={kind}": Denied("it belongs to tools that Anthropic runs")
+        for kind in _BLOCKS_ELSEWHERE
+    },
+    **{f"tools[].type={kind}": Denied("offer a custom tool, with an input_schema") for kind in _TOOLS_ELSEWHERE},
+    "messages[].content[].caller.type=code_execution": Denied("only the model itself calls tools here"),
+    "messages[].content[].type=search_result": _NO_RESULTS,
+    "messages[].content[].content[].type=search_result": _NO_RESULTS,
+    "messages[].content[].content[].type=tool_reference": Denied("list all tools in `tools`"),
+    "messages[].content[].content[].type=browser_state": Denied("send what the browser shows as text"),
     "mcp_servers": Denied("call the tools yourself, and offer them in `tools`"),
 }
 

@@ -82,16 +82,20 @@ def _texts(content: str | Sequence[TextBlockParam]) -> str | tuple[Part, ...]:
 
 
 def _joined(run: Sequence[Message]) -> Message:
-    parts = tuple(part for turn in run for part in turn.parts)
-    return msgspec.structs.replace(run[0], content=parts, tool_calls=tuple(c for turn in run for c in turn.tool_calls))
+    parts, calls = tuple(part for turn in run for part in turn.parts), list[ToolCall]()
+    after = len(parts)
+    for turn in run:
+        after -= len(turn.parts)
+        calls += [msgspec.structs.replace(call, followed_by=call.followed_by + after) for call in turn.tool_calls]
+    return msgspec.structs.replace(run[0], content=parts, tool_calls=tuple(calls))
 
 
 def _marked(turn: Message, mark: str) -> Message:
     """The turn with the mark on its last part, unless that has one of its own."""
     if turn.role == "tool":
         return msgspec.structs.replace(turn, cache=turn.cache or mark)
-    if turn.tool_calls:
-        last = turn.tool_calls[-1]
+    last = turn.sequence[-1]
+    if isinstance(last, ToolCall):
         marked = msgspec.structs.replace(last, cache=last.cache or mark)
         return msgspec.structs.replace(turn, tool_calls=(*turn.tool_calls[:-1], marked))
     *before, part = turn.parts
@@ -109,7 +113,7 @@ def _assistant(message: AssistantParam, where: str, *, begins_answer: bool) -> M
         turn = Message("assistant", message.content)
     else:
         parts: list[Part] = []
-        calls: list[ToolCall] = []
+        calls: list[tuple[ToolCall, int]] = []  # with how many parts come before it
         for i, block in enumerate(message.content):
             match block:
                 case TextBlockParam():
@@ -121,8 +125,9 @@ def _assistant(message: AssistantParam, where: str, *, begins_answer: bool) -> M
                     redacted, id = unnamed_seal(block.data)
                     parts.append(ThinkingPart(redacted=redacted, id=id))
                 case ToolUseBlockParam():
-                    calls.append(_call(block, f"{where}.content[{i}]"))
-        turn = Message("assistant", tuple(parts), tool_calls=tuple(calls))
+                    calls.append((_call(block, f"{where}.content[{i}]"), len(parts)))
+        placed = (msgspec.structs.replace(call, followed_by=len(parts) - before) for call, before in calls)
+        turn = Message("assistant", tuple(parts), tool_calls=tuple(placed))
     if begins_answer:
         _check_beginning(turn, where)
     return turn

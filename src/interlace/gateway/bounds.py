@@ -64,10 +64,12 @@ def tokens_of(usage: Usage, *, embedding: bool) -> Tokens:
     if embedding:
         return Tokens(embedding=usage.prompt_tokens)
     cached = min(usage.cached_tokens, usage.prompt_tokens)
+    written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
     return Tokens(
         prompt=usage.prompt_tokens,
         cached=cached,
-        cache_write=min(usage.cache_write_tokens, usage.prompt_tokens - cached),
+        cache_write=written,
+        cache_write_1h=min(usage.cache_write_1h_tokens, written),
         completion=usage.completion_tokens,
         reasoning=min(usage.reasoning_tokens, usage.completion_tokens),
     )

@@ -36,6 +36,7 @@ HELP = """\
 """
 _TIMEOUT = httpx.Timeout(10.0, read=600.0)  # a full queue may hold the first token back for minutes
 _LOADING_SECONDS = 300.0
+_SHORTEST_TIMED_SECONDS = 0.1  # what comes within it came at once
 _REQUEST = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -62,12 +63,13 @@ class Timing:
     id: Any = None  # what the server calls the answer
 
     def line(self) -> str:
-        """For example `0.21 s to first token, 38.5 tokens/s, 63 tokens`; what is unknown is left out."""
+        """For example `0.21 s to first token, 38.5 tokens/s, 63 tokens`; what is unknown is left out. So is the rate of
+        an answer that came at once: it would say how fast that was sent, not how fast it was made."""
         if self.first is None or self.last is None:
             return "no text came"
         parts = [f"{self.first - self.asked:.2f} s to first token"]
         if self.tokens is not None:
-            if self.tokens > 1 and self.last > self.first:
+            if self.tokens > 1 and self.last - self.first >= _SHORTEST_TIMED_SECONDS:
                 parts.append(f"{(self.tokens - 1) / (self.last - self.first):.1f} tokens/s")
             parts.append(f"{self.tokens} token{'' if self.tokens == 1 else 's'}")
         return ", ".join(parts)

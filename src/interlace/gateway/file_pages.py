@@ -69,10 +69,16 @@ def file_routes(ledger: Ledger, deposits: Deposits, limits: LimitSettings) -> li
 
 
 def caller_of(ledger: Ledger, scope: Scope, endpoint: str) -> Caller:
-    """Who asks; raises `Unauthenticated` and `Forbidden`."""
+    """Who asks, counted among the requests per minute of its plan before anything is looked up; raises
+    `Unauthenticated`, `Forbidden` and `RateLimited`."""
     exchange: Exchange = scope["interlace.exchange"]
     exchange.endpoint = endpoint
-    return ledger.authenticate(credential_of(scope))
+    caller = ledger.authenticate(credential_of(scope))
+    try:
+        ledger.visit(caller)
+    finally:
+        exchange.tell_limits(ledger.left(caller))
+    return caller
 
 
 def limit_of(query: dict[str, str]) -> dict[str, object]:

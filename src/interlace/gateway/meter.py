@@ -60,6 +60,7 @@ class Meter:
             completion_tokens=sum(part.completion_tokens for part in parts),
             cached_tokens=sum(part.cached_tokens for part in parts),
             cache_write_tokens=sum(part.cache_write_tokens for part in parts),
+            cache_write_1h_tokens=sum(part.cache_write_1h_tokens for part in parts),
             reasoning_tokens=sum(part.reasoning_tokens for part in parts),
             estimated=any(part.estimated for part in parts),
             disputed=any(part.disputed for part in parts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from typing import Any
 
 import msgspec
 
@@ -29,11 +29,16 @@ from interlace.gateway.openai_chat_answer import ChatRendering
 from interlace.gateway.openai_chat_body import (
     AssistantMessage,
     AssistantToolCall,
+    CalledCustom,
     ChatBody,
     ChatMessage,
+    ChosenCustomTool,
+    ChosenTool,
     Content,
     ContentPart,
+    CustomToolBody,
     DeveloperMessage,
+    GrammarFormat,
     ImageUrlPart,
     InputAudioPart,
     InputFile,
@@ -70,20 +75,19 @@ _ASIDES = ("prediction", "prompt_cache_options")
 CARRIERS = carriers_of(CHAT)
 """Where callers say the fields of the neutral form; one that is missing goes by the same name."""
 
-_KIND_OF_TOOL = re.compile(r"tools\[\d+\]\.type|tool_choice\.type")
 _decoder = msgspec.json.Decoder(ChatBody)
 
 
 def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, ChatRendering]:
     """Read a chat completion's body."""
-    chat = _read(body)
+    chat = decode(body, _decoder)
     _refuse_what_we_cannot(chat, max_sequences)
     check_stream_options(chat)
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
     tools, choice = _tools(chat)
     request = GenerateRequest(
         id=request_id,
-        messages=tuple(_message(message, f"messages[{i}]") for i, message in enumerate(chat.messages)),
+        messages=_messages(chat),
         n=chat.n or 1,
         sampling=sampling_of(chat, max_tokens=_max_tokens(chat), logprobs=logprobs, prompt_logprobs=False),
         unset=left_open(chat),
@@ -115,20 +119,6 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         conversation=chat.prompt_cache_key or None,
     )
     return ask, rendering
-
-
-def _read(body: bytes) -> ChatBody:
-    try:
-        return decode(body, _decoder)
-    except InvalidRequest as error:
-        if error.param is not None and _KIND_OF_TOOL.fullmatch(error.param) and "custom" in error.message:
-            raise InvalidRequest(
-                "Tools of type 'custom' cannot be used here. Use one of type 'function'; a string parameter holds free "
-                "text.",
-                param=error.param,
-                code="unsupported_parameter",
-            ) from None
-        raise
 
 
 def _refuse_what_we_cannot(chat: ChatBody, max_sequences: int) -> None:
@@ -187,6 +177,15 @@ def _options(chat: ChatBody) -> Options:
     )
 
 
+def _messages(chat: ChatBody) -> tuple[Message, ...]:
+    """The turns; a result is of the kind that its call is."""
+    messages = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(chat.messages))
+    kinds = {call.id: call.kind for message in messages for call in message.tool_calls if call.kind}
+    if not kinds:
+        return messages
+    return tuple(msgspec.structs.replace(one, kind=kinds.get(one.tool_call_id or "", "")) for one in messages)
+
+
 def _message(message: ChatMessage, where: str) -> Message:
     match message:
         case ToolMessage():
@@ -218,7 +217,8 @@ def _assistant(message: AssistantMessage, where: str) -> Message:
     if before or after:
         said = (TextPart(content),) if isinstance(content, str) and content else content or ()
         content = (*before, *(part for part in said if not isinstance(part, str)), *after)
-    return Message("assistant", content, message.name, tuple(map(_call, message.tool_calls or ())))
+    calls = (_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(message.tool_calls or ()))
+    return Message("assistant", content, message.name, tuple(calls))
 
 
 def _thoughts(message: AssistantMessage) -> tuple[ThinkingPart, ...]:
@@ -235,9 +235,17 @@ def _thought(block: ThinkingBlock) -> ThinkingPart:
     return ThinkingPart(block.thinking or "", signature, redacted, id=id or id_of_redacted)
 
 
-def _call(call: AssistantToolCall) -> ToolCall:
+def _call(call: AssistantToolCall, where: str) -> ToolCall:
+    called = call.function if call.type == "function" else call.custom
+    other = call.custom if call.type == "function" else call.function
+    if called is None or other is not None:
+        raise InvalidRequest(
+            f"A call of type '{call.type}' needs '{call.type}', and nothing else.", param=f"{where}.{call.type}"
+        )
+    if isinstance(called, CalledCustom):
+        return ToolCall(call.id, called.name, called.input, kind="custom")
     signature = call.extra_content.google.thought_signature if call.extra_content else ""
-    return ToolCall(call.id, call.function.name, call.function.arguments, signature)
+    return ToolCall(call.id, called.name, called.arguments, signature)
 
 
 def _content(content: Content, where: str) -> str | tuple[Part, ...]:
@@ -276,14 +284,26 @@ def _file(file: InputFile, cache: str, where: str) -> FilePart:
     return document(file.file_data or "", f"{where}.file.file_data", name=name, cache=cache)
 
 
-def _tool(tool: ToolBody) -> Tool:
+def _tool(tool: ToolBody | CustomToolBody) -> Tool:
+    if isinstance(tool, CustomToolBody):
+        given, wanted = tool.custom, tool.custom.format
+        native: dict[str, Any] = {}
+        if isinstance(wanted, GrammarFormat):
+            native["format"] = {"type": "grammar", **msgspec.to_builtins(wanted.grammar)}
+        elif wanted is not None:
+            native["format"] = {"type": "text"}
+        return Tool(given.name, given.description or "", native=native, kind="custom")
     function = tool.function
     return Tool(function.name, function.description or "", function.parameters or {}, bool(function.strict))
 
 
+def _chosen(choice: ChosenTool | ChosenCustomTool) -> str:
+    return choice.custom.name if isinstance(choice, ChosenCustomTool) else choice.function.name
+
+
 def _tools(chat: ChatBody) -> tuple[tuple[Tool, ...], str]:
     """The tools that are offered, and how the model is to choose."""
-    tools = {tool.function.name: _tool(tool) for tool in chat.tools or ()}
+    tools = {tool.name: tool for tool in map(_tool, chat.tools or ())}
     if len(tools) != len(chat.tools or ()):
         raise InvalidRequest("Each tool needs a name of its own.", param="tools")
     choice, offered = chat.tool_choice, tuple(tools.values())
@@ -294,13 +314,13 @@ def _tools(chat: ChatBody) -> tuple[tuple[Tool, ...], str]:
     if isinstance(choice, str):
         return offered, choice
     named = choice.allowed_tools.tools if isinstance(choice, ToolsAllowed) else [choice]
-    for name in (one.function.name for one in named):
+    for name in map(_chosen, named):
         if name not in tools:
             raise InvalidRequest(f"There is no tool named '{name}' in 'tools'.", param="tool_choice")
     if isinstance(choice, ToolsAllowed):
-        names = dict.fromkeys(one.function.name for one in named)
+        names = dict.fromkeys(map(_chosen, named))
         return tuple(tools[name] for name in names), choice.allowed_tools.mode
-    return offered, f"function:{choice.function.name}"
+    return offered, f"function:{_chosen(choice)}"
 
 
 def _output_rule(chat: ChatBody) -> OutputRule | None:

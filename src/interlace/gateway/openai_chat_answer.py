@@ -49,13 +49,21 @@ class FunctionPiece(msgspec.Struct, frozen=True):
     name: str | UnsetType = UNSET
 
 
+class CustomPiece(msgspec.Struct, frozen=True):
+    """A piece of a call of a custom tool: the name comes first, `input` is any text."""
+
+    input: str
+    name: str | UnsetType = UNSET
+
+
 class ToolCallPiece(msgspec.Struct, frozen=True):
     """A piece of tool call number `index`."""
 
     index: int
-    function: FunctionPiece
+    function: FunctionPiece | UnsetType = UNSET
     id: str | UnsetType = UNSET
-    type: Literal["function"] | UnsetType = UNSET
+    type: Literal["function", "custom"] | UnsetType = UNSET
+    custom: CustomPiece | UnsetType = UNSET
     extra_content: ExtraContent | UnsetType = UNSET
 
 
@@ -113,8 +121,9 @@ class ToolCallBody(msgspec.Struct, frozen=True):
     """A finished tool call."""
 
     id: str
-    function: CalledFunctionBody
-    type: Literal["function"] = "function"
+    function: CalledFunctionBody | UnsetType = UNSET
+    type: Literal["function", "custom"] = "function"
+    custom: CustomPiece | UnsetType = UNSET
     extra_content: ExtraContent | UnsetType = UNSET
 
 
@@ -154,16 +163,19 @@ class _Call:
     """A tool call as it grows."""
 
     def __init__(self) -> None:
-        self.id = self.name = self.signature = ""
+        self.id = self.name = self.signature = self.kind = ""
         self.arguments: list[str] = []
 
     def take(self, piece: ToolCallDelta) -> None:
         self.id = piece.id or self.id
         self.name = piece.name or self.name
         self.signature = piece.signature or self.signature
+        self.kind = piece.kind or self.kind
         self.arguments.append(piece.arguments)
 
     def body(self) -> ToolCallBody:
+        if self.kind:
+            return ToolCallBody(self.id, type="custom", custom=CustomPiece("".join(self.arguments), self.name))
         function = CalledFunctionBody(self.name, "".join(self.arguments))
         return ToolCallBody(self.id, function, extra_content=_extra(self.signature))
 
@@ -318,11 +330,16 @@ def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
 
 
 def _piece(piece: ToolCallDelta) -> ToolCallPiece:
+    if piece.kind:
+        custom = CustomPiece(piece.arguments, UNSET if piece.name is None else piece.name)
+        if piece.id is None:
+            return ToolCallPiece(piece.index, custom=custom)
+        return ToolCallPiece(piece.index, id=piece.id, type="custom", custom=custom)
     function = FunctionPiece(piece.arguments, UNSET if piece.name is None else piece.name)
     extra = _extra(piece.signature)
     if piece.id is None:
         return ToolCallPiece(piece.index, function, extra_content=extra)
-    return ToolCallPiece(piece.index, function, piece.id, "function", extra)
+    return ToolCallPiece(piece.index, function, piece.id, "function", extra_content=extra)
 
 
 def _extra(signature: str) -> ExtraContent | UnsetType:

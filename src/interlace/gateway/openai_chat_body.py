@@ -109,6 +109,13 @@ class CalledFunction(Body, frozen=True, kw_only=True):
     arguments: str
 
 
+class CalledCustom(Body, frozen=True, kw_only=True):
+    """Which custom tool, and what it got: any text."""
+
+    name: FunctionName
+    input: str
+
+
 class GoogleContent(Body, frozen=True, kw_only=True):
     """What Gemini wants back with a call."""
 
@@ -135,8 +142,9 @@ class AssistantToolCall(Body, frozen=True, kw_only=True):
     """A call the assistant made earlier. `index` is accepted because clients echo streamed calls."""
 
     id: str
-    function: CalledFunction
-    type: Literal["function"] = "function"
+    function: CalledFunction | None = None
+    custom: CalledCustom | None = None
+    type: Literal["function", "custom"] = "function"
     index: int | None = None
     extra_content: ExtraContent | None = None
 
@@ -178,11 +186,41 @@ class FunctionTool(Body, frozen=True, kw_only=True):
     strict: bool | None = None
 
 
-class ToolBody(Body, frozen=True, kw_only=True):
-    """A tool; functions are the only kind here."""
+class ToolBody(Body, frozen=True, kw_only=True, tag="function", tag_field="type"):
+    """A function."""
 
-    type: Literal["function"]
     function: FunctionTool
+
+
+class Grammar(Body, frozen=True, kw_only=True):
+    """What texts a custom tool takes."""
+
+    syntax: Literal["lark", "regex"]
+    definition: str
+
+
+class GrammarFormat(Body, frozen=True, kw_only=True, tag="grammar", tag_field="type"):
+    """Only texts of a grammar."""
+
+    grammar: Grammar
+
+
+class AnyTextFormat(Body, frozen=True, kw_only=True, tag="text", tag_field="type"):
+    """Any text."""
+
+
+class CustomTool(Body, frozen=True, kw_only=True):
+    """A tool that takes a text."""
+
+    name: FunctionName
+    description: str | None = None
+    format: AnyTextFormat | GrammarFormat | None = None
+
+
+class CustomToolBody(Body, frozen=True, kw_only=True, tag="custom", tag_field="type"):
+    """A tool that takes a text, for models that know of such."""
+
+    custom: CustomTool
 
 
 class ChosenFunction(Body, frozen=True, kw_only=True):
@@ -197,11 +235,17 @@ class ChosenTool(Body, frozen=True, kw_only=True, tag="function", tag_field="typ
     function: ChosenFunction
 
 
+class ChosenCustomTool(Body, frozen=True, kw_only=True, tag="custom", tag_field="type"):
+    """The custom tool that must be called."""
+
+    custom: ChosenFunction
+
+
 class AllowedTools(Body, frozen=True, kw_only=True):
     """Those of the tools that may be called this time."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[ChosenTool], Meta(min_length=1)]
+    tools: Annotated[list[ChosenTool | ChosenCustomTool], Meta(min_length=1)]
 
 
 class ToolsAllowed(Body, frozen=True, kw_only=True, tag="allowed_tools", tag_field="type"):
@@ -244,8 +288,8 @@ class ChatBody(SampledBody, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
-    tool_choice: Literal["auto", "none", "required"] | ChosenTool | ToolsAllowed | None = None
+    tools: Annotated[list[ToolBody | CustomToolBody], Meta(max_length=128)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | ChosenTool | ChosenCustomTool | ToolsAllowed | None = None
     parallel_tool_calls: bool | None = None
     metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
     prompt_cache_key: str | None = None
@@ -253,7 +297,7 @@ class ChatBody(SampledBody, frozen=True, kw_only=True):
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     safety_identifier: str | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
     store: bool | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     continue_final_message: bool | None = None  # vLLM's extension: the answer goes on where the last message ends

@@ -34,6 +34,7 @@ SAMPLED: dict[str, Place] = {
 }
 
 _NO_LEGACY = "OpenAI's retired way: use `tools`"
+_NO_CUSTOM = Denied("use a function; a string parameter holds free text")
 
 CHAT: Table = {
     **SAMPLED,
@@ -57,7 +58,7 @@ CHAT: Table = {
         "part.text.cache", "part.image.cache", "part.file.cache", "part.audio.cache"
     ),
     "messages[].name": carried("message.name", how="of a result it is the function's, which its call says"),
-    "messages[].role": carried("message.developer", "message.late_system"),
+    "messages[].role": carried("message.developer", "message.late_system", "part.in_instructions"),
     "messages[].refusal": carried("part.refusal"),
     "messages[].reasoning_content": carried("part.thinking.text", how="unless `thinking_blocks` are there"),
     "messages[].reasoning": carried("part.thinking.text", how="another name of `reasoning_content`"),
@@ -75,6 +76,8 @@ CHAT: Table = {
     "messages[].tool_calls[].index": Ignored("clients echo it; the order says the same"),
     "messages[].tool_calls[].function.name": carried("call"),
     "messages[].tool_calls[].function.arguments": carried("call"),
+    "messages[].tool_calls[].custom.name": carried("call.custom"),
+    "messages[].tool_calls[].custom.input": carried("call.custom"),
     "messages[].tool_calls[].extra_content.google.thought_signature": carried("call.signature"),
     "logprobs": carried("sampling.logprobs"),
     "top_logprobs": carried("sampling.logprobs"),
@@ -83,13 +86,20 @@ CHAT: Table = {
     "response_format.json_schema.schema": carried("output.json_schema"),
     "response_format.json_schema.description": carried("output.description"),
     "response_format.json_schema.strict": carried("output.lax"),
-    "tools[].type": Here("functions are the only kind: others get a 400"),
+    "tools[].type": carried("tools.custom"),
+    "tools[].custom.name": carried("tools.custom"),
+    "tools[].custom.description": carried("tools.custom"),
+    "tools[].custom.format.type": carried("tools.custom"),
+    "tools[].custom.format.grammar.syntax": carried("tools.custom"),
+    "tools[].custom.format.grammar.definition": carried("tools.custom"),
     "tools[].function.name": carried("tools"),
     "tools[].function.description": carried("tools"),
     "tools[].function.parameters": carried("tools"),
     "tools[].function.strict": carried("tools.strict"),
     "tool_choice": carried("tool_choice.none", "tool_choice.required"),
     "tool_choice.function.name": carried("tool_choice.function"),
+    "tool_choice.custom.name": carried("tool_choice.function"),
+    "tool_choice.allowed_tools.tools[].custom.name": carried("tools.custom", how="only the allowed ones are offered"),
     "tool_choice.allowed_tools.mode": carried("tool_choice.required"),
     "tool_choice.allowed_tools.tools[].function.name": carried("tools", how="only the allowed ones are offered"),
     "parallel_tool_calls": carried("parallel_tool_calls"),
@@ -103,6 +113,10 @@ CHAT: Table = {
     "moderation": carried("native"),
     "prediction": carried("native.aside"),
     "modalities": Here('`["text"]`; anything else gets a 400'),
+    **dict.fromkeys(
+        ("tools[].type=custom", "tool_choice.type=custom", "messages[].tool_calls[].type=custom"), _NO_CUSTOM
+    ),
+    "messages[].role=function": Denied(_NO_LEGACY),
     "audio": Denied("models answer in text"),
     "web_search_options": Denied("there is no web search"),
     "functions": Denied(_NO_LEGACY),

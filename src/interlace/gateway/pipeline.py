@@ -280,7 +280,7 @@ class Pipeline:
             yield hold
             outcome = _outcome_of_answer(call.meter.answering)
         except BaseException as error:
-            outcome, failure = _outcome_of_error(error, call), error
+            outcome, failure = _outcome_of_error(error, call, way), error
             if isinstance(way, Work) and is_the_models_fault(error):
                 self.routes.live[work.model].breaker.failed()  # routes to it should know
             raise
@@ -365,7 +365,7 @@ class Pipeline:
         """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
         budget pays for the next token; what nobody pays for is not shown. A provider that filters its own answer still
         says what it took."""
-        guard = self.guards.open_output(request.output)
+        guard = self.guards.open_output(request.output, before=_goes_on_from(request))
         unfinished, shift, filtered = set(range(request.n)), part * request.n, False
         stoppable = work.engine.capabilities().stoppable
 
@@ -395,6 +395,8 @@ class Pipeline:
                         meter.see(part, event)
                         if isinstance(event, Started):
                             await self._guard_decoded(work.ask, request, event)
+                            if request.prompt_ids is not None:
+                                guard = self.guards.open_output(request.output, before=event.prompt_text or "")
                             yield PartStarted(part, event, request.prompt)
         if meter.budget_ended:
             for index in sorted(unfinished):
@@ -421,13 +423,22 @@ class Pipeline:
             raise told from None
 
 
+def _goes_on_from(request: GenerateRequest) -> str:
+    """The text that an answer goes on from: a prompt, or the assistant's own last words. "" where it begins anew."""
+    if request.messages is None:
+        return request.prompt or ""
+    return request.messages[-1].text if request.prefill else ""
+
+
 def _outcome_of_answer(meter: Meter) -> Outcome:
     if meter.filtered:
         return Outcome.FILTERED
     return Outcome.BUDGET_ENDED if meter.budget_ended else Outcome.FINISHED
 
 
-def _outcome_of_error(error: BaseException, call: Call) -> Outcome:
+def _outcome_of_error(error: BaseException, call: Call, way: Work | ByRoute) -> Outcome:
+    """What reached a provider is recorded, whoever refused it in the end. But a line of a batch that a provider is too
+    busy for asks again, as long as the batch lasts, and leaves its event once it has an answer."""
     if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and call.client_gone()):
         return Outcome.CLIENT_GONE
     if isinstance(error, asyncio.CancelledError):
@@ -436,6 +447,11 @@ def _outcome_of_error(error: BaseException, call: Call) -> Outcome:
         return Outcome.FILTERED  # token ids that a guard refused once the engine had decoded them
     if call.meter.answering.completion_tokens:
         return Outcome.FAILED  # whatever a provider calls it: once there is work, it is recorded
+    if call.batch is not None and isinstance(error, Overloaded):
+        return Outcome.OVERLOADED
+    reached = getattr(error, "upstream", False) or (isinstance(way, Attempts) and way.reached)
+    if reached and isinstance(error, InterlaceError) and error.status < 500:
+        return Outcome.PROVIDER_REFUSED
     if isinstance(error, Overloaded):
         return Outcome.OVERLOADED
     if isinstance(error, InvalidRequest) or (isinstance(error, InterlaceError) and error.status < 500):

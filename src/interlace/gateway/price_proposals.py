@@ -35,6 +35,7 @@ _TOKENS: Mapping[str, Kind] = {
     "input_mtok": "prompt",
     "cache_read_mtok": "cached",
     "cache_write_mtok": "cache_write",
+    "cache_write_1h_mtok": "cache_write_1h",
     "output_mtok": "completion",
     "output_reasoning_mtok": "reasoning",
 }
@@ -48,7 +49,6 @@ _SAME = {  # ours has one kind for both: good where the amounts are the same
     "cache_text_read_mtok": "cached",
     "cache_image_read_mtok": "cached",
 }
-_LONG_WRITE = "cache_write_1h_mtok"
 _NINE = Decimal("0.000000001")
 
 
@@ -204,9 +204,7 @@ def _listed(prices: Any, notes: list[str]) -> dict[str, int]:
     for key, value in given.items():
         if key in _TOKENS or key == "requests_kcount":
             continue
-        if key == _LONG_WRITE:
-            notes.append(f"cache writes for an hour cost {value} and are billed as the others")
-        elif any(part in key for part in _UNUSED):
+        if any(part in key for part in _UNUSED):
             notes.append(f"without {key.rsplit('_', 1)[0].replace('_', ' ')}")
         elif key not in _SAME or found.get(_SAME[key]) != _nanos(key, value, []):
             raise _Odd(f"{key} has a price of its own, {value}")

@@ -11,11 +11,15 @@ from interlace.engines.types import GenerateRequest, Message, Options, OutputRul
 from interlace.errors import InvalidRequest
 from interlace.gateway.calls import Ask
 from interlace.gateway.responses_body import (
+    CALL_FIELDS_ELSEWHERE,
     FIELDS_ELSEWHERE,
     ITEMS_ELSEWHERE,
+    TOOL_FIELDS_ELSEWHERE,
     TOOLS_ELSEWHERE,
     AllowedTools,
     AnyObjectFormat,
+    Chosen,
+    CustomToolBody,
     FunctionToolBody,
     InputDocumentPart,
     Item,
@@ -23,6 +27,7 @@ from interlace.gateway.responses_body import (
     ReferenceItem,
     ResponsesBody,
     SchemaFormat,
+    ToolBody,
 )
 from interlace.gateway.responses_ids import response_id
 from interlace.gateway.responses_items import check_calls, messages_of
@@ -107,13 +112,20 @@ def ask_of(
             metadata=body.metadata or {},
         ),
         dialect=DIALECT,
-        native={name: value for name in NATIVE if (value := getattr(body, name)) is not None},
+        native=_native(body),
         asides=() if body.prompt_cache_options is None else ("prompt_cache_options",),
     )
     rendering = ResponseRendering.of(response_id(request_id), body, given=len(given))
     return Ask(
         body.model, (request,), input_param="input", words=Words(CARRIERS, body), unused=_unused(body, items)
     ), rendering
+
+
+def _native(body: ResponsesBody) -> dict[str, Any]:
+    native = {name: value for name in NATIVE if (value := getattr(body, name)) is not None}
+    if body.reasoning is not None and body.reasoning.context not in (None, "auto"):
+        native["reasoning.context"] = body.reasoning.context
+    return native
 
 
 def wants_logprobs(body: ResponsesBody) -> bool:
@@ -154,6 +166,7 @@ def _refuse_elsewhere(value: dict[str, Any]) -> None:
         )
     for number, tool in enumerate(_dicts(value.get("tools"))):
         _refuse_tool(tool.get("type"), f"tools[{number}].type")
+        _refuse_fields(tool, TOOL_FIELDS_ELSEWHERE, f"tools[{number}]")
     choice = value.get("tool_choice")
     if isinstance(choice, dict):
         _refuse_tool(choice.get("type"), "tool_choice.type")
@@ -167,6 +180,14 @@ def _refuse_elsewhere(value: dict[str, Any]) -> None:
                 "calls of your own functions.",
                 f"input[{number}].type",
             )
+        _refuse_fields(item, CALL_FIELDS_ELSEWHERE, f"input[{number}]")
+
+
+def _refuse_fields(value: dict[str, Any], elsewhere: Mapping[str, str], where: str) -> None:
+    """Refuse these fields of an object, unless they ask for nothing."""
+    for name, mend in elsewhere.items():
+        if value.get(name) not in (None, False, ["direct"]):
+            raise _unsupported(mend, f"{where}.{name}")
 
 
 def _refuse_tool(kind: object, param: str) -> None:
@@ -204,7 +225,7 @@ def _unsupported(message: str, param: str) -> InvalidRequest:
 
 def _tools(body: ResponsesBody) -> tuple[tuple[Tool, ...], str]:
     """The tools that are offered, and how the model is to choose."""
-    tools = {tool.name: tool for tool in body.tools or ()}
+    tools = {tool.name: tool for tool in map(_tool, body.tools or ())}
     if len(tools) != len(body.tools or ()):
         raise InvalidRequest("Each tool needs a name of its own.", param="tools")
     choice = body.tool_choice
@@ -213,21 +234,29 @@ def _tools(body: ResponsesBody) -> tuple[tuple[Tool, ...], str]:
     elif not tools and (choice == "required" or not isinstance(choice, str)):
         raise InvalidRequest("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
     if isinstance(choice, AllowedTools):
-        names = [_known(tool.name, tools) for tool in choice.tools]
-        return tuple(_tool(tools[name]) for name in dict.fromkeys(names)), choice.mode
-    offered = tuple(map(_tool, tools.values()))
+        names = [_known(one, tools) for one in choice.tools]
+        return tuple(tools[name] for name in dict.fromkeys(names)), choice.mode
+    offered = tuple(tools.values())
     if isinstance(choice, str):
         return offered, choice if tools else "none"
-    return offered, f"function:{_known(choice.name, tools)}"
+    return offered, f"function:{_known(choice, tools)}"
 
 
-def _known(name: str, tools: Mapping[str, FunctionToolBody]) -> str:
+def _known(chosen: Chosen, tools: Mapping[str, Tool]) -> str:
+    name = getattr(chosen, "name", None) or str(chosen.__struct_config__.tag)
     if name not in tools:
         raise InvalidRequest(f"There is no tool named '{name}' in 'tools'.", param="tool_choice")
     return name
 
 
-def _tool(tool: FunctionToolBody) -> Tool:
+def _tool(tool: ToolBody) -> Tool:
+    if isinstance(tool, CustomToolBody):
+        native = {} if tool.format is None else {"format": msgspec.to_builtins(tool.format)}
+        return Tool(tool.name, tool.description or "", native=native, kind="custom")
+    if not isinstance(tool, FunctionToolBody):
+        kind = str(tool.__struct_config__.tag)
+        said = {name: value for name, value in msgspec.to_builtins(tool).items() if name != "type"}
+        return Tool(kind, native=said, kind=kind)
     parameters = tool.parameters or {}
     strict = _can_be_strict(parameters) if tool.strict is None else tool.strict
     return Tool(tool.name, tool.description or "", parameters, strict)

@@ -16,7 +16,7 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 ENDED: frozenset[str] = frozenset({"completed", "incomplete", "failed", "cancelled"})
-TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
+TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"})
 
 
 class OutputText(msgspec.Struct, frozen=True, tag="output_text", tag_field="type"):
@@ -64,6 +64,47 @@ class OutputCall(msgspec.Struct, frozen=True, kw_only=True, tag="function_call",
     arguments: str
 
 
+class OutputCustomCall(msgspec.Struct, frozen=True, kw_only=True, tag="custom_tool_call", tag_field="type"):
+    """A call of a custom tool; `input` is any text."""
+
+    id: str
+    status: ItemStatus
+    call_id: str
+    name: str
+    input: str
+
+
+class OutputLocalShellCall(msgspec.Struct, frozen=True, kw_only=True, tag="local_shell_call", tag_field="type"):
+    """A command that the model wants run."""
+
+    id: str
+    status: ItemStatus
+    call_id: str
+    action: dict[str, Any] = {}
+
+
+class OutputShellCall(msgspec.Struct, frozen=True, kw_only=True, tag="shell_call", tag_field="type"):
+    """Commands that the model wants run."""
+
+    id: str
+    status: ItemStatus
+    call_id: str
+    action: dict[str, Any] = {}
+    environment: dict[str, Any] | None = None
+
+
+class OutputApplyPatchCall(msgspec.Struct, frozen=True, kw_only=True, tag="apply_patch_call", tag_field="type"):
+    """A change of a file that the model wants made."""
+
+    id: str
+    status: ItemStatus
+    call_id: str
+    operation: dict[str, Any] = {}
+
+
+OutputNativeCall = OutputLocalShellCall | OutputShellCall | OutputApplyPatchCall
+
+
 class OutputReasoning(msgspec.Struct, frozen=True, kw_only=True, tag="reasoning", tag_field="type"):
     """What the model thought. `encrypted_content` is shown where `include` asks for it."""
 
@@ -74,7 +115,7 @@ class OutputReasoning(msgspec.Struct, frozen=True, kw_only=True, tag="reasoning"
     encrypted_content: str | UnsetType | None = UNSET
 
 
-OutputItem = OutputMessage | OutputCall | OutputReasoning
+OutputItem = OutputMessage | OutputCall | OutputCustomCall | OutputNativeCall | OutputReasoning
 
 
 class InputDetails(msgspec.Struct, frozen=True):

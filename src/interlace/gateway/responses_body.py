@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from interlace.gateway.openai_chat_body import CacheBreakpoint, FunctionName
 from interlace.gateway.openai_fields import Count, Share
@@ -72,6 +72,12 @@ class MessageItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="mess
     phase: Literal["commentary", "final_answer"] | None = None
 
 
+class DirectCaller(Body, frozen=True, kw_only=True):
+    """The model itself made the call."""
+
+    type: Literal["direct"]
+
+
 class FunctionCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="function_call", tag_field="type"):
     """A call that the assistant made earlier."""
 
@@ -80,6 +86,10 @@ class FunctionCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag=
     arguments: str
     id: Id | None = None
     status: Status | None = None
+    caller: DirectCaller | None = None
+    # Known, and refused unless they ask for nothing: clients echo them as null.
+    asynchronous: bool | None = field(default=None, name="async")
+    namespace: str | None = None
 
 
 class FunctionOutputItem(
@@ -91,6 +101,9 @@ class FunctionOutputItem(
     output: str | list[InputPart]
     id: Id | None = None
     status: Status | None = None
+    name: str | None = None  # the call says it
+    caller: DirectCaller | None = None
+    namespace: str | None = None
 
 
 class SummaryText(Body, frozen=True, kw_only=True, tag="summary_text", tag_field="type"):
@@ -121,7 +134,92 @@ class ReferenceItem(Body, frozen=True, kw_only=True, tag="item_reference", tag_f
     id: Id
 
 
-Item = MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem | ReferenceItem
+class CustomCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="custom_tool_call", tag_field="type"):
+    """A call of a custom tool that the assistant made earlier; `input` is any text."""
+
+    call_id: CallId
+    name: FunctionName
+    input: str
+    id: Id | None = None
+    status: Status | None = None
+
+
+class CustomOutputItem(
+    Body, frozen=True, kw_only=True, omit_defaults=True, tag="custom_tool_call_output", tag_field="type"
+):
+    """What a custom tool returned."""
+
+    call_id: CallId
+    output: str | list[InputPart]
+    id: Id | None = None
+    status: Status | None = None
+
+
+class LocalShellCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="local_shell_call", tag_field="type"):
+    """A command that the assistant wanted run."""
+
+    call_id: CallId
+    action: dict[str, Any]
+    id: Id | None = None
+    status: Status | None = None
+
+
+class LocalShellOutputItem(
+    Body, frozen=True, kw_only=True, omit_defaults=True, tag="local_shell_call_output", tag_field="type"
+):
+    """What came of it. Its call is named by `call_id`, or by `id`."""
+
+    output: str
+    call_id: CallId | None = None
+    id: Id | None = None
+    status: Status | None = None
+
+
+class ShellCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="shell_call", tag_field="type"):
+    """Commands that the assistant wanted run."""
+
+    call_id: CallId
+    action: dict[str, Any]
+    environment: dict[str, Any] | None = None
+    id: Id | None = None
+    status: Status | None = None
+
+
+class ShellOutputItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="shell_call_output", tag_field="type"):
+    """What came of them."""
+
+    call_id: CallId
+    output: list[dict[str, Any]]
+    max_output_length: int | None = None
+    id: Id | None = None
+    status: Status | None = None
+
+
+class ApplyPatchCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="apply_patch_call", tag_field="type"):
+    """A change of a file that the assistant wanted made."""
+
+    call_id: CallId
+    operation: dict[str, Any]
+    id: Id | None = None
+    status: Status | None = None
+
+
+class ApplyPatchOutputItem(
+    Body, frozen=True, kw_only=True, omit_defaults=True, tag="apply_patch_call_output", tag_field="type"
+):
+    """What came of it."""
+
+    call_id: CallId
+    status: Literal["completed", "failed"]
+    output: str | None = None
+    id: Id | None = None
+
+
+NativeCall = LocalShellCallItem | ShellCallItem | ApplyPatchCallItem
+NativeOutput = LocalShellOutputItem | ShellOutputItem | ApplyPatchOutputItem
+CallItem = FunctionCallItem | CustomCallItem | NativeCall
+OutputItem = FunctionOutputItem | CustomOutputItem | NativeOutput
+Item = MessageItem | CallItem | OutputItem | ReasoningItem | ReferenceItem
 
 # --- tools and output --------------------------------------------------------------------------------------------
 
@@ -133,6 +231,55 @@ class FunctionToolBody(Body, frozen=True, kw_only=True, tag="function", tag_fiel
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    # Known, and refused unless they ask for nothing.
+    allowed_callers: list[str] | None = None
+    asynchronous: bool | None = field(default=None, name="async")
+    defer_loading: bool | None = None
+    output_schema: dict[str, Any] | None = None
+
+
+class PlainText(Body, frozen=True, kw_only=True, tag="text", tag_field="type"):
+    """Any text."""
+
+
+class GrammarText(Body, frozen=True, kw_only=True, tag="grammar", tag_field="type"):
+    """Only texts of a grammar."""
+
+    syntax: Literal["lark", "regex"]
+    definition: str
+
+
+class CustomToolBody(Body, frozen=True, kw_only=True, tag="custom", tag_field="type"):
+    """A tool that takes a text, for models that know of such."""
+
+    name: FunctionName
+    description: str | None = None
+    format: PlainText | GrammarText | None = None
+
+
+class LocalShellTool(Body, frozen=True, kw_only=True, tag="local_shell", tag_field="type"):
+    """The caller runs commands for the model."""
+
+
+class LocalEnvironment(Body, frozen=True, kw_only=True, omit_defaults=True):
+    """The caller's own; others are OpenAI's."""
+
+    type: Literal["local"]
+    skills: list[dict[str, Any]] | None = None
+
+
+class ShellTool(Body, frozen=True, kw_only=True, omit_defaults=True, tag="shell", tag_field="type"):
+    """The caller runs commands for the model."""
+
+    environment: LocalEnvironment | None = None
+
+
+class ApplyPatchTool(Body, frozen=True, kw_only=True, tag="apply_patch", tag_field="type"):
+    """The caller changes files for the model."""
+
+
+NativeTool = LocalShellTool | ShellTool | ApplyPatchTool
+ToolBody = FunctionToolBody | CustomToolBody | NativeTool
 
 
 class ChosenFunctionBody(Body, frozen=True, kw_only=True, tag="function", tag_field="type"):
@@ -141,11 +288,32 @@ class ChosenFunctionBody(Body, frozen=True, kw_only=True, tag="function", tag_fi
     name: FunctionName
 
 
+class ChosenCustomBody(Body, frozen=True, kw_only=True, tag="custom", tag_field="type"):
+    """The custom tool that must be called."""
+
+    name: FunctionName
+
+
+class ChosenShell(Body, frozen=True, kw_only=True, tag="shell", tag_field="type"):
+    """The shell must be used."""
+
+
+class ChosenLocalShell(Body, frozen=True, kw_only=True, tag="local_shell", tag_field="type"):
+    """The shell must be used."""
+
+
+class ChosenApplyPatch(Body, frozen=True, kw_only=True, tag="apply_patch", tag_field="type"):
+    """A patch must be made."""
+
+
+Chosen = ChosenFunctionBody | ChosenCustomBody | ChosenShell | ChosenLocalShell | ChosenApplyPatch
+
+
 class AllowedTools(Body, frozen=True, kw_only=True, tag="allowed_tools", tag_field="type"):
     """Those of the tools that may be called this time."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[ChosenFunctionBody], Meta(min_length=1)]
+    tools: Annotated[list[Chosen], Meta(min_length=1)]
 
 
 class PlainFormat(Body, frozen=True, kw_only=True, tag="text", tag_field="type"):
@@ -181,7 +349,7 @@ class ReasoningBody(Body, frozen=True, kw_only=True):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Summary | None = None
     generate_summary: Summary | None = None
-    context: Literal["auto"] | None = None
+    context: Literal["auto", "current_turn", "all_turns"] | None = None
     mode: Literal["standard"] | None = None
 
 
@@ -224,14 +392,14 @@ class ResponsesBody(Body, frozen=True, kw_only=True):
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     reasoning: ReasoningBody | None = None
     safety_identifier: str | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamBody | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     text: TextBody | None = None
-    tool_choice: Literal["auto", "none", "required"] | ChosenFunctionBody | AllowedTools | None = None
-    tools: Annotated[list[FunctionToolBody], Meta(max_length=128)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | Chosen | AllowedTools | None = None
+    tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     top_p: Share | None = None
     truncation: Literal["disabled"] | None = None
@@ -247,19 +415,15 @@ class ResponsesBody(Body, frozen=True, kw_only=True):
 # --- known, and refused ------------------------------------------------------------------------------------------
 
 TOOLS_ELSEWHERE = {
-    "apply_patch": "Offer a function of your own that applies a patch.",
     "code_interpreter": "Offer a function of your own that runs code.",
     "computer": "Offer functions of your own that click and type.",
     "computer_use": "Offer functions of your own that click and type.",
     "computer_use_preview": "Offer functions of your own that click and type.",
-    "custom": "Use a tool of type 'function'; a string parameter holds free text.",
     "file_search": "Search yourself, and put what you find into 'input'; or offer a function that searches.",
     "image_generation": "This endpoint makes text only.",
-    "local_shell": "Offer a function of your own that runs commands.",
     "mcp": "Call the MCP server yourself, and offer its tools as functions.",
     "namespace": "List its functions one by one.",
     "programmatic_tool_calling": "Offer functions of your own.",
-    "shell": "Offer a function of your own that runs commands.",
     "tool_search": "List all tools in 'tools'.",
     "web_search": "Offer a function of your own that searches the web.",
     "web_search_preview": "Offer a function of your own that searches the web.",
@@ -268,33 +432,39 @@ TOOLS_ELSEWHERE = {
 
 ITEMS_ELSEWHERE = (
     "additional_tools",
-    "apply_patch_call",
-    "apply_patch_call_output",
     "code_interpreter_call",
     "compaction",
     "compaction_trigger",
     "computer_call",
     "computer_call_output",
     "configuration_update",
-    "custom_tool_call",
-    "custom_tool_call_output",
     "file_search_call",
     "image_generation_call",
-    "local_shell_call",
-    "local_shell_call_output",
     "mcp_approval_request",
     "mcp_approval_response",
     "mcp_call",
     "mcp_list_tools",
     "program",
     "program_output",
-    "shell_call",
-    "shell_call_output",
     "tool_search_call",
     "tool_search_output",
     "web_search_call",
 )
 """Items of tools that run at OpenAI."""
+
+TOOL_FIELDS_ELSEWHERE = {
+    "allowed_callers": "Only the model itself calls tools here: leave it out.",
+    "async": "A call waits for its output: leave it out.",
+    "defer_loading": "All tools are read at once: leave it out.",
+    "output_schema": "Say in 'description' what the function returns.",
+}
+"""Fields of a function tool that belong to tools that run at OpenAI."""
+
+CALL_FIELDS_ELSEWHERE = {
+    "async": "A call waits for its output: leave it out.",
+    "namespace": "Namespaces of tools are not known here: leave it out.",
+}
+"""The same of a call, and of its output."""
 
 FIELDS_ELSEWHERE = {
     "background_options": "Only 'background' itself is known here.",

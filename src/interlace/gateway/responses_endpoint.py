@@ -124,7 +124,7 @@ class ResponsesEndpoint:
         now = self.responses.now()
         keeping = Keeping(self.responses, rendering, caller.project.id, before, now, self.responses.expires_at(now))
         if rendering.background:
-            await self._in_background(scope, receive, send, ask, keeping)
+            await self._in_background(scope, receive, send, ask, keeping, caller.key.id)
         else:
             await self._while_waiting(scope, receive, send, ask, keeping)
 
@@ -202,9 +202,9 @@ class ResponsesEndpoint:
 
         def beside(_: Outcome, failure: BaseException | None) -> tuple[Write, ...]:
             try:
-                keeping.rendering.finish(
-                    exchange.meter.usage(), None if failure is None else _told(failure), cancelled=gone()
-                )
+                fault = watched.fault if isinstance(watched, Background) else None
+                told = fault or (None if failure is None else _told(failure))
+                keeping.rendering.finish(exchange.meter.usage(), told, cancelled=gone())
                 return keeping.last_words(failed=failure is not None)
             except Exception:  # noqa: BLE001 - what is told of it stays away, what it used does not
                 _log.exception("a response could not be stored", extra={"fields": {"id": exchange.id}})
@@ -276,16 +276,19 @@ class ResponsesEndpoint:
 
     # --- in the background ---------------------------------------------------------------------------------------
 
-    async def _in_background(self, scope: Scope, receive: Receive, send: Send, ask: Ask, keeping: Keeping) -> None:
+    async def _in_background(
+        self, scope: Scope, receive: Receive, send: Send, ask: Ask, keeping: Keeping, key_id: str
+    ) -> None:
         """The answer is told once the response is accepted and stored as such; the work goes on whoever stays."""
         rendering = keeping.rendering
-        one = Background(keeping.project_id, rendering, asyncio.get_running_loop().create_future())
+        accepted = asyncio.get_running_loop().create_future()
+        one = Background(keeping.project_id, key_id, rendering, accepted, self.limits.background_bytes)
 
         async def read() -> Ask:
             return ask
 
         call = self._call(scope, read, keeping, one)
-        self.running.add(one)
+        self.running.add(one, self.limits.background_responses)
         hold = scope.get("interlace.hold", nullcontext)  # a reload must not close the engine under it
         one.task = asyncio.create_task(self._work(one, call, keeping, hold))
         await asyncio.shield(one.accepted)
@@ -344,8 +347,7 @@ class ResponsesEndpoint:
     async def _run(self, one: Background, call: Call) -> None:
         async with aclosing(self.pipeline.answer(call)) as batches:
             async for batch in batches:
-                one.rendering.take(batch)
-                one.tell()
+                one.take(batch)
 
 
 def items_of_turn(turn: Turn) -> list[Item]:

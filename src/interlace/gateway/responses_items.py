@@ -26,6 +26,11 @@ from interlace.errors import InvalidRequest
 from interlace.gateway.media import IMAGE_TYPES, data_url, document, file_id, file_name, remote_url
 from interlace.gateway.openai_chat_body import CacheBreakpoint
 from interlace.gateway.responses_body import (
+    ApplyPatchCallItem,
+    ApplyPatchOutputItem,
+    CallItem,
+    CustomCallItem,
+    CustomOutputItem,
     FunctionCallItem,
     FunctionOutputItem,
     InputDocumentPart,
@@ -34,14 +39,24 @@ from interlace.gateway.responses_body import (
     InputTextPart,
     Item,
     ItemPart,
+    LocalShellCallItem,
+    LocalShellOutputItem,
     MessageItem,
+    NativeCall,
+    NativeOutput,
+    OutputItem,
     OutputRefusalPart,
     OutputTextPart,
     ReasoningItem,
     ReasoningText,
+    ShellCallItem,
+    ShellOutputItem,
     SummaryText,
 )
 from interlace.gateway.responses_ids import FIRST_OF_INPUT, item_id, read_item_id
+
+_PREFIXES: dict[type, str] = {MessageItem: "msg", ReasoningItem: "rs", FunctionCallItem: "fc", CustomCallItem: "ctc"}
+"""What ids of items begin with; those of results with `fco`."""
 
 REDACTED = "interlace-redacted:"
 """Begins the `encrypted_content` of a thought that only its provider can read."""
@@ -60,10 +75,20 @@ class _Turn:
     parts: list[Part] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     spoken: bool = False  # it holds more than thoughts
+    _at: list[int] = field(default_factory=list)  # how many parts come before each call
     _places: dict[str, int] = field(default_factory=dict)  # of calls, by id
 
     def message(self) -> Message:
-        return Message("assistant", _plain(tuple(self.parts)), tool_calls=tuple(self.calls))
+        calls = (
+            msgspec.structs.replace(call, followed_by=len(self.parts) - at)
+            for call, at in zip(self.calls, self._at, strict=True)
+        )
+        return Message("assistant", _plain(tuple(self.parts)), tool_calls=tuple(calls))
+
+    @property
+    def closed(self) -> bool:
+        """Whether what is said next belongs to another turn: it has spoken, and since its last call, if any."""
+        return self.spoken and not (self.calls and self._at[-1] == len(self.parts))
 
     def say(self, parts: Iterable[Part]) -> None:
         """Its next parts."""
@@ -75,6 +100,7 @@ class _Turn:
         """Its next call."""
         self._places[call.id] = len(self.calls)
         self.calls.append(call)
+        self._at.append(len(self.parts))
         self.spoken = True
 
     def seal(self, id: str, signature: str) -> None:
@@ -97,22 +123,51 @@ def messages_of(items: Sequence[Item], where: str = "input") -> tuple[Message, .
     for number, item in enumerate(items):
         place = f"{where}[{number}]"
         last = turns[-1] if turns else None
-        spoken = isinstance(last, _Turn) and last.spoken
+        spoken = isinstance(last, _Turn) and last.closed
         match item:
             case ReasoningItem():
                 if not _seals_call(item, last):
                     turn(anew=spoken).say([_thought(item)])
-            case FunctionCallItem():
-                turn(anew=False).call(ToolCall(item.call_id, item.name, item.arguments))
+            case FunctionCallItem() | CustomCallItem() | LocalShellCallItem() | ShellCallItem() | ApplyPatchCallItem():
+                turn(anew=False).call(_called(item))
             case MessageItem(role="assistant"):
                 turn(anew=spoken).say(_parts(item.content, place, assistant=True))
             case MessageItem():
                 turns.append(Message(item.role, _content(item.content, place)))
-            case FunctionOutputItem():
-                turns.append(Message("tool", _output(item, place), tool_call_id=item.call_id))
+            case FunctionOutputItem() | CustomOutputItem():
+                kind = "custom" if isinstance(item, CustomOutputItem) else ""
+                turns.append(Message("tool", _output(item, place), tool_call_id=item.call_id, kind=kind))
+            case LocalShellOutputItem() | ShellOutputItem() | ApplyPatchOutputItem():
+                kind = str(item.__struct_config__.tag).removesuffix("_output")
+                turns.append(Message("tool", _beside(item), tool_call_id=item.call_id or item.id or "", kind=kind))
             case _:
                 raise AssertionError("references are resolved first")
     return tuple(turn.message() if isinstance(turn, _Turn) else turn for turn in turns)
+
+
+def _called(item: CallItem) -> ToolCall:
+    if isinstance(item, FunctionCallItem):
+        return ToolCall(item.call_id, item.name, item.arguments)
+    if isinstance(item, CustomCallItem):
+        return ToolCall(item.call_id, item.name, item.input, kind="custom")
+    kind = str(item.__struct_config__.tag)
+    return ToolCall(item.call_id, kind.removesuffix("_call"), _beside(item), kind=kind)
+
+
+def _beside(item: NativeCall | NativeOutput) -> str:
+    """What an item says beside which one it is, as JSON text."""
+    said = msgspec.to_builtins(item)
+    kept = ("type", "id", "call_id") if isinstance(item, NativeOutput) else ("type", "id", "call_id", "status")
+    return msgspec.json.encode({name: value for name, value in said.items() if name not in kept}).decode()
+
+
+def native_item(kind: str, call_id: str, said: str) -> dict[str, Any]:
+    """The other way round: the item of a call or a result of that kind."""
+    try:
+        fields = msgspec.json.decode(said or "{}")
+    except (ValueError, RecursionError):
+        fields = {}
+    return {**(fields if isinstance(fields, dict) else {}), "type": kind, "call_id": call_id}
 
 
 def check_calls(messages: Sequence[Message]) -> None:
@@ -164,7 +219,7 @@ def _plain(parts: tuple[Part, ...]) -> str | tuple[Part, ...]:
     return parts or ""
 
 
-def _output(item: FunctionOutputItem, where: str) -> str | tuple[Part, ...]:
+def _output(item: FunctionOutputItem | CustomOutputItem, where: str) -> str | tuple[Part, ...]:
     if isinstance(item.output, str):
         return item.output
     return _plain(tuple(_input_part(part, f"{where}.output[{i}]") for i, part in enumerate(item.output)))
@@ -236,10 +291,10 @@ def items_of(messages: Sequence[Message], response: str) -> list[dict[str, Any]]
     items: list[dict[str, Any]] = []
     for message in messages:
         for item in _items(message):
-            prefix = {MessageItem: "msg", FunctionCallItem: "fc", ReasoningItem: "rs"}.get(type(item), "fco")
+            prefix = _PREFIXES.get(type(item), "fco")
             provider = item.id or "" if isinstance(item, ReasoningItem) else ""
             number = FIRST_OF_INPUT + len(items)
-            status = "completed"
+            status = getattr(item, "status", None) or "completed"
             made: Any = msgspec.structs.replace(item, id=item_id(prefix, response, number, provider), status=status)
             items.append(_said(msgspec.to_builtins(made)))
     return items
@@ -252,29 +307,45 @@ def _said(value: Any) -> Any:
     return [_said(one) for one in value] if isinstance(value, list) else value
 
 
-def _items(message: Message) -> Iterator[MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem]:
+def _items(message: Message) -> Iterator[MessageItem | CallItem | OutputItem | ReasoningItem]:
+    if message.role == "tool" and message.kind not in ("", "custom"):
+        made = native_item(f"{message.kind}_output", message.tool_call_id or "", message.text)
+        yield msgspec.convert(made, NativeOutput)
+        return
     if message.role == "tool":
         output = message.content if isinstance(message.content, str) else [_wire(part) for part in message.content]
-        yield FunctionOutputItem(call_id=message.tool_call_id or "", output=output)
+        item = CustomOutputItem if message.kind else FunctionOutputItem
+        yield item(call_id=message.tool_call_id or "", output=output)
         return
     if message.role != "assistant":
         yield MessageItem(role=message.role, content=[_wire(part) for part in message.parts])
         return
     said: list[ItemPart] = []
-    for part in message.parts:
+    for part in message.sequence:
         match part:
-            case ThinkingPart():
-                yield reasoning_item(part)
             case RefusalPart():
                 said.append(OutputRefusalPart(refusal=part.text))
             case TextPart():
                 said.append(OutputTextPart(text=part.text, annotations=[], logprobs=[]))
+            case ThinkingPart() | ToolCall():
+                if said:
+                    yield MessageItem(role="assistant", content=said)
+                    said = []
+                yield from _call_items(part) if isinstance(part, ToolCall) else (reasoning_item(part),)
     if said:
         yield MessageItem(role="assistant", content=said)
-    for call in message.tool_calls:
-        yield FunctionCallItem(call_id=call.id, name=call.name, arguments=call.arguments)
-        if call.signature:
-            yield ReasoningItem(encrypted_content=f"{CALL}{call.id}\n{call.signature}")
+
+
+def _call_items(call: ToolCall) -> Iterator[CallItem | ReasoningItem]:
+    if call.kind == "custom":
+        yield CustomCallItem(call_id=call.id, name=call.name, input=call.arguments)
+        return
+    if call.kind:
+        yield msgspec.convert(native_item(call.kind, call.id, call.arguments), NativeCall)
+        return
+    yield FunctionCallItem(call_id=call.id, name=call.name, arguments=call.arguments)
+    if call.signature:
+        yield ReasoningItem(encrypted_content=f"{CALL}{call.id}\n{call.signature}")
 
 
 def reasoning_item(part: ThinkingPart) -> ReasoningItem:

@@ -19,8 +19,10 @@ from interlace.engines.types import Delta, FinishReason, Thought, TokenLogprob, 
 from interlace.gateway.responses_answer import (
     ItemStatus,
     OutputCall,
+    OutputCustomCall,
     OutputItem,
     OutputMessage,
+    OutputNativeCall,
     OutputReasoning,
     OutputRefusal,
     OutputText,
@@ -30,7 +32,7 @@ from interlace.gateway.responses_answer import (
     part_logprobs,
 )
 from interlace.gateway.responses_ids import item_id
-from interlace.gateway.responses_items import CALL, REDACTED
+from interlace.gateway.responses_items import CALL, REDACTED, native_item
 
 Tell = Callable[[str, dict[str, Any]], None]
 """Takes the type of an event, without `response.`, and its fields."""
@@ -243,6 +245,59 @@ class _Call(_Item):
         self.tell("function_call_arguments.done", {**self.place, "name": self.name, "arguments": self.arguments})
 
 
+class _CustomCall(_Call):
+    """A call of a custom tool."""
+
+    @property
+    def whole(self) -> bool:
+        """Any text may go on."""
+        return False
+
+    def body(self) -> OutputCustomCall:  # type: ignore[override] # another item, with the same life
+        """The item so far; its input is told once it is whole."""
+        said = "" if self.status == "in_progress" else self.arguments
+        return OutputCustomCall(id=self.id, status=self.status, call_id=self.call_id, name=self.name, input=said)
+
+    def take(self, piece: ToolCallDelta) -> None:
+        """Add a piece."""
+        if piece.arguments:
+            self._arguments.append(piece.arguments)
+            self.tell("custom_tool_call_input.delta", {**self.place, "delta": piece.arguments})
+
+    def end(self) -> None:
+        """Of the input."""
+        self.tell("custom_tool_call_input.done", {**self.place, "input": self.arguments})
+
+
+class _NativeCall(_Call):
+    """A call that only OpenAI's models make. It comes whole."""
+
+    def __init__(self, id: str, index: int, tell: Tell, first: ToolCallDelta) -> None:
+        super().__init__(id, index, tell, first)
+        self.kind = first.kind
+        self._arguments.append(first.arguments)
+        self._begun = True
+
+    def body(self) -> OutputNativeCall:  # type: ignore[override] # another item, with the same life
+        """The item."""
+        said = native_item(self.kind, self.call_id, self.arguments if self.whole else "")
+        made: OutputNativeCall = msgspec.convert({**said, "id": self.id, "status": self.status}, OutputNativeCall)
+        return made
+
+    def take(self, piece: ToolCallDelta) -> None:
+        """Add a piece; the first is there."""
+        if not self._begun:
+            self._arguments.append(piece.arguments)
+        self._begun = False
+
+    def end(self) -> None:
+        """There is nothing inside."""
+
+
+def _call_of(kind: str) -> type[_Call]:
+    return _Call if not kind else _CustomCall if kind == "custom" else _NativeCall
+
+
 T = TypeVar("T", bound=_Item)
 
 
@@ -312,7 +367,9 @@ class Output:
         call = self._calls.get(piece.index)
         if call is None:
             self._close_open()
-            call = self._add(lambda name, index: _Call(name, index, self._tell, piece), "fc")
+            prefix = "fc" if not piece.kind else "ctc" if piece.kind == "custom" else "sh"
+            make = _call_of(piece.kind)
+            call = self._add(lambda name, index: make(name, index, self._tell, piece), prefix)
             self._calls[piece.index] = call
         return call
 

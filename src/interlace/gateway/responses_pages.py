@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 from interlace.config import LimitSettings
 from interlace.deposits import Deposits, Turn
 from interlace.errors import InvalidRequest, NotFound
-from interlace.gateway.http import EVENT_STREAM, JSON, Exchange, credential_of, send_whole
+from interlace.gateway.file_pages import caller_of
+from interlace.gateway.http import EVENT_STREAM, JSON, send_whole
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.responses_answer import DeletedResponse, ItemList
 from interlace.gateway.responses_body import Include
@@ -140,9 +141,7 @@ class ResponsePages:
 
     def _who(self, scope: Scope) -> tuple[str, str]:
         """The caller's project, and the response in the path."""
-        exchange: Exchange = scope["interlace.exchange"]
-        exchange.endpoint = "responses"
-        caller = self.endpoint.pipeline.ledger.authenticate(credential_of(scope))
+        caller = caller_of(self.endpoint.pipeline.ledger, scope, "responses")
         return caller.project.id, scope["path_params"]["id"]
 
     async def _running(self, project: str, id: str) -> Background | None:

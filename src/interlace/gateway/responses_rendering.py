@@ -13,16 +13,20 @@ from typing import Any
 
 import msgspec
 
-from interlace.engines.types import Delta, FinishReason, GenerateRequest, Thought, ToolCallDelta, Usage
+from interlace.engines.types import Delta, FinishReason, GenerateRequest, Thought, Tool, ToolCallDelta, Usage
 from interlace.errors import InterlaceError
 from interlace.gateway.calls import Done, Happening, PartStarted
 from interlace.gateway.responses_answer import (
     TIERS,
     IncompleteDetails,
+    OutputApplyPatchCall,
     OutputCall,
+    OutputCustomCall,
+    OutputLocalShellCall,
     OutputMessage,
     OutputReasoning,
     OutputRefusal,
+    OutputShellCall,
     Response,
     Status,
     response_error,
@@ -76,16 +80,7 @@ class ResponseRendering:
         """What is asked, as guards let it pass."""
         messages = request.messages or ()
         instructions = messages[0].text if self.response.instructions else None
-        tools: list[dict[str, Any]] = [
-            {
-                "type": "function",
-                "name": tool.name,
-                "description": tool.description or None,
-                "parameters": tool.parameters,
-                "strict": tool.strict,
-            }
-            for tool in request.tools
-        ]
+        tools = [_as_offered(tool) for tool in request.tools]
         self.response = msgspec.structs.replace(self.response, instructions=instructions, tools=tools)
         self.input = items_of(messages[len(messages) - self._given :], self.id)
 
@@ -237,6 +232,15 @@ def _deltas(response: Response) -> Iterator[Delta]:
                     yield Delta(text=part.refusal if isinstance(part, OutputRefusal) else part.text, refused=refused)
             case OutputCall():
                 yield Delta(tool_calls=(ToolCallDelta(number, item.call_id, item.name, item.arguments),))
+            case OutputCustomCall():
+                yield Delta(tool_calls=(ToolCallDelta(number, item.call_id, item.name, item.input, kind="custom"),))
+            case OutputLocalShellCall() | OutputShellCall() | OutputApplyPatchCall():
+                said = msgspec.to_builtins(item)
+                kind = said.pop("type")
+                for name in ("id", "call_id", "status"):
+                    del said[name]
+                arguments = _encoder.encode(said).decode()
+                yield Delta(tool_calls=(ToolCallDelta(number, item.call_id, kind, arguments, kind=kind),))
             case OutputReasoning():
                 yield from _thoughts(item)
     reasons: dict[str, FinishReason] = {"max_output_tokens": "length", "content_filter": "content_filter"}
@@ -289,6 +293,7 @@ def _as_asked(id: str, body: ResponsesBody) -> Response:
         prompt_cache_retention=body.prompt_cache_retention and body.prompt_cache_retention.replace("-", "_"),
         reasoning={
             "effort": reasoning.effort if reasoning else None,
+            **({"context": reasoning.context} if reasoning and reasoning.context else {}),
             "summary": (reasoning.summary or reasoning.generate_summary) if reasoning else None,
         },
         safety_identifier=body.safety_identifier,
@@ -303,6 +308,16 @@ def _as_asked(id: str, body: ResponsesBody) -> Response:
         top_p=body.top_p,
         user=body.user,
     )
+
+
+def _as_offered(tool: Tool) -> dict[str, Any]:
+    if not tool.kind:
+        said = {"name": tool.name, "description": tool.description or None, "parameters": tool.parameters}
+        return {"type": "function", **said, "strict": tool.strict}
+    if tool.kind != "custom":
+        return {"type": tool.kind, **tool.native}
+    described = {"description": tool.description} if tool.description else {}
+    return {"type": "custom", "name": tool.name, **described, **tool.native}
 
 
 def _untold(kind: str, fields: dict[str, Any]) -> None:

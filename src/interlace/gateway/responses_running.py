@@ -6,28 +6,51 @@ They live as long as the process. One that a restart cuts off is told as failed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
+from interlace.engines.types import Delta
+from interlace.errors import InterlaceError, InvalidRequest, RateLimited
+from interlace.gateway.calls import Happening
 from interlace.gateway.responses_rendering import ResponseRendering
 
 
 @dataclass
 class Background:
-    """One response that runs. `accepted` is done once it is stored, or has failed before that."""
+    """One response that runs. `accepted` is done once it is stored, or has failed before that. It may grow to
+    `most_bytes`; `fault` says so where it did."""
 
     project_id: str
+    key_id: str
     rendering: ResponseRendering
     accepted: asyncio.Future[None]
+    most_bytes: int
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
     over: bool = False
+    fault: InterlaceError | None = None
+    _bytes: int = 0
     _events: list[bytes] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def take(self, batch: Sequence[Happening]) -> None:
+        """More of the answer. Raises what its caller is told where that is too much to hold."""
+        self.rendering.take(batch)
+        self._bytes += sum(map(_bytes_of, batch))
+        self.tell()
+        if self._bytes > self.most_bytes:
+            self.fault = InvalidRequest(
+                f"The response has grown beyond {self.most_bytes} bytes, the most that one may take in the background "
+                "(limits.background_bytes). Ask for a shorter answer, or wait for it without `background`.",
+                param="background",
+            )
+            raise self.fault
+
     def tell(self) -> None:
         """Whoever follows hears what is new."""
-        self._events += self.rendering.events()
+        news = self.rendering.events()
+        self._bytes += sum(map(len, news))
+        self._events += news
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -56,14 +79,30 @@ class Background:
             await asyncio.wait([self.task])
 
 
+def _bytes_of(event: Happening) -> int:
+    """About what is held of it."""
+    if not isinstance(event, Delta):
+        return 0
+    said = len(event.text) + sum(len(call.arguments) for call in event.tool_calls)
+    return said + (0 if event.thought is None else len(event.thought.text))
+
+
 @dataclass
 class Running:
     """All of a process, by id."""
 
     _all: dict[str, Background] = field(default_factory=dict)
 
-    def add(self, one: Background) -> None:
-        """It runs."""
+    def add(self, one: Background, most: int) -> None:
+        """It runs, among at most `most` of its key; raises `RateLimited`."""
+        running = sum(other.key_id == one.key_id for other in self._all.values())
+        if running >= most:
+            raise RateLimited(
+                f"Rate limit reached on responses in the background: limit {most}, used {running} "
+                "(limits.background_responses). Wait for one of them to end or cancel it, or ask without `background`.",
+                param="background",
+                retry_after_seconds=1,
+            )
         self._all[one.rendering.id] = one
 
     def remove(self, one: Background) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from interlace.gateway.translation import Carried, Here, Ignored, Place, Table, carried
+from interlace.gateway.responses_body import (
+    CALL_FIELDS_ELSEWHERE,
+    FIELDS_ELSEWHERE,
+    ITEMS_ELSEWHERE,
+    TOOL_FIELDS_ELSEWHERE,
+    TOOLS_ELSEWHERE,
+)
+from interlace.gateway.translation import Carried, Denied, Here, Ignored, Place, Table, carried
 
 _DEFAULTS = "left out: the model's own default"
 _CACHED = ("part.text.cache", "part.image.cache", "part.file.cache")
@@ -32,16 +39,22 @@ RESPONSES: Table = {
     "model": Here("chooses the model or route"),
     "input": Carried(),
     "input[].type": Here("items of tools that run at OpenAI get a 400"),
-    "input[].role": carried("message.developer", "message.late_system"),
+    "input[].role": carried("message.developer", "message.late_system", "part.in_instructions"),
     **_parts("input[].content[]"),
     "input[].content[].text": carried("part.thinking.text", how="of a thought; any other is the message"),
     "input[].content[].refusal": carried("part.refusal"),
     "input[].content[].annotations": Ignored(_ECHOED),
     "input[].content[].logprobs": Ignored(_ECHOED),
     "input[].call_id": carried("call"),
-    "input[].name": carried("call"),
-    "input[].arguments": carried("call"),
+    "input[].name": carried("call", how="of an output it is the function's, which its call says"),
+    "input[].arguments": carried("call", "call.followed_by"),
     **_parts("input[].output[]", result="part.image.in_result"),
+    "input[].input": carried("call.custom"),
+    "input[].action": carried("call.kind"),
+    "input[].environment": carried("call.kind"),
+    "input[].operation": carried("call.kind"),
+    "input[].max_output_length": carried("call.kind"),
+    "input[].output": carried("call.kind", how="of shells and patches; of other tools it is the result's text"),
     "input[].encrypted_content": carried("part.thinking.signature", "part.thinking.redacted", "call.signature"),
     "input[].summary[].text": carried("part.thinking.summary"),
     "input[].id": Here("finds what a reference means; otherwise items are numbered anew"),
@@ -68,7 +81,12 @@ RESPONSES: Table = {
     "text.format.description": carried("output.description"),
     "text.format.strict": carried("output.lax"),
     "text.verbosity": carried("options.verbosity"),
-    "tools[].type": Here("functions are the only kind: others get a 400"),
+    "tools[].type": carried("tools.kind", "tools.custom", how="tools that run at OpenAI get a 400"),
+    "tools[].format.type": carried("tools.custom"),
+    "tools[].format.syntax": carried("tools.custom"),
+    "tools[].format.definition": carried("tools.custom"),
+    "tools[].environment.type": carried("tools.kind", how="`local` is the only one: others get a 400"),
+    "tools[].environment.skills": carried("tools.kind"),
     "tools[].name": carried("tools"),
     "tools[].description": carried("tools"),
     "tools[].parameters": carried("tools"),
@@ -83,7 +101,7 @@ RESPONSES: Table = {
     "reasoning.effort": carried("reasoning.effort"),
     "reasoning.summary": carried("reasoning.summary"),
     "reasoning.generate_summary": carried("reasoning.summary", how="the older name"),
-    "reasoning.context": Here("`auto`; anything else gets a 400"),
+    "reasoning.context": carried("native", how="`auto` says nothing"),
     "reasoning.mode": Here("`standard`; anything else gets a 400"),
     "truncation": Here("`disabled`; `auto` gets a 400"),
     "client_metadata": Ignored("it tells OpenAI about the program that asks"),
@@ -97,4 +115,12 @@ RESPONSES: Table = {
     "image": carried("native"),
     "moderation": carried("native"),
     "prompt_cache_options": carried("native.aside"),
+    **{name: Denied(mend) for name, mend in FIELDS_ELSEWHERE.items()},
+    **{f"tools[].{name}": Denied(mend) for name, mend in TOOL_FIELDS_ELSEWHERE.items()},
+    **{f"input[].{name}": Denied(mend) for name, mend in CALL_FIELDS_ELSEWHERE.items()},
+    "input[].caller.type": Ignored("`direct` is the only one: others get a 400"),
+    "input[].caller.type=program": Denied("only the model itself calls tools here"),
+    **{f"input[].type={kind}": Denied("it belongs to tools that run at OpenAI") for kind in ITEMS_ELSEWHERE},
+    **{f"tools[].type={kind}": Denied(mend) for kind, mend in TOOLS_ELSEWHERE.items()},
+    **{f"tool_choice.type={kind}": Denied("see `tools`") for kind in TOOLS_ELSEWHERE},
 }

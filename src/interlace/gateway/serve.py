@@ -15,10 +15,11 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from interlace.config import REMOTE, BreakerSettings, ModelSettings, Settings
 from interlace.deposits import Deposits
@@ -171,6 +172,27 @@ class Connection(HttpToolsProtocol):
         """Each request of the connection gets `interlace.abort` beside what ASGI says."""
         super().on_message_begin()
         self.scope["interlace.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+
+    def on_headers_complete(self) -> None:
+        """HTTP/1.0 knows no chunks: an answer of unknown length ends there where the connection does."""
+        before = self.cycle
+        super().on_headers_complete()
+        if self.parser.get_http_version() == "1.0" and self.cycle is not before:
+            _send_unchunked(self.cycle)
+
+
+def _send_unchunked(cycle: RequestResponseCycle) -> None:
+    """Bytes go out as they come, and their end is the connection's, which uvicorn closes after HTTP/1.0. It counts
+    them against a length all the same: the length of each piece."""
+    send = cycle.send
+
+    async def send_as_it_is(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    cycle.chunked_encoding = False
+    cycle.send = send_as_it_is  # type: ignore[method-assign]
 
 
 class Server(uvicorn.Server):

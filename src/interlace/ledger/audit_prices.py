@@ -18,6 +18,7 @@ COUNTS = (
     "completion_tokens",
     "reasoning_tokens",
     "embedding_tokens",
+    "cache_write_1h_tokens",
 )
 
 # A request may wait for a budget between choosing its price and its start.
@@ -44,6 +45,7 @@ class Event(NamedTuple):
     completion_tokens: int
     reasoning_tokens: int
     embedding_tokens: int
+    cache_write_1h_tokens: int
     price_id: int
     cost_nanos: int
     overrun_nanos: int
@@ -62,7 +64,9 @@ class PriceRow:
     since: int
     recorded_at: int
     retired_at: int | None
-    amounts: tuple[int | None, ...]  # plain prompt, cached, cache_write, plain completion, reasoning, embedding
+    amounts: tuple[
+        int | None, ...
+    ]  # plain prompt, cached, cache_write, plain completion, reasoning, embedding, an hour's
     request: int
     batch_percent: int
     spans: list[tuple[int, int]] = field(default_factory=list)  # when it was the price of its model
@@ -119,10 +123,11 @@ def _shares(event: Event) -> tuple[int, ...]:
     return (
         event.prompt_tokens - event.cached_tokens - event.cache_write_tokens,
         event.cached_tokens,
-        event.cache_write_tokens,
+        event.cache_write_tokens - event.cache_write_1h_tokens,
         event.completion_tokens - event.reasoning_tokens,
         event.reasoning_tokens,
         event.embedding_tokens,
+        event.cache_write_1h_tokens,
     )
 
 
@@ -130,13 +135,15 @@ def _price(row: Row[Any]) -> PriceRow:
     def or_parent(amount: int | None, parent: int | None) -> int | None:
         return parent if amount is None else amount
 
+    written = or_parent(row.cache_write, row.prompt)
     amounts = (
         row.prompt,
         or_parent(row.cached, row.prompt),
-        or_parent(row.cache_write, row.prompt),
+        written,
         row.completion,
         or_parent(row.reasoning, row.completion),
         or_parent(row.embedding, row.prompt),
+        or_parent(row.cache_write_1h, written),
     )
     return PriceRow(
         row.id, row.model, row.since, row.recorded_at, row.retired_at, amounts, row.request, row.batch_percent

@@ -102,6 +102,13 @@ class Ledger:
         if exceeded is not None:
             raise _rate_limited(exceeded)
 
+    def visit(self, caller: Caller) -> None:
+        """Count a request for what lies here already, such as a file: it counts among the plan's requests per minute,
+        takes no tokens and fills no place. Raises `RateLimited`."""
+        exceeded = self.limits.visit(caller.key.id, caller.plan.rates, self.registry.clock.monotonic())
+        if exceeded is not None:
+            raise _rate_limited(exceeded)
+
     def end(self, caller: Caller, *, batch: bool = False) -> None:
         """The request is over."""
         if not batch:
@@ -230,9 +237,9 @@ class Ledger:
         else:
             cost = min(charge(price, tokens, batch=hold.batch), MOST_NANOS) if charged else 0
         overrun = self.book.settle(hold.reservation, cost)
-        self._settle_tokens(
-            hold.caller, hold.counted, hold.counted_tokens, tokens.prompt + tokens.completion + tokens.embedding
-        )
+        counts = [one.tokens for one in attempts] or [tokens]  # every attempt's: those of a slower one were used, too
+        taken = sum(one.prompt + one.completion + one.embedding for one in counts)
+        self._settle_tokens(hold.caller, hold.counted, hold.counted_tokens, taken)
         return UsageEvent(
             id=hold.id,
             org_id=hold.caller.organisation.id,

@@ -130,9 +130,15 @@ class Limits:
             return self._begin_idle(use, rates, now)
         if rates.concurrency is not None and use.running >= rates.concurrency:
             return Exceeded("concurrent requests", rates.concurrency, use.running, 1, 1.0)
+        exceeded = self.visit(key_id, rates, now)
+        use.running += exceeded is None
+        return exceeded
+
+    def visit(self, key_id: str, rates: Rates, now: float) -> Exceeded | None:
+        """Count one request that is over at once, or say what stands in its way: requests per minute alone."""
+        use = self.use(key_id)
         if rates.rpm is not None and (wait := use.requests.seconds_until(1, rates.rpm, now)):
             return Exceeded("requests per minute", rates.rpm, use.requests.used(now), 1, wait)
-        use.running += 1
         use.requests.add(1, now)
         return None
 

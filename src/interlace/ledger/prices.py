@@ -11,20 +11,28 @@ from interlace.money import Nanos
 
 MILLION = 10**6
 
-Kind = Literal["prompt", "cached", "cache_write", "completion", "reasoning", "embedding"]
-KINDS: tuple[Kind, ...] = ("prompt", "cached", "cache_write", "completion", "reasoning", "embedding")
+Kind = Literal["prompt", "cached", "cache_write", "cache_write_1h", "completion", "reasoning", "embedding"]
+KINDS: tuple[Kind, ...] = ("prompt", "cached", "cache_write", "cache_write_1h", "completion", "reasoning", "embedding")
 PARENTS: Mapping[Kind, Kind] = {
     "cached": "prompt",
     "cache_write": "prompt",
+    "cache_write_1h": "cache_write",
     "reasoning": "completion",
     "embedding": "prompt",
 }
 """A kind without an amount of its own costs what its parent costs."""
 
+_READ: tuple[Kind, ...] = (
+    "prompt",
+    "cached",
+    "cache_write",
+    "cache_write_1h",
+)  # what a prompt token may turn out to be
+
 
 class Tokens(msgspec.Struct, frozen=True):
-    """Tokens of one request by kind. `prompt` includes `cached` and `cache_write`; `completion` includes `reasoning`;
-    `embedding` stands alone."""
+    """Tokens of one request by kind. `prompt` includes `cached` and `cache_write`, `cache_write` what is
+    written for an hour, `cache_write_1h`; `completion` includes `reasoning`; `embedding` stands alone."""
 
     prompt: int = 0
     cached: int = 0
@@ -32,6 +40,7 @@ class Tokens(msgspec.Struct, frozen=True):
     completion: int = 0
     reasoning: int = 0
     embedding: int = 0
+    cache_write_1h: int = 0
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +56,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     prompt: int | None = None
     cached: int | None = None
     cache_write: int | None = None
+    cache_write_1h: int | None = None
     completion: int | None = None
     reasoning: int | None = None
     embedding: int | None = None
@@ -79,14 +89,17 @@ def charge(price: Price, tokens: Tokens, *, batch: bool = False, percent: int = 
     """Nano-dollars for one request, rounded once, upwards. All that money arithmetic there is. `percent`: of the price,
     for what is not made anew."""
     plain = tokens.prompt - tokens.cached - tokens.cache_write
+    written = tokens.cache_write - tokens.cache_write_1h
     spoken = tokens.completion - tokens.reasoning
     assert plain >= 0, "cached tokens are prompt tokens"
+    assert written >= 0, "what is written for an hour is written"
     assert spoken >= 0, "reasoning tokens are completion tokens"
     return _rounded(
         price,
         plain * (price.of("prompt") or 0)
         + tokens.cached * (price.of("cached") or 0)
-        + tokens.cache_write * (price.of("cache_write") or 0)
+        + written * (price.of("cache_write") or 0)
+        + tokens.cache_write_1h * (price.of("cache_write_1h") or 0)
         + spoken * (price.of("completion") or 0)
         + tokens.reasoning * (price.of("reasoning") or 0)
         + tokens.embedding * (price.of("embedding") or 0),
@@ -100,7 +113,7 @@ def most(price: Price, prompt: int, completion: int, *, embedding: bool = False,
     completion token. `charge` of the same or fewer tokens is never more."""
     if embedding:
         return _rounded(price, prompt * _dearest(price, "embedding"), batch=batch)
-    millionths = prompt * _dearest(price, "prompt", "cached", "cache_write")
+    millionths = prompt * _dearest(price, *_READ)
     return _rounded(price, millionths + completion * _dearest(price, "completion", "reasoning"), batch=batch)
 
 
@@ -111,7 +124,7 @@ def affordable(price: Price, prompt: int, nanos: int, *, batch: bool = False) ->
     if each * percent == 0:
         return None if most(price, prompt, 0, batch=batch) <= nanos else -1
     millionths = nanos * 100 * MILLION // percent - price.request * MILLION
-    return (millionths - prompt * _dearest(price, "prompt", "cached", "cache_write")) // each
+    return (millionths - prompt * _dearest(price, *_READ)) // each
 
 
 def price_at(prices: Iterable[Price], moment: int) -> Price | None:

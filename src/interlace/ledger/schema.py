@@ -95,6 +95,7 @@ prices = Table(
     Column("model", String(128), nullable=False),
     Column("since", BigInteger, nullable=False),
     *(Column(kind, BigInteger) for kind in ("prompt", "cached", "cache_write", "completion", "reasoning", "embedding")),
+    Column("cache_write_1h", BigInteger),
     Column("request", BigInteger, nullable=False),
     Column("batch_percent", Integer, nullable=False),
     Column("source", String(8), nullable=False),
@@ -117,6 +118,7 @@ usage_events = Table(
         Column(f"{kind}_tokens", BigInteger, nullable=False)
         for kind in ("prompt", "cached", "cache_write", "completion", "reasoning", "embedding")
     ),
+    Column("cache_write_1h_tokens", BigInteger, nullable=False, server_default="0"),
     Column("cost_nanos", BigInteger, nullable=False),
     Column("overrun_nanos", BigInteger, nullable=False),
     Column("estimated", Boolean, nullable=False),

@@ -353,6 +353,7 @@ def _row(usage: UsageEvent) -> tuple[Any, ...]:
         tokens.completion,
         tokens.reasoning,
         tokens.embedding,
+        tokens.cache_write_1h,
         usage.cost_nanos,
         usage.overrun_nanos,
         usage.estimated,

@@ -38,6 +38,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int
     cache_write_tokens: int
+    cache_write_1h_tokens: int
     completion_tokens: int
     reasoning_tokens: int
     embedding_tokens: int
@@ -118,6 +119,7 @@ _SUMMED = (
     "prompt_tokens",
     "cached_tokens",
     "cache_write_tokens",
+    "cache_write_1h_tokens",
     "completion_tokens",
     "reasoning_tokens",
     "embedding_tokens",

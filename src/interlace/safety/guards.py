@@ -117,11 +117,16 @@ class Guards:
         except Exception as error:
             raise _undecided(error, param) from error
 
-    def open_output(self, rule: OutputRule | None = None) -> OutputGuard | SecretGuard | Chain | None:
-        """A guard for one request's output, whose text follows `rule`; None when there is nothing to look for, and so
-        nothing needs to be held back."""
+    def open_output(
+        self, rule: OutputRule | None = None, *, before: str = ""
+    ) -> OutputGuard | SecretGuard | Chain | None:
+        """A guard for one request's output, whose text follows `rule` and goes on where `before` ends, which is not
+        shown again; None when there is nothing to look for, and so nothing needs to be held back. Secrets are looked
+        for in the output alone: those of the input are masked there, or are no concern."""
         json = rule is not None and rule.kind in ("json_object", "json_schema")
-        patterns = OutputGuard(self.patterns, self.window_characters, json=json) if self.patterns else None
+        patterns = None
+        if self.patterns:
+            patterns = OutputGuard(self.patterns, self.window_characters, json=json, before=before)
         if self.secrets_output is None:
             return patterns
         secrets = SecretGuard(self.secrets_output, partial(self.seen, "output"), json=json)
@@ -136,12 +141,14 @@ class Guards:
                 return error
         except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
             _log.exception("an error could not be checked, so its words are not told")
-        return type(error)(
+        silent = type(error)(
             "The server behind this model refused or failed this request, in words that the content guard of this "
             "server keeps back.",
             param=None,
             retry_after_seconds=error.retry_after_seconds,
         )
+        silent.upstream = error.upstream
+        return silent
 
     def loggable(self, text: str) -> str:
         """What a caller wrote where the access log shows it, such as the name of a model that is not there."""

@@ -24,6 +24,8 @@ from interlace.safety.unescape import Unescaper
 _log = logging.getLogger(__name__)
 
 
+_MOST_WINDOWS = 4  # as far as `StreamScanner` looks back for where a match begins
+
 _utf8 = partial(codecs.getincrementaldecoder("utf-8"), "replace")
 
 
@@ -62,12 +64,16 @@ class _Choice:
 
 class OutputGuard:
     """The output guard of one request, for all of its choices. `json`: its text is JSON, as the arguments of calls
-    always are, and is looked at out of its escapes as well."""
+    always are, and is looked at out of its escapes as well. `before`: the text that the answer goes on from, which is
+    read with it and not shown: what is denied may begin there."""
 
-    def __init__(self, patterns: Sequence[regex.Pattern[str]], window: int, *, json: bool = False) -> None:
+    def __init__(
+        self, patterns: Sequence[regex.Pattern[str]], window: int, *, json: bool = False, before: str = ""
+    ) -> None:
         self._patterns = patterns
         self._window = window
         self._json = json
+        self._before = before[-_MOST_WINDOWS * window :]
         self._choices: dict[int, _Choice] = {}
 
     def feed(self, delta: Delta) -> list[Delta]:
@@ -78,6 +84,8 @@ class OutputGuard:
         if choice.ended:
             return []
         try:
+            if self._before and not choice.text.text:
+                self._feed(choice, choice.text, self._before)
             self._scan(choice, delta)
         except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
             _log.exception("an output guard failed, so the answer is refused")

@@ -133,7 +133,7 @@ class Cleaner:
     def _call(self, call: ToolCall) -> ToolCall:
         self.check(call.id, "the id of a call")
         self.check(call.name, "the name of a function")
-        return _replace(call, arguments=self.text(call.arguments, json=True))
+        return _replace(call, arguments=self.text(call.arguments, json=call.kind != "custom"))
 
     def _tool(self, tool: Tool) -> Tool:
         self.check(tool.name, "the name of a function")

@@ -15,12 +15,12 @@ from interlace.engines.types import Tool, ToolCallDelta
 _TOOLS = (Tool(name="get"), Tool(name="set"))
 
 
-def _parse(text: str, size: int = 10_000) -> tuple[str, list[tuple[int, str | None, str]]]:
+def _parse(text: str, size: int = 10_000, *, cut: bool = False) -> tuple[str, list[tuple[int, str | None, str]]]:
     parser = ToolCallParser(_TOOLS, random.Random(1))
     found: list[str | ToolCallDelta] = []
     for start in range(0, len(text), size):
         found += parser.push(text[start : start + size])
-    found += parser.finish()
+    found += parser.finish(cut=cut)
     content = "".join(part for part in found if isinstance(part, str))
     return content, [(part.index, part.name, part.arguments) for part in found if isinstance(part, ToolCallDelta)]
 
@@ -76,6 +76,29 @@ def test_text_around_a_call_is_content_and_blanks_next_to_it_are_not() -> None:
     """What OpenAI's clients expect: content without the call's surroundings."""
     content, calls = _parse('Let me see.\n\n<tool_call>{"name": "get"}</tool_call>\n')
     assert (content, len(calls)) == ("Let me see.", 1)
+
+
+@pytest.mark.parametrize(
+    ("block", "calls"),
+    [
+        ('[{"name": "get", "arguments": {"a": "x', [(0, "get", '{"a": "x')]),
+        ('{"name": "set", "arguments": {"a": {}, ', [(0, "set", '{"a": {}, ')]),
+        ('[{"name": "get", "arguments": {"a": 1}}, {"name": "set", "argum', [(0, "get", '{"a": 1}'), (1, "set", "")]),
+        ('[{"name": "get", "arguments": {"a": 1}}, {"na', [(0, "get", '{"a": 1}')]),
+        ('[{"name": "ge', []),
+        ("", []),
+    ],
+)
+def test_a_call_that_is_cut_off_is_one_as_far_as_it_came(block: str, calls: list[tuple[int, str, str]]) -> None:
+    """As OpenAI has it: what was to be a call never shows as text, and its arguments are what there is of them."""
+    for size in (1, 10_000):
+        assert _parse(f"So: <tool_call>{block}", size, cut=True) == ("So:" if calls else "So: ", calls)
+
+
+@pytest.mark.parametrize("block", ['{"name": "nobody", "arguments": {', '{"name": "get", "other": 1', "get(a=1", "{3"])
+def test_what_is_cut_off_and_could_be_no_call_is_content(block: str) -> None:
+    """Nothing a model wrote is lost because it was cut."""
+    assert _parse(f"<tool_call>{block}", cut=True) == (f"<tool_call>{block}", [])
 
 
 _FRAGMENTS = ("<tool_call>", "</tool_call>", "<tool", " \n", "word", '{"name"')

@@ -274,10 +274,10 @@ def _thought(index: int, *deltas: dict[str, Any]) -> Iterator[Event]:
     yield "contentBlockStop", {"contentBlockIndex": index}
 
 
-def _said(*blocks: Iterator[Event], stop: str = "end_turn", more: Any = None, **usage: int) -> list[Event]:
+def _said(*blocks: Iterator[Event], stop: str = "end_turn", more: Any = None, **usage: Any) -> list[Event]:
     """A whole answer around its blocks."""
-    counts = {"inputTokens": 12, "outputTokens": 7} | usage
-    counts.setdefault("totalTokens", sum(counts.values()))
+    counts: dict[str, Any] = {"inputTokens": 12, "outputTokens": 7} | usage
+    counts.setdefault("totalTokens", sum(count for count in counts.values() if isinstance(count, int)))
     ending: dict[str, Any] = {"stopReason": stop}
     if more is not None:
         ending["additionalModelResponseFields"] = more
@@ -374,7 +374,7 @@ def sensible(body: dict[str, Any]) -> list[Event]:
         ),
         len(json.dumps(body["messages"])),
     )
-    counts = {"inputTokens": made.prompt_tokens, "outputTokens": made.completion_tokens}
+    counts: dict[str, Any] = {"inputTokens": made.prompt_tokens, "outputTokens": made.completion_tokens}
     calls = [_call(i, f"tooluse_{i}", name, json.dumps(given)) for i, (name, given) in enumerate(made.calls)]
     if calls:
         return _said(*calls, stop="tool_use", **counts)
@@ -422,6 +422,11 @@ SCRIPTS: dict[str, Script] = {
         _thought(0, {"text": "First "}, {"text": "this."}, {"signature": "c2lnbmVk"}),
         _thought(1, {"redactedContent": SEALED}),
         _text(2, "Done."),
+    ),
+    "cached-an-hour": lambda body: _said(
+        _text(0, "ok"),
+        cacheWriteInputTokens=40,
+        cacheDetails=[{"ttl": "1h", "inputTokens": 30}, {"ttl": "5m", "inputTokens": 10}],
     ),
     "cached": lambda body: _said(_text(0, "ok"), cacheReadInputTokens=100, cacheWriteInputTokens=40),
     "json": lambda body: _said(_text(0, '{"a":', " 1}")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.engines.fields import ASIDE, KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, FOREIGN, KEPT, Fields, Mapped, Refused, Unused, table
 
 _TEXT_ONLY = Refused("this model reads and writes text only. Leave it out, or choose another model.")
 _NO_THOUGHTS = "this model does not think apart from its answer"
@@ -13,6 +13,7 @@ LOCAL_FIELDS: Fields = table(
     message__is_error=Mapped("the result's text alone tells the model that the call failed"),
     message__cache=Unused("no prefix is kept from one request to another here"),
     part__text__cache=Unused("no prefix is kept from one request to another here"),
+    call__followed_by=Mapped("what is said after it stands before it"),
     call__cache=Unused("no prefix is kept from one request to another here"),
     tools__cache=Unused("no prefix is kept from one request to another here"),
     part__refusal=Mapped("as what the assistant said"),
@@ -27,6 +28,10 @@ LOCAL_FIELDS: Fields = table(
     output__lax=Mapped("the schema always holds"),
     output__description=Unused("the model follows the schema itself"),
     tools__native=Refused("it belongs to another provider's models. Leave it out, or choose another model."),
+    tools__kind=FOREIGN,
+    tools__custom=FOREIGN,
+    call__kind=FOREIGN,
+    call__custom=FOREIGN,
     reasoning=Unused(_NO_THOUGHTS),
     options__verbosity=Unused("say in the prompt how long the answer should be"),
     options__service_tier=Unused("the plan of the API key decides who goes first"),

@@ -125,10 +125,10 @@ class Choice:
 
     def _delta(self, shown: str, reason: FinishReason | None = None, stop: str | None = None) -> Delta:
         self._shown += len(shown)
-        content, calls = self._parse(shown, last=reason is not None)
+        content, calls = self._parse(shown, reason)
         for call in calls:
             self._called_tools = True
-            if rule := self.argument_rules.get(call.name or ""):
+            if (rule := self.argument_rules.get(call.name or "")) and reason != "length":
                 self._validate(rule, call.arguments)
         if self.rule is not None:  # for an answer that is no call
             self._text.append(shown)
@@ -147,10 +147,10 @@ class Choice:
             stop=stop,
         )
 
-    def _parse(self, shown: str, *, last: bool) -> tuple[str, tuple[ToolCallDelta, ...]]:
+    def _parse(self, shown: str, reason: FinishReason | None) -> tuple[str, tuple[ToolCallDelta, ...]]:
         if self.tools is None:
             return shown, ()
-        pieces = [*self.tools.push(shown), *(self.tools.finish() if last else ())]
+        pieces = [*self.tools.push(shown), *(self.tools.finish(cut=reason == "length") if reason else ())]
         text = "".join(piece for piece in pieces if isinstance(piece, str))
         return text, tuple(piece for piece in pieces if isinstance(piece, ToolCallDelta))
 

@@ -20,6 +20,10 @@ from interlace.engines.types import Tool, ToolCallDelta
 ToolFormat = Literal["list", "object"]
 OPEN_TAG, CLOSE_TAG = "<tool_call>", "</tool_call>"
 _LETTERS = string.ascii_letters + string.digits
+_BEGUN = re.compile(
+    r'\s*\{\s*"name"\s*:\s*"([^"\\]+)"\s*(?:,(?:\s*"arguments"\s*:\s*(?:(\{.*))?|\s*"?[a-z]*"?\s*)?)?\Z', re.DOTALL
+)
+"""How a call begins that was cut off after its name."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -56,11 +60,12 @@ class ToolCallParser:
                     found += self._closed(CLOSE_TAG)
         return found
 
-    def finish(self) -> list[str | ToolCallDelta]:
-        """What is left at the end; a call that is complete but for its closing tag counts."""
+    def finish(self, *, cut: bool = False) -> list[str | ToolCallDelta]:
+        """What is left at the end; a call that is complete but for its closing tag counts. `cut`: the text ended
+        because it may be no longer, and a call that it broke off counts as far as it came."""
         if self._block is not None:
             self._block.append(self._inside.flush())
-            found = self._closed("")
+            found = self._closed("", cut=cut)
         else:
             found = self._content(self._outside.flush())
         blanks, self._blanks = self._blanks, ""
@@ -74,9 +79,11 @@ class ToolCallParser:
             return []
         return [shown]
 
-    def _closed(self, tag: str) -> list[str | ToolCallDelta]:
+    def _closed(self, tag: str, *, cut: bool = False) -> list[str | ToolCallDelta]:
         block, self._block = "".join(self._block or ()), None
         calls = read_calls(block, self._names)
+        if calls is None and cut:
+            calls = read_cut_calls(block, self._names)
         if calls is None:
             return self._content(f"{OPEN_TAG}{block}{tag}")
         if calls:
@@ -97,6 +104,29 @@ def read_calls(block: str, names: Collection[str]) -> list[tuple[str, str]] | No
     except (ValueError, RecursionError):
         return None
     return calls if all(name in names for name, _ in calls) else None
+
+
+def read_cut_calls(block: str, names: Collection[str]) -> list[tuple[str, str]] | None:
+    """The same of what breaks off in the middle of a call, whose arguments then are as far as they came; a call without
+    its whole name is none. None where it could not become calls."""
+    calls: list[tuple[str, str]] = []
+    place = _skip(block, 0)
+    place += block.startswith("[", place)
+    while True:
+        try:
+            call, end = _call(block, place)
+        except (ValueError, RecursionError):
+            break
+        calls.append(call)
+        if not block.startswith(",", end):
+            return None  # whole calls and something else: for `read_calls` to say
+        place = end + 1
+    if not all(name in names for name, _ in calls):
+        return None
+    if begun := _BEGUN.match(block, place):
+        return [*calls, (begun[1], begun[2] or "")] if begun[1] in names else None
+    rest = re.sub(r"\s", "", block[place:])
+    return calls if any(f'{{"name":"{name}",'.startswith(rest) for name in names) else None
 
 
 def _calls(block: str) -> Iterator[tuple[str, str]]:

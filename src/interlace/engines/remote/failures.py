@@ -117,10 +117,18 @@ def decoded(body: bytes) -> Any:
 def error_of(
     status: int, complaint: Complaint, retry_after: str | None, hide: Callable[[str], str], input_param: str
 ) -> InterlaceError:
-    """Our error for a provider's: `status` is HTTP's, or 200 for an error that came inside an answer.
+    """Our error for a provider's, marked as such: `status` is HTTP's, or 200 for an error that came inside an answer.
 
     `hide` blots out our key; `input_param` names the field that holds the prompt.
     """
+    error = _error_of(status, complaint, retry_after, hide, input_param)
+    error.upstream = True
+    return error
+
+
+def _error_of(
+    status: int, complaint: Complaint, retry_after: str | None, hide: Callable[[str], str], input_param: str
+) -> InterlaceError:
     if status == 200:
         status = complaint.status or _status_in_words(complaint)
     again = _within(_seconds(retry_after) if complaint.again is None else complaint.again)

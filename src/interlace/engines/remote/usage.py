@@ -75,6 +75,7 @@ def checked_usage(
     completion: int | None,
     cached: int = 0,
     cache_write: int = 0,
+    cache_write_1h: int = 0,
     reasoning: int = 0,
     disputed: bool = False,
     service_tier: str = "",
@@ -86,13 +87,16 @@ def checked_usage(
         disputed = disputed or seen.contradicted_by(prompt or 0, completion or 0)
     prompt = seen.prompt_tokens if prompt is None else prompt
     completion = max(seen.completion_tokens, reasoning) if completion is None else completion
-    disputed = disputed or (not estimated and (cached + cache_write > prompt or reasoning > completion))
+    parts_fit = cached + cache_write <= prompt and cache_write_1h <= cache_write and reasoning <= completion
+    disputed = disputed or (not estimated and not parts_fit)
     cached = min(cached, prompt)
+    written = min(cache_write, prompt - cached)
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         cached_tokens=cached,
-        cache_write_tokens=min(cache_write, prompt - cached),
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(cache_write_1h, written),
         reasoning_tokens=min(reasoning, completion),
         estimated=estimated,
         disputed=disputed,

@@ -81,6 +81,7 @@ class Running:
     judged: bool
     end: AttemptEnd | None = None
     error: str = ""
+    reached: bool = False  # a provider said no, or it broke
     latency_us: int = 0
 
     async def head(self) -> list[Happening]:
@@ -104,6 +105,8 @@ class Running:
             return
         self.end, self.latency_us = end, round(self.meter.latency_seconds() * 1e6)
         self.error = error if isinstance(error, str) else _code(error)
+        if isinstance(error, InterlaceError):
+            self.reached = error.upstream or is_the_models_fault(error)
         if end == "failed" and isinstance(error, BaseException) and is_the_models_fault(error):
             self.live.breaker.failed(probe=self.probe)
         elif end in {"served", "rejected"} and not isinstance(error, BaseException):
@@ -179,6 +182,11 @@ class Attempts:
                 await one.stop(*_end_of(error))
             raise
 
+    @property
+    def reached(self) -> bool:
+        """Whether any attempt got as far as a provider that refused it, or as a model that broke or answered."""
+        return any(one.reached or one.end in {"rejected", "cancelled"} for one in self.tried)
+
     def told(self) -> tuple[Tried, ...]:
         """Every attempt, in the order of their beginnings."""
         return tuple(
@@ -221,7 +229,7 @@ class Attempts:
                 continue
             running, events = found
             if running.judged and running.work.ask.embed is None:
-                fault = judged(self.route.open_first, running.work, events)
+                fault = await _verdict(self.route, running.work, events)
                 self.verdicts.append(fault or "kept")
                 events = without_logprobs(running.work, events)
                 if fault and self._steps:
@@ -370,6 +378,13 @@ class Attempts:
 
     def _last_error(self) -> InterlaceError:
         return self._error if isinstance(self._error, InterlaceError) else nobody(self.choice)
+
+
+async def _verdict(route: RouteSettings, work: Work, events: Sequence[Happening]) -> str:
+    """`judged`; beside the event loop where there is a form to look at, which may be much to read."""
+    if any(request.output is not None for request in work.requests):
+        return await asyncio.to_thread(judged, route.open_first, work, events)
+    return judged(route.open_first, work, events)
 
 
 async def _read(running: Running, events: Awaitable[T]) -> T:

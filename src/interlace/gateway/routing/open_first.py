@@ -12,6 +12,7 @@ import regex
 
 from interlace.config import OpenFirstSettings
 from interlace.engines.types import Delta, GenerateRequest, OutputRule
+from interlace.gateway.routing.schema import fits
 
 if TYPE_CHECKING:
     from interlace.gateway.calls import Happening, Work
@@ -63,7 +64,7 @@ def _fault(settings: OpenFirstSettings, request: GenerateRequest, deltas: Sequen
     calls: dict[int, str] = {}
     for delta in deltas:
         for piece in delta.tool_calls:
-            calls[piece.index] = calls.get(piece.index, "") + piece.arguments
+            calls[piece.index] = calls.get(piece.index, "") + (piece.arguments if piece.kind != "custom" else "")
     if not calls and (finish == "content_filter" or _refuses(settings.refusals, text)):
         return "refusal"
     if any(not _is_json(arguments) for arguments in calls.values()):
@@ -99,8 +100,8 @@ def _is_json(text: str) -> bool:
 
 
 def keeps(rule: OutputRule, text: str, finish: str | None) -> bool:
-    """Whether a whole text keeps an output rule. Engines hold their tokens to it, so what can be wrong is that the
-    answer was cut off; a schema's first level is looked at again, the rest of it would need unbounded time."""
+    """Whether a whole text keeps an output rule. Engines hold their tokens to patterns and grammars, so what can be
+    wrong there is that the answer was cut off; JSON and its schema are looked at again, as a whole."""
     if rule.kind in {"regex", "grammar"}:
         return finish != "length"
     try:
@@ -108,6 +109,4 @@ def keeps(rule: OutputRule, text: str, finish: str | None) -> bool:
         schema = msgspec.json.decode(rule.rule.encode()) if rule.kind == "json_schema" else {"type": "object"}
     except (ValueError, RecursionError):
         return False
-    if not isinstance(schema, dict) or schema.get("type") != "object":
-        return True
-    return isinstance(value, dict) and all(name in value for name in schema.get("required") or ())
+    return not isinstance(schema, dict) or fits(schema, value)

@@ -23,11 +23,12 @@ State = Literal["current", "future", "past", "retired"]
 
 class Amounts(Input, frozen=True, kw_only=True):
     """Dollars per million tokens of each kind; one that is left out costs what its parent costs (cached, cache_write
-    and embedding: prompt; reasoning: completion)."""
+    and embedding: prompt; cache_write_1h, written for an hour: cache_write; reasoning: completion)."""
 
     prompt: Word | None = None
     cached: Word | None = None
     cache_write: Word | None = None
+    cache_write_1h: Word | None = None
     completion: Word | None = None
     reasoning: Word | None = None
     embedding: Word | None = None
@@ -68,6 +69,7 @@ class AmountsView(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | None
     cached: str | None
     cache_write: str | None
+    cache_write_1h: str | None
     completion: str | None
     reasoning: str | None
     embedding: str | None
@@ -79,6 +81,7 @@ class NanosView(msgspec.Struct, frozen=True, kw_only=True):
     prompt: int | None
     cached: int | None
     cache_write: int | None
+    cache_write_1h: int | None
     completion: int | None
     reasoning: int | None
     embedding: int | None

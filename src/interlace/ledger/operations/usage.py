@@ -47,15 +47,16 @@ class UsageWanted(Period, frozen=True, kw_only=True):
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests that ran, their tokens by kind (`prompt` includes `cached` and `cache_write`, `completion` includes
-    `reasoning`), and what they cost. `overrun_nanos` of it was beyond what had been reserved; the tokens of
-    `estimated_requests` were counted here, as their provider did not report them; of `disputed_requests` it reported
-    what contradicts what was seen."""
+    """Requests that ran, their tokens by kind (`prompt` includes `cached` and `cache_write`, which includes
+    `cache_write_1h`; `completion` includes `reasoning`), and what they cost. `overrun_nanos` of it was beyond what had
+    been reserved; the tokens of `estimated_requests` were counted here, as their provider did not report them; of
+    `disputed_requests` it reported what contradicts what was seen."""
 
     requests: int
     prompt_tokens: int
     cached_tokens: int
     cache_write_tokens: int
+    cache_write_1h_tokens: int
     completion_tokens: int
     reasoning_tokens: int
     embedding_tokens: int

@@ -154,6 +154,8 @@ class AnthropicAnswer:
         told = self._usage
         cached = number_in(told, "cache_read_input_tokens") or 0
         written = number_in(told, "cache_creation_input_tokens") or 0
+        terms = told.get("cache_creation")
+        hour = number_in(terms, "ephemeral_1h_input_tokens") if isinstance(terms, dict) else None
         prompt = number_in(told, "input_tokens")
         completion = number_in(told, "output_tokens")
         if not prompt and not cached and not written and not completion and self._seen.completion_tokens:
@@ -165,6 +167,7 @@ class AnthropicAnswer:
             completion=completion,
             cached=cached,
             cache_write=written,
+            cache_write_1h=hour or 0,
             reasoning=(number_in(details, "thinking_tokens") or 0) if isinstance(details, dict) else 0,
             service_tier=tier if isinstance(tier, str) else "",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.engines.fields import KEPT, Fields, Mapped, Native, Refused, Unused, table
+from interlace.engines.fields import FOREIGN, KEPT, TEXT_ONLY, Fields, Mapped, Native, Refused, Unused, table
 
 _UNKNOWN = Refused("this model does not know it. Leave it out, or choose another model.")
 _TIMES = Mapped("for 5m or 1h: the shortest that lasts as long, or else the longest")
@@ -11,6 +11,7 @@ _SEALED = "only with the signature that its provider gave it"
 ANTHROPIC_FIELDS: Fields = table(
     KEPT,
     message__developer=Mapped("as instructions (system)"),
+    part__in_instructions=TEXT_ONLY,
     message__name=Mapped("as 'NAME: ' before the text of its turn"),
     message__cache=Mapped("as a mark of its last block, or of the result; for 5m or 1h"),
     part__text__cache=_TIMES,
@@ -47,13 +48,17 @@ ANTHROPIC_FIELDS: Fields = table(
     output__regex=Refused("this model's answers can only be held to a JSON schema."),
     output__grammar=Refused("this model's answers can only be held to a JSON schema."),
     tools__native=Native("anthropic.messages"),
+    tools__kind=Native("anthropic.messages"),
+    tools__custom=FOREIGN,
+    call__kind=FOREIGN,
+    call__custom=FOREIGN,
     reasoning__effort=Mapped(
         "as output_config.effort, minimal as low, with adaptive thinking unless asked in Anthropic's dialect, or a "
         "tool is forced; none as no thinking"
     ),
     reasoning__summary=Mapped("as thinking.display: omitted, updates, else summarized"),
     options__verbosity=Unused("say in the prompt how long the answer should be"),
-    options__service_tier=Mapped("auto, priority, fast and scale as auto, others as standard_only"),
+    options__service_tier=Mapped("auto, priority, fast, ultrafast and scale as auto, others as standard_only"),
     options__user=Mapped("as metadata.user_id"),
     options__safety_identifier=Mapped("as metadata.user_id, unless there is a user"),
     options__cache_key=Unused("cached prefixes are found by what they hold"),

@@ -15,8 +15,9 @@ DIALECT, BETA = "anthropic.messages", "anthropic-beta"
 DEFAULT_MAX_TOKENS = 8192
 """The bound sent for a request without one: the API wants one, and all its models can say so much."""
 
-_TIERS = {"auto": "auto", "priority": "auto", "fast": "auto", "scale": "auto", "standard_only": "standard_only"}
+_TIERS = dict.fromkeys(("auto", "priority", "fast", "ultrafast", "scale"), "auto")
 _DISPLAYS = {"omitted": "omitted", "none": "omitted", "updates": "updates"}
+_NOTHING = {"type": "object", "properties": {}}
 _PLAIN = Sampling()
 _COUNTED = (
     "model",
@@ -155,9 +156,11 @@ def _add_tools(body: dict[str, Any], request: GenerateRequest) -> None:
 
 
 def _tool(tool: Tool, *, own: bool) -> dict[str, Any]:
-    body: dict[str, Any] = {"name": tool.name, "input_schema": {"type": "object", **tool.parameters}}
-    if not tool.parameters:
-        body["input_schema"]["properties"] = {}
+    body: dict[str, Any] = {"name": tool.name}
+    if tool.kind:
+        body["type"] = tool.kind
+    else:
+        body["input_schema"] = {"type": "object", **tool.parameters} if tool.parameters else _NOTHING
     if tool.description:
         body["description"] = tool.description
     if tool.strict:

@@ -58,15 +58,14 @@ def _blocks(message: Message) -> list[Block]:
     """What a turn says, as blocks, the last of them with the turn's own mark. No empty texts: they are refused."""
     if message.role == "tool":
         return [_result(message)]
-    blocks = list(_content(message.parts))
+    blocks = list(_content(message.sequence))
     if message.name is not None:
         first = next((block for block in blocks if block["type"] == "text"), None)
         if first is not None:
             first["text"] = f"{message.name}: {first['text']}"
-        elif blocks or message.tool_calls:
+        elif blocks:
             thoughts = sum("thinking" in block["type"] for block in blocks)
             blocks.insert(thoughts, {"type": "text", "text": f"{message.name}:"})
-    blocks += [_call(call) for call in message.tool_calls]
     if message.cache and blocks and "thinking" not in blocks[-1]["type"]:
         blocks[-1].setdefault("cache_control", mark_of(message.cache))
     return blocks
@@ -97,13 +96,12 @@ def _call(call: ToolCall) -> Block:
             param="messages",
             code="invalid_value",
         )
-    block = {"type": "tool_use", "id": call.id, "name": call.name, "input": msgspec.Raw(raw.encode())}  # every digit
-    return block | {"cache_control": mark_of(call.cache)} if call.cache else block
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": msgspec.Raw(raw.encode())}  # every digit
 
 
-def _content(parts: Sequence[Part]) -> Iterator[Block]:
+def _content(parts: Sequence[Part | ToolCall]) -> Iterator[Block]:
     for part in parts:
-        block = _block(part)
+        block = _call(part) if isinstance(part, ToolCall) else _block(part)
         if block is None:
             continue
         if cache := getattr(part, "cache", ""):

@@ -18,7 +18,7 @@ from interlace.engines.remote.providers.eventstream import EventStreamReader
 from interlace.engines.remote.secret import Secret, read_key
 from interlace.engines.remote.wire import JSON, Fetch, Outgoing, Usual
 from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
-from interlace.errors import ConfigError, EngineFailed, InvalidRequest
+from interlace.errors import EngineFailed, InvalidRequest
 
 AWS_EVENT_STREAM = "application/vnd.amazon.eventstream"
 API_KEY = "AWS_BEARER_TOKEN_BEDROCK"
@@ -156,8 +156,6 @@ def usual(settings: ModelSettings, env: Mapping[str, str]) -> Usual:
 def make(settings: ModelSettings, env: Mapping[str, str], fetch: Fetch) -> BedrockWire:
     """See `wire.Make`. An API key in the usual variable goes before AWS credentials, as it does in AWS's own SDKs."""
     del fetch
-    if settings.embeds:
-        raise ConfigError("Engine bedrock makes no embeddings: remove `embeds`.")
     named = settings.api_key or (f"${{{API_KEY}}}" if env.get(API_KEY) else "")
     key, signer = read_key(named, env), None
     region = settings.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or ""

@@ -282,9 +282,18 @@ class ConverseAnswer:
             completion=completion,
             cached=read,
             cache_write=written,
+            cache_write_1h=_for_an_hour(usage.get("cacheDetails")),
             disputed=total is not None and total != (prompt or 0) + (completion or 0),
             service_tier=self._tier,
         )
+
+
+def _for_an_hour(details: Any) -> int:
+    """Of what was written to the cache, the tokens that stay for an hour."""
+    if not isinstance(details, list):
+        return 0
+    hours = [one for one in details if isinstance(one, dict) and one.get("ttl") == "1h"]
+    return sum(number_in(one, "inputTokens") or 0 for one in hours)
 
 
 def _thoughts(wire: WireReasoning) -> list[Thought]:

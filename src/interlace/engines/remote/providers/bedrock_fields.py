@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from interlace.engines.fields import ASIDE, KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, FOREIGN, KEPT, TEXT_ONLY, Fields, Mapped, Refused, Unused, table
 
 _UNKNOWN = Refused("Bedrock does not know it. Leave it out, or choose another model.")
 _THIS_MODEL = Refused("this model on Bedrock does not know it. Leave it out, or choose another model.")
@@ -25,6 +25,7 @@ def fields_of_bedrock(family: str) -> Fields:
     return table(
         KEPT,
         message__developer=Mapped("as system"),
+        part__in_instructions=TEXT_ONLY,
         message__late_system=Mapped("joined to the instructions before the conversation, in their order"),
         message__name=Unused(_NO_USE),
         message__cache=Mapped("as a cachePoint after the turn; for how long: 5m or 1h"),
@@ -68,6 +69,10 @@ def fields_of_bedrock(family: str) -> Fields:
         output__grammar=_UNKNOWN,
         tools__cache=_POINT,
         tools__native=_UNKNOWN,
+        tools__kind=FOREIGN,
+        tools__custom=FOREIGN,
+        call__kind=FOREIGN,
+        call__custom=FOREIGN,
         tool_choice__none=Mapped("the tools are not shown; refused once the conversation has calls in it"),
         tool_choice__required=Mapped("as any"),
         parallel_tool_calls=Mapped("as tool_choice.disable_parallel_tool_use in additionalModelRequestFields")

@@ -23,6 +23,7 @@ from interlace.engines.types import (
     TextPart,
     ThinkingPart,
     Tool,
+    ToolCall,
 )
 from interlace.errors import InvalidRequest
 
@@ -130,13 +131,13 @@ class _Turns:
             yield self._result(message)  # which has no place for a mark inside
             mark = mark or next((mark for part in reversed(message.parts) if (mark := getattr(part, "cache", ""))), "")
         else:
-            for part in message.parts:
-                yield from self._block(part)
-                yield from _point(getattr(part, "cache", ""))
-            for call in message.tool_calls:
-                use = {"toolUseId": call.id, "name": call.name, "input": arguments_object(call.arguments)}
-                yield {"toolUse": use}
-                yield from _point(call.cache)
+            for one in message.sequence:
+                if isinstance(one, ToolCall):
+                    use = {"toolUseId": one.id, "name": one.name, "input": arguments_object(one.arguments)}
+                    yield {"toolUse": use}
+                else:
+                    yield from self._block(one)
+                yield from _point(getattr(one, "cache", ""))
         yield from _point(mark)
 
     def _result(self, message: Message) -> Json:

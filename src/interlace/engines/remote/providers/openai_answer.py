@@ -30,6 +30,13 @@ class WireFunction(msgspec.Struct, frozen=True):
     arguments: str | dict[str, Any] | None = None
 
 
+class WireCustom(msgspec.Struct, frozen=True):
+    """Name and input of a call of a custom tool."""
+
+    name: str | None = None
+    input: str | None = None
+
+
 class WireGoogle(msgspec.Struct, frozen=True):
     """What Gemini's compatible endpoint adds to a call."""
 
@@ -48,6 +55,7 @@ class WireCall(msgspec.Struct, frozen=True):
     index: int | None = None
     id: str | None = None
     function: WireFunction | None = None
+    custom: WireCustom | None = None
     extra_content: WireExtra | None = None
 
     @property
@@ -109,7 +117,7 @@ _FINISH: dict[str, FinishReason] = {
 class _Choice:
     """One choice as it grows. Its end is told when the whole answer ends: some servers give a reason in every chunk."""
 
-    __slots__ = ("_by_place", "_ids", "finish", "seen", "stop")
+    __slots__ = ("_by_place", "_customs", "_ids", "finish", "seen", "stop")
 
     def __init__(self) -> None:
         self.seen = False
@@ -117,6 +125,7 @@ class _Choice:
         self.stop: str | None = None
         self._by_place: dict[int, int] = {}  # the server's index of a call → ours
         self._ids: list[str] = []  # by our index
+        self._customs: set[int] = set()  # those that call custom tools
 
     def finish_reason(self) -> FinishReason:
         finish = _FINISH.get((self.finish or "stop").lower(), "stop")
@@ -127,25 +136,30 @@ class _Choice:
         deltas: list[ToolCallDelta] = []
         for place, piece in enumerate(pieces):
             function = piece.function or WireFunction()
-            index, new = self._index(piece, place)
+            if piece.custom is not None:
+                function = WireFunction(piece.custom.name, piece.custom.input)
+            index, new = self._index(piece, place, function)
+            if piece.custom is not None:
+                self._customs.add(index)
+            kind = "custom" if index in self._customs else ""
             arguments = function.arguments or ""
             if not isinstance(arguments, str):
                 arguments = msgspec.json.encode(arguments).decode()
             if new:
                 if not function.name:
                     raise EngineFailed("The server behind this model called a tool without naming it. Try again.")
-                deltas.append(ToolCallDelta(index, self._ids[index], function.name, arguments, piece.signature))
+                deltas.append(ToolCallDelta(index, self._ids[index], function.name, arguments, piece.signature, kind))
             elif arguments or piece.signature:
-                deltas.append(ToolCallDelta(index, arguments=arguments, signature=piece.signature))
+                deltas.append(ToolCallDelta(index, arguments=arguments, signature=piece.signature, kind=kind))
         return tuple(deltas)
 
-    def _index(self, piece: WireCall, place: int) -> tuple[int, bool]:
+    def _index(self, piece: WireCall, place: int, function: WireFunction) -> tuple[int, bool]:
         """Which call a piece belongs to, and whether it begins it: another id at the same place is another call."""
         at = place if piece.index is None else piece.index
         if piece.id and piece.id in self._ids:
             return self._ids.index(piece.id), False
         known = self._by_place.get(at)
-        begins = piece.id and piece.function is not None and piece.function.name
+        begins = piece.id and function.name
         if known is not None and not begins:
             return known, False
         self._by_place[at] = len(self._ids)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 from interlace.config import ModelSettings
-from interlace.engines.fields import KEPT, Fate, Fields, Mapped, Native, Refused, Unused, table
-from interlace.engines.remote.providers.openai_peculiar import EXTENSIONS, peculiarities_of
+from interlace.engines.fields import FOREIGN, KEPT, Fate, Fields, Mapped, Native, Refused, Unused, table
+from interlace.engines.remote.providers.openai_peculiar import EXTENSIONS, PRESETS, peculiarities_of
 from interlace.engines.types import Options
 
 _EXTENSION = Refused("the server behind this model does not know it. Leave it out.")
@@ -31,6 +31,7 @@ def fields_of_openai(settings: ModelSettings) -> Fields:
         part__image__cache=marks,
         part__file__cache=marks,
         part__audio__cache=marks,
+        call__followed_by=Mapped("what is said after it stands before it"),
         call__cache=Unused("only texts, pictures and files can be marked"),
         tools__cache=Unused("only texts, pictures and files can be marked"),
         part__refusal=Mapped("as refusal of its turn, after the text"),
@@ -55,6 +56,8 @@ def fields_of_openai(settings: ModelSettings) -> Fields:
         reasoning__adaptive=Mapped("the model decides unless an effort is given"),
         options=_OPTION,
         native=Native("openai.chat"),
+        tools__kind=FOREIGN,
+        call__kind=FOREIGN,
         tools__native=Refused("it belongs to another provider's models. Leave it out, or choose another model."),
     )
     made |= {f"sampling.{name}": KEPT if name in peculiar.sampling else _EXTENSION for name in EXTENSIONS}
@@ -65,6 +68,8 @@ def fields_of_openai(settings: ModelSettings) -> Fields:
         made["options.metadata"] = Unused("nothing is stored at the provider, unless the setting `store` allows it")
     elif "metadata" in peculiar.options:
         made["options.metadata"] = Mapped("with store")
+    if settings.engine in PRESETS:
+        made |= {"tools.custom": FOREIGN, "call.custom": FOREIGN}
     for group in peculiar.refused:
         made |= {name: _EXTENSION for name in made if name == group or name.startswith(f"{group}.")}
     return made
@@ -111,6 +116,8 @@ def fields_of_responses(settings: ModelSettings) -> Fields:
         output__grammar=_EXTENSION,
         prefill=_EXTENSION,
         tools__native=Native("openai.responses"),
+        tools__kind=Native("openai.responses"),
+        call__kind=Native("openai.responses"),
         reasoning__budget_tokens=Mapped("as an effort: low up to 4096 tokens, medium up to 16384, else high"),
         reasoning__adaptive=Mapped("the model decides unless an effort is given"),
         reasoning__summary=Mapped("summarized and updates as auto, omitted as none"),

@@ -93,6 +93,8 @@ def _add_what_only_assistants_say(body: dict[str, Any], message: Message, manner
 
 
 def _call(call: ToolCall, manners: Manners) -> dict[str, Any]:
+    if call.kind:
+        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
     function = {"name": call.name, "arguments": call.arguments}
     body: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
     if call.signature and manners.signatures:

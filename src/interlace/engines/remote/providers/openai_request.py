@@ -151,14 +151,27 @@ def _add_tools(body: dict[str, Any], request: GenerateRequest) -> None:
     body["tools"] = [_tool(tool) for tool in request.tools]
     kind, _, name = request.tool_choice.partition(":")
     if kind == "function":
-        body["tool_choice"] = {"type": "function", "function": {"name": name}}
+        chosen = "custom" if any(tool.kind for tool in request.tools if tool.name == name) else "function"
+        body["tool_choice"] = {"type": chosen, chosen: {"name": name}}
     elif kind != "auto":
         body["tool_choice"] = kind
     if not request.parallel_tool_calls:
         body["parallel_tool_calls"] = False
 
 
+def _custom(tool: Tool) -> dict[str, Any]:
+    custom: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        custom["description"] = tool.description
+    if (wanted := tool.native.get("format")) is not None:
+        rule = {name: value for name, value in wanted.items() if name != "type"}
+        custom["format"] = {"type": wanted["type"]} | ({"grammar": rule} if rule else {})
+    return {"type": "custom", "custom": custom}
+
+
 def _tool(tool: Tool) -> dict[str, Any]:
+    if tool.kind:
+        return _custom(tool)
     function: dict[str, Any] = {"name": tool.name}
     if tool.description:
         function["description"] = tool.description

@@ -47,6 +47,10 @@ class WireItem(msgspec.Struct, frozen=True):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
+    input: str | None = None
+    action: Any = None
+    environment: Any = None
+    operation: Any = None
 
 
 class WireDetails(msgspec.Struct, frozen=True):
@@ -82,16 +86,20 @@ class WireEvent(msgspec.Struct, frozen=True):
 
 _events = msgspec.json.Decoder(WireEvent)
 _whole = msgspec.json.Decoder(WireResponse)
+_CUSTOM = ("custom_tool_call",)
+_CALLS = ("function_call", *_CUSTOM)
+_SAID = ("action", "environment", "operation")
 _FINISH: dict[str, FinishReason] = {"max_output_tokens": "length", "content_filter": "content_filter"}
 
 
 class _Call:
     """A call as it grows."""
 
-    __slots__ = ("number", "pieces")
+    __slots__ = ("kind", "number", "pieces")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, kind: str) -> None:
         self.number = number
+        self.kind = kind
         self.pieces = False
 
 
@@ -184,7 +192,7 @@ class ResponsesAnswer:
     def _piece(self, event: WireEvent) -> list[Event]:
         at, text = event.output_index, event.delta or ""
         match event.type:
-            case "response.output_item.added" if event.item is not None and event.item.type == "function_call":
+            case "response.output_item.added" if event.item is not None and event.item.type in _CALLS:
                 return [self._called(at, event.item)]
             case "response.output_text.delta" if text:
                 return [self._said(at, text, self._tokens(event.logprobs))]
@@ -196,7 +204,9 @@ class ResponsesAnswer:
                 return [self._thought(at, Thought(text, summary=True, id=event.item_id or ""))]
             case "response.reasoning_summary_part.done":
                 return [Delta(thought=Thought(summary=True, id=event.item_id or ""))]
-            case "response.function_call_arguments.delta" if text and at in self._calls:
+            case "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta" if (
+                text and at in self._calls
+            ):
                 return [self._argued(self._calls[at], text)]
             case "response.output_item.done" if event.item is not None:
                 return self._item(at, event.item)
@@ -218,10 +228,12 @@ class ResponsesAnswer:
                 return [self._part(at, part) for part in item.content or () if part.text or part.refusal]
             case "reasoning":
                 return list(self._reasoned(at, item))
-            case "function_call":
+            case "function_call" | "custom_tool_call":
                 begun = [] if at in self._calls else [self._called(at, item)]
-                call = self._calls[at]
-                return [*begun, *([] if call.pieces else [self._argued(call, item.arguments or "{}")])]
+                call, said = self._calls[at], item.input or "" if item.type in _CUSTOM else item.arguments or "{}"
+                return [*begun, *([] if call.pieces else [self._argued(call, said)])]
+            case "local_shell_call" | "shell_call" | "apply_patch_call":
+                return [self._native(at, item)]
         return []
 
     def _part(self, at: int, part: WirePart) -> Delta:
@@ -244,13 +256,23 @@ class ResponsesAnswer:
     def _called(self, at: int, item: WireItem) -> Delta:
         if not item.name:
             raise EngineFailed("The server behind this model called a tool without naming it. Try again.")
-        call = self._calls[at] = _Call(len(self._calls))
-        begun = ToolCallDelta(call.number, item.call_id or item.id or f"call_{call.number}", item.name)
+        kind = "custom" if item.type in _CUSTOM else ""
+        call = self._calls[at] = _Call(len(self._calls), kind)
+        begun = ToolCallDelta(call.number, item.call_id or item.id or f"call_{call.number}", item.name, kind=kind)
         return self._shown(Delta(tokens=likely_chunk_tokens(item.name), tool_calls=(begun,)))
+
+    def _native(self, at: int, item: WireItem) -> Delta:
+        """A call of one of this API's own tools, whole."""
+        call = self._calls[at] = _Call(len(self._calls), item.type)
+        fields = {name: value for name in _SAID if (value := getattr(item, name)) is not None}
+        id, name = item.call_id or item.id or f"call_{call.number}", item.type.removesuffix("_call")
+        said = msgspec.json.encode(fields).decode()
+        piece = ToolCallDelta(call.number, id, name, said, kind=item.type)
+        return self._shown(Delta(tokens=likely_chunk_tokens(name + said), tool_calls=(piece,)))
 
     def _argued(self, call: _Call, text: str) -> Delta:
         call.pieces = True
-        piece = ToolCallDelta(call.number, arguments=text)
+        piece = ToolCallDelta(call.number, arguments=text, kind=call.kind)
         return self._shown(Delta(tokens=likely_chunk_tokens(text), tool_calls=(piece,)))
 
     def _said(self, at: int, text: str, logprobs: tuple[TokenLogprob, ...]) -> Delta:

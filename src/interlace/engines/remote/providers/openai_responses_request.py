@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from interlace.config import ModelSettings
 from interlace.engines.remote.providers.openai_messages import breakpoint_of, file_as_text, name_of, url_of
 from interlace.engines.remote.providers.openai_peculiar import peculiarities_of
@@ -22,6 +24,7 @@ from interlace.engines.types import (
     TextPart,
     ThinkingPart,
     Tool,
+    ToolCall,
 )
 from interlace.errors import InvalidRequest
 
@@ -29,6 +32,8 @@ DIALECT = "openai.responses"
 RESPONSES = "/responses"
 _SUMMARIES = {"auto": "auto", "concise": "concise", "detailed": "detailed", "summarized": "auto", "updates": "auto"}
 _UNKNOWN = ("presence_penalty", "frequency_penalty", "stop", "logit_bias", "top_k", "min_p", "ignore_eos")
+
+_SAID = ("output_text", "refusal")
 
 Item = dict[str, Any]
 
@@ -50,7 +55,12 @@ def response_body(request: GenerateRequest, settings: ModelSettings) -> dict[str
     if settings.stream:
         body["stream"] = True
     if own:
-        body.update(request.native)
+        for name, value in request.native.items():
+            outer, _, inner = name.partition(".")
+            if inner:
+                body.setdefault(outer, {})[inner] = value
+            else:
+                body[name] = value
     return body
 
 
@@ -75,9 +85,12 @@ def _unknown(param: str, message: str) -> InvalidRequest:
 
 
 def _items(message: Message, *, own: bool, marks: bool) -> Iterator[Item]:
+    if message.role == "tool" and message.kind not in ("", "custom"):
+        yield _native(f"{message.kind}_output", message.tool_call_id or "", message.text)
+        return
     if message.role == "tool":
         yield {
-            "type": "function_call_output",
+            "type": "custom_tool_call_output" if message.kind else "function_call_output",
             "call_id": message.tool_call_id or "",
             "output": _content(message, marks=marks),
         }
@@ -88,9 +101,18 @@ def _items(message: Message, *, own: bool, marks: bool) -> Iterator[Item]:
     for part in message.parts:
         if isinstance(part, ThinkingPart) and part.id and (seal := part.signature or part.redacted):
             yield _reasoning(part, seal, own=own)
-    yield from _said(message)
-    for call in message.tool_calls:
-        yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+    made = [item for one in message.sequence if (item := _said(one)) is not None]
+    if message.name is not None and made:
+        _put_name(made, message.name, "output_text")
+    said: list[Item] = []
+    for item in made:
+        if item["type"] in _SAID:
+            said.append(item)
+            continue
+        yield from _message(said)
+        said = []
+        yield item
+    yield from _message(said)
 
 
 def _reasoning(part: ThinkingPart, seal: str, *, own: bool) -> Item:
@@ -106,17 +128,36 @@ def _reasoning(part: ThinkingPart, seal: str, *, own: bool) -> Item:
     return item | {"content": [{"type": "reasoning_text", "text": part.text}]} if part.text else item
 
 
-def _said(message: Message) -> Iterator[Item]:
-    """What the assistant said: one text, as every server knows it, or parts."""
-    said: list[Item] = []
-    for part in message.parts:
-        match part:
-            case TextPart(text=text) if text:
-                said.append({"type": "output_text", "text": text})
-            case RefusalPart():
-                said.append({"type": "refusal", "refusal": part.text})
-    if message.name is not None and (said or message.tool_calls):
-        _put_name(said, message.name, "output_text")
+def _said(one: Part | ToolCall) -> Item | None:
+    """A piece of what the assistant said, or a call."""
+    match one:
+        case TextPart(text=text) if text:
+            return {"type": "output_text", "text": text}
+        case RefusalPart():
+            return {"type": "refusal", "refusal": one.text}
+        case ToolCall(kind="custom"):
+            return {"type": "custom_tool_call", "call_id": one.id, "name": one.name, "input": one.arguments}
+        case ToolCall(kind=kind) if kind:
+            return _native(kind, one.id, one.arguments) | {"status": "completed"}
+        case ToolCall():
+            return {"type": "function_call", "call_id": one.id, "name": one.name, "arguments": one.arguments}
+    return None
+
+
+def _native(kind: str, id: str, said: str) -> Item:
+    """A call that only models of this API make, or what came of one."""
+    try:
+        fields = msgspec.json.decode(said or "{}")
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("A call or a result in the conversation is not a JSON object.", param="input")
+    named = {"id": id} if kind.startswith("local_shell") else {}
+    return {**fields, "type": kind, "call_id": id, **named}
+
+
+def _message(said: list[Item]) -> Iterator[Item]:
+    """What the assistant said in a row: one text, as every server knows it, or parts."""
     if len(said) == 1 and said[0]["type"] == "output_text":
         yield {"role": "assistant", "content": said[0]["text"]}
     elif said:
@@ -195,7 +236,9 @@ def _add_tools(body: dict[str, Any], request: GenerateRequest) -> None:
     body["tools"] = [_tool(tool, own=request.dialect == DIALECT) for tool in request.tools]
     kind, _, name = request.tool_choice.partition(":")
     if kind == "function":
-        body["tool_choice"] = {"type": "function", "name": name}
+        kinds = {tool.name: tool.kind for tool in request.tools}
+        chosen = {"type": kinds.get(name) or "function"}
+        body["tool_choice"] = chosen | ({"name": name} if chosen["type"] in {"function", "custom"} else {})
     elif kind != "auto":
         body["tool_choice"] = kind
     if not request.parallel_tool_calls:
@@ -203,6 +246,11 @@ def _add_tools(body: dict[str, Any], request: GenerateRequest) -> None:
 
 
 def _tool(tool: Tool, *, own: bool) -> dict[str, Any]:
+    if tool.kind == "custom":
+        described = {"description": tool.description} if tool.description else {}
+        return {"type": "custom", "name": tool.name, **described, **tool.native}
+    if tool.kind:
+        return {"type": tool.kind, **tool.native}
     parameters = dict(tool.parameters) or {"type": "object", "properties": {}}
     body: dict[str, Any] = {"type": "function", "name": tool.name, "parameters": parameters, "strict": tool.strict}
     if tool.description:

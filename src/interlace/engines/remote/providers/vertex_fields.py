@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlace.engines.fields import ASIDE, KEPT, Fields, Mapped, Refused, Unused, table
+from interlace.engines.fields import ASIDE, FOREIGN, KEPT, TEXT_ONLY, Fields, Mapped, Refused, Unused, table
 
 _UNKNOWN = Refused("Gemini does not know it. Leave it out, or choose another model.")
 _NO_USE = "Gemini has no such field"
@@ -12,6 +12,7 @@ _CONVERSATION = Refused("Gemini takes conversations only. Use 'messages'.")
 VERTEX_FIELDS: Fields = table(
     KEPT,
     message__developer=Mapped("as systemInstruction"),
+    part__in_instructions=TEXT_ONLY,
     message__late_system=Mapped("joined to the instructions before the conversation, in their order"),
     message__name=Unused(_NO_USE),
     message__is_error=Mapped("as error in the functionResponse, in place of output"),
@@ -36,6 +37,7 @@ VERTEX_FIELDS: Fields = table(
     part__audio=Mapped("as inlineData"),
     part__audio__cache=Unused(_CACHE),
     call=Mapped("as functionCall and functionResponse, the result's text under output"),
+    call__followed_by=KEPT,
     call__signature=Mapped(
         "as thoughtSignature; where a turn's first call has none, Gemini 3 is told not to look for it"
     ),
@@ -59,6 +61,10 @@ VERTEX_FIELDS: Fields = table(
     tools__strict=Mapped("as mode VALIDATED, for all tools, unless one must be called"),
     tools__cache=Unused(_CACHE),
     tools__native=_UNKNOWN,
+    tools__kind=FOREIGN,
+    tools__custom=FOREIGN,
+    call__kind=FOREIGN,
+    call__custom=FOREIGN,
     tool_choice__none=Mapped("as mode NONE"),
     tool_choice__required=Mapped("as mode ANY"),
     tool_choice__function=Mapped("as mode ANY with one allowed name"),

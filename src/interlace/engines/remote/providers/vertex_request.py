@@ -23,6 +23,7 @@ from interlace.engines.types import (
     TextPart,
     ThinkingPart,
     Tool,
+    ToolCall,
 )
 from interlace.errors import InvalidRequest
 
@@ -109,13 +110,14 @@ class _Turns:
         if message.role == "tool":
             yield self._result(message)
             return
-        for part in message.parts:
-            yield from _part(part)
-        for index, call in enumerate(message.tool_calls):
-            made: Json = {"functionCall": {"id": call.id, "name": call.name, "args": _arguments(call.arguments)}}
-            if call.signature:
-                made["thoughtSignature"] = call.signature
-            elif index == 0 and self._seals:
+        for one in message.sequence:
+            if not isinstance(one, ToolCall):
+                yield from _part(one)
+                continue
+            made: Json = {"functionCall": {"id": one.id, "name": one.name, "args": _arguments(one.arguments)}}
+            if one.signature:
+                made["thoughtSignature"] = one.signature
+            elif one is message.tool_calls[0] and self._seals:
                 made["thoughtSignature"] = UNSIGNED
             yield made
 
