@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -58,6 +59,7 @@ class Served:
     folder: Path
     url: str
     key: str
+    trust: ssl.SSLContext | bool = True  # whose certificates a caller believes
 
     @property
     def port(self) -> int:
@@ -87,7 +89,7 @@ class Served:
 
     def get(self, path: str) -> httpx.Response:
         """GET without a key, on a connection of its own."""
-        return httpx.get(self.url + path, trust_env=False, timeout=PATIENCE_SECONDS)
+        return httpx.get(self.url + path, trust_env=False, timeout=PATIENCE_SECONDS, verify=self.trust)
 
     def ready(self) -> bool:
         """Whether every model is."""
@@ -131,7 +133,12 @@ class Served:
         limits = httpx.Limits(max_connections=None)
         headers = {"authorization": f"Bearer {self.key}"}
         async with httpx.AsyncClient(
-            base_url=self.url, headers=headers, limits=limits, timeout=PATIENCE_SECONDS, trust_env=False
+            base_url=self.url,
+            headers=headers,
+            limits=limits,
+            timeout=PATIENCE_SECONDS,
+            trust_env=False,
+            verify=self.trust,
         ) as client:
             yield client
 
@@ -143,6 +150,7 @@ def served(
     *,
     ready: bool = True,
     command: tuple[str, ...] = COMMAND,
+    trust: ssl.SSLContext | bool = True,
     **settings: Any,
 ) -> Iterator[Served]:
     """A server of `models` (and further settings, as in interlace.yaml) with its home in `folder`, once it listens or,
@@ -161,7 +169,7 @@ def served(
         )  # fmt: skip
     try:
         url = _listening(process, folder)
-        there = Served(process, folder, url, (home / "key").read_text().strip())
+        there = Served(process, folder, url, (home / "key").read_text().strip(), trust)
         if ready:
             patiently(there.ready)
         yield there

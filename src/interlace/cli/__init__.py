@@ -130,6 +130,52 @@ def reload(
 
 
 @app.command()
+def doctor(
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="CHECK", help="This check alone; may be given again.")
+    ] = None,
+    running: Annotated[
+        bool, typer.Option("--running", help="Fail when no server answers, or one is not ready.")
+    ] = False,
+    paid: Annotated[bool, typer.Option("--paid", help="Ask providers a few tiny questions, which they bill.")] = False,
+    min_free: Annotated[
+        str, typer.Option("--min-free", metavar="SIZE", help="Warn below this much disk space.")
+    ] = "1GiB",
+    price_days: Annotated[
+        int, typer.Option("--price-days", metavar="N", help="Warn of providers' prices older than this.")
+    ] = 180,
+    url: Url = None,
+    key: ApiKey = None,
+    config: Config = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Examine the installation, whether a server runs or not, and say what to do about what is not well.
+
+    Reads, connects and takes the database's write lock for a moment; changes nothing. Exit code 1 when anything fails;
+    a warning is no failure.
+
+    Example: interlace doctor
+    """
+    from interlace.config import parse_size
+    from interlace.gateway.doctor_commands import doctor_command
+
+    code = doctor_command(
+        only=only or (),
+        running=running,
+        paid=paid,
+        min_free_bytes=parse_size(min_free, "--min-free"),
+        price_days=price_days,
+        url=url,
+        key=key,
+        config=config,
+        home=home,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
 def pull(
     source: Annotated[
         str,
@@ -257,7 +303,7 @@ def chat(
     given = {"temperature": temperature, "max_tokens": max_tokens}
     options = {name: value for name, value in given.items() if value is not None}
     raise typer.Exit(
-        chat_command(model, url=url, key=key, home=settings.home, system=system, options=options, env=os.environ)
+        chat_command(model, url=url, key=key, settings=settings, system=system, options=options, env=os.environ)
     )
 
 

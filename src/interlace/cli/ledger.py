@@ -9,7 +9,7 @@ import typer
 
 from interlace.cli.options import Config, Home, Json
 
-ledger = typer.Typer(no_args_is_help=True, help="The record of what was used: check it, export it.")
+ledger = typer.Typer(no_args_is_help=True, help="The record of what was used: check it, export it, back it up.")
 
 Day = Annotated[str | None, typer.Option(metavar="DAY", help="Such as 2026-01-31, itself included.")]
 
@@ -27,6 +27,44 @@ def ledger_check(config: Config = None, home: Home = None, as_json: Json = False
 
     settings = load_settings(config, overrides={"home": home}, need_keys=False)
     raise typer.Exit(check_command(settings, as_json=as_json))
+
+
+@ledger.command("backup")
+def ledger_backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to put it; a new file.")],
+    config: Config = None,
+    home: Home = None,
+) -> None:
+    """Copy the record to a file: one moment of it, whole, private, while the server runs.
+
+    For SQLite; a PostgreSQL database has pg_dump. The home folder's secret and files are not in it.
+
+    Example: interlace ledger backup ledger-2026-01-31.db
+    """
+    from interlace.config import load_settings
+    from interlace.ledger.commands import backup_command
+
+    settings = load_settings(config, overrides={"home": home}, need_keys=False)
+    raise typer.Exit(backup_command(settings, file))
+
+
+@ledger.command("restore")
+def ledger_restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `interlace ledger backup` made.")],
+    config: Config = None,
+    home: Home = None,
+) -> None:
+    """Put a backup in the place of the record, and check it. What was there stays beside it, under another name.
+
+    No server may run meanwhile. What was used since the backup is known no more, to budgets neither.
+
+    Example: interlace ledger restore ledger-2026-01-31.db
+    """
+    from interlace.config import load_settings
+    from interlace.ledger.commands import restore_command
+
+    settings = load_settings(config, overrides={"home": home}, need_keys=False)
+    raise typer.Exit(restore_command(settings, file))
 
 
 @ledger.command("export")

@@ -1,5 +1,6 @@
 """`interlace.yaml` plus environment → one frozen `Settings` per load. Read once, no I/O afterwards."""
 
+from interlace.config.edge_settings import CorsSettings, ProxySettings, TlsSettings
 from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE
 from interlace.config.reader import (
     ENVIRONMENT,
@@ -37,12 +38,14 @@ from interlace.config.settings import (
     SecretSettings,
     Settings,
 )
+from interlace.config.values import parse_size
 
 __all__ = [
     "DEFAULT_MODEL",
     "ENGINES",
     "ENVIRONMENT",
     "BreakerSettings",
+    "CorsSettings",
     "FallbackSettings",
     "HedgeSettings",
     "MemberSettings",
@@ -65,13 +68,16 @@ __all__ = [
     "PlanSettings",
     "PriceSettings",
     "Problem",
+    "ProxySettings",
     "ResponseSettings",
     "REMOTE",
     "SecretSettings",
     "SettingDoc",
     "Settings",
+    "TlsSettings",
     "check_config",
     "find_config",
     "load_settings",
+    "parse_size",
     "settings_reference",
 ]

@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+from interlace.config.edge_settings import faults_of_tls
 from interlace.config.engines import REMOTE
 from interlace.config.route_check import faults_of_routes
 from interlace.config.route_settings import RouteSettings
@@ -302,6 +303,8 @@ class _Reader:
         routes = [str(route.get("name")) for route in values.get("routes", ())]
         for where, problem, mend in faults_of_routes(values.get("routes", ()), values.get("plans", ()), served):
             self._add(self.lines.get(where, 0), where, problem, mend)
+        for where, problem, mend in faults_of_tls(values.get("tls", {})):
+            self._add(self.lines[where], where, problem, mend)
         for i, plan in enumerate(values.get("plans", ())):
             named += [(f"plans[{i}].models[{j}]", name) for j, name in enumerate(plan.get("models", ()))]
         for where, name in named:
@@ -332,6 +335,9 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """A relative path in the file means relative to the file."""
     if isinstance(home := values.get("home"), Path):
         values["home"] = folder / home
+    for name, path in (values.get("tls") or {}).items():
+        if isinstance(path, Path):
+            values["tls"][name] = (folder / path).absolute()
     for model in values.get("models") or ():
         checkpoint = model.get("checkpoint")
         if isinstance(checkpoint, str) and checkpoint.startswith(("./", "../", "~")):

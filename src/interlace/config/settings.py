@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from interlace.config.edge_settings import CorsSettings, ProxySettings, TlsSettings
 from interlace.config.engines import EMBEDDING, ENGINES, LOCAL, OPENAI, REMOTE
 from interlace.config.route_settings import BreakerSettings, RouteSettings
 from interlace.config.setting import setting
@@ -340,6 +341,9 @@ class Settings:
     host: str = setting("Address to listen on; 0.0.0.0 for every network.", "127.0.0.1")
     port: int = setting("Port to listen on; 0 takes a free one.", 8080, minimum=0, maximum=65535)
     workers: int = setting("Gateway processes that answer behind the port.", 1, minimum=1, maximum=64)
+    tls: TlsSettings = setting("Encrypted connections.", factory=TlsSettings)
+    proxy: ProxySettings = setting("Reverse proxies in front.", factory=ProxySettings)
+    cors: CorsSettings = setting("Web pages that may call.", factory=CorsSettings)
     models: tuple[ModelSettings, ...] = setting(f"The served models; {DEFAULT_MODEL} when none is named.", ())
     routes: tuple[RouteSettings, ...] = setting("Public names with several models behind them.", ())
     prices: tuple[PriceSettings, ...] = setting("What models cost. A model without a price is not served.", ())

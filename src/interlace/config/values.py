@@ -7,6 +7,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -15,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import regex
 
+from interlace.errors import ConfigError
 from interlace.money import Micros, Nanos, parse_moment, parse_usd
 
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "kib": 1 << 10, "m": 10**6, "mb": 10**6, "mib": 1 << 20}
@@ -61,6 +63,10 @@ def parse(text: str, hint: Any, field: dataclasses.Field[Any]) -> Any:
         value = _hours(text)
     elif field.name in {"deny", "refusals"}:
         value = _pattern(text)
+    elif field.name == "origins":
+        value = _origin(text)
+    elif field.name == "trusted":
+        value = _network(text)
     elif field.name in {"base_url", "token_url"}:
         value = _base_url(text)
     else:
@@ -96,6 +102,14 @@ def _size(text: str) -> int:
     fraction = found[2] or ""
     scale: int = 10 ** len(fraction)
     return int(found[1] + fraction) * unit // scale
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes, from a size such as 512MiB on the command line; raises `ConfigError`."""
+    try:
+        return _size(text)
+    except Wrong as wrong:
+        raise ConfigError(f"{option}: {wrong.problem}. {wrong.mend}.") from None
 
 
 def _said(parse: Callable[[str], int], text: str) -> int:
@@ -153,6 +167,29 @@ def _base_url(text: str) -> str:
     if "?" in text or "#" in text:
         raise Wrong("holds a query or a fragment", mend)
     return text.rstrip("/")
+
+
+def _origin(text: str) -> str:
+    """Scheme, host and port, letter for letter as browsers send them."""
+    mend = "Write it as browsers do, without a path or a slash at the end: https://app.example.com"
+    try:
+        url = urlsplit(text)
+        exact = f"{url.scheme}://{url.netloc}"
+        standard = {"http": 80, "https": 443}.get(url.scheme)
+        wrong = standard is None or not url.hostname or "@" in url.netloc or url.port == standard or "*" in text
+    except ValueError:
+        raise Wrong(f"is no origin: {shown(repr(text))}", mend) from None
+    if wrong or text != exact or text != text.lower() or not text.isascii() or " " in text:
+        raise Wrong(f"is no origin: {shown(repr(text))}", mend)
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text.strip()))
+    except ValueError as error:
+        mend = "Write an address such as 127.0.0.1, or a network such as 10.0.0.0/8"
+        raise Wrong(f"is no address or network: {shown(str(error))}", mend) from None
 
 
 def _pattern(text: str) -> str:

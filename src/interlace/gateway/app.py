@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from interlace.config import Settings
 from interlace.errors import InterlaceError, NotFound
@@ -17,6 +18,7 @@ from interlace.gateway.admin import PREFIX, admin_routes
 from interlace.gateway.anthropic_count import CountEndpoint
 from interlace.gateway.batch_pages import batch_routes
 from interlace.gateway.batch_runner import BatchRunner, Fixed
+from interlace.gateway.cors import Cors
 from interlace.gateway.dialects import PARSED, style_of
 from interlace.gateway.endpoint import Endpoint
 from interlace.gateway.file_pages import file_routes
@@ -78,7 +80,9 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
         ],
         redirect_slashes=False,
     )
-    return Identified(Logged(ErrorsTold(pages, pipeline), pipeline))
+    app = Identified(Logged(Cors.around(ErrorsTold(pages, pipeline), settings.cors.origins), pipeline))
+    trusted = list(settings.proxy.trusted)
+    return ProxyHeadersMiddleware(app, trusted) if trusted else app  # type: ignore[arg-type, return-value] # ASGI, twice
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ class Logged:
             "request_id": exchange.label.decode(),
             "id": exchange.id,
             "method": scope["method"],
+            "client": scope["client"][0] if scope.get("client") else None,
             "path": scope["path"][:200] if status < 400 else guards.loggable(scope["path"][:200]),
             "status": status,
             "model": exchange.model if known else guards.loggable(exchange.model[:200]),

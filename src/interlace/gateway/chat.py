@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import ssl
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ import httpx
 
 from interlace.config import Settings
 from interlace.errors import InterlaceError
+from interlace.gateway.certificates import trusting
 from interlace.gateway.keys import read_key
 from interlace.money import show_usd
 
@@ -95,7 +97,7 @@ class Conversation:
 class Server:
     """A running Interlace (or any server that speaks OpenAI's API) at `url`."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, trust: ssl.SSLContext | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         key = (key or "").strip()
         if not (key.isascii() and key.isprintable()):
@@ -104,17 +106,30 @@ class Server:
         try:
             parts = urlsplit(self.url)
             sound = parts.scheme in ("http", "https") and bool(parts.hostname)
-            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers=headers,
+                timeout=_TIMEOUT,
+                trust_env=False,  # no proxy between us and it
+                verify=(trust or httpx.create_ssl_context()) if parts.scheme == "https" else False,
+            )
         except (ValueError, httpx.InvalidURL):
             sound = False
         if not sound:
             raise ChatError(f"{url!r} is no server's address. Write one like http://127.0.0.1:8080")
 
     @classmethod
-    def reached_as(cls, url: str, key: str | None, home: Path, env: Mapping[str, str]) -> Server:
+    def reached_as(cls, url: str, key: str | None, settings: Settings, env: Mapping[str, str]) -> Server:
         """The server at `url`. The key defaults to `INTERLACE_API_KEY`, then, for a server on this machine only, to
-        the one kept under `home`."""
-        return cls(url, key or env.get("INTERLACE_API_KEY") or (read_key(home, env) if _on_this_machine(url) else None))
+        the one kept at home.
+
+        With https, the server that `settings` describe must show the certificate that they name, whatever name it is
+        for; every other one, a certificate of an authority that is known here (`SSL_CERT_FILE` names others).
+        """
+        here = _on_this_machine(url)
+        own = settings.tls.certificate if here or url == server_url(settings) else None
+        key = key or env.get("INTERLACE_API_KEY") or (read_key(settings.home, env) if here else None)
+        return cls(url, key, None if own is None or not url.startswith("https://") else trusting(own))
 
     def close(self) -> None:
         """Close every connection."""
@@ -178,6 +193,12 @@ class Server:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: httpx.TransportError) -> ChatError:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            reason = str(error).partition("failed: ")[2].partition(" (_ssl")[0] or str(error)
+            return ChatError(
+                f"The certificate of {self.url} is not trusted here: {reason}. Name the file of its authority in "
+                "SSL_CERT_FILE, or the host as the certificate does."
+            )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return NoServer(f"No server answers at {self.url} (--url names another). Start one with: interlace serve")
         return ChatError(f"The connection to {self.url} broke: {str(error) or type(error).__name__}")
@@ -235,7 +256,7 @@ def chat_command(
     *,
     url: str,
     key: str | None,
-    home: Path,
+    settings: Settings,
     system: str | None,
     options: Mapping[str, Any],
     env: Mapping[str, str],
@@ -244,7 +265,7 @@ def chat_command(
 
     Raises `ChatError` when there is no server or no such model.
     """
-    server = Server.reached_as(url, key, home, env)
+    server = Server.reached_as(url, key, settings, env)
     try:
         conversation = Conversation(_choose(server, model), _readable(system) if system else None, options=options)
         _wait_until_loaded(server, conversation.model)
@@ -258,7 +279,8 @@ def chat_command(
 def server_url(settings: Settings) -> str:
     """Where a server with these settings is asked from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (asked, not bound)
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    scheme = "http" if settings.tls.certificate is None else "https"
+    return f"{scheme}://[{host}]:{settings.port}" if ":" in host else f"{scheme}://{host}:{settings.port}"
 
 
 def _on_this_machine(url: str) -> bool:

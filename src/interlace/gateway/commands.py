@@ -34,6 +34,7 @@ def serve_command(
     env = os.environ if env is None else env
     overrides = {"host": host, "port": port, "home": home, "log.level": log_level, "workers": workers}
     found = find_config(config, env)  # a reload reads the same file, or says that it is gone
+    _raise_file_limit()
     try:
         settings, source = _source(found, env, overrides)
         from interlace.gateway.serve import serve
@@ -72,7 +73,8 @@ def _source(found: Path | None, env: Mapping[str, str], overrides: Mapping[str, 
     """Settings that can be served by, their checkpoints on the disk, and where another load comes from."""
     read = partial(load_settings, found, env, overrides)
     first = settings = read()
-    for where, problem, mend in _key_faults(settings, env):  # nobody waits for a download to hear this
+    # Nobody waits for a download to hear this.
+    for where, problem, mend in [*certificate_faults(settings), *key_faults(settings, env)]:
         raise ConfigError(f"{where}: {problem.removesuffix('.')}. {mend}".rstrip())
     settings = _pull_missing(settings)
     from interlace.gateway.reloading import Source  # the HTTP server is heavy; other verbs don't need it
@@ -84,6 +86,17 @@ def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Options as JSON has them; relative paths mean the folder we were started in."""
     given = {name: value for name, value in overrides.items() if value is not None}
     return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in given.items()}
+
+
+def _raise_file_limit() -> None:
+    """As many open files as the system lets us have: the usual 1024 is for programs that look at each with select()."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def reload_command(
@@ -117,7 +130,7 @@ def config_check_command(path: Path | None = None, *, env: Mapping[str, str] | N
     """`interlace config check`: one line per problem on standard output; exit code 1 when there is any."""
     env = os.environ if env is None else env
     found = find_config(path, env)
-    problems = check_config(path, env, lambda settings: [*_checkpoint_faults(settings), *_key_faults(settings, env)])
+    problems = check_config(path, env, partial(faults_elsewhere, env=env))
     for problem in problems:
         print(problem)
     if not problems:
@@ -172,7 +185,7 @@ def _pull_missing(settings: Settings) -> Settings:
     return dataclasses.replace(settings, models=tuple(present))
 
 
-def _checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+def checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Of each checkpoint that `serve` could neither find nor pull: its setting, the problem, the mend."""
     from interlace import models
 
@@ -191,7 +204,28 @@ def _checkpoint_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
             yield f"models[{number}].checkpoint", error.message.removesuffix("."), mend
 
 
-def _key_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+def faults_elsewhere(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with settings that are sound in form, because of what they name."""
+    yield from certificate_faults(settings)
+    yield from checkpoint_faults(settings)
+    yield from key_faults(settings, env)
+
+
+def certificate_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Of a certificate and key that `serve` could not use."""
+    if settings.tls.certificate is None:
+        return
+    from interlace.gateway.certificates import read_identity
+
+    try:
+        read_identity(settings.tls)
+    except ConfigError as error:
+        where, _, rest = error.message.partition(": ")
+        problem, _, mend = rest.removesuffix(".").partition(". ")
+        yield where, problem, mend or "Name one that can be read"
+
+
+def key_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Of each model of a provider that `serve` could not ask, because a key or a package is not there."""
     from interlace.engines.remote import RemoteEngine
 
@@ -237,7 +271,7 @@ def _served(settings: Settings, url: str | None, env: Mapping[str, str]) -> list
     """The rows of the server at `url`; with none given, of the configured one, else what it would serve."""
     from interlace.gateway.chat import ChatError, NoServer, Server, server_url
 
-    server = Server.reached_as(url or server_url(settings), None, settings.home, env)
+    server = Server.reached_as(url or server_url(settings), None, settings, env)
     try:
         return server.models()
     except ChatError as error:

@@ -63,7 +63,7 @@ def ask_to_reload(where: Where) -> dict[str, list[str]]:
     """
     settings = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
     url = where.url or where.env.get("INTERLACE_URL") or server_url(settings)
-    server = Server.reached_as(url, where.key, settings.home, where.env)
+    server = Server.reached_as(url, where.key, settings, where.env)
     try:
         response = server.send("POST", f"{PREFIX}/reload", None, {}, seconds=None)
     finally:
@@ -88,7 +88,7 @@ def _ask_who_has_it(operation: Operation, given: Mapping[str, Any], settings: Se
 
 
 def _ask(operation: Operation, given: Mapping[str, Any], url: str, settings: Settings, where: Where) -> Any:
-    server = Server.reached_as(url, where.key, settings.home, where.env)
+    server = Server.reached_as(url, where.key, settings, where.env)
     try:
         response = server.send(operation.method, *_request(operation, given))
     finally:
@@ -106,7 +106,7 @@ def ask_server(
     method: str, path: str, body: Mapping[str, Any] | None, url: str, settings: Settings, where: Where
 ) -> Any:
     """What the admin API of a running server says; raises what it raised, `ChatError` and `NoServer`."""
-    server = Server.reached_as(url, where.key, settings.home, where.env)
+    server = Server.reached_as(url, where.key, settings, where.env)
     try:
         response = server.send(method, PREFIX + path, None, body)
     finally:

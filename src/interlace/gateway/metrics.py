@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,10 @@ class Metrics:
         """Show how models stand towards routes."""
         self._breakers.live = live
 
+    def show_certificate(self, expires: Callable[[], float]) -> None:
+        """Show when the certificate in use ends, in seconds since 1970."""
+        self._gauges.certificate_expires = expires
+
     def settled(self, model: str, usage: Usage, outcome: Outcome, cost_nanos: int) -> None:
         """Count a request that ran and is settled."""
         prompt, cached, completion, cost = self._settled[model]
@@ -118,12 +122,16 @@ class _Gauges(Collector):
 
     def __init__(self, admission: Admission, engines: Mapping[str, Engine]) -> None:
         self._admission = admission
+        self.certificate_expires: Callable[[], float] | None = None  # seconds since 1970
         self.engines = engines
 
     def collect(self) -> Iterator[Metric]:
         """One family after the other."""
         yield GaugeMetricFamily("interlace_requests_running", "Requests that run now.", self._admission.running)
         yield GaugeMetricFamily("interlace_requests_queued", "Requests that wait for a slot.", self._admission.waiting)
+        if self.certificate_expires is not None:
+            name, doc = "interlace_certificate_expires_timestamp_seconds", "When the certificate in use ends."
+            yield GaugeMetricFamily(name, doc, self.certificate_expires())
         health = {name: engine.health() for name, engine in self.engines.items()}
         for field, doc in (
             ("running", "Sequences the engine works on."),

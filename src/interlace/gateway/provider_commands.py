@@ -65,6 +65,12 @@ def providers_check_command(name: str, where: Where, *, as_json: bool) -> int:
     return 1 if failed else 0
 
 
+def findings_of(model: ModelSettings, settings: Settings, env: Mapping[str, str]) -> list[Finding]:
+    """Ask the provider behind one model everything, quietly; it costs a little."""
+    with _overheard():
+        return asyncio.run(_check(model, settings, env, lambda _: None))
+
+
 @contextmanager
 def _overheard() -> Iterator[list[str]]:
     """What the engine would write into the log of a server: a caller is not told it, who runs the gateway is."""

@@ -28,12 +28,13 @@ from interlace.engines.types import Engine
 from interlace.errors import CheckpointError, ConfigError, InterlaceError, InvalidRequest
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reloaded
+from interlace.gateway.tls import Tls
 from interlace.ledger import Registry
 
 _log = logging.getLogger(__name__)
 
-FIXED = ("home", "host", "port", "workers", "ledger.url", "ledger.time_zone")
-"""What a running server cannot change: where it listens, and what its ledger is."""
+FIXED = ("home", "host", "port", "workers", "tls.certificate", "tls.key", "ledger.url", "ledger.time_zone")
+"""What a running server cannot change: where it listens, and what its ledger is. The certificate's files may change."""
 
 _LOOK_SECONDS = 0.05  # from one look at a loading engine's health to the next
 
@@ -161,6 +162,7 @@ class Reloader:
     build: Callable[[ModelSettings, Path], StartingEngine]
     make: Callable[[Settings, Settings, Engines, Load], Load]
     applied: Callable[[Load], None]
+    tls: Tls | None = None
 
     def __post_init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -215,6 +217,7 @@ class Reloader:
     async def _reload(self) -> Reloaded:
         before = self.loads.current
         read = await asyncio.to_thread(self._read, before)
+        renew = await asyncio.to_thread(self._read_certificate)
         old = dict(zip(before.read.models, before.settings.models, strict=True))  # as read → as served
         kept = {model.name: old[model] for model in read.models if model in old}
         fresh = [model for model in read.models if model.name not in kept]
@@ -225,6 +228,7 @@ class Reloader:
             load = self.make(read, settings, engines, before)
             leftover = self.loads.models - engines.keys()
             await asyncio.to_thread(self.registry.follow, settings, keep=leftover)
+            renew()
             new.clear()  # they are the load's from now on: from here to the swap nothing waits and nothing fails
             self._apply(load)
             self._leftover = leftover
@@ -252,6 +256,12 @@ class Reloader:
         except ConfigError as error:
             code = "restart_needed" if fixed else "invalid_configuration"
             raise InvalidRequest(error.message, code=code) from error
+
+    def _read_certificate(self) -> Callable[[], None]:
+        try:
+            return self.tls.read() if self.tls else lambda: None
+        except ConfigError as error:
+            raise InvalidRequest(error.message, code="invalid_configuration") from error
 
     def _complete(self, models: list[ModelSettings], home: Path) -> list[ModelSettings]:
         found: list[ModelSettings] = []

@@ -30,10 +30,12 @@ from interlace.gateway.app import State, make_app
 from interlace.gateway.keys import ensure_key, key_file, read_key
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.metrics import Metrics
+from interlace.gateway.notify import READY, STOPPING, notify
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.routes import Routes
 from interlace.gateway.routing import Memory, Shadows, live_models
+from interlace.gateway.tls import Tls
 from interlace.ledger import Ledger, Registry, Retention, Shared
 from interlace.safety import Guards
 
@@ -58,6 +60,7 @@ def serve(
     """
     env = os.environ if env is None else env
     source = source or Source(settings, lambda _: settings, lambda model, _: model)
+    tls = Tls.of(settings.tls)
     bound = bind(settings.host, settings.port)
     set_up_logs(settings.log)
     greeting = functools.partial(announce, flush=True) if announce is print else announce
@@ -65,7 +68,7 @@ def serve(
         contextlib.closing(open_registry(settings, env)) as registry,  # closed last: events are still being written
         asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
-        runner.run(_serve(registry, bound, build or functools.partial(build_engine, env=env), greeting, source))
+        runner.run(_serve(registry, bound, build or functools.partial(build_engine, env=env), greeting, source, tls))
     return 0
 
 
@@ -196,7 +199,7 @@ def _send_unchunked(cycle: RequestResponseCycle) -> None:
 class Server(uvicorn.Server):
     """uvicorn, with our signals: the first drains, and the exit code is ours to choose."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, state: State) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, state: State, tls: Tls | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -207,6 +210,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                ssl_context_factory=None if tls is None else lambda *_: tls.context,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=settings.drain_seconds,  # type: ignore[arg-type] # seconds, whole or not
             )
@@ -217,7 +221,7 @@ class Server(uvicorn.Server):
         self._runs_batches = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's own; then batches go on where they were."""
+        """uvicorn's own; then batches go on where they were, and the service manager hears that we listen."""
         await super().startup(sockets=sockets)
         self.may_run_batches(self._runs_batches)
 
@@ -229,6 +233,7 @@ class Server(uvicorn.Server):
             self._batches = None
         if yes and self.started and self.state.batches is not None and self._batches is None:
             self._batches = asyncio.create_task(self.state.batches.keep())
+        notify(READY)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -277,11 +282,17 @@ class Server(uvicorn.Server):
             os._exit(130)  # engine hosts notice that we are gone and leave too
         self.state.draining = True
         self.should_exit = True
+        notify(STOPPING)
         _log.info("draining")
 
 
 async def _serve(
-    registry: Registry, bound: socket.socket, build: Build, announce: Callable[[str], None], source: Source
+    registry: Registry,
+    bound: socket.socket,
+    build: Build,
+    announce: Callable[[str], None],
+    source: Source,
+    tls: Tls | None,
 ) -> None:
     settings, state = registry.settings, State()
     engines = {model.name: build(model, settings.home) for model in settings.models}
@@ -293,8 +304,8 @@ async def _serve(
     loads = Loads(make(source.first, settings, engines))
     assert state.batches is not None
     state.batches.held = loads.held
-    server = Server(loads, settings, state)
-    reloader = Reloader(registry, loads, source, build, make, server.follow)
+    server = Server(loads, settings, state, tls)
+    reloader = Reloader(registry, loads, source, build, make, server.follow, tls)
     state.reload = reloader.reload
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -302,14 +313,17 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, server.hang_up, reloader.reload_soon)
     greeter = asyncio.create_task(greet(registry, bound.getsockname(), engines, announce))
     starting = asyncio.create_task(start_engines(engines))
-    forgetting = asyncio.create_task(Retention(registry).keep())
+    beside = [asyncio.create_task(Retention(registry).keep())]
+    if tls:
+        loads.current.pipeline.metrics.show_certificate(tls.expires)
+        beside.append(asyncio.create_task(tls.watch()))
     calm_collector()
     try:
         await server.serve(sockets=[bound])
     finally:
-        for task in (greeter, starting, forgetting):
+        for task in (greeter, starting, *beside):
             task.cancel()
-        await asyncio.gather(greeter, starting, forgetting, reloader.close(), return_exceptions=True)
+        await asyncio.gather(greeter, starting, *beside, reloader.close(), return_exceptions=True)
         await loads.close()
 
 
@@ -336,7 +350,7 @@ async def greet(
     announce: Callable[[str], None],
 ) -> None:
     """Say where it listens, and, once models are ready, how to ask the first one."""
-    url = _url(address)
+    url = _url(address, secure=registry.settings.tls.certificate is not None)
     announce(f"Interlace listens on {url}; loading {', '.join(engines)} …")
     began = time.monotonic()
     waiting = dict(engines)
@@ -368,7 +382,10 @@ def _instructions(settings: Settings, url: str, engines: Mapping[str, Engine]) -
     lines = ["", f"  URL      {url}/v1", f"  API key  {shown}"]
     for name, engine in engines.items():
         if engine.health().state == "ready":
-            lines += ["", "Try it:", "", _curl(url, key, name, embeds=engine.capabilities().embed)]
+            paste = _curl(url, key, name, embeds=engine.capabilities().embed)
+            if settings.tls.certificate is not None:  # curl would need a host name and an authority we do not know
+                paste = f"interlace chat {name}"
+            lines += ["", "Try it:", "", paste]
             break
     return "\n".join(lines)
 
@@ -383,10 +400,11 @@ def _curl(url: str, key: str, model: str, *, embeds: bool) -> str:
     return f'curl {url}/v1/{path} {headers} -d \'{{"model": "{model}", {body}}}\''
 
 
-def _url(address: tuple[object, ...]) -> str:
+def _url(address: tuple[object, ...], *, secure: bool) -> str:
     host, port = str(address[0]), address[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only shown; curl needs a real address
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    place = f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
+    return f"https://{place}" if secure else f"http://{place}"
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

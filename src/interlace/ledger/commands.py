@@ -1,5 +1,5 @@
-"""`interlace ledger check` and `interlace ledger export`: what the command line calls. Both read the database itself,
-beside a running server or without one, take no lock and write nothing into it.
+"""`interlace ledger ...`: what the command line calls. All but `restore` read the database itself, beside a running
+server or without one, take no lock and write nothing into it.
 
 Each returns an exit code: 0 fine, 1 the record is wrong, 2 the command was used wrongly.
 """
@@ -21,6 +21,7 @@ from sqlalchemy import func, select
 from interlace.config import Settings
 from interlace.errors import ConfigError
 from interlace.ledger.audit import audit
+from interlace.ledger.backup import back_up, restore
 from interlace.ledger.export import Span, as_beancount, as_csv
 from interlace.ledger.reading import reading
 from interlace.ledger.schema import usage_events
@@ -50,6 +51,26 @@ def check_command(settings: Settings, *, as_json: bool = False) -> int:
     else:
         print(f"The record is right: {events:,} events, every sum agrees.")
     return 1 if wrong else 0
+
+
+def backup_command(settings: Settings, target: Path) -> int:
+    """Copy the ledger beside a running server."""
+    copied = back_up(settings, target)
+    print(f"{target}: {copied.events:,} events, {copied.bytes:,} bytes")
+    if not os.environ.get("INTERLACE_SECRET"):
+        print(f"Keep {settings.home / 'secret'} too, elsewhere: without it, no key is recognised.", file=sys.stderr)
+    return 0
+
+
+def restore_command(settings: Settings, source: Path) -> int:
+    """Put a backup in the ledger's place, and audit it. Exit code 1 when it is restored, and wrong."""
+    done = restore(settings, source)
+    print(f"The ledger is that of {source}: {done.events:,} events.")
+    if done.aside is not None:
+        print(f"What was there is kept: {done.aside}")
+    if not os.environ.get("INTERLACE_SECRET") and not (settings.home / "secret").exists():
+        print(f"Restore {settings.home / 'secret'} too: without it, no key is recognised.", file=sys.stderr)
+    return check_command(settings)
 
 
 def export_command(

@@ -93,7 +93,7 @@ class Registry:
         url = database_url(settings)
         try:
             settings.home.mkdir(parents=True, exist_ok=True)
-            locks = _lock_all(_lock_files(settings.home, url))
+            locks = lock_all(lock_files(settings.home, url))
         except OSError as error:
             mend = "Set INTERLACE_HOME" + (", or mend ledger.url." if settings.ledger.url else ".")
             raise ConfigError(f"The home folder {settings.home} cannot be used: {error}. {mend}") from error
@@ -251,7 +251,7 @@ class Registry:
 # --- one process at a time ---------------------------------------------------------------------------------------
 
 
-def _lock_files(home: Path, url: URL) -> list[Path]:
+def lock_files(home: Path, url: URL) -> list[Path]:
     """The home's lock, and that of a SQLite file elsewhere: two homes may name one file."""
     files = [home / "ledger.lock"]
     if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
@@ -261,7 +261,7 @@ def _lock_files(home: Path, url: URL) -> list[Path]:
     return files
 
 
-def _lock_all(files: Iterable[Path]) -> list[HeldLock]:
+def lock_all(files: Iterable[Path]) -> list[HeldLock]:
     """All of them or none; raises `LedgerBusy` and `OSError`."""
     held: list[HeldLock] = []
     try:

@@ -17,6 +17,7 @@ from interlace.ledger.book import AccountKey, Accounts
 from interlace.ledger.escrow import Answer, Ask, Effect, GiveBack, Teller
 
 TICK_SECONDS = 0.03
+AGAIN_SECONDS = 0.1  # from one try to hear from a bank in trouble to the next
 
 
 @dataclass(eq=False)
@@ -27,6 +28,7 @@ class AtBank:
     registry: LinkedRegistry
     ended: Callable[[], None] = lambda: None
     _due: bool = False
+    _renewing: bool = False
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -75,6 +77,23 @@ class AtBank:
                 await self.link.ask("drop", effect, None)
         except Conflict:
             self.ended()
-        except InterlaceError:
-            if isinstance(effect, Ask):
-                self.teller.lost(effect.number)
+        except InterlaceError:  # it may have been done all the same
+            await self._renew()
+
+    async def _renew(self) -> None:
+        """Hear from the bank what it has granted: an answer was lost, or never came."""
+        if self._renewing:
+            return None
+        self._renewing = True
+        try:
+            while True:
+                try:
+                    holdings = await self.link.ask("holdings", None, list[tuple[AccountKey, int]])
+                    break
+                except Conflict:
+                    return self.ended()
+                except InterlaceError:
+                    await asyncio.sleep(AGAIN_SECONDS)
+        finally:
+            self._renewing = False
+        return self.teller.reconnected(dict(holdings))

@@ -54,6 +54,7 @@ from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.reload_page import Reloaded
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.serve import make_pipeline, start_engines
+from interlace.gateway.tls import Tls
 from interlace.gateway.wire import convert
 from interlace.ledger import PlainWrite, Registry, Retention, UsageEvent, bank
 from interlace.ledger.book import AccountKey, Accounts
@@ -72,7 +73,7 @@ WANTING_SECONDS = 10.0  # how long leases are looked at after somebody had to wa
 FENCED = "worker_closed"
 POLL_SECONDS = 1.0  # how long a worker may take to answer
 BATCHES_SECONDS = 1.0  # from one look at whether this machine is the one that runs batches to the next
-LEAVE_SECONDS = 10.0  # how long the end waits for workers that still send
+LEAVE_SECONDS = 10.0  # how long the end waits, beyond their draining, for workers that still send
 
 
 class Desk(asyncio.Protocol):
@@ -163,7 +164,8 @@ class Coordinator:
         settings = self.registry.settings
         engines = {model.name: self.build(model, settings.home) for model in settings.models}
         self.loads = Loads(self._make(self.source.first, settings, engines))
-        self.reloader = Reloader(self.registry, self.loads, self.source, self.build, self._make, lambda _: None)
+        tls = Tls.of(settings.tls)  # a reload looks at the certificate for all
+        self.reloader = Reloader(self.registry, self.loads, self.source, self.build, self._make, lambda _: None, tls)
         self._loop = asyncio.get_running_loop()
         self._others = self.registry.several
         self._batches_are_ours = not self._others
@@ -210,7 +212,7 @@ class Coordinator:
 
     async def _leave(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_SECONDS):
+            async with asyncio.timeout(self.registry.settings.drain_seconds + LEAVE_SECONDS):
                 while self.desks:
                     self._spread.clear()
                     await self._spread.wait()
@@ -471,6 +473,14 @@ class Coordinator:
             raise _fenced(worker) from None
         return NOTHING
 
+    async def _holdings(self, desk: Desk, _: msgspec.Raw) -> msgspec.Raw:
+        worker = desk.at_bank
+        assert worker is not None
+        try:
+            return body_of(list((await self._patiently(lambda c: bank.holdings(c, worker))).items()))
+        except Fenced:
+            raise _fenced(worker) from None
+
     async def _drop(self, desk: Desk, body: msgspec.Raw) -> msgspec.Raw:
         dropped, worker = read_body(body, Drop), desk.at_bank
         assert worker is not None
@@ -546,6 +556,7 @@ class Coordinator:
             "ask": Coordinator._ask,
             "give_back": Coordinator._give_back,
             "drop": Coordinator._drop,
+            "holdings": Coordinator._holdings,
             "taken": Coordinator._taken,
             "metrics": Coordinator._metrics,
             "leave": Coordinator._leave_bank,

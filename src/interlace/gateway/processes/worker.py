@@ -31,6 +31,7 @@ from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.reload_page import Reloaded
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.serve import Server, calm_collector, make_pipeline, start_engines
+from interlace.gateway.tls import Tls
 from interlace.ledger import LinkedRegistry, Shared
 from interlace.ledger.operations import OPERATIONS
 
@@ -102,11 +103,12 @@ class Worker:
         runner.held, runner.tidies = loads.held, False
         runner.told = partial(link.shout, "batches", None)
         link.hear("batches", None, lambda _: runner.stir())
-        server = Server(loads, settings, state)
+        tls = Tls.of(settings.tls)
+        server = Server(loads, settings, state, tls)
         link.batches = server.may_run_batches
         server.may_run_batches(welcome.batches)
         source = Source(settings, lambda _: self.incoming or settings, lambda model, _: model)
-        self.reloader = Reloader(registry, loads, source, self._build, make, server.follow)
+        self.reloader = Reloader(registry, loads, source, self._build, make, server.follow, tls)
         self._finished = loads.finished
         loads.finished = self._a_load_has_ended
         link.loaded, link.welcomed = self._load, self._welcomed_again
@@ -118,6 +120,9 @@ class Worker:
         self._on_signals(server)
         self.bank.ended = link.closed = partial(self._closed, server)
         self._keep(self.bank.tick())
+        if tls:
+            loads.current.pipeline.metrics.show_certificate(tls.expires)
+            self._keep(tls.watch())
         starting = asyncio.create_task(start_engines(engines))
         calm_collector()
         try:
