@@ -27,7 +27,7 @@ SHAPES = tuple(Shape("whole", streams, 40, 128) for streams in (1, 8, 32))
 QUICK_SHAPES = (Shape("whole", 1, 40, 8), Shape("whole", 8, 40, 8))
 
 
-def measure_hop(progress: Progress, rounds: int, threads: int, *, quick: bool) -> Report:
+def measure_endpoint(progress: Progress, rounds: int, threads: int, *, quick: bool) -> Report:
     """Load the engine twice, once behind `interlace serve`, and let both take turns."""
     f32 = setup.f32_checkpoint(setup.gguf_checkpoint(progress.console), progress.console)
     about = describe() | {"threads": threads}
@@ -72,4 +72,4 @@ def _rounds(direct: Worker, client: Worker, server: Server, shapes: tuple[Shape,
     rates = gather(measured)
     beside = {label: {key: median(row[key] for row in rows) for key in rows[0]} for label, rows in spent.items()}
     compared = compare(rates, HTTP, DIRECT, 0.95)
-    return Report("hop", "Through engine host and HTTP", about, rates, compared, beside)
+    return Report("endpoint", "The engine through the endpoint", about, rates, compared, beside)

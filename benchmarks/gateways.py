@@ -40,7 +40,7 @@ class Gateway:
     callers: Sequence[Mapping[str, str]]
     running: Running
     ledger: Path | None = None
-    ready_seconds: float = 0.0
+    listening_seconds: float = 0.0  # from its start until it answered for the first time
 
     def events(self) -> int:
         """How many usage events the ledger has."""
@@ -198,8 +198,9 @@ class Home:
         env = {"PROVIDER_KEY": PROVIDER_KEY, "INTERLACE_API_KEY": secrets.token_hex(16)}
         callers = [{"Authorization": f"Bearer {key}"} for key in self.keys]
         with running(name, on(cores.gateway, command), env) as started:
-            seconds = started.wait_for(f"http://127.0.0.1:{self.port}/readyz", pause=0.005)
-            yield Gateway(name, self.port, callers, started, self.folder / "ledger.db", seconds)
+            listening = started.wait_for(f"http://127.0.0.1:{self.port}/healthz", pause=0.005)
+            started.wait_for(f"http://127.0.0.1:{self.port}/readyz")
+            yield Gateway(name, self.port, callers, started, self.folder / "ledger.db", listening)
 
 
 def has_workers() -> bool:

@@ -24,7 +24,13 @@ VLLM_LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 CACHE = (ROOT / ".cache" / "bench").resolve()
 BARE = ("aiohttp==3.14.5", "httptools==0.9.0", "orjson==3.13.0", "uvicorn==0.54.0", "uvloop==0.23.0")
 LITELLM = ("litellm[proxy]==1.108.7",)
-PORTKEY = "@portkey-ai/gateway@1.15.2"
+# With a newer node-server that its own bounds allow, every stream of this release fails ("immutable" headers).
+PORTKEY = {
+    "name": "portkey",
+    "private": True,
+    "dependencies": {"@portkey-ai/gateway": "1.15.2"},
+    "overrides": {"@hono/node-server": "1.13.8"},
+}
 
 
 class NotHere(Exception):
@@ -92,15 +98,16 @@ def litellm_python(console: Console) -> Path:
 def portkey_script(console: Console) -> Path:
     """Portkey's gateway, to be run by node. Raises `NotHere`."""
     folder = CACHE / "peers" / "portkey"
-    done = folder / ".installed"
-    if not done.exists() or done.read_text() != PORTKEY:
+    done, wanted = folder / ".installed", json.dumps(PORTKEY)
+    if not done.exists() or done.read_text() != wanted:
         if shutil.which("npm") is None or shutil.which("node") is None:
             raise NotHere("node and npm are not installed (apt-get install nodejs npm)")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        with console.status(f"Installing {PORTKEY} (once)"):
-            _install(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), PORTKEY])
-        done.write_text(PORTKEY)
+        (folder / "package.json").write_text(wanted)
+        with console.status("Installing Portkey's gateway (once)"):
+            _install(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder)])
+        done.write_text(wanted)
     return folder / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
 
 
