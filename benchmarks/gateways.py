@@ -41,6 +41,7 @@ class Gateway:
     running: Running
     ledger: Path | None = None
     listening_seconds: float = 0.0  # from its start until it answered for the first time
+    listening_cpu_seconds: float = 0.0  # what its processes had used by then
 
     def events(self) -> int:
         """How many usage events the ledger has."""
@@ -199,8 +200,9 @@ class Home:
         callers = [{"Authorization": f"Bearer {key}"} for key in self.keys]
         with running(name, on(cores.gateway, command), env) as started:
             listening = started.wait_for(f"http://127.0.0.1:{self.port}/healthz", pause=0.005)
+            cpu = started.cpu_seconds()
             started.wait_for(f"http://127.0.0.1:{self.port}/readyz")
-            yield Gateway(name, self.port, callers, started, self.folder / "ledger.db", listening)
+            yield Gateway(name, self.port, callers, started, self.folder / "ledger.db", listening, cpu)
 
 
 def has_workers() -> bool:

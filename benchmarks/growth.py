@@ -71,13 +71,14 @@ def measure_growth(progress: Progress, rounds: int, seconds: float, *, quick: bo
             for name, home in homes.items():
                 with home.serving(placed, workers=sizes[name].workers) as gateway:
                     values.append(("start", shape, name, gateway.listening_seconds))
+                    values.append(("start_cpu", shape, name, gateway.listening_cpu_seconds))
         gateways = [
             stack.enter_context(home.serving(placed, workers=sizes[name].workers, name=name))
             for name, home in homes.items()
         ]
         turns = _turns(gateways, rounds, seconds, placed, progress)
-        values = [(phase, shape, name, value) for phase, name, value in turns] + values
-    rates = gathered(values)
+        values += [(phase, shape, name, value) for phase, name, value in turns]
+    rates = gathered(values, (*PHASES, "memory", "start", "start_cpu"), list(sizes))
     compared = [
         one
         for phase in ("cpu", "p50")

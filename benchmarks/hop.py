@@ -51,8 +51,7 @@ def measure_hop(progress: Progress, rounds: int, seconds: float) -> Report:
                     values += [(phase, shape, gateway.name, measured[phase]) for phase in PHASES if turn]
                     progress.update(task, advance=1, description=f"{gateway.name}: {measured['rate']:,.0f} requests/s")
         progress.remove_task(task)
-    names = [gateway.name for gateway in started]
-    rates = [rate for rate in gathered(values) if rate.contestant in names]
+    rates = gathered(values, PHASES, [gateway.name for gateway in started])
     return Report("hop", "The hop", about, rates, _compared(rates), left_out=left_out)
 
 
@@ -113,14 +112,19 @@ def leaving_out(gateway: Gateway, started: list[Gateway], left_out: dict[str, st
         left_out[gateway.name] = " ".join(str(error).split())[:300]
 
 
-def gathered(values: Iterable[tuple[str, str, str, float]]) -> list[Rate]:
-    """Values of phase, shape and contestant together, in the order of their first appearance, phase by phase."""
+def gathered(values: Iterable[tuple[str, str, str, float]], phases: Sequence[str], names: Sequence[str]) -> list[Rate]:
+    """Values of phase, shape and contestant together, phases and contestants in this order; others are left out."""
     found: dict[tuple[str, str, str], list[float]] = {}
     for phase, shape, name, value in values:
         found.setdefault((phase, shape, name), []).append(value)
-    phases = list(dict.fromkeys(phase for phase, _, _ in found))
-    rates = [Rate(*key, tuple(given)) for key, given in found.items()]
-    return sorted(rates, key=lambda rate: phases.index(rate.phase))
+    shapes = dict.fromkeys(shape for _, shape, _ in found)
+    return [
+        Rate(phase, shape, name, tuple(found[phase, shape, name]))
+        for phase in phases
+        for shape in shapes
+        for name in names
+        if (phase, shape, name) in found
+    ]
 
 
 def in_turn(gateways: Sequence[Gateway], turn: int) -> list[Gateway]:

@@ -59,13 +59,14 @@ _TITLES = {
     "chunk": "CPU of the gateway",
     "arrived": "Chunks that arrived within the time",
     "start": "Start",
+    "start_cpu": "CPU of a start",
     "memory": "Memory of the gateway",
     "per_thousand": "Memory of a thousand keys",
 }
 _UNITS = {
     "cpu": "µs a request", "p50": "ms", "p99": "ms", "rate": "requests/s", "first": "ms", "first99": "ms",
     "delay": "ms", "delay99": "ms", "gap99": "ms", "chunk": "µs a chunk", "arrived": "of 100", "start": "s",
-    "memory": "MiB", "per_thousand": "MiB",
+    "start_cpu": "s", "memory": "MiB", "per_thousand": "MiB",
 }  # fmt: skip
 _WIDE = 20  # where the greatest is so many times the least, a panel's scale is logarithmic
 

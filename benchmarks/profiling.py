@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from benchmarks.setup import NotHere
 
 SAMPLES_A_SECOND = 400
 _ROWS = 60
+_LINE = re.compile(r":\d+\)$")
 
 
 def profile(progress: Progress, seconds: float, folder: Path) -> list[Path]:
@@ -60,7 +62,9 @@ def top(stacks: Iterable[str]) -> str:
     within: Counter[str] = Counter()
     for line in stacks:
         names, _, count = line.rpartition(" ")
-        frames = [frame.rpartition(":")[0] + ")" if ":" in frame else frame for frame in names.split(";")]
+        frames = [_LINE.sub(")", frame) for frame in names.split(";") if not frame.startswith("process ")]
+        if not frames:
+            continue
         own[frames[-1]] += int(count)
         for frame in set(frames):
             within[frame] += int(count)

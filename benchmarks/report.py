@@ -30,12 +30,13 @@ _PHASES = {
     "chunk": "CPU of the gateway, µs a chunk",
     "arrived": "Chunks that arrived within the time, of 100",
     "start": "Start, s",
+    "start_cpu": "CPU of a start, s",
     "memory": "Memory of the gateway, MiB",
     "per_thousand": "Memory of a thousand keys, MiB",
 }
 _DIGITS = {
     "p50": 2, "p99": 1, "first": 1, "first99": 1, "delay": 2, "delay99": 2, "gap99": 1, "chunk": 1, "start": 2,
-    "per_thousand": 2,
+    "start_cpu": 2, "per_thousand": 2,
 }  # fmt: skip
 _UNITS = {
     "cpu": "CPU, µs a request",
@@ -153,12 +154,11 @@ class Report:
             [
                 shape,
                 *(f"{row[f'{part}_cpu_share']:.2f} ({row[f'{part}_us_per_token']:,.0f} µs)" for part in parts),
-                f"{1000 * row['first_token_seconds']:,.0f} ms",
             ]
             for shape, row in self.beside.items()
         )
         heads = [f"{'load client' if part == 'client' else part}: cores (per token)" for part in parts]
-        return _table(["shape", *heads, "time to first token"], rows)
+        return _table(["shape", *heads], rows)
 
     def write(self, folder: Path) -> None:
         """`NAME.json`, `NAME.md` and `NAME.svg`."""

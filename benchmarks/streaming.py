@@ -90,9 +90,8 @@ def measure_streaming(progress: Progress, rounds: int, *, quick: bool) -> Report
                         note = f"{gateway.name}, {load.label}: {measured['delay']:.2f} ms"
                         progress.update(task, advance=1, description=note)
         progress.remove_task(task)
-    names = [gateway.name for gateway in started]
-    rates = gathered(value for value in values if value[0] != "chunk" or value[2] != DIRECT)
-    rates = sorted((rate for rate in rates if rate.contestant in names), key=lambda rate: PHASES.index(rate.phase))
+    of_gateways = [value for value in values if value[0] != "chunk" or value[2] != DIRECT]
+    rates = gathered(of_gateways, PHASES, [gateway.name for gateway in started])
     about["loads"] = [asdict(load) for load in loads]
     return Report("streaming", "Streaming", about, rates, _compared(rates), added=_added(rates), left_out=left_out)
 
