@@ -61,12 +61,18 @@ def _measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
     seconds = min(options.seconds, 1.0) if options.quick else options.seconds
     measures: dict[str, Callable[[Progress], Report]] = {
         "engine": lambda progress: measure_engine(
-            progress, rounds, options.threads, quick=options.quick, peers=not options.without_vllm
+            progress,
+            rounds,
+            options.threads,
+            quick=options.quick,
+            peers=not (options.without_vllm or options.without_peers),
         ),
         "endpoint": lambda progress: measure_endpoint(progress, rounds, options.threads, quick=options.quick),
         "ledger": lambda progress: measure_ledger(progress, rounds, quick=options.quick),
-        "hop": lambda progress: measure_hop(progress, rounds, seconds),
-        "streaming": lambda progress: measure_streaming(progress, rounds, quick=options.quick),
+        "hop": lambda progress: measure_hop(progress, rounds, seconds, peers=not options.without_peers),
+        "streaming": lambda progress: measure_streaming(
+            progress, rounds, quick=options.quick, peers=not options.without_peers
+        ),
         "growth": lambda progress: measure_growth(progress, rounds, seconds, quick=options.quick),
         "startup": lambda progress: measure_startup(progress, rounds),
     }
@@ -87,6 +93,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="measure this part alone (again: this one too)")
     parser.add_argument("--rounds", type=_positive, default=5, help="turns of each contestant at each shape")
+    parser.add_argument(
+        "--without-peers", action="store_true", help="leave out all that need environments of their own"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="how long a turn of hop and growth lasts")
     parser.add_argument("--threads", type=_positive, default=physical_cores(), help="of every engine")
     parser.add_argument("--quick", action="store_true", help="one round of small shapes: does it run at all?")

@@ -148,9 +148,7 @@ def added(rates: Sequence[Rate], phase: str, contestant: str, against: str, most
     return found
 
 
-def compare(
-    rates: Sequence[Rate], contestant: str, against: str, goal: float | AtMost | None
-) -> list[Comparison]:
+def compare(rates: Sequence[Rate], contestant: str, against: str, goal: float | AtMost | None) -> list[Comparison]:
     """Hold one contestant against another at each shape both were measured at."""
     theirs = {(rate.phase, rate.shape): rate for rate in rates if rate.contestant == against}
     return [

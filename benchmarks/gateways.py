@@ -115,10 +115,10 @@ def portkey(provider: int, cores: Cores, console: Console) -> Iterator[Gateway]:
 def nginx(provider: int, cores: Cores, console: Console) -> Iterator[Gateway]:
     """nginx's `proxy_pass`: bytes in, bytes out, the ceiling."""
     port = free_port()
-    place = f"""location / {{
+    place = """location / {
       proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection ''; proxy_buffering off;
-    }}
-    location = /alive {{ return 200; }}"""
+    }
+    location = /alive { return 200; }"""
     upstream = f"upstream provider {{ server 127.0.0.1:{provider}; keepalive 1024; keepalive_requests 1000000000; }}"
     with nginx_serving(NGINX, port, place, cores.gateway, console, upstream) as started:
         yield Gateway(NGINX, port, [{}], started)

@@ -65,7 +65,9 @@ def measure_growth(progress: Progress, rounds: int, seconds: float, *, quick: bo
     with ExitStack() as stack:
         stack.enter_context(keeping_off(placed))
         provider = stack.enter_context(providing(placed, console))
-        about["versions"] |= {name: number for name, number in setup.peer_versions().items() if name in {"nginx", "wrk"}}
+        about["versions"] |= {
+            name: number for name, number in setup.peer_versions().items() if name in {"nginx", "wrk"}
+        }
         homes = _fill(sizes, provider, progress, stack)
         for _ in range(rounds):
             for name, home in homes.items():

@@ -7,7 +7,7 @@ Interlace's turns its ledger has exactly as many usage events as there were answ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
@@ -32,8 +32,11 @@ WARM_UP_SECONDS = 2.0
 PHASES = ("rate", "cpu", "p50", "p99")
 
 
-def measure_hop(progress: Progress, rounds: int, seconds: float) -> Report:
-    """Start all gateways, warm them up, and let them take turns of so many seconds."""
+def measure_hop(progress: Progress, rounds: int, seconds: float, *, peers: bool) -> Report:
+    """Start all gateways, warm them up, and let them take turns of so many seconds.
+
+    Without `peers`: Interlace and nginx alone.
+    """
     placed, console = cores(), progress.console
     about = describe() | {"cores_used": placed.text(), "seconds": seconds}
     shape = f"{wrk.CONNECTIONS} connections"
@@ -41,7 +44,7 @@ def measure_hop(progress: Progress, rounds: int, seconds: float) -> Report:
     with ExitStack() as stack:
         stack.enter_context(keeping_off(placed))
         provider = stack.enter_context(providing(placed, console))
-        started, left_out = start_all(STARTS, provider, placed, progress, stack)
+        started, left_out = start_all(chosen(STARTS, peers=peers), provider, placed, progress, stack)
         about["versions"] |= setup.peer_versions()
         task = progress.add_task("warming up", total=(rounds + 1) * len(started))
         for turn in range(rounds + 1):
@@ -80,6 +83,11 @@ def providing(placed: Cores, console: Console) -> Iterator[int]:
             yield port
     except setup.NotHere as error:
         raise ContestantFailed(f"nothing can be measured without provider and load: {error}") from error
+
+
+def chosen(starts: Mapping[str, Start], *, peers: bool) -> dict[str, Start]:
+    """All of them, or those that need no environment of their own."""
+    return {name: start for name, start in starts.items() if peers or name in {INTERLACE, NGINX}}
 
 
 def start_all(starts: dict[str, Start], provider: int, placed: Cores, progress: Progress, stack: ExitStack

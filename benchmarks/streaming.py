@@ -17,7 +17,7 @@ from rich.progress import Progress
 from benchmarks import gateways, setup
 from benchmarks.figures import Added, Comparison, Rate, added, compare
 from benchmarks.gateways import BARE, INTERLACE, LITELLM, MODEL, NGINX, PORTKEY, Gateway, Start
-from benchmarks.hop import gathered, in_turn, leaving_out, start_all
+from benchmarks.hop import chosen, gathered, in_turn, leaving_out, start_all
 from benchmarks.machine import describe
 from benchmarks.processes import cores, free_port, keeping_off, on, running
 from benchmarks.report import Report
@@ -59,7 +59,7 @@ LOADS = (Load(64, 200, 25), Load(512, 200, 100))
 QUICK_LOADS = (Load(8, 40, 25, 0.2),)
 
 
-def measure_streaming(progress: Progress, rounds: int, *, quick: bool) -> Report:
+def measure_streaming(progress: Progress, rounds: int, *, quick: bool, peers: bool) -> Report:
     """Start all gateways, warm them up, and let them take turns at each load."""
     placed, loads = cores(), QUICK_LOADS if quick else LOADS
     about = describe() | {"cores_used": placed.text()}
@@ -73,7 +73,7 @@ def measure_streaming(progress: Progress, rounds: int, *, quick: bool) -> Report
         command = on(placed.others, [sys.executable, "-m", "benchmarks.peers.stream_client"])
         client = stack.enter_context(Worker("load client", command))
         client.wait_until_loaded()
-        started, left_out = start_all(STARTS, port, placed, progress, stack)
+        started, left_out = start_all(chosen(STARTS, peers=peers), port, placed, progress, stack)
         started.append(Gateway(DIRECT, port, [{}], provider))
         about["versions"] |= setup.peer_versions()
         task = progress.add_task("warming up", total=len(started) + rounds * len(loads) * len(started))
@@ -118,7 +118,10 @@ def _compared(rates: Sequence[Rate]) -> list[Comparison]:
 def _added(rates: Sequence[Rate]) -> list[Added]:
     names = list(dict.fromkeys(rate.contestant for rate in rates if rate.contestant != DIRECT))
     beyond_direct = [
-        one for phase in ("first", "delay", "gap99") for name in names for one in added(rates, phase, name, DIRECT, None)
+        one
+        for phase in ("first", "delay", "gap99")
+        for name in names
+        for one in added(rates, phase, name, DIRECT, None)
     ]
     times = ("first", "first99", "delay", "delay99", "gap99")
     return beyond_direct + [one for phase in times for one in added(rates, phase, INTERLACE, BARE, None)]

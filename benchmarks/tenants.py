@@ -49,9 +49,9 @@ def fill(registry: Registry, amount: Amount, model: str) -> list[str]:
         owners = _owners(connection, amount.organisations, now)
         rows = [
             {
-                "id": new_id("key"), "project_id": owners[n % len(owners)][1], "plan_id": plan["id"], "name": f"key-{n}",
-                "hint": hint_of(text), "digest": registry.hasher.digest(text), "scopes": '["inference"]',
-                "budget_nanos": BUDGET_NANOS, "created_at": now,
+                "id": new_id("key"), "project_id": owners[n % len(owners)][1], "plan_id": plan["id"],
+                "name": f"key-{n}", "hint": hint_of(text), "digest": registry.hasher.digest(text),
+                "scopes": '["inference"]', "budget_nanos": BUDGET_NANOS, "created_at": now,
             }
             for n, text in enumerate(texts)
         ]  # fmt: skip
@@ -108,9 +108,10 @@ def _rows(
         started = now - (count - n) * step
         org, project, key = keys[n % len(keys)]
         yield {
-            "id": f"{started // 1000:012x}{n:012x}", "org_id": org, "project_id": project, "key_id": key, "model": model,
-            "engine": "openai", "outcome": "finished", "price_id": price, "prompt_tokens": 32, "completion_tokens": 12,
-            "cost_nanos": _COST_NANOS, "overrun_nanos": 0, "estimated": False, "disputed": False, "batch": False,
+            "id": f"{started // 1000:012x}{n:012x}", "org_id": org, "project_id": project, "key_id": key,
+            "model": model, "engine": "openai", "outcome": "finished", "price_id": price, "prompt_tokens": 32,
+            "completion_tokens": 12, "cost_nanos": _COST_NANOS, "overrun_nanos": 0, "estimated": False,
+            "disputed": False, "batch": False,
             "day": dt.datetime.fromtimestamp(started / 1e6, dt.UTC).date().isoformat(), "started_us": started,
             "endpoint": "chat", "latency_us": 400_000, "first_token_us": None, "route": None, "attempts": None,
             "attempt_us": None, **none,

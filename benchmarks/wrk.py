@@ -25,7 +25,7 @@ BODY = json.dumps({
     "model": MODEL, "temperature": 0.2, "max_tokens": 64,
     "messages": [
         {"role": "system", "content": "You are a helpful assistant of a travel agency. Answer in one sentence."},
-        {"role": "user", "content": "Which city is the capital of France, and what should one see there on a rainy day?"},
+        {"role": "user", "content": "Which city is the capital of France, and what is there to see when it rains?"},
     ],
 })  # fmt: skip
 """About 300 bytes."""
@@ -59,15 +59,17 @@ def load(gateway: Gateway, seconds: float, cores: Cores, console: Console, conne
          ) -> dict[str, float]:  # fmt: skip
     """Ask for so long; every request that began is answered before this returns.
 
-    Returns `rate` (answers/s), `cpu` (µs of the gateway's processes an answer), `p50`, `p99` (ms), and `answered`. Raises
-    `ContestantFailed` unless every request was answered with success, and, for Interlace, recorded in its ledger.
+    Returns `rate` (answers/s), `cpu` (µs of the gateway's processes an answer), `p50`, `p99` (ms), and `answered`.
+    Raises `ContestantFailed` unless every request was answered with success, and, by Interlace, recorded.
     """
     before, cpu = gateway.events() if gateway.ledger else 0, gateway.running.cpu_seconds()
     told = _run(gateway, seconds, cores, console, connections)
     cpu = gateway.running.cpu_seconds() - cpu
     answered = int(told["answered"])
     if told["refused"] or told["broken"] or not answered or answered != told["asked"]:
-        raise ContestantFailed(f"{gateway.name}: not every request was answered: {told}\n{gateway.running.last_words()}")
+        raise ContestantFailed(
+            f"{gateway.name}: not every request was answered: {told}\n{gateway.running.last_words()}"
+        )
     if gateway.ledger and (recorded := gateway.events() - before) != answered:
         raise ContestantFailed(
             f"{gateway.name} answered {answered} requests and recorded {recorded}: {gateway.outcomes()}"

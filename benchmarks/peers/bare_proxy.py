@@ -16,7 +16,7 @@ JSON = [(b"content-type", b"application/json")]
 client = None
 
 
-async def app(scope, receive, send):
+async def app(scope, receive, send):  # noqa: ARG001
     """One request."""
     global client  # noqa: PLW0603
     client = client or aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))

@@ -89,11 +89,13 @@ class Client:
     def _request(self, prompt: list[int], new_tokens: int) -> bytes:
         body = json.dumps({
             "model": self._model, "messages": [{"role": "user", "content": chat_text(prompt)}],
-            "max_tokens": new_tokens, "temperature": 0, "top_p": 1, "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True},
+            "max_tokens": new_tokens, "temperature": 0, "top_p": 1, "ignore_eos": True,
+            "stream": True, "stream_options": {"include_usage": True},
         }).encode()  # fmt: skip
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nAuthorization: Bearer {self._key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+            f"Authorization: Bearer {self._key}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 

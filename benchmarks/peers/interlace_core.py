@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers.interlace_core CHECKPOINT PRECISION THREADS [chat]`: our engine, called directly in process.
+"""`python -m benchmarks.peers.interlace_core CHECKPOINT PRECISION THREADS [chat]`: our engine, called in process.
 
 With `chat`, each prompt is a user's turn, whose words its ids choose.
 """

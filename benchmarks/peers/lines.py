@@ -16,16 +16,16 @@ from typing import Any
 
 Run = Callable[[list[list[int]], int], dict[str, Any]]
 
-_WORDS = (
+_TEXT = (
     "river stone apple morning quick silver window garden letter yellow mountain winter paper music open table "
     "forest little engine copper summer bridge island candle number market orange simple planet travel"
-).split()
+)
+_WORDS = _TEXT.split()
 
 
 def chat_text(prompt: list[int]) -> str:
     """A user's turn of as many words as the prompt has ids, the same for the same ids."""
     return " ".join(_WORDS[id % len(_WORDS)] for id in prompt)
-
 
 
 class Stopwatch:

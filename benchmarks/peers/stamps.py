@@ -1,7 +1,7 @@
 """The moment at which a chunk was sent, inside its text: letters only, so that no guard takes it for a number.
 
-A stamp is `q` and sixteen letters from `a` to `j`, the digits of microseconds on the machine's monotonic clock, which all
-of its processes share.
+A stamp is `q` and sixteen letters from `a` to `j`, the digits of microseconds on the machine's monotonic clock, which
+all of its processes share.
 """
 
 from __future__ import annotations

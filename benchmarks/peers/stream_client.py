@@ -1,8 +1,8 @@
 """`python -m benchmarks.peers.stream_client`: so many streamed chats at once, and when each of their chunks arrived.
 
-A job: `{"port", "headers", "model", "streams", "chunks", "pace_ms", "ramp_seconds", "most_seconds"}`. Streams begin evenly
-over the ramp. The measurement: times to the first chunk, delays of chunks since their provider wrote them, gaps between
-them, all as medians and 99th percentiles in milliseconds, and how many chunks arrived before `most_seconds` were over.
+A job: `{"port", "headers", "model", "streams", "chunks", "pace_ms", "ramp_seconds", "most_seconds"}`. Streams begin
+evenly over the ramp. The measurement: times to the first chunk, delays of chunks since their provider wrote them, gaps
+between them, all as medians and 99th percentiles in milliseconds, and how many chunks arrived in `most_seconds`.
 Raw asyncio protocols, and no JSON is read.
 """
 
