@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy import Connection, Table, insert, select, update
 
 from interlace.ledger import Registry, new_key
 from interlace.ledger.directory import hint_of
@@ -82,6 +82,7 @@ def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) ->
 def _events(connection: Connection, count: int, keys: list[tuple[str, str, str]], model: str, now: int) -> None:
     """Events of the last twelve months, evenly, dealt out to the keys in turn."""
     price = connection.execute(select(prices.c.id).where(prices.c.model == model)).scalars().first()
+    connection.execute(update(prices).where(prices.c.id == price).values(recorded_at=now - 366 * _DAY_US))
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     rows = []
     for row in _rows(count, keys, model, now, price):
