@@ -115,6 +115,7 @@ def _panel(axis: Any, rates: list[Rate]) -> None:
     medians = [rate.spread.median for rate in rates]
     if min(medians) > 0 and max(medians) > _WIDE * min(medians):
         axis.set_yscale("log")
+        axis.set_ylabel(f"{axis.get_ylabel()} (logarithmic)")
     axis.margins(y=0.16 if crowded else 0.12)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.3)

@@ -19,6 +19,7 @@ from benchmarks.worker import ROOT, ContestantFailed
 
 TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS = 120.0
+IDLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,15 @@ class Running:
                 return time.monotonic() - self.began
             time.sleep(pause)
         raise ContestantFailed(f"{self.name} is not there after {START_SECONDS:.0f} s:\n{self.last_words()}")
+
+    def wait_until_idle(self) -> None:
+        """Wait while they work on, a minute at most: what they do now would be the next one's time."""
+        deadline, used = time.monotonic() + IDLE_SECONDS, self.cpu_seconds()
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            before, used = used, self.cpu_seconds()
+            if used - before < 0.025:
+                return
 
     def last_words(self) -> str:
         """The end of what it printed."""

@@ -103,6 +103,8 @@ def _turn(gateway: Gateway, client: Worker, load: Load, most_seconds: float) -> 
     job |= asdict(load) | {"most_seconds": most_seconds}
     told = client.ask(job)
     spent = gateway.running.cpu_seconds() - before
+    if told["late"]:
+        gateway.running.wait_until_idle()
     if told["failed"] or not told["chunks"]:
         raise ContestantFailed(f"{gateway.name}: streams failed: {told}\n{gateway.running.last_words()}")
     told["chunk"] = 1e6 * spent / told["chunks"]
