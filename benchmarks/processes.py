@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -14,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from benchmarks.worker import ROOT, ContestantFailed
 
@@ -124,15 +125,17 @@ class Running:
 
     def stop(self) -> None:
         """End it, the kind way first."""
+        members = [one for pid in self.members() if (one := _process(pid)) is not None]
         try:
             self.process.terminate()
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             pass
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)  # whoever of them is left
-        except ProcessLookupError:
-            pass
+        for one in members:  # whoever of them is left
+            try:
+                one.kill()
+            except psutil.NoSuchProcess:
+                pass
         self.process.wait()
         self._log.close()
 
@@ -152,6 +155,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _stats() -> dict[int, list[str]]:

@@ -48,6 +48,16 @@ def test_every_request_that_began_is_answered_and_counted(served: Gateway):
 
 
 @needs_tools
+def test_a_slow_answer_is_waited_for():
+    """Were it cut off, the slowest would have the least to answer for. This provider needs a second for each answer."""
+    port, place = free_port(), wrk.provider_place().replace("{ ", "{ limit_rate 400; ", 1)
+    with gateways.nginx_serving("provider", port, place, cores().others, CONSOLE) as started:
+        told = wrk.load(Gateway("slow", port, [{}], started), 0.1, cores(), CONSOLE, connections=3)
+    assert told["answered"] == 3
+    assert told["p50"] > 900
+
+
+@needs_tools
 def test_answers_that_the_ledger_lacks_fail_the_measurement(served: Gateway, tmp_path: Path):
     """A gateway that forgets what it answered would be the quickest."""
     ledger = tmp_path / "ledger.db"
@@ -86,7 +96,7 @@ def test_cpu_is_that_of_children_too_living_or_ended():
     script = (
         "import subprocess, sys, time\n"
         f"subprocess.run([sys.executable, '-c', {burn!r}])\n"
-        f"subprocess.Popen([sys.executable, '-c', {burn + chr(10) + 'time.sleep(60)'!r}])\n"
+        f"subprocess.Popen([sys.executable, '-c', {burn + chr(10) + 'time.sleep(60)'!r}], start_new_session=True)\n"
         "time.sleep(60)"
     )
     with running("burner", [sys.executable, "-c", script]) as started:
