@@ -118,7 +118,12 @@ def debian(program: str, package: str, console: Console) -> str:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise NotHere(f"{program} is not installed (on Debian: apt-get install {package})")
     with console.status(f"Installing Debian's {package}"):
-        _install(["apt-get", "install", "--yes", "--no-install-recommends", package])
+        install = ["apt-get", "install", "--yes", "--no-install-recommends", package]
+        try:
+            _install(install)
+        except NotHere:  # a fresh machine has no lists of packages yet
+            _install(["apt-get", "update"])
+            _install(install)
     found = shutil.which(program)
     if found is None:
         raise NotHere(f"{package} is installed, but there is no {program}")
