@@ -98,7 +98,7 @@ format: $(VENV)/.installed-dev ## Mend what ruff can mend
 	@$(BIN)/ruff format
 
 .PHONY: bench
-bench: $(VENV)/.installed-bench ## Measure the engine; prints a table, writes JSON and a plot
+bench: $(VENV)/.installed-bench ## Measure gateway and engine beside their peers; prints tables, writes JSON and plots
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 # --- publish ---

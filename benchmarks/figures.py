@@ -55,6 +55,13 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class AtMost:
+    """A goal that a ratio must not exceed; a bare number is one that it must reach."""
+
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One contestant held against another at one shape, and the ratio that was promised (None: for information)."""
 
@@ -63,12 +70,44 @@ class Comparison:
     contestant: str
     against: str
     ratio: Spread
-    goal: float | None
+    goal: float | AtMost | None
 
     @property
     def met(self) -> bool | None:
-        """Whether the median reaches the goal; None without one."""
+        """Whether the median keeps the promise; None without one."""
+        if isinstance(self.goal, AtMost):
+            return self.ratio.median <= self.goal.ratio
         return None if self.goal is None else self.ratio.median >= self.goal
+
+    @property
+    def promise(self) -> str:
+        """The goal for people, empty without one."""
+        if isinstance(self.goal, AtMost):
+            return f"≤ {self.goal.ratio:g}"
+        return "" if self.goal is None else f"≥ {self.goal:g}"
+
+    def json(self) -> dict[str, Any]:
+        """All fields and the verdict; a goal that is an upper bound is called `most`."""
+        goal = {"most": self.goal.ratio} if isinstance(self.goal, AtMost) else {"goal": self.goal}
+        fields = asdict(self)
+        del fields["goal"]
+        return fields | goal | {"met": self.met}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An amount with the most that was promised (None: for information)."""
+
+    phase: str
+    shape: str
+    contestant: str
+    amount: Spread
+    most: float | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median stays below the promise; None without one."""
+        return None if self.most is None else self.amount.median <= self.most
 
     def json(self) -> dict[str, Any]:
         """All fields and the verdict."""
@@ -109,7 +148,7 @@ def added(rates: Sequence[Rate], phase: str, contestant: str, against: str, most
     return found
 
 
-def compare(rates: Sequence[Rate], contestant: str, against: str, goal: float | None) -> list[Comparison]:
+def compare(rates: Sequence[Rate], contestant: str, against: str, goal: float | AtMost | None) -> list[Comparison]:
     """Hold one contestant against another at each shape both were measured at."""
     theirs = {(rate.phase, rate.shape): rate for rate in rates if rate.contestant == against}
     return [

@@ -42,6 +42,8 @@ def lines(about: dict[str, Any]) -> Iterable[str]:
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     yield f"Python {about['python']}, {versions}"
     yield f"load average before the run: {about['load']}"
+    if "cores_used" in about:
+        yield f"{about['cores_used']}; turns of {about['seconds']:g} s" if "seconds" in about else about["cores_used"]
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -24,10 +24,24 @@ _COLOURS = {
     "interlace bf16": "#009e73",
     "interlace int8": "#e69f00",
     "called directly": "#999999",
-    "host and HTTP": "#0072b2",
+    "through the endpoint": "#0072b2",
     "bare pipeline": "#999999",
     "whole pipeline": "#0072b2",
     "whole, 10,000 keys": "#56b4e9",
+    "Interlace": "#0072b2",
+    "bare proxy": "#999999",
+    "LiteLLM": "#d55e00",
+    "Portkey": "#cc79a7",
+    "nginx": "#009e73",
+    "direct": "#f0e442",
+    "starlette imported": "#999999",
+    "interlace --help": "#56b4e9",
+    "interlace serve": "#0072b2",
+    "small": "#999999",
+    "10,000 keys": "#0072b2",
+    "10,000 organisations": "#56b4e9",
+    "a million events": "#e69f00",
+    "4 processes": "#009e73",
 }  # fmt: skip  (Okabe and Ito's colours, told apart by the colour-blind too)
 _TITLES = {
     "decode": "Decode",
@@ -37,8 +51,24 @@ _TITLES = {
     "p50": "Latency, median",
     "p99": "Latency, 99th percentile",
     "rate": "Requests",
+    "first": "Time to first token, median",
+    "first99": "Time to first token, 99th percentile",
+    "delay": "Delay of a chunk, median",
+    "delay99": "Delay of a chunk, 99th percentile",
+    "gap99": "Between chunks, 99th percentile",
+    "chunk": "CPU of the gateway",
+    "arrived": "Chunks that arrived within the time",
+    "start": "Start",
+    "start_cpu": "CPU of a start",
+    "memory": "Memory of the gateway",
+    "per_thousand": "Memory of a thousand keys",
 }
-_UNITS = {"cpu": "µs a request", "p50": "ms", "p99": "ms", "rate": "requests/s"}
+_UNITS = {
+    "cpu": "µs a request", "p50": "ms", "p99": "ms", "rate": "requests/s", "first": "ms", "first99": "ms",
+    "delay": "ms", "delay99": "ms", "gap99": "ms", "chunk": "µs a chunk", "arrived": "of 100", "start": "s",
+    "start_cpu": "s", "memory": "MiB", "per_thousand": "MiB",
+}  # fmt: skip
+_WIDE = 20  # where the greatest is so many times the least, a panel's scale is logarithmic
 
 
 def plot(report: Report, path: Path) -> None:
@@ -55,6 +85,7 @@ def plot(report: Report, path: Path) -> None:
     )  # fmt: skip
     about = report.about
     on = f": SmolLM2-135M on {about['threads']} threads" if "threads" in about else ""
+    on += f": {about['cores_used']}" if "cores_used" in about else ""
     figure.suptitle(
         f"{report.title}{on}\n{about['cpu']}, {about['date']}; "
         f"medians of {len(report.rates[0].values)}, whiskers from least to greatest",
@@ -81,6 +112,10 @@ def _panel(axis: Any, rates: list[Rate]) -> None:
                       fontsize=7, rotation=90 if crowded else 0)  # fmt: skip
     axis.set_xticks(range(len(shapes)), [shape.replace(", ", "\n") for shape in shapes])
     axis.set_ylabel(_UNITS.get(rates[0].phase, "tokens/s"))
+    medians = [rate.spread.median for rate in rates]
+    if min(medians) > 0 and max(medians) > _WIDE * min(medians):
+        axis.set_yscale("log")
+        axis.set_ylabel(f"{axis.get_ylabel()} (logarithmic)")
     axis.margins(y=0.16 if crowded else 0.12)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.3)

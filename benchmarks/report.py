@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks.figures import Added, Comparison, Rate
+from benchmarks.figures import Added, Bound, Comparison, Rate
 from benchmarks.machine import lines
 
 _PHASES = {
@@ -22,9 +22,36 @@ _PHASES = {
     "p50": "Latency, median, ms",
     "p99": "Latency, 99th percentile, ms",
     "rate": "Requests/s",
+    "first": "Time to first token, median, ms",
+    "first99": "Time to first token, 99th percentile, ms",
+    "delay": "From the provider's sending of a chunk to its arrival, median, ms",
+    "delay99": "From the provider's sending of a chunk to its arrival, 99th percentile, ms",
+    "gap99": "Between one chunk and the next, 99th percentile, ms",
+    "chunk": "CPU of the gateway, µs a chunk",
+    "arrived": "Chunks that arrived within the time, of 100",
+    "start": "Start, s",
+    "start_cpu": "CPU of a start, s",
+    "memory": "Memory of the gateway, MiB",
+    "per_thousand": "Memory of a thousand keys, MiB",
 }
-_DIGITS = {"p50": 2, "p99": 1}
-_UNITS = {"cpu": "CPU, µs a request", "p50": "median latency, ms"}
+_DIGITS = {
+    "p50": 2, "p99": 1, "first": 1, "first99": 1, "delay": 2, "delay99": 2, "gap99": 1, "chunk": 1, "start": 2,
+    "start_cpu": 2, "per_thousand": 2,
+}  # fmt: skip
+_UNITS = {
+    "cpu": "CPU, µs a request",
+    "p50": "median latency, ms",
+    "first": "time to first token, ms",
+    "first99": "time to first token, 99th percentile, ms",
+    "delay": "delay of a chunk, ms",
+    "delay99": "delay of a chunk, 99th percentile, ms",
+    "gap99": "between chunks, 99th percentile, ms",
+    "chunk": "CPU, µs a chunk",
+    "start": "start, s",
+    "memory": "memory, MiB",
+    "per_thousand": "memory of a thousand keys, MiB",
+}
+_VERDICTS = {True: "met", False: "**missed**", None: ""}
 
 
 @dataclass(frozen=True)
@@ -38,6 +65,8 @@ class Report:
     compared: Sequence[Comparison]
     beside: dict[str, dict[str, float]] = field(default_factory=dict)
     added: Sequence[Added] = ()
+    bounds: Sequence[Bound] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)  # who could not be measured, and why
 
     def json(self) -> dict[str, Any]:
         """Everything, single values included, so that others can compute anew."""
@@ -48,17 +77,23 @@ class Report:
             "compared": [comparison.json() for comparison in self.compared],
             "beside": self.beside,
             "added": [one.json() for one in self.added],
+            "bounds": [one.json() for one in self.bounds],
+            "left_out": dict(self.left_out),
         }
 
     def markdown(self) -> str:
         """Tables with the machine and date above; headings start at the second level."""
         blocks = [f"## {self.title}", "  \n".join(lines(self.about))]
+        if self.left_out:
+            blocks.append("\n".join(f"- Not measured: {name}: {why}" for name, why in self.left_out.items()))
         for phase in dict.fromkeys(rate.phase for rate in self.rates):
             blocks += [f"### {_PHASES[phase]}", self._rates(phase)]
         if self.compared:
             blocks += ["### Ratios, pair by pair within a round", self._ratios()]
         if self.added:
             blocks += ["### Added, round by round", self._added()]
+        if self.bounds:
+            blocks += ["### Goals", self._bounds()]
         if self.beside:
             blocks += ["### CPU time of each part", self._beside()]
         return "\n\n".join(blocks) + "\n"
@@ -78,8 +113,8 @@ class Report:
                 c.shape,
                 f"{c.contestant} / {c.against}",
                 c.ratio.text(2),
-                "" if c.goal is None else f"≥ {c.goal:g}",
-                {True: "met", False: "**missed**", None: ""}[c.met],
+                c.promise,
+                _VERDICTS[c.met],
             ]
             for c in self.compared
         )
@@ -93,11 +128,25 @@ class Report:
                 f"{one.contestant} beyond {one.against}",
                 one.amount.text(_DIGITS.get(one.phase, 0)),
                 "" if one.most is None else f"≤ {one.most:g}",
-                {True: "met", False: "**missed**", None: ""}[one.met],
+                _VERDICTS[one.met],
             ]
             for one in self.added
         )
         return _table(["of", "shape", "added", "median (min–max)", "goal", ""], rows)
+
+    def _bounds(self) -> str:
+        rows = (
+            [
+                _UNITS[one.phase],
+                one.shape,
+                one.contestant,
+                one.amount.text(_DIGITS.get(one.phase, 0)),
+                "" if one.most is None else f"≤ {one.most:g}",
+                _VERDICTS[one.met],
+            ]
+            for one in self.bounds
+        )
+        return _table(["of", "shape", "who", "median (min–max)", "goal", ""], rows)
 
     def _beside(self) -> str:
         parts = ("client", "gateway", "host")
@@ -105,12 +154,11 @@ class Report:
             [
                 shape,
                 *(f"{row[f'{part}_cpu_share']:.2f} ({row[f'{part}_us_per_token']:,.0f} µs)" for part in parts),
-                f"{1000 * row['first_token_seconds']:,.0f} ms",
             ]
             for shape, row in self.beside.items()
         )
         heads = [f"{'load client' if part == 'client' else part}: cores (per token)" for part in parts]
-        return _table(["shape", *heads, "time to first token"], rows)
+        return _table(["shape", *heads], rows)
 
     def write(self, folder: Path) -> None:
         """`NAME.json`, `NAME.md` and `NAME.svg`."""

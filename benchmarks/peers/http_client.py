@@ -1,6 +1,6 @@
-"""`python -m benchmarks.peers.http_client PORT KEY MODEL`: streams of /v1/completions, read as cheaply as Python can.
+"""`python -m benchmarks.peers.http_client PORT KEY MODEL`: streamed chats, read as cheaply as Python can.
 
-Raw asyncio protocols over connections that stay open. Per chunk it counts events in the bytes and looks at no JSON; the
+Raw asyncio protocols over connections that stay open. It looks for the first text in the bytes and reads no JSON; the
 token counts come from the usage event at the end of each stream. Its own CPU time is part of the measurement.
 """
 
@@ -15,9 +15,10 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.peers.lines import Run, answer_jobs
+from benchmarks.peers.lines import Run, answer_jobs, chat_text
 
 _DONE = b"data: [DONE]"
+_TEXT = re.compile(rb'"content":"[^"]')  # the first event has the role and no text
 _USAGE = re.compile(rb'"completion_tokens":(\d+)')
 _KEPT = 512  # bytes from the end: where usage and the end mark stand
 
@@ -42,8 +43,8 @@ class Stream(asyncio.Protocol):
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Note the first event; look for the end of the stream in the last bytes only."""
-        if self.first_at is None and b"data: " in data:
+        """Note the first text; look for the end of the stream in the last bytes only."""
+        if self.first_at is None and _TEXT.search(data):
             self.first_at = time.perf_counter()
         self._tail = (self._tail + data)[-_KEPT:]
         if self._tail.endswith(b"0\r\n\r\n") and _DONE in self._tail:
@@ -87,12 +88,14 @@ class Client:
 
     def _request(self, prompt: list[int], new_tokens: int) -> bytes:
         body = json.dumps({
-            "model": self._model, "prompt": prompt, "max_tokens": new_tokens, "temperature": 0, "top_p": 1,
-            "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True},
+            "model": self._model, "messages": [{"role": "user", "content": chat_text(prompt)}],
+            "max_tokens": new_tokens, "temperature": 0, "top_p": 1, "ignore_eos": True,
+            "stream": True, "stream_options": {"include_usage": True},
         }).encode()  # fmt: skip
         head = (
-            f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nAuthorization: Bearer {self._key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+            f"Authorization: Bearer {self._key}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 

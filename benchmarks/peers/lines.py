@@ -16,6 +16,17 @@ from typing import Any
 
 Run = Callable[[list[list[int]], int], dict[str, Any]]
 
+_TEXT = (
+    "river stone apple morning quick silver window garden letter yellow mountain winter paper music open table "
+    "forest little engine copper summer bridge island candle number market orange simple planet travel"
+)
+_WORDS = _TEXT.split()
+
+
+def chat_text(prompt: list[int]) -> str:
+    """A user's turn of as many words as the prompt has ids, the same for the same ids."""
+    return " ".join(_WORDS[id % len(_WORDS)] for id in prompt)
+
 
 class Stopwatch:
     """Counts the tokens of all streams and takes the time of the two phases, alike for every contestant.
@@ -29,6 +40,7 @@ class Stopwatch:
         self.new_tokens = new_tokens
         self.counts = dict.fromkeys(range(len(prompts)), 0)
         self.silent = set(self.counts)
+        self.firsts: list[float] = []
         self.prefill_seconds: float | None = None
         self.decode_seconds = 0.0
         self.decoded = 0
@@ -42,6 +54,7 @@ class Stopwatch:
         for stream, tokens in streams.items():
             self.counts[stream] += tokens
         if self.prefill_seconds is None:
+            self.firsts += [now] * len(self.silent & streams.keys())
             self.silent -= streams.keys()
             if not self.silent:
                 self.prefill_seconds = now
@@ -60,6 +73,7 @@ class Stopwatch:
             "prefill": self.prompt_tokens / self.prefill_seconds,
             "decode": self.decoded / self.decode_seconds if self.decoded else None,
             "whole": sum(self.counts.values()) / wall,
+            "first_token_seconds": sum(self.firsts) / len(self.firsts),
             "cpu_seconds": time.process_time() - self._cpu,
             "wall_seconds": wall,
         }

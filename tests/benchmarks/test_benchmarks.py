@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,28 +10,55 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+HAS_TOOLS = (shutil.which("nginx") and shutil.which("wrk")) or (os.geteuid() == 0 and shutil.which("apt-get"))
+ENGINE = {
+    "engine": {"interlace f32", "bare loop f32"},
+    "endpoint": {"called directly", "through the endpoint"},
+    "ledger": {"bare pipeline", "whole pipeline", "whole, 10,000 keys"},
+}
+GATEWAY = {
+    "hop": {"Interlace", "nginx"},
+    "streaming": {"Interlace", "nginx", "direct"},
+    "growth": {"small", "10,000 keys", "10,000 organisations", "a million events"},
+    "startup": {"starlette imported", "interlace --help", "interlace serve"},
+}
+
+
+def _run(tmp_path: Path, parts: dict[str, set[str]], environment: dict[str, str]) -> dict[str, dict]:
+    """The reports of a quick run of these parts, their files looked at."""
+    only = [word for part in parts for word in ("--only", part)]
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--without-peers", "--results", str(tmp_path), *only]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=840, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = {}
+    for name, contestants in parts.items():
+        reports[name] = report = json.loads((tmp_path / f"{name}.json").read_text())
+        assert {rate["contestant"] for rate in report["rates"]} - {"4 processes"} == contestants
+        assert all(value > 0 for rate in report["rates"] for value in rate["values"])
+        assert "median (min–max)" in (tmp_path / f"{name}.md").read_text()
+        assert (tmp_path / f"{name}.svg").read_text().lstrip().startswith("<?xml")
+    return reports
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
-def test_a_quick_run_measures_both_parts_and_writes_their_files(tmp_path: Path, smollm2_gguf: Path, smollm2_f32: Path):
-    """One round of small shapes without vLLM: JSON, table and plot for engine and hop, every rate positive."""
+def test_a_quick_run_measures_the_engine_and_writes_its_files(tmp_path: Path, smollm2_gguf: Path, smollm2_f32: Path):
+    """One round of small shapes without vLLM: JSON, table and plot of each part, every rate positive."""
     environment = os.environ | {
         "INTERLACE_BENCH_GGUF": str(smollm2_gguf),
         "INTERLACE_BENCH_F32": str(smollm2_f32),
         "INTERLACE_HOME": str(tmp_path / "home"),
     }
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--without-vllm", "--results", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=840, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name, contestants in (
-        ("engine", {"interlace f32", "bare loop f32"}),
-        ("hop", {"called directly", "host and HTTP"}),
-        ("ledger", {"bare pipeline", "whole pipeline", "whole, 10,000 keys"}),
-    ):
-        report = json.loads((tmp_path / f"{name}.json").read_text())
-        assert {rate["contestant"] for rate in report["rates"]} == contestants
-        assert all(value > 0 for rate in report["rates"] for value in rate["values"])
-        assert ("added" if name == "ledger" else "ratio of") in (tmp_path / f"{name}.md").read_text()
-        assert (tmp_path / f"{name}.svg").read_text().lstrip().startswith("<?xml")
-    assert set(json.loads((tmp_path / "hop.json").read_text())["beside"]) == {"1 stream", "8 streams"}
+    reports = _run(tmp_path, ENGINE, environment)
+    assert set(reports["endpoint"]["beside"]) == {"1 stream", "4 streams"}
+    assert {one["phase"] for one in reports["endpoint"]["added"]} == {"first"}
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not HAS_TOOLS, reason="nginx and wrk are not installed, and cannot be")
+def test_a_quick_run_measures_the_gateway_and_writes_its_files(tmp_path: Path):
+    """One short round beside nginx alone: what needs environments of its own is left out, and nothing else."""
+    reports = _run(tmp_path, GATEWAY, dict(os.environ))
+    assert all(rate["values"] == [100.0] for rate in reports["streaming"]["rates"] if rate["phase"] == "arrived")
+    assert {one["phase"] for one in reports["growth"]["bounds"]} == {"start", "per_thousand"}
