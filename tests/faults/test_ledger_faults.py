@@ -104,14 +104,15 @@ async def test_kill_9_while_the_first_start_makes_the_ledger(tmp_path: Path, pro
         folder = tmp_path / str(number)
         folder.mkdir()
         config = folder / "c.yaml"
-        ledger = f"ledger: {{url: '{ledger_url(folder / 'home')}'}}"
+        url = ledger_url(folder / "home")
+        ledger = f"ledger: {{url: '{url}'}}" if url else "ledger: {}"
         models = "models: [{name: m, engine: openai, base_url: 'http://127.0.0.1:1/v1', model: m}]"
         config.write_text(f"{{port: 0, {ledger}, {models}}}")
         process = subprocess.Popen(
             [*COMMAND, "serve", "--config", str(config)],
             env=environment(folder / "home"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        patiently((folder / "home" / ("secret" if ledger_url(folder / "home") else "ledger.db")).exists)
+        patiently((folder / "home" / ("secret" if url else "ledger.db")).exists)
         time.sleep(wait)
         process.kill()
         process.wait()
