@@ -18,7 +18,6 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from interlace.config import REMOTE, BreakerSettings, ModelSettings, Settings
 from interlace.deposits import Deposits
@@ -26,6 +25,7 @@ from interlace.engines.types import Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
 from interlace.gateway.app import State, make_app
+from interlace.gateway.connection import Connection
 from interlace.gateway.keys import ensure_key, key_file, read_key
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.metrics import Metrics
@@ -159,15 +159,6 @@ def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Route
         live,
         {route.name: Memory(route.reuse) for route in settings.routes if route.reuse.seconds},
     )
-
-
-class Connection(HttpToolsProtocol):
-    """One connection. Requests may end it at once: closing politely would wait for a reader that does not read."""
-
-    def on_message_begin(self) -> None:
-        """Each request of the connection gets `interlace.abort` beside what ASGI says."""
-        super().on_message_begin()
-        self.scope["interlace.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
 
 
 class Server(uvicorn.Server):

@@ -70,7 +70,7 @@ class Guards:
         looked for here: see `clean` and `check_decoded`."""
         reason: str | None
         try:
-            texts = list(texts)
+            texts = [text for text in texts if text]  # no pattern matches the empty text
             size = sum(map(len, texts))
             texts += inner if self.patterns and size <= self.max_input_characters else ()
             if size > self.max_input_characters:
@@ -88,6 +88,10 @@ class Guards:
     def masks(self) -> bool:
         """Whether `clean` has anything to look for."""
         return self.secrets_input is not None
+
+    def may_hold_secrets(self, texts: Iterable[str]) -> bool:
+        """A glance: whether `clean` may find anything in requests that consist of these texts."""
+        return self.secrets_input is not None and self.secrets_input.may_find("\n".join(texts))
 
     async def clean(self, works: Sequence[Work], *, param: str) -> tuple[Work, ...]:
         """The requests with their secrets masked, each the very same where nothing was. Raises `ContentFiltered` for

@@ -101,7 +101,7 @@ class OutputGuard:
             self._feed(choice, choice.thought, "", final=True)
             choice.thought = None
         if delta.text:
-            self._feed(choice, choice.text, delta.text)
+            self._feed(choice, choice.text, delta.text, final=delta.finish_reason is not None)
             ends.append((choice.text, len(choice.text.text)))
             if self._json:
                 ends += self._feed_inner(choice, -1, choice.text, delta.text)

@@ -32,12 +32,16 @@ class StreamScanner:
         self._patterns = patterns
         self._window = window
         self._live = [0] * len(patterns)  # per pattern: no match can begin before this character
+        self._ended = False
         self.text = ""
         self.safe = 0
         self.denied_at: int | None = None
 
     def feed(self, piece: str, *, final: bool = False) -> None:
         """Take the next piece (`final`: there will be none after it). Raises `TimeoutError` on a runaway pattern."""
+        if self._ended and not piece:
+            return
+        self._ended = final
         self.text += piece
         length = len(self.text)
         for i, pattern in enumerate(self._patterns):

@@ -122,7 +122,7 @@ class SecretGuard:
     def _scan(self, choice: _Choice, delta: Delta) -> None:
         thought, thought_at = self._scan_thought(choice, delta)
         text_at, calls_at, final = choice.text.fed, [], delta.finish_reason is not None
-        choice.text.feed(delta.text)
+        choice.text.feed(delta.text, final=final)
         inner_ends: list[tuple[_Inner, int]] = []
         for call in delta.tool_calls:
             if call.index not in choice.calls:

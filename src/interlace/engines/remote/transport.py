@@ -76,7 +76,7 @@ class Provider:
             try:
                 return await self._ask(connection, pool, request, until)
             except Stale:
-                if self.closed or self._loop.time() - began > STALE_SECONDS:
+                if self._loop.time() - began > STALE_SECONDS:
                     raise self._translated(Broken()) from None
         connection = await self._connect(place, pool, until)
         try:
