@@ -21,6 +21,7 @@ from interlace.gateway.dialects import PARSED, style_of
 from interlace.gateway.endpoint import Endpoint
 from interlace.gateway.file_pages import file_routes
 from interlace.gateway.http import ClientGone, Exchange, header, send_error
+from interlace.gateway.logs import ACCESS
 from interlace.gateway.metrics import NO_MODEL
 from interlace.gateway.pages import ModelPages, health_page, hello_page, metrics_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
@@ -32,7 +33,7 @@ from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
 _log = logging.getLogger(__name__)
-_access = logging.getLogger("interlace.access")
+_access = logging.getLogger(ACCESS)
 
 
 @dataclass

@@ -8,7 +8,6 @@ here, and every step cleans up after itself when a later one fails or the caller
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import logging
 import operator
@@ -248,7 +247,7 @@ class Pipeline:
             work, bound = way, await self._bound(call, way, caller)
         else:
             work, bound = await way.first()
-            bound = dataclasses.replace(bound, batch=call.batch is not None)  # an answer from memory, too
+            bound = msgspec.structs.replace(bound, batch=call.batch is not None)  # an answer from memory, too
         return await self.ledger.reserve(
             call.id,
             caller,
@@ -265,7 +264,7 @@ class Pipeline:
     async def _bound(self, call: Call, work: Work, caller: Caller) -> Bound:
         count = self.ledger.needs_count(caller, work.price)
         bound = await bound_of(work.engine, work.requests, work.ask.embed, open_ended=work.open_ended, count=count)
-        return bound if call.batch is None else dataclasses.replace(bound, batch=True)
+        return bound if call.batch is None else msgspec.structs.replace(bound, batch=True)
 
     async def _settle(
         self, call: Call, way: Work | ByRoute, hold: Hold, outcome: Outcome, failure: BaseException | None

@@ -16,6 +16,7 @@ import regex
 from interlace.config import GuardSettings, SecretSettings
 from interlace.engines.types import Delta, OutputRule
 from interlace.errors import ContentFiltered, InterlaceError
+from interlace.safety.effort import limit_of
 from interlace.safety.output import OutputGuard
 from interlace.safety.redactor import Action, Search, masked
 from interlace.safety.secret_input import Cleaner, Work, size_of
@@ -165,7 +166,8 @@ class Guards:
     def _denied(self, texts: list[str], *, release_gil: bool = False) -> str | None:
         for pattern in self.patterns:
             for text in texts:
-                if pattern.search(text, timeout=INPUT_SECONDS, concurrent=release_gil):
+                limit = limit_of(pattern, len(text), INPUT_SECONDS)
+                if pattern.search(text, timeout=limit, concurrent=release_gil):
                     return (
                         "The request was refused by the content guard of this server. Change the input and try again."
                     )

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import regex
 
+from interlace.safety.effort import limit_of
+
 SEARCH_SECONDS = 0.5  # for one pattern and one piece of output; far more than any sane pattern takes
 
 
@@ -54,7 +56,8 @@ class StreamScanner:
             self.safe = max(self.safe, min(self._live, default=length), length - self._window)
 
     def _scan(self, i: int, pattern: regex.Pattern[str], length: int, final: bool) -> None:
-        found = pattern.search(self.text, self._live[i], partial=not final, timeout=SEARCH_SECONDS)
+        limit = limit_of(pattern, length - self._live[i], SEARCH_SECONDS)
+        found = pattern.search(self.text, self._live[i], partial=not final, timeout=limit)
         if found is None:
             self._live[i] = length
         elif found.partial:

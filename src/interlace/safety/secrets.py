@@ -156,6 +156,7 @@ DETECTORS: tuple[Detector, ...] = (
 
 # --- a glance ----------------------------------------------------------------------------------------------------
 
+_MARKS = ("-", "_")  # most signs have one of them, most texts none
 _DIGIT = re.compile("[0-9]")
 _DIGITS = re.compile(f"(?:[0-9][^0-9]*+){{{DIGITS}}}")
 
@@ -165,7 +166,9 @@ class Glance:
     hold none of the words that secrets begin with, and few digits."""
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
-        self._signs = tuple(dict.fromkeys(_shortest([sign for one in detectors for sign in one.signs])))
+        signs = dict.fromkeys(sign for one in detectors for sign in one.signs)
+        self._marked = {mark: tuple(sign for sign in signs if mark in sign) for mark in _MARKS}
+        self._unmarked = tuple(sign for sign in signs if not any(mark in sign for mark in _MARKS))
         self._cards = any(not one.signs for one in detectors)
         parts = [
             f"{_EDGE if one.start.startswith(_EDGE) else ''}(?:{'|'.join(_beginnings(one.signs))})"
@@ -177,23 +180,29 @@ class Glance:
 
     def may_hold(self, text: str) -> bool:
         """Of a text that is all there."""
-        return any(sign in text for sign in self._signs) or (self._cards and _DIGITS.search(text) is not None)
+        return self._has_sign(text) or (self._cards and _DIGITS.search(text) is not None)
 
     def may_begin(self, text: str, at: int) -> bool:
         """Of a text that goes on: whether one may begin at `at` or later, or at its end have begun."""
         if self._cards and _DIGIT.search(text, at) is not None:
             return True
-        if any(text.find(sign, at) >= 0 for sign in self._signs):
+        if self._has_sign(text):
             return True
         return self._beginning.search(text, max(at, len(text) - self._longest)) is not None
+
+    def _has_sign(self, text: str) -> bool:
+        for mark, signs in self._marked.items():
+            if mark in text:
+                for sign in signs:
+                    if sign in text:
+                        return True
+        for sign in self._unmarked:  # noqa: SIM110 - a generator costs more than the search
+            if sign in text:
+                return True
+        return False
 
 
 def _beginnings(signs: Sequence[str]) -> list[str]:
     """What may be the beginning of one of them, as patterns, the longest first."""
     cut = {sign[:length] for sign in signs for length in range(1, len(sign))}
     return [re.escape(beginning) for beginning in sorted(cut, key=len, reverse=True)]
-
-
-def _shortest(signs: Sequence[str]) -> list[str]:
-    """Those that do not begin with another of them."""
-    return [sign for sign in signs if not any(sign != other and sign.startswith(other) for other in signs)]
