@@ -166,9 +166,10 @@ def fields_of(request: GenerateRequest) -> set[str]:
     if request.n != 1:
         names.add("n")
     if request.sampling != _PLAIN_SAMPLING:
-        for name, value, plain in zip(_SAMPLING, astuple(request.sampling), _PLAIN_VALUES, strict=True):
-            if value != plain and name[_AFTER_SAMPLING:] not in request.unset:
-                names.add(name)
+        said = zip(_SAMPLING, astuple(request.sampling), _PLAIN_VALUES, strict=True)
+        names.update(
+            [name for name, value, plain in said if value != plain and name[_AFTER_SAMPLING:] not in request.unset]
+        )
     if request.output is not None:
         names.add(f"output.{request.output.kind}")
         if request.output.kind == "json_schema" and not request.output.strict:

@@ -54,18 +54,19 @@ class Exchange:
     status: int = 0
     outcome: str = ""
     style: Style = OPENAI  # how errors and the like are told
-    rates: list[Header] = field(default_factory=list)
     routed: list[Header] = field(default_factory=list)
     unused: list[Header] = field(default_factory=list)
+    _left: Mapping[str, Left] = field(default_factory=dict)
 
     @property
     def headers(self) -> list[Header]:
         """Of the answer, whatever it will be."""
-        return [*self.style.identity(self.label), *self.rates, *self.routed, *self.unused]
+        rates = self.style.rates(self._left) if self._left else ()
+        return [*self.style.identity(self.label), *rates, *self.routed, *self.unused]
 
     def tell_limits(self, left: Mapping[str, Left]) -> None:
         """What is left of the caller's rates, for the answer's headers; the last word holds."""
-        self.rates = list(self.style.rates(left))
+        self._left = left
 
     def tell_unused(self, names: Iterable[str]) -> None:
         """What the engine has no use for, for the answer's headers; the last word holds."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import regex
 
+from interlace.safety.scanner import LONG_CHARACTERS
 from interlace.safety.secrets import DETECTORS, NAMES, Detector, Glance, Kind, Rest
 
 Action = str
@@ -49,7 +50,7 @@ class Search:
         """Where, from `at` on, a secret may begin, and of what kind. No detector: nothing begins before that place."""
         if not (self._glance.may_hold(text) if final else self._glance.may_begin(text, at)):
             return len(text), None
-        found = self._starts.search(text, at, partial=not final, concurrent=True)
+        found = self._starts.search(text, at, partial=not final, concurrent=len(text) - at > LONG_CHARACTERS)
         if found is None:
             return len(text), None
         if found.partial or found.lastgroup is None:

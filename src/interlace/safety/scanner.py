@@ -14,6 +14,7 @@ import regex
 from interlace.safety.effort import limit_of
 
 SEARCH_SECONDS = 0.5  # for one pattern and one piece of output; far more than any sane pattern takes
+LONG_CHARACTERS = 2_000  # beyond that a search lets other threads run; a shorter one would wait longer than it takes
 
 
 class StreamScanner:
@@ -56,8 +57,10 @@ class StreamScanner:
             self.safe = max(self.safe, min(self._live, default=length), length - self._window)
 
     def _scan(self, i: int, pattern: regex.Pattern[str], length: int, final: bool) -> None:
-        limit = limit_of(pattern, length - self._live[i], SEARCH_SECONDS)
-        found = pattern.search(self.text, self._live[i], partial=not final, timeout=limit)
+        live = self._live[i]
+        limit = limit_of(pattern, length - live, SEARCH_SECONDS)
+        concurrent = length - live > LONG_CHARACTERS
+        found = pattern.search(self.text, live, partial=not final, timeout=limit, concurrent=concurrent)
         if found is None:
             self._live[i] = length
         elif found.partial:

@@ -274,8 +274,8 @@ class _Clock:
         self._settings = settings
         self._streams = streams and settings.stream
         self._time = asyncio.get_running_loop().time
-        self._end = self._time() + settings.total_seconds
-        self._soon = self._time() + settings.first_token_seconds
+        now = self._time()
+        self._end, self._soon = now + settings.total_seconds, now + settings.first_token_seconds
         self._progress = 0
 
     def until(self, answer: Answer | None = None) -> float:
