@@ -215,7 +215,9 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """What says 100 and a little more goes before the answer."""
         status = self._parser.get_status_code()
-        if 100 <= status < 200 and status != 101:
+        if status == 101:
+            raise Malformed  # another protocol, which nobody asked for
+        if 100 <= status < 200:
             self.headers = {}
             return
         self.status = status
