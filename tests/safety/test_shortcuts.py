@@ -20,7 +20,7 @@ PIECES = st.sampled_from(
         *(sign for one in DETECTORS for sign in one.signs),
         *(sign[:2] for one in DETECTORS for sign in one.signs),
         "4111 1111 1111 1111", "4111111111111111", "411", " 1", "\\n", "\\u0041", "a", "Z9", "-", "_", " ", ".", "é",
-        "\n",         "abcdefghij0123456789ABCDEFGHIJ0123456789abcd", "PRIVATE KEY-----", ".eyJ",
+        "\n", "abcdefghij0123456789ABCDEFGHIJ0123456789abcd", "PRIVATE KEY-----", ".eyJ",
     ]
 )  # fmt: skip
 TEXTS = st.lists(PIECES, max_size=8).map("".join)
@@ -81,8 +81,8 @@ def test_what_a_glance_passes_holds_no_secret(text: str, actions: Any) -> None:
     "pattern",
     [
         r"(a+)+b", r"(a|aa)+b", r"(?:a*)*b", r"(a)\1+", r"\p{L}+", r"(?<=a+)b", r"x{e<=1}", r"(?:ab){e}",
-        r"[[:alpha:]]+", r"[\w--\d]+", r"(?V1)[a&&b]", r"(?P<n>a)+", r"(?R)", r"a(?1)", r"\X+", r"(?|a|b)+", r"(?i:a+)+",
-        r"(a{1,9}){1,9}", r"a{,5}", r"\L<names>",
+        r"[[:alpha:]]+", r"[\w--\d]+", r"(?V1)[a&&b]", r"(?P<n>a)+", r"(?R)", r"a(?1)", r"\X+", r"(?|a|b)+",
+        r"(?i:a+)+", r"(a{1,9}){1,9}", r"a{,5}", r"\L<names>",
     ],
 )  # fmt: skip
 def test_patterns_that_are_not_plain_keep_their_limit(pattern: str) -> None:

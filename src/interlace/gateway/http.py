@@ -54,9 +54,9 @@ class Exchange:
     status: int = 0
     outcome: str = ""
     style: Style = OPENAI  # how errors and the like are told
-    routed: list[Header] = field(default_factory=list)
-    unused: list[Header] = field(default_factory=list)
-    _left: Mapping[str, Left] = field(default_factory=dict)
+    routed: tuple[Header, ...] = ()
+    unused: tuple[Header, ...] = ()
+    _left: Mapping[str, Left] | None = None
 
     @property
     def headers(self) -> list[Header]:
@@ -71,11 +71,11 @@ class Exchange:
     def tell_unused(self, names: Iterable[str]) -> None:
         """What the engine has no use for, for the answer's headers; the last word holds."""
         listed = ",".join(sorted(names))
-        self.unused = [(b"x-interlace-unused", listed.encode())] if listed else []
+        self.unused = ((b"x-interlace-unused", listed.encode()),) if listed else ()
 
     def tell_route(self, model: str, why: str) -> None:
         """Which model of a route answers, and why that one."""
-        self.routed = [(b"x-interlace-model", model.encode()), (b"x-interlace-route", why.encode())]
+        self.routed = ((b"x-interlace-model", model.encode()), (b"x-interlace-route", why.encode()))
 
     @classmethod
     def of(cls, scope: Scope, style: Style) -> Exchange:

@@ -263,6 +263,7 @@ async def _serve(
     starting = asyncio.create_task(_start(engines))
     forgetting = asyncio.create_task(Retention(registry).keep())
     calm_collector()
+    forget_generators()
     try:
         await server.serve(sockets=[bound])
     finally:
@@ -270,6 +271,12 @@ async def _serve(
             task.cancel()
         await asyncio.gather(greeter, starting, forgetting, reloader.close(), return_exceptions=True)
         await loads.close()
+
+
+def forget_generators() -> None:
+    """Tell asyncio not to keep a list of the generators that run, three to a request: all of ours are closed where
+    they are used. One that is forgotten after all is closed when it is collected, as ever."""
+    sys.set_asyncgen_hooks(firstiter=None)
 
 
 def calm_collector() -> None:
