@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from interlace.errors import InvalidRequest
 from interlace.gateway.wire import LARGE_BYTES, Body, decode, read_beside
@@ -64,3 +66,44 @@ async def test_large_bodies_are_read_beside_the_loop() -> None:
     assert await read_beside(large, threading.current_thread) is not threading.main_thread()
     with pytest.raises(InvalidRequest):
         await read_beside(large, lambda: decode(large, _decoder))
+
+
+class Pairs(list[tuple[str, Any]]):
+    """An object, whose keys may stand twice."""
+
+
+KEYS = st.sampled_from(["a", 'b":', "c\\"])
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(alphabet='ab": \\\n{}[],', max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(KEYS, inner), max_size=3).map(Pairs),
+    max_leaves=12,
+)
+
+
+def written(value: Any, colon: str) -> str:
+    """JSON text, with that between key and value."""
+    if isinstance(value, Pairs):
+        return "{" + ",".join(f"{json.dumps(key)}{colon}{written(one, colon)}" for key, one in value) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(written(one, colon) for one in value) + "]"
+    return json.dumps(value)
+
+
+def twice(value: Any) -> bool:
+    """Whether any object has a key twice."""
+    if isinstance(value, Pairs):
+        return len({key for key, _ in value}) < len(value) or any(twice(one) for _, one in value)
+    return isinstance(value, list) and any(map(twice, value))
+
+
+@given(value=VALUES, colon=st.sampled_from([":", ": ", " :", "\n:\t", " : "]))
+@settings(max_examples=300, deadline=None)
+def test_a_key_that_stands_twice_is_refused_however_it_is_written(value: Any, colon: str) -> None:
+    """A quick look may pass a body only where no key stands twice, whatever its texts hold."""
+    body = written(value, colon).encode()
+    decoder = msgspec.json.Decoder(Any)
+    if twice(value):
+        with pytest.raises(InvalidRequest, match="stands twice"):
+            decode(body, decoder)
+    else:
+        decode(body, decoder)

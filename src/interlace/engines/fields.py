@@ -7,8 +7,10 @@ asked for is lost in silence. The page `docs/reference/translation.md` is made f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from msgspec.structs import astuple
 
 from interlace.engines.types import (
     AudioPart,
@@ -134,6 +136,10 @@ NAMES: tuple[str, ...] = (
 )
 
 _PLAIN_SAMPLING, _PLAIN_OPTIONS = Sampling(), Options()
+_PLAIN_VALUES = astuple(_PLAIN_SAMPLING)
+_AFTER_SAMPLING = len("sampling.")
+_THROUGH = frozenset({Kept, Mapped})
+_SPEAKERS = frozenset({"user", "assistant"})
 
 
 def table(default: Fate, **groups: Fate) -> dict[str, Fate]:
@@ -160,13 +166,17 @@ ALL_KEPT: Fields = table(KEPT)
 
 def fields_of(request: GenerateRequest) -> set[str]:
     """The names of everything the request says: what is at its default says nothing."""
-    names = set(_fields_of_prompt(request))
+    if request.messages is not None and _plain(request.messages):
+        names = {"messages"}
+    else:
+        names = set(_fields_of_prompt(request))
     if request.n != 1:
         names.add("n")
     if request.sampling != _PLAIN_SAMPLING:
-        for name in Sampling.__struct_fields__:
-            if name not in request.unset and getattr(request.sampling, name) != getattr(_PLAIN_SAMPLING, name):
-                names.add(f"sampling.{name}")
+        said = zip(_SAMPLING, astuple(request.sampling), _PLAIN_VALUES, strict=True)
+        names.update(
+            [name for name, value, plain in said if value != plain and name[_AFTER_SAMPLING:] not in request.unset]
+        )
     if request.output is not None:
         names.add(f"output.{request.output.kind}")
         if request.output.kind == "json_schema" and not request.output.strict:
@@ -181,7 +191,7 @@ def fields_of(request: GenerateRequest) -> set[str]:
         names.update(f"reasoning.{name}" for name in Reasoning.__struct_fields__ if getattr(request.reasoning, name))
     if request.options != _PLAIN_OPTIONS:
         names.update(f"options.{name}" for name in Options.__struct_fields__ if getattr(request.options, name))
-    if any(name not in request.asides for name in request.native):
+    if request.native and any(name not in request.asides for name in request.native):
         names.add("native")
     if request.asides:
         names.add("native.aside")
@@ -192,14 +202,15 @@ def check_fields(request: GenerateRequest, fields: Fields, wire: Mapping[str, st
     """The names, as the caller wrote them, of what this engine has no use for. Raises `InvalidRequest` for the first
     field that it refuses. `wire` gives the caller's word for a name here."""
     unused: list[str] = []
-    for name in sorted(fields_of(request)):
+    names = [name for name in fields_of(request) if type(fields[name]) not in _THROUGH]
+    for name in sorted(names):
         fate = at_home(name, fields[name], request.dialect)
         if isinstance(fate, Refused):
             own = (one for one in request.native if one not in request.asides)
-            said = next(own) if name == "native" else wire.get(name, _plain(name))
+            said = next(own) if name == "native" else wire.get(name, _common(name))
             raise InvalidRequest(f"'{said}' cannot be used here: {fate.why}", param=said, code="unsupported_parameter")
         if isinstance(fate, Unused):
-            unused += request.asides if name == "native.aside" else [wire.get(name, _plain(name))]
+            unused += request.asides if name == "native.aside" else [wire.get(name, _common(name))]
     return unused
 
 
@@ -212,9 +223,24 @@ def at_home(name: str, fate: Fate, dialect: str) -> Fate:
     return ASIDE if name == "native.aside" else FOREIGN
 
 
-def _plain(name: str) -> str:
+def _common(name: str) -> str:
     """What most dialects call a field that they have no word for."""
     return name.removeprefix("sampling.").removeprefix("options.")
+
+
+def _plain(messages: Sequence[Message]) -> bool:
+    """Whether the turns say nothing but who speaks and a text, instructions first: then there is no more to name."""
+    begun = False
+    for message in messages:
+        if message.role in _SPEAKERS:
+            begun = True
+        elif begun or message.role != "system":
+            return False
+        if type(message.content) is not str or message.name is not None or message.tool_calls:
+            return False
+        if message.cache or message.is_error:
+            return False
+    return True
 
 
 def _fields_of_prompt(request: GenerateRequest) -> Iterator[str]:

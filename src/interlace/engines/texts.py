@@ -45,15 +45,16 @@ def texts_of(request: GenerateRequest) -> Iterator[str]:
 
 def names_of(request: GenerateRequest) -> Iterator[str]:
     """What a caller calls itself and its work: a provider reads it, though no model may."""
-    yield request.options.user
-    yield request.options.safety_identifier
-    yield request.options.cache_key
+    options = request.options
+    yield from filter(None, (options.user, options.safety_identifier, options.cache_key))
 
 
 def inner_texts_of(request: GenerateRequest) -> Iterator[str]:
     """The texts of a request as they are read once more: what JSON says in escapes, and texts that stand side by side
     as one. All of it is in `texts_of`, too, in pieces."""
     for message in request.messages or ():
+        if isinstance(message.content, str) and not message.tool_calls:
+            continue  # nothing stands beside it
         texts = [part.text for part in message.parts if not isinstance(part, ImagePart | AudioPart)]
         if len(texts) > 1:
             yield "".join(texts)
@@ -100,8 +101,10 @@ def texts_of_message(message: Message) -> Iterator[str]:
     else:
         for part in message.content:
             yield from texts_of_part(part)
-    yield message.name or ""
-    yield message.tool_call_id or ""
+    if message.name:
+        yield message.name
+    if message.tool_call_id:
+        yield message.tool_call_id
     for call in message.tool_calls:
         yield call.id
         yield call.name

@@ -30,6 +30,23 @@ class Slot:
         self.held = True
 
 
+@dataclass(slots=True)
+class Taking:
+    """Inside, the slot is held."""
+
+    slot: Slot
+
+    async def __aenter__(self) -> Slot:
+        slot = self.slot
+        await slot.admission.take(slot.priority)
+        slot.held = True
+        return slot
+
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        if self.slot.held:
+            self.slot.admission.give_back()
+
+
 class Admission:
     """`concurrency` slots with a queue of at most `queue` waiting requests: the greater priority first, then whoever
     came first."""
@@ -51,16 +68,9 @@ class Admission:
         self._concurrency, self._queue = concurrency, queue
         self._hand_out()
 
-    @asynccontextmanager
-    async def slot(self, priority: int = 0) -> AsyncGenerator[Slot, None]:
+    def slot(self, priority: int = 0) -> Taking:
         """Hold one slot. Waits in order for it; raises `Overloaded` at once when the queue is full."""
-        await self.take(priority)
-        slot = Slot(self, priority)
-        try:
-            yield slot
-        finally:
-            if slot.held:
-                self.give_back()
+        return Taking(Slot(self, priority, held=False))
 
     @property
     def idle(self) -> bool:

@@ -44,7 +44,7 @@ class CountEndpoint:
         """Answer one request; a count that is an estimate says so in a header."""
         exchange: Exchange = scope["interlace.exchange"]
         exchange.endpoint = self.name
-        client = ClientWatch(receive)
+        client = ClientWatch(scope, receive)
 
         async def read() -> Ask:
             body = await read_json_body(scope, receive, self.limits.body_bytes, self.limits.body_seconds)

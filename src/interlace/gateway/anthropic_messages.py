@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -99,7 +98,7 @@ def with_betas(ask: Ask, scope: Scope) -> Ask:
         )
     (request,) = ask.generate
     native, asides = {**request.native, BETA: ",".join(betas)}, (*request.asides, BETA)
-    return replace(ask, generate=(msgspec.structs.replace(request, native=native, asides=asides),))
+    return msgspec.structs.replace(ask, generate=(msgspec.structs.replace(request, native=native, asides=asides),))
 
 
 def _read(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
@@ -23,6 +23,7 @@ from interlace.gateway.dialects import PARSED, style_of
 from interlace.gateway.endpoint import Endpoint
 from interlace.gateway.file_pages import file_routes
 from interlace.gateway.http import ClientGone, Exchange, header, send_error
+from interlace.gateway.logs import ACCESS
 from interlace.gateway.metrics import NO_MODEL
 from interlace.gateway.pages import MetricsPage, ModelPages, health_page, hello_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
@@ -34,7 +35,7 @@ from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
 from interlace.gateway.wire import MethodNotAllowed
 
 _log = logging.getLogger(__name__)
-_access = logging.getLogger("interlace.access")
+_access = logging.getLogger(ACCESS)
 
 
 @dataclass
@@ -50,7 +51,7 @@ class State:
 
 
 def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
-    """The application. A request passes the handlers from the outside in: identified, logged, errors told, routed."""
+    """The application. `Gateway` is around all pages."""
     limits = settings.limits
     models = ModelPages(pipeline, state.started, settings.models)
     if state.batches is None:  # one for the process, whatever is loaded: `serve` tells it what is current
@@ -80,23 +81,33 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
         ],
         redirect_slashes=False,
     )
-    app = Identified(Logged(Cors.around(ErrorsTold(pages, pipeline), settings.cors.origins), pipeline))
+    posts = {route.path: route.endpoint for route in pages.routes if isinstance(route, Route) and route.path in PARSED}
+    app = Gateway(pages, posts, pipeline, Cors.of(settings.cors.origins))
     trusted = list(settings.proxy.trusted)
     return ProxyHeadersMiddleware(app, trusted) if trusted else app  # type: ignore[arg-type, return-value] # ASGI, twice
 
 
 @dataclass(frozen=True)
-class Identified:
-    """Gives each request its `Exchange`, and each answer its `x-request-id`."""
+class Gateway:
+    """Around every page: gives each request its `Exchange` and each answer its `x-request-id`, tells errors in the
+    shape of the endpoint's dialect, writes one line and counts once when the request is over.
 
-    inner: ASGIApp
+    `posts` are the pages that answer, which most requests ask for, by path; they are among `pages`, too.
+    """
+
+    pages: ASGIApp
+    posts: Mapping[str, ASGIApp]
+    pipeline: Pipeline
+    cors: Cors | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Anything but HTTP is not served here."""
+        """Anything but HTTP is not served here. Errors arrive here only before the answer began; later ones are told
+        inside the stream. What nobody foresaw becomes a 500 that is logged."""
         if scope["type"] != "http":
-            return
+            return None
         style = style_of(scope["path"], anthropic_version=header(scope, b"anthropic-version") is not None)
         exchange = scope["interlace.exchange"] = Exchange.of(scope, style)
+        scope["app"] = self  # makes the router raise its 404 and 405 instead of answering in plain text
 
         async def send_identified(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -104,25 +115,38 @@ class Identified:
                 message["headers"] = [*message["headers"], *exchange.headers, (b"x-request-id", exchange.label)]
             await send(message)
 
-        await self.inner(scope, receive, send_identified)
-
-
-@dataclass(frozen=True)
-class Logged:
-    """Writes one line and counts once for each request, when it is over."""
-
-    inner: ASGIApp
-    pipeline: Pipeline
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Whatever the inner handlers do, the request is counted."""
-        exchange: Exchange = scope["interlace.exchange"]
+        preflight = False
+        if self.cors is not None and not (preflight := self.cors.is_preflight(scope)):
+            exchange.marks = self.cors.marks(scope)
         try:
-            await self.inner(scope, receive, send)
+            if self.cors is not None and preflight:
+                return await self.cors.answer(scope, send_identified)
+            post = self.posts.get(scope["path"]) if scope["method"] == "POST" else None
+            await (self.pages if post is None else post)(scope, receive, send_identified)
+        except ClientGone:
+            exchange.outcome = "client_gone"
+        except HTTPException as error:
+            headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+            await self._refuse(send_identified, exchange, _of_router(scope, error), *headers)
+        except InterlaceError as error:
+            await self._refuse(send_identified, exchange, error)
+        except Exception:  # noqa: BLE001 - the outermost handler: logged, and told as a 500
+            _log.exception("a request met a bug of ours", extra={"fields": {"id": exchange.id}})
+            bug = InterlaceError("The server had an error while processing your request.")
+            await self._refuse(send_identified, exchange, bug)
         finally:
-            self._tell(scope, exchange)
+            self._count(scope, exchange)
 
-    def _tell(self, scope: Scope, exchange: Exchange) -> None:
+    async def _refuse(
+        self, send: Send, exchange: Exchange, error: InterlaceError, *headers: tuple[bytes, bytes]
+    ) -> None:
+        reason = type(error).default_code or ("server_error" if error.status >= 500 else "invalid_request")
+        exchange.outcome = reason
+        self.pipeline.metrics.refusals.labels(reason).inc()
+        if not exchange.status:
+            await send_error(send, exchange, error, *headers)
+
+    def _count(self, scope: Scope, exchange: Exchange) -> None:
         metrics, seconds = self.pipeline.metrics, exchange.meter.latency_seconds()
         known = exchange.model in self.pipeline.routes.engines or exchange.model in self.pipeline.routes.routes
         model = exchange.model if known else NO_MODEL
@@ -148,38 +172,6 @@ class Logged:
             "outcome": exchange.outcome or exchange.meter.outcome or "ok",
         }
         _access.info("request", extra={"fields": fields})
-
-
-@dataclass(frozen=True)
-class ErrorsTold:
-    """Turns every error into the shape of its endpoint's dialect; what nobody foresaw becomes a 500 that is logged."""
-
-    inner: Callable[[Scope, Receive, Send], Awaitable[None]]
-    pipeline: Pipeline
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Errors arrive here only before the answer began; later ones are told inside the stream."""
-        exchange: Exchange = scope["interlace.exchange"]
-        scope["app"] = self  # makes the router raise its 404 and 405 instead of answering in plain text
-        try:
-            await self.inner(scope, receive, send)
-        except ClientGone:
-            exchange.outcome = "client_gone"
-        except HTTPException as error:
-            headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
-            await self._tell(send, exchange, _of_router(scope, error), *headers)
-        except InterlaceError as error:
-            await self._tell(send, exchange, error)
-        except Exception:  # noqa: BLE001 - the outermost handler: logged, and told as a 500
-            _log.exception("a request met a bug of ours", extra={"fields": {"id": exchange.id}})
-            await self._tell(send, exchange, InterlaceError("The server had an error while processing your request."))
-
-    async def _tell(self, send: Send, exchange: Exchange, error: InterlaceError, *headers: tuple[bytes, bytes]) -> None:
-        reason = type(error).default_code or ("server_error" if error.status >= 500 else "invalid_request")
-        exchange.outcome = reason
-        self.pipeline.metrics.refusals.labels(reason).inc()
-        if not exchange.status:
-            await send_error(send, exchange, error, *headers)
 
 
 def _of_router(scope: Scope, error: HTTPException) -> InterlaceError:

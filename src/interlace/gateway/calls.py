@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 
 from interlace.engines.texts import inner_texts_of, texts_of
 from interlace.engines.types import Delta, Embeddings, EmbedRequest, Engine, GenerateRequest, Started, Usage
+from interlace.gateway.batches import Pace
 from interlace.gateway.meter import Meter
 from interlace.ledger import Left, Outcome, Price, Write
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """What a caller wants, in neutral words: one model, and generation of some prompts or one embedding."""
 
     model: str
@@ -23,7 +22,7 @@ class Ask:
     embed: EmbedRequest | None = None
     dimensions: int | None = None  # the length of embedding the caller expects
     input_param: str = "messages"  # the wire's word for the input, named in refusals
-    words: Mapping[str, str] = field(default_factory=dict)  # the wire's word for each of `engines.fields.NAMES`
+    words: Mapping[str, str] = msgspec.field(default_factory=dict)  # the wire's word for each of `engines.fields.NAMES`
     unused: tuple[str, ...] = ()  # fields that nothing here has a use for, whatever the engine
     conversation: str | None = None  # what the caller calls the conversation that this belongs to
 
@@ -37,14 +36,13 @@ class BatchLine:
     beside: Callable[[Outcome, BaseException | None], tuple[Write, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One arriving request. `read` gives the ask once the caller is known: strangers' bodies are not even read.
     `tell_limits` hears what is left of the caller's rates, `tell_unused` which fields of the request the engine has no
     use for, `tell_route` which model of a route answers and why: all go into the answer's headers. `streams`: whether
     the answer is read as it comes. `conversation`: as in `Ask`, but of a header. `accepted` hears the ask as guards let
     it pass, once it is about to run, and `beside` says what is written together with the usage event, once it is known
-    how the request ended."""
+    how the request ended. `pace`: whether the answer is taken as quickly as it comes."""
 
     id: str
     endpoint: str
@@ -61,10 +59,10 @@ class Call:
     tell_route: Callable[[str, str], None] = lambda _model, _why: None
     streams: Callable[[], bool] = lambda: True
     conversation: str | None = None
+    pace: Pace | None = None  # None: whoever reads may be slow, and no one will say so
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """An ask that is about to run. `open_ended`: nobody said how long the answer may be, and it can be stopped."""
 
     ask: Ask
@@ -82,7 +80,7 @@ class Work:
         rename = msgspec.structs.replace
         embed = None if self.ask.embed is None else rename(self.ask.embed, id=f"{self.ask.embed.id}~{attempt}")
         requests = tuple(rename(request, id=f"{request.id}~{attempt}") for request in self.requests)
-        return dataclasses.replace(self, ask=dataclasses.replace(self.ask, embed=embed), requests=requests)
+        return rename(self, ask=rename(self.ask, embed=embed), requests=requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +91,7 @@ class Counted:
     estimated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PartStarted:
+class PartStarted(msgspec.Struct, frozen=True):
     """The prompt of part number `part` is accepted; `prompt` is its text, as guards let it pass, where it was text."""
 
     part: int
@@ -102,8 +99,7 @@ class PartStarted:
     prompt: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """The last event, after settlement."""
 
     usage: Usage
@@ -113,15 +109,14 @@ Happening = PartStarted | Delta | Embeddings | Done
 """What comes out. The `index` of a `Delta` counts through all parts: part number times `n`, plus the choice."""
 
 
-def input_texts(ask: Ask) -> Iterator[str]:
+def input_texts(ask: Ask) -> list[str]:
     """Every text of the ask that a model would read, or that shapes what it writes."""
-    if ask.embed is not None:
-        yield from ask.embed.texts
+    texts = [] if ask.embed is None else [*ask.embed.texts]
     for request in ask.generate:
-        yield from texts_of(request)
+        texts += texts_of(request)
+    return texts
 
 
-def inner_input_texts(ask: Ask) -> Iterator[str]:
+def inner_input_texts(ask: Ask) -> list[str]:
     """The same as they are read once more: out of their escapes, and put together."""
-    for request in ask.generate:
-        yield from inner_texts_of(request)
+    return [text for request in ask.generate for text in inner_texts_of(request)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope, Send
 
 from interlace.gateway.http import header
 from interlace.gateway.styles import Header
@@ -32,36 +32,38 @@ _VARY: Header = (b"vary", b"origin")
 
 @dataclass(frozen=True)
 class Cors:
-    """Answers preflights and marks answers, for the origins that are named."""
+    """What pages of the named origins are told."""
 
-    inner: ASGIApp
     origins: frozenset[bytes]
 
     @classmethod
-    def around(cls, inner: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
-        """Nothing at all where no origin is named."""
-        return cls(inner, frozenset(origin.encode() for origin in origins)) if origins else inner
+    def of(cls, origins: tuple[str, ...]) -> Cors | None:
+        """None where no origin is named: then nothing is said at all."""
+        return cls(frozenset(origin.encode() for origin in origins)) if origins else None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+    def marks(self, scope: Scope) -> tuple[Header, ...]:
+        """Headers of the answer to this request."""
         if not scope["path"].startswith(PATHS):
-            await self.inner(scope, receive, send)
-            return
+            return ()
+        allowed = self._allowed(scope)
+        return (*allowed, (b"access-control-expose-headers", EXPOSED), _VARY) if allowed else (_VARY,)
+
+    def is_preflight(self, scope: Scope) -> bool:
+        """Whether a browser asks before the call itself."""
+        return (
+            scope["method"] == "OPTIONS"
+            and scope["path"].startswith(PATHS)
+            and bool(header(scope, b"origin"))
+            and header(scope, b"access-control-request-method") is not None
+        )
+
+    async def answer(self, scope: Scope, send: Send) -> None:
+        """Answer such a question."""
+        await _preflight(scope, send, self._allowed(scope))
+
+    def _allowed(self, scope: Scope) -> list[Header]:
         origin = header(scope, b"origin")
-        allowed: list[Header] = []
-        if origin is not None and origin in self.origins:
-            allowed = [(b"access-control-allow-origin", origin)]
-        if scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") is not None and origin:
-            await _preflight(scope, send, allowed)
-            return
-        marks = [*allowed, (b"access-control-expose-headers", EXPOSED)] if allowed else []
-
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *marks, _VARY]
-            await send(message)
-
-        await self.inner(scope, receive, send_marked)
+        return [(b"access-control-allow-origin", origin)] if origin is not None and origin in self.origins else []
 
 
 async def _preflight(scope: Scope, send: Send, allowed: list[Header]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
-import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from interlace.errors import InterlaceError, InvalidRequest, PayloadTooLarge
+from interlace.gateway.connection import LINE, Line
 from interlace.gateway.meter import Meter
 from interlace.gateway.styles import OPENAI, Header, Style
 from interlace.gateway.wire import UnsupportedMediaType
@@ -53,32 +54,34 @@ class Exchange:
     status: int = 0
     outcome: str = ""
     style: Style = OPENAI  # how errors and the like are told
-    rates: list[Header] = field(default_factory=list)
-    routed: list[Header] = field(default_factory=list)
-    unused: list[Header] = field(default_factory=list)
+    routed: tuple[Header, ...] = ()
+    unused: tuple[Header, ...] = ()
+    marks: tuple[Header, ...] = ()  # what pages of other origins are told
+    _left: Mapping[str, Left] | None = None
 
     @property
     def headers(self) -> list[Header]:
         """Of the answer, whatever it will be."""
-        return [*self.style.identity(self.label), *self.rates, *self.routed, *self.unused]
+        rates = self.style.rates(self._left) if self._left else ()
+        return [*self.style.identity(self.label), *rates, *self.routed, *self.unused, *self.marks]
 
     def tell_limits(self, left: Mapping[str, Left]) -> None:
         """What is left of the caller's rates, for the answer's headers; the last word holds."""
-        self.rates = list(self.style.rates(left))
+        self._left = left
 
     def tell_unused(self, names: Iterable[str]) -> None:
         """What the engine has no use for, for the answer's headers; the last word holds."""
         listed = ",".join(sorted(names))
-        self.unused = [(b"x-interlace-unused", listed.encode())] if listed else []
+        self.unused = ((b"x-interlace-unused", listed.encode()),) if listed else ()
 
     def tell_route(self, model: str, why: str) -> None:
         """Which model of a route answers, and why that one."""
-        self.routed = [(b"x-interlace-model", model.encode()), (b"x-interlace-route", why.encode())]
+        self.routed = ((b"x-interlace-model", model.encode()), (b"x-interlace-route", why.encode()))
 
     @classmethod
     def of(cls, scope: Scope, style: Style) -> Exchange:
         """The exchange of a request that just arrived."""
-        made = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"  # in the order of time, as in UUIDv7
+        made = f"{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"  # in the order of time, as in UUIDv7
         given = header(scope, b"x-request-id")
         label = given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{made}".encode()
         return cls(made, label, style=style)
@@ -86,10 +89,11 @@ class Exchange:
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of that (lower-case) name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
+    try:
+        first: dict[bytes, bytes] = scope["interlace.headers"]
+    except KeyError:
+        first = scope["interlace.headers"] = dict(reversed(scope["headers"]))
+    return first.get(name)
 
 
 def credential_of(scope: Scope) -> str | None:
@@ -122,9 +126,9 @@ def conversation_of(scope: Scope) -> str | None:
 def tags_of(scope: Scope) -> tuple[str, ...]:
     """The tags in `x-interlace-tags`, each once; raises `InvalidRequest` for too many or odd ones. A header that is
     sent twice means both, as HTTP has it."""
-    values = [value for name, value in scope["headers"] if name == b"x-interlace-tags"]
-    if not values:
+    if header(scope, b"x-interlace-tags") is None:
         return ()
+    values = [value for name, value in scope["headers"] if name == b"x-interlace-tags"]
     tags = tuple(dict.fromkeys(tag.strip() for tag in b",".join(values).decode("latin-1").split(",") if tag.strip()))
     if len(tags) > MOST_TAGS or not all(_TAG.fullmatch(tag) for tag in tags):
         raise InvalidRequest(
@@ -146,6 +150,11 @@ async def read_json_body(scope: Scope, receive: Receive, most_bytes: int, most_s
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > most_bytes:
         raise _too_large(most_bytes)
+    line: Line | None = scope.get(LINE)
+    if line is not None and (body := line.body_now()) is not None:
+        if len(body) > most_bytes:
+            raise _too_large(most_bytes)
+        return body
     try:
         async with asyncio.timeout(most_seconds):
             return await _read(receive, most_bytes)
@@ -179,7 +188,8 @@ class ClientWatch:
     Works like `asyncio.timeout`: the cancellation is ours alone and does not leak to anybody who cancels us.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._line: Line | None = scope.get(LINE)
         self._receive = receive
         self._worker: asyncio.Task[object] | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -187,11 +197,17 @@ class ClientWatch:
 
     def start(self) -> None:
         """The body has been read, so whatever arrives next means the end."""
-        self._watcher = asyncio.create_task(self._watch())
+        if self._line is not None:
+            self._line.when_gone(self._leave)
+        else:
+            self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _leave(self) -> None:
         self.gone = True
         assert self._worker is not None
         self._worker.cancel()
@@ -203,7 +219,9 @@ class ClientWatch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._watcher is not None:
+        if self._line is not None:
+            self._line.when_gone(None)
+        elif self._watcher is not None:
             self._watcher.cancel()
         assert self._worker is not None
         if self.gone and kind is asyncio.CancelledError and self._worker.uncancel() == 0:
@@ -218,6 +236,23 @@ async def start_response(
     if length is not None:
         headers.append((b"content-length", str(length).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def answer_whole(scope: Scope, send: Send, body: bytes) -> None:
+    """Send a whole answer of JSON, in one write where there is a connection to write to."""
+    line: Line | None = scope.get(LINE)
+    if line is None:
+        await send_whole(send, 200, JSON, body)
+        return
+    exchange: Exchange = scope["interlace.exchange"]
+    exchange.status = 200
+    await line.send_whole(200, [(b"content-type", JSON), *exchange.headers, (b"x-request-id", exchange.label)], body)
+
+
+def blocked(scope: Scope) -> bool:
+    """Whether sending more would wait for the caller to read; True where nobody knows."""
+    line: Line | None = scope.get(LINE)
+    return line is None or line.blocked
 
 
 async def send_whole(send: Send, status: int, content_type: bytes, body: bytes, *more: tuple[bytes, bytes]) -> None:

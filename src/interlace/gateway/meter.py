@@ -29,6 +29,7 @@ class Meter:
     instead: Meter | None = None  # of the attempt that answers, where the request came by a route
     said: dict[int, str] = field(default_factory=dict)  # by choice; filled only where prompts are logged
     _parts: dict[int, Usage] = field(default_factory=dict)
+    _grown: dict[int, int] = field(default_factory=dict)  # by part: completion tokens beyond what stands in `_parts`
     _last_token: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def see(self, part: int, event: Event | Embeddings) -> None:
@@ -52,6 +53,10 @@ class Meter:
         """Tokens of all parts, so far."""
         if self.instead is not None:
             return self.instead.usage()
+        for part, grown in self._grown.items():
+            before = self._parts.get(part) or _NOTHING
+            self._parts[part] = msgspec.structs.replace(before, completion_tokens=before.completion_tokens + grown)
+        self._grown.clear()
         parts = self._parts.values()
         if len(parts) == 1:
             return next(iter(parts))
@@ -72,13 +77,13 @@ class Meter:
 
     def _put(self, part: int, usage: Usage) -> None:
         before = self._parts.get(part) or _NOTHING
-        self.completion_tokens += usage.completion_tokens - before.completion_tokens
+        grown = self._grown.pop(part, 0)
+        self.completion_tokens += usage.completion_tokens - before.completion_tokens - grown
         self._parts[part] = usage
 
     def _generated(self, part: int, delta: Delta) -> None:
         now = time.perf_counter()
-        before = self._parts.get(part) or _NOTHING
-        self._parts[part] = msgspec.structs.replace(before, completion_tokens=before.completion_tokens + delta.tokens)
+        self._grown[part] = self._grown.get(part, 0) + delta.tokens
         self.completion_tokens += delta.tokens
         if self.first_token_seconds is None:
             self.first_token_seconds = now - self.started

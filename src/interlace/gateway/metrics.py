@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from interlace.engines.types import Engine, Usage
 from interlace.gateway.admission import Admission
 from interlace.gateway.route_metrics import BreakerGauges, RouteCounters
+from interlace.gateway.tallies import Count, Observed, Spread, Tally
 from interlace.ledger import RULES, Outcome
 
 if TYPE_CHECKING:  # it is made of what is measured here
@@ -31,8 +32,8 @@ _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15
 class TokenTimes:
     """The two histograms of one model that are touched while tokens flow, looked up once."""
 
-    first: Histogram
-    between: Histogram
+    first: Observed
+    between: Observed
 
 
 class Metrics:
@@ -40,25 +41,25 @@ class Metrics:
 
     def __init__(self, admission: Admission, engines: Mapping[str, Engine]) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("interlace_requests", "Answered requests.", "endpoint", "model", "status")
-        self.tokens = self._counter("interlace_tokens", "Tokens of settled requests.", "model", "kind")
+        self.requests = self._tally("interlace_requests", "Answered requests.", "endpoint", "model", "status")
+        self.tokens = self._tally("interlace_tokens", "Tokens of settled requests.", "model", "kind")
         self.refusals = self._counter("interlace_refusals", "Refused requests.", "reason")
-        self._outcomes = self._counter("interlace_outcomes", "Requests that ran, by their end.", "model", "outcome")
-        self._cost = self._counter("interlace_cost_nanos", "Charged nano-dollars.", "model")
+        self._outcomes = self._tally("interlace_outcomes", "Requests that ran, by their end.", "model", "outcome")
+        self._cost = self._tally("interlace_cost_nanos", "Charged nano-dollars.", "model")
         self._secrets = self._counter("interlace_secrets", "Secrets found by guards.", "direction", "kind", "action")
         self.reloads = self._counter("interlace_reloads", "Times the configuration was read again.", "outcome")
-        self.duration = self._histogram(
+        self.duration = self._spread(
             "interlace_request_duration_seconds", "From request to last byte.", _SECONDS, "endpoint", "model"
         )
-        self._first = self._histogram(
+        self._first = self._spread(
             "interlace_time_to_first_token_seconds", "From admission's door to the first token.", _SECONDS, "model"
         )
-        self._between = self._histogram(
+        self._between = self._spread(
             "interlace_time_between_tokens_seconds", "Between tokens of one choice.", _TOKEN_SECONDS, "model"
         )
         self._times: dict[str, TokenTimes] = {}
-        self._settled: dict[str, tuple[Counter, ...]] = {}
-        self._ended: dict[tuple[str, Outcome], Counter] = {}
+        self._settled: dict[str, tuple[Count, ...]] = {}
+        self._ended: dict[tuple[str, Outcome], Count] = {}
         self._gauges = _Gauges(admission, engines)
         self.serve(engines)
         self.registry.register(self._gauges)
@@ -113,8 +114,11 @@ class Metrics:
     def _counter(self, name: str, doc: str, *labels: str) -> Counter:
         return Counter(name, doc, labels, registry=self.registry)
 
-    def _histogram(self, name: str, doc: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(name, doc, labels, buckets=buckets, registry=self.registry)
+    def _tally(self, name: str, doc: str, *labels: str) -> Tally:
+        return Tally(name, doc, labels, self.registry)
+
+    def _spread(self, name: str, doc: str, bounds: tuple[float, ...], *labels: str) -> Spread:
+        return Spread(name, doc, bounds, labels, self.registry)
 
 
 class _Gauges(Collector):

@@ -99,8 +99,8 @@ def parse_chat(body: bytes, request_id: str, max_sequences: int) -> tuple[Ask, C
         reasoning=Reasoning(effort=chat.reasoning_effort) if chat.reasoning_effort else None,
         options=_options(chat),
         dialect=DIALECT,
-        native={name: value for name in NATIVE if (value := getattr(chat, name)) is not None},
-        asides=tuple(name for name in _ASIDES if getattr(chat, name) is not None),
+        native=(native := {name: value for name in NATIVE if (value := getattr(chat, name)) is not None}),
+        asides=tuple([name for name in _ASIDES if name in native]) if native else (),
     )
     rendering = ChatRendering(
         request_id,
@@ -126,16 +126,19 @@ def _refuse_what_we_cannot(chat: ChatBody, max_sequences: int) -> None:
         raise InvalidRequest(f"At most {max_sequences} answers to one request; 'n' is {chat.n}.", param="n")
     if chat.modalities is not None and chat.modalities != ["text"]:
         raise InvalidRequest("This model makes text only: 'modalities' can only be [\"text\"].", param="modalities")
-    for name, mend in (
-        ("audio", "This model makes text only."),
-        ("web_search_options", "There is no web search here."),
-        ("functions", "'functions' is OpenAI's retired way; use 'tools'."),
-        ("function_call", "'function_call' is OpenAI's retired way; use 'tool_choice'."),
-    ):
-        if getattr(chat, name) is not None:
-            raise InvalidRequest(mend, param=name, code="unsupported_parameter")
+    if cannot := [(name, mend) for name, mend in _CANNOT if getattr(chat, name) is not None]:
+        name, mend = cannot[0]
+        raise InvalidRequest(mend, param=name, code="unsupported_parameter")
     if chat.top_logprobs is not None and not chat.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
+
+
+_CANNOT = (
+    ("audio", "This model makes text only."),
+    ("web_search_options", "There is no web search here."),
+    ("functions", "'functions' is OpenAI's retired way; use 'tools'."),
+    ("function_call", "'function_call' is OpenAI's retired way; use 'tool_choice'."),
+)
 
 
 def _max_tokens(chat: ChatBody) -> int | None:
@@ -187,6 +190,8 @@ def _messages(chat: ChatBody) -> tuple[Message, ...]:
 
 
 def _message(message: ChatMessage, where: str) -> Message:
+    if type(message) is UserMessage and type(message.content) is str:  # most are
+        return Message("user", message.content, message.name)
     match message:
         case ToolMessage():
             content = _content(message.content, where)
@@ -303,6 +308,8 @@ def _chosen(choice: ChosenTool | ChosenCustomTool) -> str:
 
 def _tools(chat: ChatBody) -> tuple[tuple[Tool, ...], str]:
     """The tools that are offered, and how the model is to choose."""
+    if chat.tools is None and chat.tool_choice is None:
+        return (), "none"
     tools = {tool.name: tool for tool in map(_tool, chat.tools or ())}
     if len(tools) != len(chat.tools or ()):
         raise InvalidRequest("Each tool needs a name of its own.", param="tools")

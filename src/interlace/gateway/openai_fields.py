@@ -90,7 +90,7 @@ def sampling_of(body: SampledBody, *, max_tokens: int | None, logprobs: int | No
 def left_open(body: SampledBody) -> tuple[str, ...]:
     """What the caller left to the model's own defaults, as `GenerateRequest.unset` wants it."""
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    return tuple(name for name in names if getattr(body, name) is None)
+    return tuple([name for name in names if getattr(body, name) is None])
 
 
 def check_stream_options(body: SampledBody) -> None:

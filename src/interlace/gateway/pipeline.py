@@ -8,11 +8,11 @@ here, and every step cleans up after itself when a later one fails or the caller
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+import operator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,7 @@ import msgspec
 from interlace.config import RouteSettings
 from interlace.deposits import Deposits
 from interlace.engines.fields import check_fields
-from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest, Started
+from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest, Started, bursts_of
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
 from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches
@@ -82,14 +82,15 @@ class Pipeline:
         done."""
         caller = self._authenticate(call)
         ask = await call.read()
-        with self._begun(call, caller):
+        with _Begun(self.ledger, call, caller):
             async with self._admitted(call, caller) as slot:
-                ask = await self._with_uploads(ask, caller)
+                if names_uploads(ask):
+                    ask = await with_uploads(ask, caller.project.id, self.deposits)
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 async with (
-                    self._held(call, caller, way, slot) as hold,
-                    self._attempted(way, hold, call.meter) as batches,
+                    _Held(self, call, caller, way, slot) as hold,
+                    self._attempted(call, way, hold) as batches,
                 ):
                     if call.accepted is not None:
                         await call.accepted(ask)
@@ -102,14 +103,15 @@ class Pipeline:
         engine runs, counts against the rates, and leaves no usage event: nothing was used."""
         caller = self.ledger.authenticate(call.credential)
         ask = await call.read()
-        with self._begun(call, caller):
+        with _Begun(self.ledger, call, caller):
             async with self.admission.slot(caller.plan.priority):
-                ask = await self._with_uploads(ask, caller)
+                if names_uploads(ask):
+                    ask = await with_uploads(ask, caller.project.id, self.deposits)
                 ask = await self._guard_input(ask)
                 way = self._route(call, ask, caller)
                 work = way if isinstance(way, Work) else (await way.first())[0]
                 call.tell_unused(work.unused)
-                with self._told():
+                with _Told(self.guards):
                     counts = [await work.engine.tell_count(request) for request in work.ask.generate]
             call.tell_limits(self.ledger.left(caller))
         return Counted(sum(tokens for tokens, _ in counts), estimated=any(estimated for _, estimated in counts))
@@ -124,23 +126,6 @@ class Pipeline:
     def _admitted(self, call: Call, caller: Caller) -> AbstractAsyncContextManager[Slot]:
         return self.admission.slot(caller.plan.priority) if call.batch is None else self.admission.place_aside()
 
-    @contextmanager
-    def _begun(self, call: Call, caller: Caller) -> Generator[None, None, None]:
-        """The request counts against the rates of its key's plan, whatever becomes of it; a refusal says what is left
-        of them (an answer does too, once its tokens are counted)."""
-        try:
-            self.ledger.begin(caller, batch=call.batch is not None)
-            try:
-                yield
-            finally:
-                self.ledger.end(caller, batch=call.batch is not None)
-        except InterlaceError:
-            call.tell_limits(self.ledger.left(caller))
-            raise
-
-    async def _with_uploads(self, ask: Ask, caller: Caller) -> Ask:
-        return await with_uploads(ask, caller.project.id, self.deposits) if names_uploads(ask) else ask
-
     # --- guard input ---------------------------------------------------------------------------------------------
 
     async def _guard_input(self, ask: Ask) -> Ask:
@@ -152,13 +137,16 @@ class Pipeline:
                 "This server's content guard reads text, so token ids cannot be embedded here. Send the text.",
                 param=ask.input_param,
             )
-        await self.guards.check_input(input_texts(ask), inner_input_texts(ask), param=ask.input_param)
-        if not self.guards.masks:
+        texts, inner = input_texts(ask), inner_input_texts(ask)
+        await self.guards.check_input(texts, inner, param=ask.input_param)
+        if not self.guards.masks or not self.guards.may_hold_secrets((*texts, *inner)):
             return ask
         if ask.embed is not None:
             (embed,) = await self.guards.clean((ask.embed,), param=ask.input_param)
-            return dataclasses.replace(ask, embed=embed)
-        return dataclasses.replace(ask, generate=await self.guards.clean(ask.generate, param=ask.input_param))
+            return msgspec.structs.replace(ask, embed=embed)
+        cleaned = await self.guards.clean(ask.generate, param=ask.input_param)
+        unchanged = all(map(operator.is_, cleaned, ask.generate))
+        return ask if unchanged else msgspec.structs.replace(ask, generate=cleaned)
 
     async def _guard_decoded(self, ask: Ask, request: GenerateRequest, started: Started) -> None:
         if request.prompt_ids is None:
@@ -253,16 +241,14 @@ class Pipeline:
 
     # --- reserve, and settle -------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _held(self, call: Call, caller: Caller, way: Work | ByRoute, slot: Slot) -> AsyncGenerator[Hold, None]:
-        """The most that the request can cost is held while it runs; whatever happens inside ends in exactly one usage
-        event, durable before anything else is said. Whoever waits for a budget lends its slot to others."""
+    async def _reserved(self, call: Call, caller: Caller, way: Work | ByRoute, slot: Slot) -> Hold:
+        """The most that the request can cost is held. Whoever waits for a budget lends its slot to others."""
         if isinstance(way, Work):
             work, bound = way, await self._bound(call, way, caller)
         else:
             work, bound = await way.first()
-            bound = dataclasses.replace(bound, batch=call.batch is not None)  # an answer from memory, too
-        hold = await self.ledger.reserve(
+            bound = msgspec.structs.replace(bound, batch=call.batch is not None)  # an answer from memory, too
+        return await self.ledger.reserve(
             call.id,
             caller,
             work.price,
@@ -274,23 +260,11 @@ class Pipeline:
             route=None if isinstance(way, Work) else way.route.name,
             while_waiting=slot.lent,
         )
-        outcome, failure = Outcome.FAILED, None
-        try:
-            call.tell_limits(self.ledger.left(caller))
-            yield hold
-            outcome = _outcome_of_answer(call.meter.answering)
-        except BaseException as error:
-            outcome, failure = _outcome_of_error(error, call, way), error
-            if isinstance(way, Work) and is_the_models_fault(error):
-                self.routes.live[work.model].breaker.failed()  # routes to it should know
-            raise
-        finally:
-            await self._settle(call, way, hold, outcome, failure)
 
     async def _bound(self, call: Call, work: Work, caller: Caller) -> Bound:
         count = self.ledger.needs_count(caller, work.price)
         bound = await bound_of(work.engine, work.requests, work.ask.embed, open_ended=work.open_ended, count=count)
-        return bound if call.batch is None else dataclasses.replace(bound, batch=True)
+        return bound if call.batch is None else msgspec.structs.replace(bound, batch=True)
 
     async def _settle(
         self, call: Call, way: Work | ByRoute, hold: Hold, outcome: Outcome, failure: BaseException | None
@@ -333,11 +307,11 @@ class Pipeline:
     # --- engine and guard output ---------------------------------------------------------------------------------
 
     def _attempted(
-        self, way: Work | ByRoute, hold: Hold, meter: Meter
+        self, call: Call, way: Work | ByRoute, hold: Hold
     ) -> AbstractAsyncContextManager[AsyncIterator[list[Happening]]]:
         """The answer in batches: of the one model that was named, or of the attempt that serves."""
         if isinstance(way, Work):
-            return Batches(self._streams(way, hold.first, meter))
+            return Batches(self._streams(way, hold.first, call.meter), call.pace)
         if isinstance(way, Attempts):
             self._shadow(way, hold.caller)
         return aclosing(way.run(hold))
@@ -354,78 +328,141 @@ class Pipeline:
         except InterlaceError:
             self.metrics.routes.shadows.labels(way.route.name, model, "failed").inc()
 
-    def _streams(self, work: Work, share: Share, meter: Meter) -> list[AsyncGenerator[Happening, None]]:
+    def _streams(self, work: Work, share: Share, meter: Meter) -> list[AsyncGenerator[list[Happening], None]]:
         if work.ask.embed is not None:
             return [self._embedded(work.engine, work.ask.embed, meter)]
         return [self._generated(work, part, request, share, meter) for part, request in enumerate(work.requests)]
 
     async def _generated(
         self, work: Work, part: int, request: GenerateRequest, share: Share, meter: Meter
-    ) -> AsyncGenerator[Happening, None]:
-        """One prompt's events, past the output guard. Work stops when the guard has ended the last choice, or when no
-        budget pays for the next token; what nobody pays for is not shown. A provider that filters its own answer still
-        says what it took."""
+    ) -> AsyncGenerator[list[Happening], None]:
+        """One prompt's events, past the output guard; what came together stays together. Work stops when the guard has
+        ended the last choice, or when no budget pays for the next token; what nobody pays for is not shown. A provider
+        that filters its own answer still says what it took."""
         guard = self.guards.open_output(request.output, before=_goes_on_from(request))
-        unfinished, shift, filtered = set(range(request.n)), part * request.n, False
+        unfinished, shift = set(range(request.n)), part * request.n
         stoppable = work.engine.capabilities().stoppable
+        filtered, stopped = False, False
 
-        def passed(delta: Delta) -> Iterator[Delta]:
-            for shown in guard.feed(delta) if guard else (delta,):
-                if shown.finish_reason is not None:
-                    unfinished.discard(shown.index)
-                    meter.filtered |= shown.finish_reason == "content_filter" != delta.finish_reason
+        def passed(delta: Delta) -> list[Delta]:
+            shown = guard.feed(delta) if guard else [delta]
+            for one in shown:
+                if one.finish_reason is not None:
+                    unfinished.discard(one.index)
+                    meter.filtered |= one.finish_reason == "content_filter" != delta.finish_reason
                 if self.log_prompts:
-                    meter.said[shift + shown.index] = meter.said.get(shift + shown.index, "") + shown.text
-                yield msgspec.structs.replace(shown, index=shift + shown.index) if shift else shown
+                    meter.said[shift + one.index] = meter.said.get(shift + one.index, "") + one.text
+            return [msgspec.structs.replace(one, index=shift + one.index) for one in shown] if shift else shown
 
-        with self._told():
-            async with aclosing(work.engine.generate(request)) as events:
-                async for event in events:
-                    if isinstance(event, Delta):
-                        tokens = meter.completion_tokens + event.tokens
-                        if (
-                            event.tokens
-                            and stoppable
-                            and not share.cover(tokens)
-                            and not await share.cover_later(tokens)
-                        ):
-                            meter.budget_ended = True
-                            break
-                        meter.see(part, event)
-                        for delta in passed(event):
-                            filtered |= delta.finish_reason == "content_filter" != event.finish_reason
-                            yield delta
-                        if filtered and not unfinished and stoppable:
-                            return  # what cannot be stopped has been used, and its provider still says how much
-                    else:
-                        meter.see(part, event)
-                        if isinstance(event, Started):
-                            await self._guard_decoded(work.ask, request, event)
-                            if request.prompt_ids is not None:
-                                guard = self.guards.open_output(request.output, before=event.prompt_text or "")
-                            yield PartStarted(part, event, request.prompt)
+        with _Told(self.guards):
+            async with aclosing(bursts_of(work.engine, request)) as bursts:
+                async for burst in bursts:
+                    happened: list[Happening] = []
+                    for event in burst:
+                        if isinstance(event, Delta):
+                            tokens = meter.completion_tokens + event.tokens
+                            if (
+                                event.tokens
+                                and stoppable
+                                and not share.cover(tokens)
+                                and not await share.cover_later(tokens)
+                            ):
+                                meter.budget_ended = True
+                                break
+                            meter.see(part, event)
+                            for delta in passed(event):
+                                filtered |= delta.finish_reason == "content_filter" != event.finish_reason
+                                happened.append(delta)
+                            if filtered and not unfinished and stoppable:
+                                stopped = True  # what cannot be stopped has been used, and its provider says how much
+                                break
+                        else:
+                            meter.see(part, event)
+                            if isinstance(event, Started):
+                                await self._guard_decoded(work.ask, request, event)
+                                if request.prompt_ids is not None:
+                                    guard = self.guards.open_output(request.output, before=event.prompt_text or "")
+                                happened.append(PartStarted(part, event, request.prompt))
+                    if happened:
+                        yield happened
+                    if stopped:
+                        return
+                    if meter.budget_ended:
+                        break
         if meter.budget_ended:
-            for index in sorted(unfinished):
-                for delta in passed(Delta(index=index, finish_reason="length")):
-                    yield delta
+            if left := [one for at in sorted(unfinished) for one in passed(Delta(index=at, finish_reason="length"))]:
+                yield [*left]
         elif unfinished:
             raise EngineFailed("The engine stopped before the answer was complete. Try again.")
 
-    async def _embedded(self, engine: Engine, request: EmbedRequest, meter: Meter) -> AsyncGenerator[Happening, None]:
+    async def _embedded(
+        self, engine: Engine, request: EmbedRequest, meter: Meter
+    ) -> AsyncGenerator[list[Happening], None]:
         """An embedding as a stream of one event. There is no text in it that an output guard could read."""
-        with self._told():
+        with _Told(self.guards):
             embeddings = await engine.embed(request)
         meter.see(0, embeddings)
-        yield embeddings
+        yield [embeddings]
 
-    @contextmanager
-    def _told(self) -> Generator[None, None, None]:
-        """An error of an engine may quote what its provider said: it passes the guards before anybody reads it."""
+
+class _Begun:
+    """The request counts against the rates of its key's plan, whatever becomes of it; a refusal says what is left of
+    them (an answer does too, once its tokens are counted)."""
+
+    __slots__ = ("_call", "_caller", "_ledger")
+
+    def __init__(self, ledger: Ledger, call: Call, caller: Caller) -> None:
+        self._ledger, self._call, self._caller = ledger, call, caller
+
+    def __enter__(self) -> None:
         try:
-            yield
-        except InterlaceError as error:
-            if (told := self.guards.told(error)) is error:
-                raise
+            self._ledger.begin(self._caller, batch=self._call.batch is not None)
+        except InterlaceError:
+            self._call.tell_limits(self._ledger.left(self._caller))
+            raise
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._ledger.end(self._caller, batch=self._call.batch is not None)
+        if isinstance(error, InterlaceError):
+            self._call.tell_limits(self._ledger.left(self._caller))
+
+
+class _Held:
+    """The most that the request can cost is held while it runs; whatever happens inside ends in exactly one usage
+    event, durable before anything else is said."""
+
+    __slots__ = ("_call", "_caller", "_hold", "_pipeline", "_slot", "_way")
+
+    def __init__(self, pipeline: Pipeline, call: Call, caller: Caller, way: Work | ByRoute, slot: Slot) -> None:
+        self._pipeline, self._call, self._caller, self._way, self._slot = pipeline, call, caller, way, slot
+
+    async def __aenter__(self) -> Hold:
+        pipeline, call = self._pipeline, self._call
+        self._hold = await pipeline._reserved(call, self._caller, self._way, self._slot)
+        call.tell_limits(pipeline.ledger.left(self._caller))
+        return self._hold
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        call, way = self._call, self._way
+        outcome = _outcome_of_answer(call.meter.answering) if error is None else _outcome_of_error(error, call, way)
+        if error is not None and isinstance(way, Work) and is_the_models_fault(error):
+            self._pipeline.routes.live[way.model].breaker.failed()  # routes to it should know
+        await self._pipeline._settle(call, way, self._hold, outcome, error)
+
+
+class _Told:
+    """An error of an engine may quote what its provider said: it passes the guards before anybody reads it."""
+
+    __slots__ = ("_guards",)
+
+    def __init__(self, guards: Guards) -> None:
+        self._guards = guards
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, InterlaceError) and (told := self._guards.told(error)) is not error:
             raise told from None
 
 

@@ -77,9 +77,13 @@ class Loads:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        with self.held() as load:
+        load = self.current
+        load.running += 1
+        try:
             scope["interlace.hold"] = partial(self.held, load)
             await load.app(scope, receive, send)
+        finally:
+            self._leave(load)
 
     @contextmanager
     def held(self, load: Load | None = None) -> Iterator[Load]:
@@ -90,9 +94,12 @@ class Loads:
         try:
             yield load
         finally:
-            load.running -= 1
-            if not load.running and load is not self.current:
-                self._end(load)
+            self._leave(load)
+
+    def _leave(self, load: Load) -> None:
+        load.running -= 1
+        if not load.running and load is not self.current:
+            self._end(load)
 
     def swap(self, load: Load) -> None:
         """What begins from now on goes to `load`."""

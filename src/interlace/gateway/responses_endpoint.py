@@ -164,24 +164,26 @@ class ResponsesEndpoint:
 
     async def _while_waiting(self, scope: Scope, receive: Receive, send: Send, ask: Ask, keeping: Keeping) -> None:
         exchange: Exchange = scope["interlace.exchange"]
-        rendering, client = keeping.rendering, ClientWatch(receive)
+        rendering, client = keeping.rendering, ClientWatch(scope, receive)
 
         async def read() -> Ask:
             client.start()
             return ask
 
         call = self._call(scope, read, keeping, client)
-        async with client, told_of_the_end(client), aclosing(self.pipeline.answer(call)) as batches:
-            first = await anext(batches)  # whatever fails until here becomes a status of its own
-            try:
-                if rendering.stream:
-                    await start_response(send, 200, EVENT_STREAM, (b"cache-control", b"no-cache"))
-                    await self._send_events(send, rendering, first, batches, client, exchange)
-                else:
-                    await self._send_whole(send, rendering, first, batches)
-            except ReaderStuck:
-                scope["interlace.abort"]()
-                raise
+        async with client:
+            with told_of_the_end(client):
+                async with aclosing(self.pipeline.answer(call)) as batches:
+                    first = await anext(batches)  # whatever fails until here becomes a status of its own
+                    try:
+                        if rendering.stream:
+                            await start_response(send, 200, EVENT_STREAM, (b"cache-control", b"no-cache"))
+                            await self._send_events(send, rendering, first, batches, client, exchange)
+                        else:
+                            await self._send_whole(send, rendering, first, batches)
+                    except ReaderStuck:
+                        scope["interlace.abort"]()
+                        raise
 
     def _call(
         self, scope: Scope, read: Callable[[], Awaitable[Ask]], keeping: Keeping, watched: ClientWatch | Background
@@ -246,7 +248,7 @@ class ResponsesEndpoint:
     ) -> None:
         """Everything that waits goes out as one write. After the first byte, an error can only be an event."""
         try:
-            async with told_of_the_end(client):
+            with told_of_the_end(client):
                 while not isinstance(batch[0], Done):
                     if data := rendering.chunks(batch):
                         await self._write(send, data)
@@ -299,7 +301,7 @@ class ResponsesEndpoint:
 
     async def send_followed(self, scope: Scope, receive: Receive, send: Send, one: Background, *, after: int) -> None:
         """The events of a response that runs, after that number."""
-        client = ClientWatch(receive)
+        client = ClientWatch(scope, receive)
         async with client, aclosing(one.follow(after)) as events:
             client.start()
             await start_response(send, 200, EVENT_STREAM, (b"cache-control", b"no-cache"))

@@ -15,11 +15,9 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from interlace.config import REMOTE, BreakerSettings, ModelSettings, Settings
 from interlace.deposits import Deposits
@@ -27,6 +25,7 @@ from interlace.engines.types import Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
 from interlace.gateway.app import State, make_app
+from interlace.gateway.connection import Connection
 from interlace.gateway.keys import ensure_key, key_file, read_key
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.metrics import Metrics
@@ -166,36 +165,6 @@ def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Route
     )
 
 
-class Connection(HttpToolsProtocol):
-    """One connection. Requests may end it at once: closing politely would wait for a reader that does not read."""
-
-    def on_message_begin(self) -> None:
-        """Each request of the connection gets `interlace.abort` beside what ASGI says."""
-        super().on_message_begin()
-        self.scope["interlace.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
-
-    def on_headers_complete(self) -> None:
-        """HTTP/1.0 knows no chunks: an answer of unknown length ends there where the connection does."""
-        before = self.cycle
-        super().on_headers_complete()
-        if self.parser.get_http_version() == "1.0" and self.cycle is not before:
-            _send_unchunked(self.cycle)
-
-
-def _send_unchunked(cycle: RequestResponseCycle) -> None:
-    """Bytes go out as they come, and their end is the connection's, which uvicorn closes after HTTP/1.0. It counts
-    them against a length all the same: the length of each piece."""
-    send = cycle.send
-
-    async def send_as_it_is(message: Any) -> None:
-        if message["type"] == "http.response.body":
-            cycle.expected_content_length = len(message.get("body", b""))
-        await send(message)
-
-    cycle.chunked_encoding = False
-    cycle.send = send_as_it_is  # type: ignore[method-assign]
-
-
 class Server(uvicorn.Server):
     """uvicorn, with our signals: the first drains, and the exit code is ours to choose."""
 
@@ -318,6 +287,7 @@ async def _serve(
         loads.current.pipeline.metrics.show_certificate(tls.expires)
         beside.append(asyncio.create_task(tls.watch()))
     calm_collector()
+    forget_generators()
     try:
         await server.serve(sockets=[bound])
     finally:
@@ -325,6 +295,12 @@ async def _serve(
             task.cancel()
         await asyncio.gather(greeter, starting, *beside, reloader.close(), return_exceptions=True)
         await loads.close()
+
+
+def forget_generators() -> None:
+    """Tell asyncio not to keep a list of the generators that run, three to a request: all of ours are closed where
+    they are used. One that is forgotten after all is closed when it is collected, as ever."""
+    sys.set_asyncgen_hooks(firstiter=None)
 
 
 def calm_collector() -> None:

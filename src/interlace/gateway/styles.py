@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,8 +75,12 @@ class OpenAIStyle:
         """`x-ratelimit-*`; resets are durations such as 1m30s."""
         headers: list[Header] = []
         for name, one in left.items():
-            for what, value in (("limit", one.limit), ("remaining", one.remaining), ("reset", _span(one))):
-                headers.append((f"x-ratelimit-{what}-{name}".encode(), str(value).encode()))
+            limit, remaining, reset = _rate_names(name)
+            headers += (
+                (limit, b"%d" % one.limit),
+                (remaining, b"%d" % one.remaining),
+                (reset, _span(one)),
+            )
         return headers
 
     def identity(self, label: bytes) -> list[Header]:  # noqa: ARG002 - nothing more
@@ -172,6 +177,11 @@ def _whole_seconds(left: Left) -> int:
     return int(-(-left.reset_seconds // 1))  # upwards
 
 
-def _span(left: Left) -> str:
+@functools.lru_cache(maxsize=64)
+def _rate_names(name: str) -> tuple[bytes, bytes, bytes]:
+    return tuple(f"x-ratelimit-{what}-{name}".encode() for what in ("limit", "remaining", "reset"))  # type: ignore[return-value]
+
+
+def _span(left: Left) -> bytes:
     whole = _whole_seconds(left)
-    return f"{whole // 60}m{whole % 60}s" if whole >= 60 else f"{whole}s"
+    return b"%dm%ds" % divmod(whole, 60) if whole >= 60 else b"%ds" % whole

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import dataclasses
 
 import msgspec
 
@@ -42,7 +41,9 @@ async def with_uploads(ask: Ask, project_id: str, deposits: Deposits) -> Ask:
     """The ask with the content of its uploaded files in it. Raises `NotFound` for a file that the project does not
     have, `InvalidRequest` for one that cannot stand where it is named, and `PayloadTooLarge`."""
     reading = _Reading(project_id, deposits)
-    return dataclasses.replace(ask, generate=await asyncio.to_thread(lambda: tuple(map(reading.request, ask.generate))))
+    return msgspec.structs.replace(
+        ask, generate=await asyncio.to_thread(lambda: tuple(map(reading.request, ask.generate)))
+    )
 
 
 class _Reading:

@@ -68,7 +68,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     its values would be lost."""
     try:
         value = decoder.decode(body)
-        json.loads(body, object_pairs_hook=_unique)
+        if not _plainly_unique(body):
+            json.loads(body, object_pairs_hook=_unique)
         return value
     except msgspec.ValidationError as error:
         raise _described(str(error)) from None
@@ -87,6 +88,23 @@ async def read_beside(body: bytes, read: Callable[[], T]) -> T:
     if len(body) <= LARGE_BYTES:
         return read()
     return await asyncio.get_running_loop().run_in_executor(_large, read)
+
+
+def _plainly_unique(body: bytes) -> bool:
+    """Whether it is plain at a glance that no object of a valid body has a key twice. Where no colon follows a blank,
+    every key is followed by a quote and a colon, so there are no more keys than those; and those that are left when a
+    key that stands twice counts once are as many only if none does."""
+    if b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body:
+        return False
+    return body.count(b'":') == _keys_in(msgspec.json.decode(body))
+
+
+def _keys_in(value: Any) -> int:
+    if type(value) is dict:
+        return len(value) + sum([_keys_in(one) for one in value.values() if type(one) is dict or type(one) is list])
+    if type(value) is list:
+        return sum([_keys_in(one) for one in value if type(one) is dict or type(one) is list])
+    return 0
 
 
 def _unique(pairs: list[tuple[str, object]]) -> None:

@@ -101,7 +101,12 @@ class Book:
 
     def room(self, accounts: Accounts) -> int | None:
         """Nano-dollars that could be reserved now; None: any amount. Negative where a budget is exceeded."""
-        return min((left for key in accounts if (left := self._left(key)) is not None), default=None)
+        room: int | None = None
+        for key in accounts:
+            left = self._left(key)
+            if left is not None and (room is None or left < room):
+                room = left
+        return room
 
     # --- reserve -------------------------------------------------------------------------------------------------
 

@@ -128,6 +128,7 @@ class Directory:
     keys: dict[str, Key] = field(default_factory=dict)
     prices: dict[str, list[Price]] = field(default_factory=dict)
     _by_digest: dict[bytes, Key] = field(default_factory=dict)
+    _callers: dict[bytes, Caller] = field(default_factory=dict)  # those that asked, as long as nothing is changed
 
     @classmethod
     def load(cls, connection: Connection) -> Directory:
@@ -140,6 +141,10 @@ class Directory:
 
     def put(self, entry: Organisation | Project | Plan | Key | Price) -> None:
         """Take in one entry, new or changed."""
+        self._put(entry)
+        self._callers = {}  # another one: who looks somebody up meanwhile must not leave what was true before in it
+
+    def _put(self, entry: Organisation | Project | Plan | Key | Price) -> None:
         match entry:
             case Organisation():
                 self.organisations[entry.id] = entry
@@ -158,12 +163,16 @@ class Directory:
 
     def caller(self, digest: bytes) -> Caller | None:
         """Whose key has that digest, revoked and expired ones too."""
+        callers = self._callers
+        if (known := callers.get(digest)) is not None:
+            return known
         key = self._by_digest.get(digest)
         if key is None:
             return None
         project = self.projects[key.project_id]
         plan = NO_PLAN if key.plan_id is None else self.plans[key.plan_id]
-        return Caller(key, plan, project, self.organisations[project.org_id])
+        found = callers[digest] = Caller(key, plan, project, self.organisations[project.org_id])
+        return found
 
     def budget(self, account: AccountKey) -> int | None:
         """The budget of an account now; a key has the smaller of its own and its plan's."""

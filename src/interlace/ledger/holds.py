@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from interlace.ledger.book import Book, Reservation
 from interlace.ledger.directory import Caller
 from interlace.ledger.escrow import Teller
@@ -22,8 +24,7 @@ GrowLater = Callable[[Reservation, int, int], Awaitable[bool]]
 """Raises a reservation to between two amounts in all, waiting for what others may give back; whether it did."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True):
     """The most a request may use. `completion` None: open-ended, held in steps; else all of it is held at once. A
     `batch` pays the price for batches."""
 
@@ -33,8 +34,7 @@ class Bound:
     batch: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(msgspec.Struct, frozen=True):
     """What one attempt of a request that came by a route turned out to use, and how it ended."""
 
     model: str
@@ -50,8 +50,7 @@ class Tried:
     percent: int = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
+class Used(msgspec.Struct, frozen=True):
     """What a request turned out to use, and how it ended. By a route: `tried` has every attempt, and what `told` says
     goes before `tokens` and `estimated`."""
 

@@ -66,11 +66,13 @@ class Ledger:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._durable: dict[str, asyncio.Future[None]] = {}
         self.unwritten: dict[str, UsageEvent] = {}  # counted as spent, and not known to be durable
+        self._running = 0  # requests that hold something
         self._months: set[str] = set()
         self.operate: Operate | None = None  # of a worker: the coordinator makes changes
         self.shared = shared  # of a worker: budgets that other processes spend from too
         self.book: Book | Teller = shared.teller if shared else Book(registry.directory.budget)
         registry.store.durable = self._tell_durable
+        registry.store.soon = lambda: self._running
         registry.changed = self._budgets_changed
 
     @property
@@ -171,7 +173,10 @@ class Ledger:
 
     def bounded(self, caller: Caller) -> bool:
         """Whether any budget holds for the caller."""
-        return any(self.registry.directory.budget(account) is not None for account in caller.accounts(""))
+        for account in caller.accounts(""):  # noqa: SIM110 - a generator costs more than what it asks
+            if self.registry.directory.budget(account) is not None:
+                return True
+        return False
 
     async def reserve(
         self,
@@ -229,6 +234,7 @@ class Ledger:
         )
         covered = covered_by(price, bound, reservation.nanos, bounded=bounded)
         hold.first = Share(hold, price, bound, reservation.nanos, covered)
+        self._running += 1
         return hold
 
     async def settle(self, hold: Hold, used: Used, beside: Callable[[], tuple[Write, ...]] = tuple) -> int:
@@ -238,6 +244,7 @@ class Ledger:
         if hold.settled:
             return 0
         hold.settled = True
+        self._running -= 1
         event = self._event(hold, used)
         if not RULES[used.outcome].recorded:
             return 0

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 WINDOW_SECONDS = 60
 
 
@@ -100,8 +102,7 @@ class Exceeded:
     hopeless: bool = False  # more at once than the limit ever allows
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """What is left of one limit, for the `x-ratelimit-*` headers."""
 
     limit: int

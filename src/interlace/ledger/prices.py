@@ -69,8 +69,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, kind: Kind) -> int | None:
         """Nano-dollars per million tokens of `kind`; None where neither it nor its parent has an amount."""
         amount: int | None = getattr(self, kind)
-        if amount is None and kind in PARENTS:
-            return self.of(PARENTS[kind])
+        if amount is None and (parent := PARENTS.get(kind)) is not None:
+            return self.of(parent)
         return amount
 
     def covers(self, *, embedding: bool) -> bool:
@@ -82,7 +82,9 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def free(self) -> bool:
         """Whether nothing costs anything."""
-        return self.request == 0 and not any(self.of(kind) for kind in KINDS)
+        if self.request or self.prompt or self.completion:
+            return False
+        return not any(self.of(kind) for kind in KINDS)
 
 
 def charge(price: Price, tokens: Tokens, *, batch: bool = False, percent: int = 100) -> Nanos:
@@ -94,18 +96,16 @@ def charge(price: Price, tokens: Tokens, *, batch: bool = False, percent: int = 
     assert plain >= 0, "cached tokens are prompt tokens"
     assert written >= 0, "what is written for an hour is written"
     assert spoken >= 0, "reasoning tokens are completion tokens"
-    return _rounded(
-        price,
-        plain * (price.of("prompt") or 0)
-        + tokens.cached * (price.of("cached") or 0)
-        + written * (price.of("cache_write") or 0)
-        + tokens.cache_write_1h * (price.of("cache_write_1h") or 0)
-        + spoken * (price.of("completion") or 0)
-        + tokens.reasoning * (price.of("reasoning") or 0)
-        + tokens.embedding * (price.of("embedding") or 0),
-        batch=batch,
-        percent=percent,
-    )
+    millionths = plain * (price.of("prompt") or 0) + spoken * (price.of("completion") or 0)
+    if tokens.cached or tokens.cache_write or tokens.reasoning or tokens.embedding:
+        millionths += (
+            tokens.cached * (price.of("cached") or 0)
+            + written * (price.of("cache_write") or 0)
+            + tokens.cache_write_1h * (price.of("cache_write_1h") or 0)
+            + tokens.reasoning * (price.of("reasoning") or 0)
+            + tokens.embedding * (price.of("embedding") or 0)
+        )
+    return _rounded(price, millionths, batch=batch, percent=percent)
 
 
 def most(price: Price, prompt: int, completion: int, *, embedding: bool = False, batch: bool = False) -> Nanos:
@@ -129,12 +129,17 @@ def affordable(price: Price, prompt: int, nanos: int, *, batch: bool = False) ->
 
 def price_at(prices: Iterable[Price], moment: int) -> Price | None:
     """The price that holds at a moment: of those begun, the one that began last; of two such, the one written last."""
-    begun = [price for price in prices if price.since <= moment and price.retired_at is None]
-    return max(begun, key=lambda price: (price.since, price.id), default=None)
+    found: Price | None = None
+    for price in prices:
+        if price.since > moment or price.retired_at is not None:
+            continue
+        if found is None or (price.since, price.id) > (found.since, found.id):
+            found = price
+    return found
 
 
 def _dearest(price: Price, *kinds: Kind) -> int:
-    return max(price.of(kind) or 0 for kind in kinds)
+    return max([price.of(kind) or 0 for kind in kinds])
 
 
 def part_of(price: Price, percent: int) -> Price:

@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -50,6 +51,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 BATCH = 512  # events to a transaction at most
+ROWS_AT_ONCE = (32, 16, 8, 4, 2, 1)  # rows to a statement; of 27 columns, they stay below 999 values
+BUSY_SECONDS = 0.005  # from one commit to the next: then others are likely to come at once
+GATHER_SECONDS = 0.001  # that a commit waits for them
+GATHER_FROM = 4  # requests that may settle meanwhile
 RETRY_SECONDS = (0.05, 1.0)  # the first pause after a failed commit, and the longest
 
 CLOSE_SECONDS = 5.0  # how long closing tries to write what is left
@@ -92,6 +97,8 @@ class Store:
         self._beside: dict[str, tuple[Write | PlainWrite, ...]] = {}  # by the id of an event that is queued
         self._draws: dict[str, Draws] = {}  # likewise
         self._queue: queue.SimpleQueue[UsageEvent | Job | _Stop] = queue.SimpleQueue()
+        self.soon: Callable[[], int] = lambda: 0  # how many events may come soon
+        self._committed_at = -math.inf  # monotonic seconds
         self._give_up_at = math.inf  # monotonic seconds; once closed, writing has an end
         self._writer = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
 
@@ -172,6 +179,8 @@ class Store:
         """What is queued, in order: events up to the first other thing, and that. Waits for something to come."""
         events: list[UsageEvent] = []
         item = self._queue.get()
+        if time.monotonic() - self._committed_at < BUSY_SECONDS and self.soon() >= GATHER_FROM:
+            time.sleep(GATHER_SECONDS)  # a commit costs as much as a dozen events in it
         while isinstance(item, UsageEvent):
             events.append(item)
             if len(events) == BATCH or self._queue.empty():
@@ -201,6 +210,7 @@ class Store:
                     time.sleep(pause)
                     pause = min(2 * pause, longest)
                 looked = True
+        self._committed_at = time.monotonic()
         if self.trouble:
             log.warning("the ledger can write again")
             self.trouble = None
@@ -371,14 +381,30 @@ class _Statement:
         order = compiled.positiontup
         assert order is None or tuple(order) == names, "values are given in the order of the columns"
         self._positional = order is not None
+        self._row = f"({', '.join('?' * len(names))})"
+        self._insert = insert
+        assert not (insert and self._positional) or self._sql.count(self._row) == 1, "one row"
+        self._several = {1: self._sql}  # rows → the statement for so many at once
 
     def run(self, cursor: Any, rows: list[tuple[Any, ...]]) -> int:
-        """Run it for each row; returns how many rows that made or changed."""
-        if self._positional:
-            cursor.executemany(self._sql, rows)
-        else:
+        """Run it for each row; returns how many rows that made or changed. Several at once where the driver takes
+        values in order: SQLite's gives up the interpreter's lock, and has to get it back, for each statement."""
+        if not self._positional:
             cursor.executemany(self._sql, [dict(zip(self._names, row, strict=True)) for row in rows])
-        return int(cursor.rowcount)
+            return int(cursor.rowcount)
+        if not self._insert:
+            cursor.executemany(self._sql, rows)
+            return int(cursor.rowcount)
+        at = changed = 0
+        while at < len(rows):
+            many = next(size for size in ROWS_AT_ONCE if size <= len(rows) - at)
+            sql = self._several.get(many)
+            if sql is None:
+                sql = self._several[many] = self._sql.replace(self._row, ", ".join([self._row] * many), 1)
+            cursor.execute(sql, list(chain.from_iterable(rows[at : at + many])))
+            changed += cursor.rowcount
+            at += many
+        return changed
 
 
 _EVENT_COLUMNS = tuple(usage_events.columns.keys())

@@ -16,6 +16,7 @@ import regex
 from interlace.config import GuardSettings, SecretSettings
 from interlace.engines.types import Delta, OutputRule
 from interlace.errors import ContentFiltered, InterlaceError
+from interlace.safety.effort import limit_of
 from interlace.safety.output import OutputGuard
 from interlace.safety.redactor import Action, Search, masked
 from interlace.safety.secret_input import Cleaner, Work, size_of
@@ -70,7 +71,7 @@ class Guards:
         looked for here: see `clean` and `check_decoded`."""
         reason: str | None
         try:
-            texts = list(texts)
+            texts = [text for text in texts if text]  # no pattern matches the empty text
             size = sum(map(len, texts))
             texts += inner if self.patterns and size <= self.max_input_characters else ()
             if size > self.max_input_characters:
@@ -88,6 +89,10 @@ class Guards:
     def masks(self) -> bool:
         """Whether `clean` has anything to look for."""
         return self.secrets_input is not None
+
+    def may_hold_secrets(self, texts: Iterable[str]) -> bool:
+        """A glance: whether `clean` may find anything in requests that consist of these texts."""
+        return self.secrets_input is not None and self.secrets_input.may_find("\n".join(texts))
 
     async def clean(self, works: Sequence[Work], *, param: str) -> tuple[Work, ...]:
         """The requests with their secrets masked, each the very same where nothing was. Raises `ContentFiltered` for
@@ -168,7 +173,8 @@ class Guards:
     def _denied(self, texts: list[str], *, release_gil: bool = False) -> str | None:
         for pattern in self.patterns:
             for text in texts:
-                if pattern.search(text, timeout=INPUT_SECONDS, concurrent=release_gil):
+                limit = limit_of(pattern, len(text), INPUT_SECONDS)
+                if pattern.search(text, timeout=limit, concurrent=release_gil):
                     return (
                         "The request was refused by the content guard of this server. Change the input and try again."
                     )

@@ -86,7 +86,11 @@ class OutputGuard:
         try:
             if self._before and not choice.text.text:
                 self._feed(choice, choice.text, self._before)
-            self._scan(choice, delta)
+            if not self._json and _plain(choice, delta):
+                if self._passes(choice, delta):
+                    return [delta]
+            else:
+                self._scan(choice, delta)
         except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
             _log.exception("an output guard failed, so the answer is refused")
             return [self._end(choice, delta.index, "")]
@@ -94,6 +98,17 @@ class OutputGuard:
             return self._refuse(choice, delta.index)
         choice.ended = delta.finish_reason is not None
         return self._release(choice)
+
+    def _passes(self, choice: _Choice, delta: Delta) -> bool:
+        """Take a delta that is nothing but text; whether all of it may be shown now. Else it waits."""
+        text = choice.text
+        text.feed(delta.text, final=delta.finish_reason is not None)
+        choice.denied |= text.denied_at is not None
+        if not choice.denied and not choice.held and text.safe == len(text.text):
+            choice.ended = delta.finish_reason is not None
+            return True
+        choice.held.append(_Held(delta, [(text, len(text.text))]))
+        return False
 
     def _scan(self, choice: _Choice, delta: Delta) -> None:
         """A thought ends where anything else begins: what of it is undecided then must not hold back the rest."""
@@ -109,7 +124,7 @@ class OutputGuard:
             self._feed(choice, choice.thought, "", final=True)
             choice.thought = None
         if delta.text:
-            self._feed(choice, choice.text, delta.text)
+            self._feed(choice, choice.text, delta.text, final=delta.finish_reason is not None)
             ends.append((choice.text, len(choice.text.text)))
             if self._json:
                 ends += self._feed_inner(choice, -1, choice.text, delta.text)
@@ -210,6 +225,20 @@ class OutputGuard:
 
     def _scanner(self) -> StreamScanner:
         return StreamScanner(self._patterns, self._window)
+
+
+def _plain(choice: _Choice, delta: Delta) -> bool:
+    """Whether there is nothing but text, in the delta and before it."""
+    return not (
+        delta.tool_calls
+        or delta.logprobs
+        or delta.thought is not None
+        or delta.stop
+        or choice.thought is not None
+        or choice.tools
+        or choice.inner
+        or choice.logprobs is not None
+    )
 
 
 def _sealed(delta: Delta) -> bool:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import regex
 
-from interlace.safety.secrets import DETECTORS, NAMES, Detector, Kind, Rest
+from interlace.safety.scanner import LONG_CHARACTERS
+from interlace.safety.secrets import DETECTORS, NAMES, Detector, Glance, Kind, Rest
 
 Action = str
 """`mask` or `refuse`; what is `off` is not looked for."""
@@ -39,10 +40,17 @@ class Search:
         self._detectors = [detector for detector in DETECTORS if detector.kind in self.actions]
         starts = (f"(?P<d{i}>{detector.start})" for i, detector in enumerate(self._detectors))
         self._starts = regex.compile("|".join(starts) or r"(?!)")
+        self._glance = Glance(self._detectors)
+
+    def may_find(self, text: str) -> bool:
+        """Whether there may be anything in a text that is all there."""
+        return self._glance.may_hold(text)
 
     def start(self, text: str, at: int, *, final: bool) -> tuple[int, Detector | None]:
         """Where, from `at` on, a secret may begin, and of what kind. No detector: nothing begins before that place."""
-        found = self._starts.search(text, at, partial=not final, concurrent=True)
+        if not (self._glance.may_hold(text) if final else self._glance.may_begin(text, at)):
+            return len(text), None
+        found = self._starts.search(text, at, partial=not final, concurrent=len(text) - at > LONG_CHARACTERS)
         if found is None:
             return len(text), None
         if found.partial or found.lastgroup is None:

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 
 import regex
 
+from interlace.safety.effort import limit_of
+
 SEARCH_SECONDS = 0.5  # for one pattern and one piece of output; far more than any sane pattern takes
+LONG_CHARACTERS = 2_000  # beyond that a search lets other threads run; a shorter one would wait longer than it takes
 
 
 class StreamScanner:
@@ -32,12 +35,16 @@ class StreamScanner:
         self._patterns = patterns
         self._window = window
         self._live = [0] * len(patterns)  # per pattern: no match can begin before this character
+        self._ended = False
         self.text = ""
         self.safe = 0
         self.denied_at: int | None = None
 
     def feed(self, piece: str, *, final: bool = False) -> None:
         """Take the next piece (`final`: there will be none after it). Raises `TimeoutError` on a runaway pattern."""
+        if self._ended and not piece:
+            return
+        self._ended = final
         self.text += piece
         length = len(self.text)
         for i, pattern in enumerate(self._patterns):
@@ -50,7 +57,10 @@ class StreamScanner:
             self.safe = max(self.safe, min(self._live, default=length), length - self._window)
 
     def _scan(self, i: int, pattern: regex.Pattern[str], length: int, final: bool) -> None:
-        found = pattern.search(self.text, self._live[i], partial=not final, timeout=SEARCH_SECONDS)
+        live = self._live[i]
+        limit = limit_of(pattern, length - live, SEARCH_SECONDS)
+        concurrent = length - live > LONG_CHARACTERS
+        found = pattern.search(self.text, live, partial=not final, timeout=limit, concurrent=concurrent)
         if found is None:
             self._live[i] = length
         elif found.partial:

@@ -107,7 +107,11 @@ class SecretGuard:
         if choice.ended:
             return []
         try:
-            self._scan(choice, delta)
+            if not self._json and _plain(choice, delta):
+                if self._passes(choice, delta):
+                    return [delta]
+            else:
+                self._scan(choice, delta)
             released = self._release(choice)
         except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
             _log.exception("the secret guard failed, so the answer is refused")
@@ -119,10 +123,21 @@ class SecretGuard:
         choice.ended = delta.finish_reason is not None
         return released
 
+    def _passes(self, choice: _Choice, delta: Delta) -> bool:
+        """Take a delta that is nothing but text; whether all of it may be shown as it is. Else it waits."""
+        text, text_at = choice.text, choice.text.fed
+        choice.ended = delta.finish_reason is not None
+        text.feed(delta.text, final=choice.ended)
+        if text.decided == text.fed and not text.cuts and text.refused is None and not choice.held:
+            return True
+        choice.held.append(_Held(delta, text_at, ()))
+        self._count(text)
+        return False
+
     def _scan(self, choice: _Choice, delta: Delta) -> None:
         thought, thought_at = self._scan_thought(choice, delta)
         text_at, calls_at, final = choice.text.fed, [], delta.finish_reason is not None
-        choice.text.feed(delta.text)
+        choice.text.feed(delta.text, final=final)
         inner_ends: list[tuple[_Inner, int]] = []
         for call in delta.tool_calls:
             if call.index not in choice.calls:
@@ -205,6 +220,19 @@ class SecretGuard:
         return msgspec.structs.replace(
             held.delta, thought=msgspec.structs.replace(thought, text=text, signature="", redacted=""), logprobs=()
         )
+
+
+def _plain(choice: _Choice, delta: Delta) -> bool:
+    """Whether there is nothing but text, in the delta and before it."""
+    return not (
+        delta.tool_calls
+        or delta.logprobs
+        or delta.thought is not None
+        or delta.stop
+        or choice.thoughts
+        or choice.calls
+        or choice.names
+    )
 
 
 def _decided(choice: _Choice, held: _Held) -> bool:

@@ -8,7 +8,8 @@ follows (`rest`) goes the way of its beginning. Cards alone need the character a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,13 +34,15 @@ class Detector:
 
     `start` is a regular expression without groups for the first characters; where it matches, `judge` (text, place,
     final) gives the length of the secret there, 0 where there is none, None where more text must come. `rest` (text,
-    place, final, json) gives how far what follows belongs to the secret, and whether that was all.
+    place, final, json) gives how far what follows belongs to the secret, and whether that was all. `signs` are words
+    one of which stands in every such secret, at its very start; without any, a secret is made of `DIGITS` at least.
     """
 
     kind: Kind
     start: str
     judge: Callable[[str, int, bool], int | None]
     rest: Rest | None = None
+    signs: tuple[str, ...] = ()
 
 
 # --- keys of providers -------------------------------------------------------------------------------------------
@@ -67,7 +70,11 @@ _PLAIN_KEY = regex.compile(  # these may well be without letters, or without dig
 )
 _TOKEN = regex.compile(r"eyJ[A-Za-z0-9_\-]{8,256}+\.eyJ")  # JSON Web Token: `{"` in base64, twice
 
-_KEY_START = r"(?:sk-|[rs]k_live_|AIza|gh[opsur]_|github_pat_|glpat-|hf_|gsk_|xai-|AKIA|ASIA|xox[abeoprs]-|xapp-)"
+_KEY_SIGNS = (
+    "sk-", "rk_live_", "sk_live_", "AIza", "gho_", "ghp_", "ghs_", "ghu_", "ghr_", "github_pat_", "glpat-", "hf_",
+    "gsk_", "xai-", "AKIA", "ASIA", *(f"xox{letter}-" for letter in "abeoprs"), "xapp-",
+)  # fmt: skip
+_KEY_START = f"(?:{'|'.join(map(regex.escape, _KEY_SIGNS))})"
 
 
 def _key_at(text: str, at: int, final: bool) -> int | None:
@@ -137,9 +144,65 @@ def _block_rest(text: str, at: int, final: bool, json: bool) -> tuple[int, bool]
 
 # --- all of them -------------------------------------------------------------------------------------------------
 
+DIGITS = 13
+"""Fewer digits than that are no card."""
+
 DETECTORS: tuple[Detector, ...] = (
     Detector("card", _CARD_EDGE + CARD_START, lambda text, at, final: card_at(text, at, final=final)),
-    Detector("api_key", _EDGE + _KEY_START, _key_at, _word_rest),
-    Detector("api_key", _EDGE + "eyJ", _token_at, _dotted_rest),
-    Detector("private_key", "-----BEGIN ", _block_at, _block_rest),
+    Detector("api_key", _EDGE + _KEY_START, _key_at, _word_rest, _KEY_SIGNS),
+    Detector("api_key", _EDGE + "eyJ", _token_at, _dotted_rest, ("eyJ",)),
+    Detector("private_key", "-----BEGIN ", _block_at, _block_rest, ("-----BEGIN ",)),
 )
+
+# --- a glance ----------------------------------------------------------------------------------------------------
+
+_MARKS = ("-", "_")  # most signs have one of them, most texts none
+_DIGIT = re.compile("[0-9]")
+_DIGITS = re.compile(f"(?:[0-9][^0-9]*+){{{DIGITS}}}")
+
+
+class Glance:
+    """Whether a text may hold any secret of some detectors, at a fraction of the cost of looking for them: most texts
+    hold none of the words that secrets begin with, and few digits."""
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        signs = dict.fromkeys(sign for one in detectors for sign in one.signs)
+        self._marked = {mark: tuple(sign for sign in signs if mark in sign) for mark in _MARKS}
+        self._unmarked = tuple(sign for sign in signs if not any(mark in sign for mark in _MARKS))
+        self._cards = any(not one.signs for one in detectors)
+        parts = [
+            f"{_EDGE if one.start.startswith(_EDGE) else ''}(?:{'|'.join(_beginnings(one.signs))})"
+            for one in detectors
+            if one.signs
+        ]
+        self._beginning = re.compile(f"(?:{'|'.join(parts) or '(?!)'})\\Z")
+        self._longest = max((len(sign) for one in detectors for sign in one.signs), default=0)
+
+    def may_hold(self, text: str) -> bool:
+        """Of a text that is all there."""
+        return self._has_sign(text) or (self._cards and _DIGITS.search(text) is not None)
+
+    def may_begin(self, text: str, at: int) -> bool:
+        """Of a text that goes on: whether one may begin at `at` or later, or at its end have begun."""
+        if self._cards and _DIGIT.search(text, at) is not None:
+            return True
+        if self._has_sign(text):
+            return True
+        return self._beginning.search(text, max(at, len(text) - self._longest)) is not None
+
+    def _has_sign(self, text: str) -> bool:
+        for mark, signs in self._marked.items():
+            if mark in text:
+                for sign in signs:
+                    if sign in text:
+                        return True
+        for sign in self._unmarked:  # noqa: SIM110 - a generator costs more than the search
+            if sign in text:
+                return True
+        return False
+
+
+def _beginnings(signs: Sequence[str]) -> list[str]:
+    """What may be the beginning of one of them, as patterns, the longest first."""
+    cut = {sign[:length] for sign in signs for length in range(1, len(sign))}
+    return [re.escape(beginning) for beginning in sorted(cut, key=len, reverse=True)]

@@ -259,12 +259,14 @@ def started_with(tmp_path: Path, models: str, *asked: str) -> list[str]:
 def test_a_gateway_of_remote_models_loads_no_engine(tmp_path: Path) -> None:
     """It is ready to answer without openvino or numpy, and so in a moment; the HTTP client is there."""
     models = "  - {name: far, engine: openai, base_url: 'http://127.0.0.1:9', model: m}\n"
-    assert started_with(tmp_path, models, *HEAVY, "aiohttp") == ["aiohttp"]
+    client = "interlace.engines.remote.transport"
+    assert started_with(tmp_path, models, *HEAVY, "aiohttp", client) == [client]
 
 
 def test_a_gateway_of_local_models_loads_no_http_client(tmp_path: Path, minilm: Path) -> None:
     """Who runs everything here does not pay for a client of other servers."""
-    assert started_with(tmp_path, f"  - {{name: near, checkpoint: '{minilm}'}}\n", "aiohttp") == []
+    client = "interlace.engines.remote.transport"
+    assert started_with(tmp_path, f"  - {{name: near, checkpoint: '{minilm}'}}\n", client) == []
 
 
 async def test_a_server_without_keys_is_sent_none(provider: Provider) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, aclosing
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from interlace.engines.types import (
     Health,
     Usage,
 )
-from interlace.errors import EngineFailed
+from interlace.errors import EngineFailed, InterlaceError
 
 LOCAL_CORE = "interlace.engines.local:load_core"
 
@@ -72,18 +72,32 @@ class _BehindSocket:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Stream the events of one request; `aclose()` stops the work within one step."""
+        async with aclosing(self.bursts(request)) as bursts:
+            async for burst in bursts:
+                for event in burst:
+                    yield event
+
+    async def bursts(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+        """The same events, in lists of what came together."""
         connection = self._keeper.connection()
         stream = connection.open(request)
         finished = False
         try:
             while not finished:
+                burst: list[Event] = []
+                failure: InterlaceError | None = None
                 for outcome in await stream.take():
                     if isinstance(outcome, Failure):
-                        raise outcome.error()
-                    if isinstance(outcome, Embeddings):
-                        raise EngineFailed("the engine answered a prompt with an embedding")
-                    finished = isinstance(outcome, Usage)
-                    yield outcome
+                        failure = outcome.error()
+                    elif isinstance(outcome, Embeddings):
+                        failure = EngineFailed("the engine answered a prompt with an embedding")
+                    else:
+                        burst.append(outcome)
+                        finished = isinstance(outcome, Usage)
+                if burst:
+                    yield burst
+                if failure is not None:
+                    raise failure
         finally:
             connection.finish(stream, cancel=not finished)
 

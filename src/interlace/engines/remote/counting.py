@@ -40,9 +40,10 @@ def most_prompt_tokens(request: GenerateRequest | EmbedRequest) -> int:
         return sum(_bytes(text) + INPUT_TOKENS for text in request.texts)
     if request.prompt_ids is not None:
         return len(request.prompt_ids)
-    most = REQUEST_TOKENS + sum(map(_bytes, _texts(request)))
-    most += sum(most for most, _ in _media(request))
-    most += MESSAGE_TOKENS * sum(1 + len(message.tool_calls) for message in request.messages or ())
+    most = REQUEST_TOKENS + _bytes_of_texts(request)
+    for message in request.messages or ():
+        most += MESSAGE_TOKENS * (1 + len(message.tool_calls))
+    most += sum([most for most, _ in _media(request)])
     return most + (TOOLS_TOKENS if request.tools else 0)
 
 
@@ -52,8 +53,8 @@ def likely_prompt_tokens(request: GenerateRequest | EmbedRequest) -> int:
         return sum(map(len, request.ids)) if request.ids else sum(map(_likely, request.texts))
     if request.prompt_ids is not None:
         return len(request.prompt_ids)
-    likely = _likely_of_bytes(sum(map(_bytes, _texts(request)))) + 4 * len(request.messages or ())
-    return likely + sum(likely for _, likely in _media(request))
+    likely = _likely_of_bytes(_bytes_of_texts(request)) + 4 * len(request.messages or ())
+    return likely + sum([likely for _, likely in _media(request)])
 
 
 def likely_chunk_tokens(text: str) -> int:
@@ -82,12 +83,21 @@ def _media(request: GenerateRequest) -> Iterator[tuple[int, int]]:
                     yield len(part.data) + IMAGE_TOKENS, min(LIKELY_FILE_TOKENS, len(part.data))
 
 
-def _texts(request: GenerateRequest) -> Iterator[str]:
-    """Every text that a server may write into the prompt."""
-    if request.prompt is not None:
-        yield request.prompt
+def _bytes_of_texts(request: GenerateRequest) -> int:
+    """Of every text that a server may write into the prompt."""
+    size = 0 if request.prompt is None else _bytes(request.prompt)
     for message in request.messages or ():
-        yield from _message_texts(message)
+        content = message.content
+        if type(content) is str and message.name is None and message.tool_call_id is None and not message.tool_calls:
+            size += len(content) if content.isascii() else _bytes(content)
+        else:
+            size += sum(map(_bytes, _message_texts(message)))
+    if request.tools or request.output is not None:
+        size += sum(map(_bytes, _rules(request)))
+    return size
+
+
+def _rules(request: GenerateRequest) -> Iterator[str]:
     for tool in request.tools:
         yield tool.name
         yield tool.description

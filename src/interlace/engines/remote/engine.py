@@ -10,7 +10,10 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from interlace.config import ModelSettings
 from interlace.engines.fields import Fields
@@ -57,6 +60,7 @@ class RemoteEngine:
         self._closed = False
         self._running = 0
         self._ask_usage = True  # until the provider refuses to be asked
+        self._capabilities = _capabilities_of(settings)
 
     async def start(self) -> None:
         """Load the HTTP client. Nothing is asked of the provider before a caller asks."""
@@ -68,9 +72,15 @@ class RemoteEngine:
         `Started` comes with the first chunk, so that what a provider refuses late still has a status of its own. Tokens
         of a `Delta` are an estimate, one for a chunk; `Usage` is the provider's own count where it gives one.
         """
+        async with aclosing(self.bursts(request)) as bursts:
+            async for burst in bursts:
+                for event in burst:
+                    yield event
+
+    async def bursts(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+        """The same events, in lists of what came together."""
         if request.sampling.max_tokens == 0:
-            for event in _nothing(request):
-                yield event
+            yield _nothing(request)
             return
         answer = self._wire.answer(request, likely_prompt_tokens(request))
         clock = _Clock(self._settings)
@@ -79,19 +89,29 @@ class RemoteEngine:
         try:
             reply = await self._asked(request, clock)
             frames = self._wire.frames(reply.content_type)
-            if frames is not None:
-                while not answer.done:
-                    data = await self._read(reply, answer, clock)
-                    for payload in frames.feed(data) if data else frames.end():
-                        for event in self._taken(answer, payload, request, last=not data):
-                            yield event
-                    if not data:
-                        for event in answer.end(told=False):
-                            yield event
-            else:
+            if frames is None:
                 whole = await clock.bounded(reply.whole(clock.until(answer), MOST_ANSWER_BYTES))
-                for event in [*self._taken(answer, whole, request), *answer.end(told=True)]:
-                    yield event
+                events = self._taken(answer, whole, request)
+                try:
+                    events += answer.end(told=True)
+                except InterlaceError:
+                    yield events
+                    raise
+                yield _joined(events)
+            while frames is not None and not answer.done:
+                data = await self._read(reply, answer, clock)
+                payloads, events = frames.feed(data) if data else frames.end(), []
+                try:
+                    for payload in payloads:
+                        events += self._taken(answer, payload, request, last=not data)
+                    if not data:
+                        events += answer.end(told=False)
+                except InterlaceError:
+                    if events:
+                        yield events  # what was said before it went wrong
+                    raise
+                if events:
+                    yield events
             await reply.finish()
         finally:
             self._running -= request.n
@@ -130,16 +150,7 @@ class RemoteEngine:
 
     def capabilities(self) -> Capabilities:
         """What the settings say: nobody else can be asked."""
-        settings = self._settings
-        if settings.embeds:
-            return Capabilities(embed=True, dimensions=settings.dimensions, context_length=settings.context_length)
-        return Capabilities(
-            generate=True,
-            chat=True,
-            tools=True,
-            context_length=settings.context_length,
-            stoppable=settings.stream,
-        )
+        return self._capabilities
 
     def health(self) -> Health:
         """Ready until it is closed, with the number of choices being answered."""
@@ -248,6 +259,14 @@ class RemoteEngine:
         return error_of(status, complaint, retry_after, self._wire.hide, input_param)
 
 
+def _capabilities_of(settings: ModelSettings) -> Capabilities:
+    if settings.embeds:
+        return Capabilities(embed=True, dimensions=settings.dimensions, context_length=settings.context_length)
+    return Capabilities(
+        generate=True, chat=True, tools=True, context_length=settings.context_length, stoppable=settings.stream
+    )
+
+
 class _Clock:
     """When to give up on one request: until its first token, from one to the next, and in all."""
 
@@ -255,8 +274,8 @@ class _Clock:
         self._settings = settings
         self._streams = streams and settings.stream
         self._time = asyncio.get_running_loop().time
-        self._end = self._time() + settings.total_seconds
-        self._soon = self._time() + settings.first_token_seconds
+        now = self._time()
+        self._end, self._soon = now + settings.total_seconds, now + settings.first_token_seconds
         self._progress = 0
 
     def until(self, answer: Answer | None = None) -> float:
@@ -288,6 +307,23 @@ def _nothing(request: GenerateRequest) -> list[Event]:
     """The answer to a request for no tokens, which only shows the prompt again: nobody needs to be asked for it."""
     finished = [Delta(index=i, finish_reason="length") for i in range(request.n)]
     return [Started(0), *finished, Usage(0, 0)]
+
+
+def _joined(events: list[Event]) -> list[Event]:
+    """The events of a whole answer, the end of each choice in the delta with its words: half as much to look at."""
+    joined: list[Event] = []
+    last: dict[int, int] = {}  # choice → where its last delta stands
+    for event in events:
+        if isinstance(event, Delta):
+            at = last.get(event.index)
+            if at is not None and event == Delta(event.index, finish_reason=event.finish_reason, stop=event.stop):
+                before = joined[at]
+                assert isinstance(before, Delta)
+                joined[at] = msgspec.structs.replace(before, finish_reason=event.finish_reason, stop=event.stop)
+                continue
+            last[event.index] = len(joined)
+        joined.append(event)
+    return joined
 
 
 def _input_param(request: GenerateRequest) -> str:

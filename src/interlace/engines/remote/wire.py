@@ -7,8 +7,10 @@ for a provider says how a request is written, how its answer is read, and what b
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from interlace.config import ModelSettings
 from interlace.engines.fields import Fields
@@ -18,14 +20,13 @@ from interlace.engines.types import Embeddings, EmbedRequest, Event, GenerateReq
 EVENT_STREAM, JSON = "text/event-stream", "application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """One HTTP request: the URL, whole and sent as it stands; headers beside those every request has (a Content-Type
     here goes before JSON's); the body."""
 
     url: str
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     accept: str = JSON
     method: str = "POST"
 

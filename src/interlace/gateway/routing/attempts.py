@@ -60,7 +60,7 @@ class Doing:
 
     work: Callable[[str], Work]
     bound: Callable[[Work], Awaitable[Bound]]
-    streams: Callable[[Work, Share, Meter], Sequence[AsyncGenerator[Happening, None]]]
+    streams: Callable[[Work, Share, Meter], Sequence[AsyncGenerator[list[Happening], None]]]
     meter: Callable[[str], Meter]
     live: Callable[[str], Live]
     kind: Callable[[str], str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ def for_judging(settings: OpenFirstSettings, work: Work) -> Work:
         else msgspec.structs.replace(request, sampling=msgspec.structs.replace(request.sampling, logprobs=0))
         for request in work.requests
     )
-    return dataclasses.replace(work, requests=requests)
+    return msgspec.structs.replace(work, requests=requests)
 
 
 def without_logprobs(work: Work, events: Sequence[Happening]) -> list[Happening]:

@@ -7,7 +7,6 @@ counted in `/metrics`. A request that is answered never waits for its shadow.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -75,4 +74,4 @@ def _renamed(work: Work) -> Work:
 
     embed = None if work.ask.embed is None else msgspec.structs.replace(work.ask.embed, id=f"{work.ask.embed.id}~s")
     requests = tuple(bounded(request) for request in work.requests)
-    return dataclasses.replace(work, ask=dataclasses.replace(work.ask, embed=embed), requests=requests)
+    return msgspec.structs.replace(work, ask=msgspec.structs.replace(work.ask, embed=embed), requests=requests)

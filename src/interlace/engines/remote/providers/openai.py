@@ -10,6 +10,7 @@ import msgspec
 
 from interlace.config import ModelSettings
 from interlace.engines.fields import Fields, check_fields
+from interlace.engines.remote.counting import most_prompt_tokens
 from interlace.engines.remote.failures import Complaint, read_complaint
 from interlace.engines.remote.providers.openai_answer import OpenAIAnswer
 from interlace.engines.remote.providers.openai_embeddings import read_embeddings
@@ -23,6 +24,10 @@ from interlace.engines.remote.wire import EVENT_STREAM, JSON, Fetch, Outgoing
 from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
 from interlace.errors import EngineFailed
 
+MOST_CHECKED = 64
+MOST_CHECKED_BYTES = 100_000
+"""So many bodies, no longer than that, of requests that were checked are kept for when they are sent, a moment on."""
+
 
 class OpenAIWire:
     """One model at one server, by chat completions or, with `api: responses`, by the Responses API. Subclasses change
@@ -33,16 +38,23 @@ class OpenAIWire:
         self._responses = settings.api == "responses"
         self.fields: Fields = fields_of_responses(settings) if self._responses else fields_of_openai(settings)
         self._key = key
+        self._checked: dict[int, tuple[GenerateRequest, dict[str, Any]]] = {}
 
     def check(self, request: GenerateRequest) -> None:
         """Raises `InvalidRequest` for what the server does not know."""
-        self._body(request, ask_usage=False)
+        body = self._body(request, ask_usage=True)
         check_fields(request, self.fields, {})
+        if len(self._checked) >= MOST_CHECKED:  # those were refused after all, or wait for long
+            self._checked.clear()
+        if most_prompt_tokens(request) <= MOST_CHECKED_BYTES:
+            self._checked[id(request)] = request, body
 
     async def generate(self, request: GenerateRequest, *, ask_usage: bool) -> Outgoing:
         """A conversation goes to the chat endpoint, a prompt to the older one."""
         path = RESPONSES if self._responses else path_of(request)
-        body = self._body(request, ask_usage=ask_usage)
+        checked, body = self._checked.pop(id(request), (None, {}))
+        if checked is not request or not ask_usage:
+            body = self._body(request, ask_usage=ask_usage)
         return await self.outgoing(path, body, EVENT_STREAM if self.settings.stream else JSON)
 
     def _body(self, request: GenerateRequest, *, ask_usage: bool) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -115,9 +114,21 @@ def official(settings: ModelSettings) -> bool:
     return settings.engine == "azure" or host.endswith(_OFFICIAL)
 
 
-@functools.lru_cache(maxsize=1024)
 def peculiarities_of(settings: ModelSettings) -> Peculiarities:
     """What the server of these settings is like."""
+    found = _known.get(id(settings))
+    if found is None or found[0] is not settings:  # by identity: to hash settings costs more than all the rest here
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        found = _known[id(settings)] = settings, _peculiarities(settings)
+    return found[1]
+
+
+_MOST_KNOWN = 1024
+_known: dict[int, tuple[ModelSettings, Peculiarities]] = {}
+
+
+def _peculiarities(settings: ModelSettings) -> Peculiarities:
     preset = PRESETS.get(settings.engine)
     made = Peculiarities() if preset is None else preset.peculiar
     manners = made.manners
