@@ -113,9 +113,7 @@ class EscrowMachine(RuleBasedStateMachine):
                     self.office.deliver(self.office.net.pop(0))
 
     @precondition(lambda self: self.office.net)
-    @rule(
-        fates=st.lists(st.tuples(st.sampled_from(["late", "late", "twice", "lost", "unanswered"]), picks), max_size=6)
-    )
+    @rule(suffering=st.lists(st.tuples(fates, picks), max_size=6))
     def messages_suffer(self, suffering: list[tuple[str, int]]) -> None:
         """They arrive in any order, twice, or never; or the bank's process dies before it answers, and what it has
         committed stays. Whoever misses something finds its connection cut."""
