@@ -5,32 +5,37 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, func, make_url, select
 
 from interlace.ledger import bank
-from interlace.ledger import store as store_module
 from interlace.ledger.book import Reservation, Verdict, Waiter
+from interlace.ledger.database import open_database, sqlite_url
 from interlace.ledger.escrow import Answer, Ask, Draws, Effect, GiveBack, Teller
 from interlace.ledger.migrations import migrate
 from interlace.ledger.schema import balances, leases
-from interlace.ledger.store import _EventWriter, sqlite_url
+from interlace.ledger.store import _EventWriter
 from tests.support.offices import OWNED, Office, Request, _event, accounts_of
+from tests.support.stores import ledger_url, store_fixture
 
 COST = 10
 
 
+store = store_fixture()
+
+
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    """An empty ledger in a file."""
-    made = store_module._engine(sqlite_url(tmp_path / "ledger.db"))
+def engine(store: str, tmp_path: Path) -> Iterator[Engine]:
+    """An empty ledger, on each database."""
+    made = open_database(make_url(ledger_url(tmp_path) or sqlite_url(tmp_path / "ledger.db")))
     with made.begin() as connection:
         migrate(connection)
-    return made
+    yield made
+    made.dispose()
 
 
 class Racer(threading.Thread):

@@ -17,8 +17,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from interlace.ledger import Outcome, Tokens, UsageEvent, bank
-from interlace.ledger import store as store_module
 from interlace.ledger.book import AccountKey, Accounts, Growth, Reservation, Verdict, Waiter
+from interlace.ledger.database import open_database
 from interlace.ledger.escrow import Answer, Ask, Draws, Drop, Effect, Fenced, GiveBack, Teller, Totals, Worker
 from interlace.ledger.migrations import migrate
 from interlace.ledger.schema import api_keys, balances, event_tags, leases, organisations, projects, usage_events
@@ -532,7 +532,7 @@ def _clear(connection: Connection, budgets: dict[tuple[str, str], int | None]) -
 @cache
 def _memory() -> Engine:
     """A database in memory, for all offices, one after the other."""
-    engine = store_module._engine("sqlite://")
+    engine = open_database("sqlite://")
     with engine.begin() as connection:
         migrate(connection)
     return engine
