@@ -33,7 +33,7 @@ from interlace.gateway.metrics import Metrics
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.routes import Routes
-from interlace.gateway.routing import Memory, Shadows, live_models
+from interlace.gateway.routing import AnyBreaker, FirstTokens, Live, Memory, Shadows
 from interlace.ledger import Ledger, Registry, Retention, Shared
 from interlace.safety import Guards
 
@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 Build = Callable[[ModelSettings, Path], StartingEngine]
+MakeBreaker = Callable[[ModelSettings], AnyBreaker]
 
 
 def serve(
@@ -125,13 +126,15 @@ def make_pipeline(
     settings: Settings | None = None,
     before: Pipeline | None = None,
     shared: Shared | None = None,
+    breaker: MakeBreaker | None = None,
 ) -> Pipeline:
     """The pipeline over these engines, by `settings` (left out: the registry's). What counts for the whole process is
-    taken from the pipeline `before` it, and left as it is. `shared`: budgets are shared with other processes."""
+    taken from the pipeline `before` it, and left as it is. `shared` and `breaker`: where other processes share budgets,
+    limits and breakers."""
     settings = settings or registry.settings
     admission = before.admission if before else Admission(settings.limits.concurrency, settings.limits.queue)
     metrics = before.metrics if before else Metrics(admission, engines)
-    routes = make_routes(settings, engines, before.routes if before else None)
+    routes = make_routes(settings, engines, before.routes if before else None, breaker)
     if before is None:
         metrics.watch(routes.live)
     return Pipeline(
@@ -146,11 +149,18 @@ def make_pipeline(
     )
 
 
-def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Routes | None = None) -> Routes:
+def make_routes(
+    settings: Settings,
+    engines: Mapping[str, Engine],
+    before: Routes | None = None,
+    breaker: MakeBreaker | None = None,
+) -> Routes:
     """The served models, and the routes to them. How they do is known of engines that were there `before`, else not
     yet."""
     breakers = dict.fromkeys(engines, BreakerSettings()) | {model.name: model.breaker for model in settings.models}
-    live = live_models(breakers)
+    live = {name: Live.of(each) for name, each in breakers.items()}
+    if breaker is not None:
+        live |= {model.name: Live(breaker(model), FirstTokens()) for model in settings.models}
     for name, engine in engines.items():
         if before and before.engines.get(name) is engine and before.live[name].breaker.settings == breakers[name]:
             live[name] = before.live[name]

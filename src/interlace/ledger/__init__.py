@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interlace.ledger.ledger import Ledger, Shared
     from interlace.ledger.limits import Left
     from interlace.ledger.linked import LinkedRegistry
+    from interlace.ledger.mapped_limits import MappedLimits
     from interlace.ledger.outcomes import RULES, Outcome
     from interlace.ledger.prices import Price, Tokens
     from interlace.ledger.private_files import make_private, read_private
@@ -33,6 +34,7 @@ _HOMES = {
     "Hold": "holds",
     "Key": "directory",
     "LinkedRegistry": "linked",
+    "MappedLimits": "mapped_limits",
     "Organisation": "directory",
     "PlainWrite": "store",
     "Project": "directory",
@@ -71,6 +73,7 @@ __all__ = [
     "LedgerBusy",
     "Left",
     "LinkedRegistry",
+    "MappedLimits",
     "Organisation",
     "Outcome",
     "PlainWrite",

@@ -23,6 +23,7 @@ from sqlalchemy import Connection
 from interlace.config import ModelSettings, Settings
 from interlace.engines.host import Failure, FrameError, FrameReader, HostedEngine
 from interlace.errors import Conflict, InterlaceError, LedgerUnavailable, NotFound
+from interlace.gateway.processes.counters import Counters
 from interlace.gateway.processes.messages import (
     NOTHING,
     Answer,
@@ -120,6 +121,7 @@ class Coordinator:
     source: Source
     build: Callable[[ModelSettings, Path], StartingEngine]
     installation: str  # of this home, among all that share the database
+    counters: Counters
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
     desks: dict[str, Desk] = field(default_factory=dict)
     first: asyncio.Event = field(default_factory=asyncio.Event)  # a worker has come
@@ -375,6 +377,7 @@ class Coordinator:
         lock = try_lock(self.run.lock(worker))
         if lock is None:
             return
+        self.counters.clear(worker)  # before the next one can begin in its place
         lock.release()  # the file stays: removing it would let two processes lock two files of one name
         dead = self._missing[worker]
         try:

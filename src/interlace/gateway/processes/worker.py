@@ -25,6 +25,7 @@ from interlace.errors import InterlaceError
 from interlace.gateway.app import State, make_app
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.processes.at_bank import AtBank
+from interlace.gateway.processes.counters import Counters
 from interlace.gateway.processes.link import Link
 from interlace.gateway.processes.messages import Changed, EngineState, NewLoad, Welcome
 from interlace.gateway.processes.places import RunFolder
@@ -48,6 +49,7 @@ class Worker:
     name: str
     bound: socket.socket
     env: Mapping[str, str]
+    counters: Counters
     incoming: Settings | None = None  # of a load that the coordinator told of
     attached: dict[str, AttachedEngine] = field(default_factory=dict)  # engines of local models
     states: dict[str, EngineState] = field(default_factory=dict)
@@ -81,12 +83,13 @@ class Worker:
             self._engine_changed(host)
         engines = {model.name: self._build(model, settings.home) for model in settings.models}
         self.bank = AtBank(link, registry)
-        shared = Shared(welcome.worker, self.bank.teller, self.bank.taken)
+        shared = Shared(welcome.worker, self.bank.teller, self.bank.taken, self.counters.limits)
         state = State()
         state.reload = self._ask_to_reload
 
         def make(read: Settings, settings: Settings, engines: Engines, before: Load | None = None) -> Load:
-            pipeline = make_pipeline(registry, engines, settings, before.pipeline if before else None, shared)
+            earlier = before.pipeline if before else None
+            pipeline = make_pipeline(registry, engines, settings, earlier, shared, self.counters.breakers.breaker)
             pipeline.ledger.operate = self._operate
             return Load(read, settings, engines, pipeline, make_app(settings, pipeline, state))
 

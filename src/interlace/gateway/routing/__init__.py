@@ -3,17 +3,21 @@
 from interlace.gateway.routing.attempts import Attempts, Doing
 from interlace.gateway.routing.choice import Choice, PassedOver, Step, choose
 from interlace.gateway.routing.facts import Asked, Standing, asked_of, models_of, seed_of
-from interlace.gateway.routing.live import Live, is_the_models_fault, live_models
+from interlace.gateway.routing.live import AnyBreaker, FirstTokens, Live, is_the_models_fault
+from interlace.gateway.routing.mapped_breakers import MappedBreakers
 from interlace.gateway.routing.reuse import Kept, Memory, Remembered, key_of
 from interlace.gateway.routing.shadow import Shadows
 
 __all__ = [
+    "AnyBreaker",
     "Asked",
     "Attempts",
     "Choice",
     "Doing",
+    "FirstTokens",
     "Kept",
     "Live",
+    "MappedBreakers",
     "Memory",
     "PassedOver",
     "Remembered",
@@ -24,7 +28,6 @@ __all__ = [
     "choose",
     "is_the_models_fault",
     "key_of",
-    "live_models",
     "models_of",
     "seed_of",
 ]
