@@ -140,8 +140,8 @@ class Slot:
 
 
 class Area:
-    """See the module. `fd`: of `area_file`; it grows as names come, and is gone with the last process that has it. Opened
-    once a process, and used by one thread of it."""
+    """See the module. `fd`: of `area_file`; it grows as names come, and is gone with the last process that has it.
+    Opened once a process, and used by one thread of it."""
 
     def __init__(
         self, fd: int, numbers: int, repair: Repair = lambda _, __: None, *, records: bool = sys.platform != "linux"

@@ -1,4 +1,4 @@
-"""Limits that several processes count in one memory: the same as with one, exact together, and whole after any death."""
+"""Limits that several processes count in one memory: as with one, exact together, and whole after any death."""
 
 from __future__ import annotations
 
@@ -169,6 +169,27 @@ def _most_at_once(happened: list[tuple[Any, ...]]) -> int:
     return most
 
 
+COUNTING = """
+limits = MappedLimits(fd, 3, me)
+sys.stdin.readline()
+for _ in range(5000):
+    limits.more_tokens("k", 1, 0.0)
+"""
+
+
+def test_no_count_is_lost(tmp_path: Path) -> None:
+    """Two processes that add to one number at the same time must both be found in it."""
+    with counting(tmp_path, COUNTING, 3) as (fd, children):
+        limits = MappedLimits(fd, 3)
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("\n")
+            child.stdin.flush()
+        assert [child.wait(60) for child in children] == [0, 0, 0]
+        assert limits.left("k", Rates(tpm=20_000), 0.0)["tokens"].remaining == 5000
+        os.close(fd)
+
+
 TORN = """
 limits = MappedLimits(fd, 3, me)
 limits.begin("k", Rates(rpm=10), 100.0)
@@ -181,9 +202,7 @@ with slot:
 
 
 @pytest.mark.parametrize("records", [False, True], ids=["mutex", "record lock"])
-def test_what_a_death_leaves_torn_is_repaired(
-    tmp_path: Path, records: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_death_leaves_torn_is_repaired(tmp_path: Path, records: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is killed between two writes leaves its lock free, and no sum that is not the sum of its parts;
     what it ran is dropped once it is buried."""
     choice = "import functools\nfrom interlace.ledger import mapped_limits\n"

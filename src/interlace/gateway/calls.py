@@ -93,8 +93,7 @@ class Counted:
     estimated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PartStarted:
+class PartStarted(msgspec.Struct, frozen=True, tag="part"):
     """The prompt of part number `part` is accepted; `prompt` is its text, as guards let it pass, where it was text."""
 
     part: int

@@ -86,7 +86,7 @@ class Pipeline:
             async with self._admitted(call, caller) as slot:
                 ask = await self._with_uploads(ask, caller)
                 ask = await self._guard_input(ask)
-                way = self._route(call, ask, caller)
+                way = await self._route(call, ask, caller)
                 async with (
                     self._held(call, caller, way, slot) as hold,
                     self._attempted(way, hold, call.meter) as batches,
@@ -106,7 +106,7 @@ class Pipeline:
             async with self.admission.slot(caller.plan.priority):
                 ask = await self._with_uploads(ask, caller)
                 ask = await self._guard_input(ask)
-                way = self._route(call, ask, caller)
+                way = await self._route(call, ask, caller)
                 work = way if isinstance(way, Work) else (await way.first())[0]
                 call.tell_unused(work.unused)
                 with self._told():
@@ -170,7 +170,7 @@ class Pipeline:
 
     # --- route ---------------------------------------------------------------------------------------------------
 
-    def _route(self, call: Call, ask: Ask, caller: Caller) -> Work | ByRoute:
+    async def _route(self, call: Call, ask: Ask, caller: Caller) -> Work | ByRoute:
         """What is to be done: the work of the one model that was named, or attempts by a route, best first, or giving
         an answer again."""
         if (route := self.routes.route(ask.model, caller)) is None:
@@ -181,7 +181,7 @@ class Pipeline:
         memory, key = self.routes.memories.get(route.name), b""
         if memory is not None:
             key = key_of(route, ask, caller, call.tags)
-            if (remembered := self._remembered(call, route, ask, memory.find(key))) is not None:
+            if (remembered := self._remembered(call, route, ask, await memory.find(key))) is not None:
                 return remembered
         asked = asked_of(ask, caller.plan.name, call.tags, self.ledger.registry.clock.now())
         seed = seed_of(route, ask, caller.key.id, call.conversation)

@@ -50,7 +50,7 @@ Operate = Callable[[str, Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What a worker has of what is shared: itself, as the bank knows it, its leases on budgets, and the plans' limits."""
+    """What a worker has of what is shared: itself, as the bank knows it, its leases, and the plans' limits."""
 
     worker: Worker
     teller: Teller

@@ -46,9 +46,11 @@ class Window:
         return entry
 
     def take_back(self, entry: Counted, amount: int, now: float) -> None:
-        """Uncount `amount` where it was counted: taken back at any other second it would outlive what it cancels."""
+        """Uncount `amount` where it was counted: taken back at any other second it would outlive what it cancels. No
+        second counts less than nothing: what was counted before it may be forgotten already."""
         self.used(now)
         if entry.second >= int(now) - WINDOW_SECONDS:
+            amount = min(amount, entry.amount)
             entry.amount -= amount
             self.total -= amount
 

@@ -106,13 +106,15 @@ class MappedLimits:
                 if used > tokens:
                     _add(view, at, used - tokens)
                 elif counted.second > view[at + LAST] - KEPT_SECONDS:
-                    view[at + FIRST + counted.second % KEPT_SECONDS] -= tokens - used
-                    view[at + TOTAL] -= tokens - used
+                    place = at + FIRST + counted.second % KEPT_SECONDS
+                    back = min(tokens - used, view[place])
+                    view[place] -= back
+                    view[at + TOTAL] -= back
         except LedgerUnavailable:
             _not_counted()
 
     def left(self, key_id: str, rates: Rates, now: float) -> dict[str, Left]:
-        """As `Limiter` has it. Looked at without the lock: it is out of date before it arrives, with one process too."""
+        """As `Limiter` has it. Read without the lock: it is out of date before it arrives anyway."""
         found: dict[str, Left] = {}
         for name, limit, window in (("requests", rates.rpm, REQUESTS), ("tokens", rates.tpm, TOKENS)):
             if limit is not None:

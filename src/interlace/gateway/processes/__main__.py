@@ -1,4 +1,4 @@
-"""`python -m interlace.gateway.processes coordinator OPTIONS`, or `worker NAME FOLDER SOCKET COUNTERS`: of the supervisor."""
+"""`python -m interlace.gateway.processes coordinator OPTIONS`, or `worker NAME FOLDER SOCKET COUNTERS`."""
 
 from __future__ import annotations
 

@@ -49,6 +49,7 @@ from interlace.gateway.processes.messages import (
     to_coordinator,
 )
 from interlace.gateway.processes.places import RunFolder
+from interlace.gateway.processes.shelves import Shelves
 from interlace.gateway.reload_page import Reloaded
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.serve import make_pipeline, start_engines
@@ -140,6 +141,7 @@ class Coordinator:
         settings = self.registry.settings
         engines = {model.name: self.build(model, settings.home) for model in settings.models}
         self.loads = Loads(self._make(self.source.first, settings, engines))
+        self.shelves = Shelves(lambda: self.loads.current.settings)
         self.reloader = Reloader(self.registry, self.loads, self.source, self.build, self._make, lambda _: None)
         self._loop = asyncio.get_running_loop()
         self._others = self.registry.store.engine.dialect.name != "sqlite"  # other machines may share the database
@@ -414,33 +416,29 @@ class Coordinator:
         return body_of(result)
 
     async def _ask(self, desk: Desk, body: msgspec.Raw) -> msgspec.Raw:
-        asked, worker = read_body(body, Ask), desk.at_bank
-        assert worker is not None
-        try:
-            answer = await self._patiently(lambda c: bank.ask(c, worker, asked, now=self.registry.clock.now()))
-        except Fenced:
-            raise _fenced(worker) from None
+        asked, now = read_body(body, Ask), self.registry.clock.now()
+        answer = await self._at_bank(desk, lambda c, worker: bank.ask(c, worker, asked, now=now))
         if answer.verdict == "wait":
             self._wanting_until = self._loop.time() + WANTING_SECONDS
         return body_of(answer)
 
     async def _give_back(self, desk: Desk, body: msgspec.Raw) -> msgspec.Raw:
-        back, worker = read_body(body, GiveBack), desk.at_bank
-        assert worker is not None
-        try:
-            await self._patiently(lambda c: bank.give_back(c, worker, back.totals))
-        except Fenced:
-            raise _fenced(worker) from None
+        back = read_body(body, GiveBack)
+        await self._at_bank(desk, lambda c, worker: bank.give_back(c, worker, back.totals))
         return NOTHING
 
     async def _drop(self, desk: Desk, body: msgspec.Raw) -> msgspec.Raw:
-        dropped, worker = read_body(body, Drop), desk.at_bank
+        dropped = read_body(body, Drop)
+        await self._at_bank(desk, lambda c, worker: bank.drop(c, worker, dropped.accounts))
+        return NOTHING
+
+    async def _at_bank(self, desk: Desk, work: Callable[[Connection, Worker], T]) -> T:
+        worker = desk.at_bank
         assert worker is not None
         try:
-            await self._patiently(lambda c: bank.drop(c, worker, dropped.accounts))
+            return await self._patiently(lambda connection: work(connection, worker))
         except Fenced:
-            raise _fenced(worker) from None
-        return NOTHING
+            raise Conflict(f"Worker {worker.id} (epoch {worker.epoch}) was closed.", code=FENCED) from None
 
     async def _leave_bank(self, desk: Desk, _: msgspec.Raw) -> msgspec.Raw:
         """All that it did is recorded, and it does nothing more."""
@@ -489,13 +487,11 @@ class Coordinator:
             "give_back": Coordinator._give_back,
             "drop": Coordinator._drop,
             "taken": Coordinator._taken,
+            "find": lambda self, _, body: self.shelves.find(body),
+            "keep": lambda self, _, body: self.shelves.keep(body),
             "leave": Coordinator._leave_bank,
         }
     )
-
-
-def _fenced(worker: Worker) -> Conflict:
-    return Conflict(f"Worker {worker.id} (epoch {worker.epoch}) was closed.", code=FENCED)
 
 
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001 - ASGI's signature

@@ -29,9 +29,10 @@ from interlace.gateway.processes.counters import Counters
 from interlace.gateway.processes.link import Link
 from interlace.gateway.processes.messages import Changed, EngineState, NewLoad, Welcome
 from interlace.gateway.processes.places import RunFolder
+from interlace.gateway.processes.shelves import FarMemory, digest_of
 from interlace.gateway.reload_page import Reloaded
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
-from interlace.gateway.serve import Server, calm_collector, make_pipeline, start_engines
+from interlace.gateway.serve import Common, Server, calm_collector, make_pipeline, start_engines
 from interlace.ledger import LinkedRegistry, Shared
 from interlace.ledger.operations import OPERATIONS
 
@@ -84,12 +85,13 @@ class Worker:
         engines = {model.name: self._build(model, settings.home) for model in settings.models}
         self.bank = AtBank(link, registry)
         shared = Shared(welcome.worker, self.bank.teller, self.bank.taken, self.counters.limits)
+        common = Common(self.counters.breakers.breaker, lambda read, route: FarMemory(link, route, digest_of(read)))
         state = State()
         state.reload = self._ask_to_reload
 
         def make(read: Settings, settings: Settings, engines: Engines, before: Load | None = None) -> Load:
             earlier = before.pipeline if before else None
-            pipeline = make_pipeline(registry, engines, settings, earlier, shared, self.counters.breakers.breaker)
+            pipeline = make_pipeline(registry, engines, settings, earlier, shared, common)
             pipeline.ledger.operate = self._operate
             return Load(read, settings, engines, pipeline, make_app(settings, pipeline, state))
 
