@@ -356,11 +356,15 @@ def test_shadows_are_bounded_and_a_broken_one_disturbs_nobody(provider: Provider
 # --- the pieces --------------------------------------------------------------------------------------------------
 
 
-def test_a_breaker_opens_half_opens_and_lets_one_probe() -> None:
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
+def test_a_breaker_opens_half_opens_and_lets_one_probe(tmp_path: Path, shared: bool) -> None:
     """Too early and a blip takes a model away; without the single probe, every waiting request falls on a sick one."""
     now = [0.0]
-    live = Live.of(BreakerSettings(failures=3, window_seconds=10, open_seconds=5), lambda: now[0])
-    breaker = live.breaker
+    settings = BreakerSettings(failures=3, window_seconds=10, open_seconds=5)
+    breaker: AnyBreaker = Live.of(settings, lambda: now[0]).breaker
+    if shared:
+        workers = MappedBreakers(area_file(tmp_path), 0, lambda: now[0])
+        breaker = workers.breaker(ModelSettings(name="m", breaker=settings))
     for moment in (0, 1, 11.5):  # the first has been forgotten by then
         now[0] = moment
         breaker.failed()
