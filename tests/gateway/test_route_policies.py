@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from interlace.config import (
     BreakerSettings,
     GuardSettings,
     HedgeSettings,
+    ModelSettings,
     OpenFirstSettings,
     PartSettings,
     RetrySettings,
@@ -26,7 +28,8 @@ from interlace.config import (
 )
 from interlace.engines.types import Delta, EmbedRequest, Event, GenerateRequest
 from interlace.errors import Overloaded
-from interlace.gateway.routing import Live
+from interlace.gateway.routing import AnyBreaker, Live, MappedBreakers
+from interlace.mapped import area_file
 from tests.support.gateway_thread import wait_for
 from tests.support.provider import Provider, running_provider
 from tests.support.routing import ANSWER, PROMPT, Routed, route, routed

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +18,12 @@ from tests.support.served import Served, patiently
 PROCESSES = 3
 ROUTES = [
     {"name": "remembers", "models": [{"model": "instant:3"}], "reuse": {"seconds": 600, "entries": 5}},
-    {"name": "careful", "models": [{"model": "status:500"}], "fallbacks": [{"model": "instant:3"}], "retries": {"times": 0}},
+    {
+        "name": "careful",
+        "models": [{"model": "status:500"}],
+        "fallbacks": [{"model": "instant:3"}],
+        "retries": {"times": 0},
+    },
 ]
 
 

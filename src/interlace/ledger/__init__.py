@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from interlace.ledger.events import Attempt, UsageEvent
     from interlace.ledger.holds import Bound, Hold, Share, Tried, Used
     from interlace.ledger.ledger import Ledger, Shared
-    from interlace.ledger.limits import Left
+    from interlace.ledger.limits import Left, Limiter, Limits, Rates
     from interlace.ledger.linked import LinkedRegistry
     from interlace.ledger.mapped_limits import MappedLimits
     from interlace.ledger.outcomes import RULES, Outcome
@@ -41,10 +41,13 @@ _HOMES = {
     "Ledger": "ledger",
     "LedgerBusy": "registry",
     "Left": "limits",
+    "Limiter": "limits",
+    "Limits": "limits",
     "Outcome": "outcomes",
     "Plan": "directory",
     "Price": "prices",
     "RULES": "outcomes",
+    "Rates": "limits",
     "Registry": "registry",
     "Retention": "retention",
     "Share": "holds",
@@ -72,6 +75,8 @@ __all__ = [
     "Ledger",
     "LedgerBusy",
     "Left",
+    "Limiter",
+    "Limits",
     "LinkedRegistry",
     "MappedLimits",
     "Organisation",
@@ -80,6 +85,7 @@ __all__ = [
     "Plan",
     "Price",
     "Project",
+    "Rates",
     "Registry",
     "Retention",
     "Share",

@@ -48,6 +48,7 @@ from interlace.gateway.processes.messages import (
     read_body,
     to_coordinator,
 )
+from interlace.gateway.processes.passing import runner_of
 from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.processes.shelves import Shelves
 from interlace.gateway.reload_page import Reloaded
@@ -141,6 +142,7 @@ class Coordinator:
         settings = self.registry.settings
         engines = {model.name: self.build(model, settings.home) for model in settings.models}
         self.loads = Loads(self._make(self.source.first, settings, engines))
+        self.deposits = self.loads.current.pipeline.deposits
         self.shelves = Shelves(lambda: self.loads.current.settings)
         self.reloader = Reloader(self.registry, self.loads, self.source, self.build, self._make, lambda _: None)
         self._loop = asyncio.get_running_loop()
@@ -159,16 +161,14 @@ class Coordinator:
 
     async def keep(self) -> None:
         """Take connections until cancelled; then wait a little for workers that still send, and close."""
-        deposits = self.loads.current.pipeline.deposits
-        await asyncio.to_thread(deposits.tidy)
+        living = {runner_of(Worker(row.id, row.epoch)) for row in await self._patiently(bank.living)}
+        await asyncio.to_thread(self.deposits.tidy, living)
         self._missing = await self._patiently(self._those_before)
         self.run.remove_socket()
         with self.run.socket() as path:
             server = await self._loop.create_unix_server(lambda: Desk(self), path)
-        tasks = [
-            asyncio.create_task(work)
-            for work in (start_engines(self.engines), self._look(), Retention(self.registry).keep())
-        ]
+        works = (start_engines(self.engines), self._look(), Retention(self.registry).keep())
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             await asyncio.Event().wait()
         finally:
@@ -383,6 +383,7 @@ class Coordinator:
         lock.release()  # the file stays: removing it would let two processes lock two files of one name
         dead = self._missing[worker]
         try:
+            await asyncio.to_thread(self.deposits.responses.fail_all_of, runner_of(dead))
             await self._patiently(lambda c: bank.bury(c, dead, now=self.registry.clock.now(), why="it has died"))
         except LedgerUnavailable:
             return  # the next look tries again

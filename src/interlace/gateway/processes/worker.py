@@ -28,6 +28,7 @@ from interlace.gateway.processes.at_bank import AtBank
 from interlace.gateway.processes.counters import Counters
 from interlace.gateway.processes.link import Link
 from interlace.gateway.processes.messages import Changed, EngineState, NewLoad, Welcome
+from interlace.gateway.processes.passing import Passing, runner_of
 from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.processes.shelves import FarMemory, digest_of
 from interlace.gateway.reload_page import Reloaded
@@ -117,13 +118,17 @@ class Worker:
         link.loaded, link.welcomed = self._load, self._welcomed_again
         link.recalled = self.bank.recalled
         link.tell_living()
+        passing = Passing(self.run, welcome.worker, loads)
+        state.running.runner, state.running.pass_on = runner_of(welcome.worker), passing.pass_on
+        state.running.counts = self.counters.limits
         self._on_signals(server)
         self.bank.ended = link.closed = partial(self._closed, server)
         self._keep(self.bank.tick())
         starting = asyncio.create_task(start_engines(engines))
         calm_collector()
         try:
-            await server.serve(sockets=[self.bound])
+            async with passing.listening():
+                await server.serve(sockets=[self.bound])
         finally:
             starting.cancel()
             await asyncio.gather(starting, self.reloader.close(), return_exceptions=True)
