@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from interlace.config import (
     BreakerSettings,
     GuardSettings,
     HedgeSettings,
+    ModelSettings,
     OpenFirstSettings,
     PartSettings,
     RetrySettings,
@@ -26,7 +28,8 @@ from interlace.config import (
 )
 from interlace.engines.types import Delta, EmbedRequest, Event, GenerateRequest
 from interlace.errors import Overloaded
-from interlace.gateway.routing import Live
+from interlace.gateway.routing import AnyBreaker, Live, MappedBreakers
+from interlace.mapped import area_file
 from tests.support.gateway_thread import wait_for
 from tests.support.provider import Provider, running_provider
 from tests.support.routing import ANSWER, PROMPT, Routed, route, routed
@@ -356,11 +359,15 @@ def test_shadows_are_bounded_and_a_broken_one_disturbs_nobody(provider: Provider
 # --- the pieces --------------------------------------------------------------------------------------------------
 
 
-def test_a_breaker_opens_half_opens_and_lets_one_probe() -> None:
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
+def test_a_breaker_opens_half_opens_and_lets_one_probe(tmp_path: Path, shared: bool) -> None:
     """Too early and a blip takes a model away; without the single probe, every waiting request falls on a sick one."""
     now = [0.0]
-    live = Live.of(BreakerSettings(failures=3, window_seconds=10, open_seconds=5), lambda: now[0])
-    breaker = live.breaker
+    settings = BreakerSettings(failures=3, window_seconds=10, open_seconds=5)
+    breaker: AnyBreaker = Live.of(settings, lambda: now[0]).breaker
+    if shared:
+        workers = MappedBreakers(area_file(tmp_path), 0, lambda: now[0])
+        breaker = workers.breaker(ModelSettings(name="m", breaker=settings))
     for moment in (0, 1, 11.5):  # the first has been forgotten by then
         now[0] = moment
         breaker.failed()

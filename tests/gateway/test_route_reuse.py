@@ -13,7 +13,7 @@ import pytest
 from interlace.config import GuardSettings, MemberSettings, RetrySettings, ReuseSettings, WhenSettings
 from interlace.engines.types import Delta, Started, Thought, TokenLogprob, TopLogprob, Usage
 from interlace.gateway.calls import PartStarted
-from interlace.gateway.routing import Memory
+from interlace.gateway.routing import Kept, Memory
 from tests.support.gateway_thread import wait_for
 from tests.support.prices import costing
 from tests.support.provider import Provider, running_provider
@@ -143,15 +143,15 @@ def test_embeddings_are_reused_too(provider: Provider) -> None:
         assert (there.event.tokens.embedding, there.event.cost_nanos) == (2, 0)
 
 
-def test_memory_is_bounded_in_time_number_and_size() -> None:
+async def test_memory_is_bounded_in_time_number_and_size() -> None:
     """Kept for ever, or all of them, answers would fill the machine."""
     now = [0.0]
     memory = Memory(ReuseSettings(seconds=10, entries=2, entry_bytes=1000), lambda: now[0])
     for key in (b"1", b"2"):
-        memory.keep(key, "m", [Delta(text="x")], Usage(1, 1))
-    assert memory.find(b"1")
-    memory.keep(b"3", "m", [Delta(text="x")], Usage(1, 1))
-    assert [bool(memory.find(key)) for key in (b"1", b"2", b"3")] == [True, False, True]
+        await memory.keep(key, Kept("m", (Delta(text="x"),), Usage(1, 1)))
+    assert await memory.find(b"1")
+    await memory.keep(b"3", Kept("m", (Delta(text="x"),), Usage(1, 1)))
+    assert [bool(await memory.find(key)) for key in (b"1", b"2", b"3")] == [True, False, True]
     long = "x" * 1000
     logprob = TokenLogprob(id=1, bytes=b"x", logprob=-1.0, top=(TopLogprob(id=1, bytes=b"x", logprob=-1.0),) * 100)
     for event in (
@@ -161,7 +161,7 @@ def test_memory_is_bounded_in_time_number_and_size() -> None:
         PartStarted(0, Started(9), long),
         PartStarted(0, Started(9, prompt_text=long)),
     ):
-        memory.keep(b"4", "m", [event], Usage(1, 1))
-        assert memory.find(b"4") is None
+        await memory.keep(b"4", Kept("m", (event,), Usage(1, 1)))
+        assert await memory.find(b"4") is None
     now[0] = 10.0
-    assert (memory.find(b"1"), memory.find(b"3")) == (None, None)
+    assert (await memory.find(b"1"), await memory.find(b"3")) == (None, None)

@@ -23,7 +23,7 @@ from interlace.ledger.audit import Finding, audit, audit_book
 from interlace.ledger.audit_prices import Event, PriceRow
 from interlace.ledger.book import Account
 from interlace.ledger.schema import balances, usage_events
-from interlace.ledger.store import _row
+from interlace.ledger.writing import _row
 from tests.ledger.test_prices import counts, exact, prices, usages
 from tests.support.ledgers import open_ledger, record, tamper, used
 from tests.support.stores import only_sqlite, store_fixture

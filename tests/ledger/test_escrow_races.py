@@ -18,7 +18,7 @@ from interlace.ledger.database import open_database, sqlite_url
 from interlace.ledger.escrow import Answer, Ask, Draws, Effect, GiveBack, Teller
 from interlace.ledger.migrations import migrate
 from interlace.ledger.schema import balances, leases
-from interlace.ledger.store import _EventWriter
+from interlace.ledger.writing import EventWriter
 from tests.support.offices import OWNED, Office, Request, _event, accounts_of
 from tests.support.stores import ledger_url, store_fixture
 
@@ -45,7 +45,7 @@ class Racer(threading.Thread):
         super().__init__(name=place)
         self.office, self.process, self.requests = office, office.hire(place), requests
         self.teller = Teller(lambda key: budget() if key[0] == "org" else None)
-        self.writer = _EventWriter(office.engine)
+        self.writer = EventWriter(office.engine)
         self.chance = random.Random(place)
         self.served: list[tuple[Request, Reservation]] = []
         self.waiting: dict[str, tuple[Waiter, str]] = {}

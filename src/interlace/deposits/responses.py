@@ -7,7 +7,7 @@ long and how large the chain is stands in its last row, so that what is too much
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ _CHANGE = (
     .where(_TABLE.id == bindparam("r_id"))
     .values({name: bindparam(f"r_{name}") for name in ("status", "body", "chain_bytes")})
 )
+_CUT = _CHANGE.where(_TABLE.status.in_(RUNNING))  # what it has become meanwhile stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Turn:
     input: bytes
     created_at: int
     expires_at: int | None
+    runner: str | None = None  # the process that runs it in the background, where there are several
 
     def added(self) -> Write:
         """The statement that puts it down."""
@@ -155,14 +157,28 @@ class Responses:
         gone = delete(stored_responses).where(_TABLE.id == id, *self._of(project_id))
         return bool(self._shelf.store.write(lambda connection: connection.execute(gone).rowcount))
 
-    def fail_unfinished(self) -> int:
-        """At a start: those that ran when an earlier process ended have failed, and say so; how many."""
-        there = select(stored_responses).where(_TABLE.status.in_(RUNNING), _TABLE.created_at < self._opened)
+    def runner_of(self, project_id: str, id: str) -> str | None:
+        """The process that runs the response of that id, if it is the project's and runs."""
+        there = select(_TABLE.runner).where(_TABLE.id == id, _TABLE.status.in_(RUNNING), *self._of(project_id))
+        return self._shelf.store.read(lambda connection: connection.execute(there).scalar_one_or_none())
+
+    def fail_unfinished(self, living: Collection[str] = ()) -> int:
+        """At a start: those that ran when an earlier process ended have failed, and say so; how many. Not those whose
+        runners are `living`."""
+        mine = or_(_TABLE.runner.is_(None), _TABLE.runner.not_in(living))
+        return self._fail(and_(_TABLE.created_at < self._opened, mine))
+
+    def fail_all_of(self, runner: str) -> int:
+        """That process has died: so have those that it ran; how many."""
+        return self._fail(_TABLE.runner == runner)
+
+    def _fail(self, which: Any) -> int:
+        there = select(stored_responses).where(_TABLE.status.in_(RUNNING), which)
         rows = self._shelf.store.read(lambda connection: connection.execute(there).all())
         for row in rows:
             body = {**json.loads(row.body), "status": "failed", "error": {"code": "server_error", "message": _CUT_OFF}}
             turn = Turn(**{**row._mapping, "status": "failed", "body": json.dumps(body).encode()})
-            self.put(turn.changed())
+            self.put(Write(_CUT, turn.changed().values))
         return len(rows)
 
     def expire(self) -> int:

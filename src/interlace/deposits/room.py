@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from interlace.deposits.batches import Batches
 from interlace.deposits.files import Files
 from interlace.deposits.responses import Responses
@@ -20,11 +22,11 @@ class Deposits:
         self.responses = Responses(self._shelf)
         registry.also_erase.append(self.erase)
 
-    def tidy(self) -> None:
-        """Remove what a crash left; others may write meanwhile."""
+    def tidy(self, living: Collection[str] = ()) -> None:
+        """Remove what a crash left; others may write meanwhile. `living`: processes that run responses still."""
         self._shelf.sweep()
         self.batches.forget_results()
-        self.responses.fail_unfinished()
+        self.responses.fail_unfinished(living)
 
     def expire(self) -> None:
         """Delete what is past its time."""

@@ -73,3 +73,10 @@ def tokens_of(usage: Usage, *, embedding: bool) -> Tokens:
         completion=usage.completion_tokens,
         reasoning=min(usage.reasoning_tokens, usage.completion_tokens),
     )
+
+
+def goes_on_from(request: GenerateRequest) -> str:
+    """The text that an answer goes on from: a prompt, or the assistant's own last words. "" where it begins anew."""
+    if request.messages is None:
+        return request.prompt or ""
+    return request.messages[-1].text if request.prefill else ""

@@ -91,7 +91,7 @@ class Counted:
     estimated: bool
 
 
-class PartStarted(msgspec.Struct, frozen=True):
+class PartStarted(msgspec.Struct, frozen=True, tag="part"):
     """The prompt of part number `part` is accepted; `prompt` is its text, as guards let it pass, where it was text."""
 
     part: int

@@ -63,7 +63,7 @@ def coordinate_command(said: str, env: Mapping[str, str]) -> int:
         settings, source = _source(None if options["config"] is None else Path(options["config"]), env, overrides)
         from interlace.gateway.processes.coordinating import coordinate
 
-        return coordinate(settings, source, tuple(options["address"]), env)
+        return coordinate(settings, source, tuple(options["address"]), options["counters"], env)
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2

@@ -25,7 +25,7 @@ from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
 from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches
-from interlace.gateway.bounds import bound_of, tokens_of, within_plan
+from interlace.gateway.bounds import bound_of, goes_on_from, tokens_of, within_plan
 from interlace.gateway.calls import (
     Ask,
     Call,
@@ -87,7 +87,7 @@ class Pipeline:
                 if names_uploads(ask):
                     ask = await with_uploads(ask, caller.project.id, self.deposits)
                 ask = await self._guard_input(ask)
-                way = self._route(call, ask, caller)
+                way = await self._route(call, ask, caller)
                 async with (
                     _Held(self, call, caller, way, slot) as hold,
                     self._attempted(call, way, hold) as batches,
@@ -108,7 +108,7 @@ class Pipeline:
                 if names_uploads(ask):
                     ask = await with_uploads(ask, caller.project.id, self.deposits)
                 ask = await self._guard_input(ask)
-                way = self._route(call, ask, caller)
+                way = await self._route(call, ask, caller)
                 work = way if isinstance(way, Work) else (await way.first())[0]
                 call.tell_unused(work.unused)
                 with _Told(self.guards):
@@ -158,7 +158,7 @@ class Pipeline:
 
     # --- route ---------------------------------------------------------------------------------------------------
 
-    def _route(self, call: Call, ask: Ask, caller: Caller) -> Work | ByRoute:
+    async def _route(self, call: Call, ask: Ask, caller: Caller) -> Work | ByRoute:
         """What is to be done: the work of the one model that was named, or attempts by a route, best first, or giving
         an answer again."""
         if (route := self.routes.route(ask.model, caller)) is None:
@@ -169,7 +169,7 @@ class Pipeline:
         memory, key = self.routes.memories.get(route.name), b""
         if memory is not None:
             key = key_of(route, ask, caller, call.tags)
-            if (remembered := self._remembered(call, route, ask, memory.find(key))) is not None:
+            if (remembered := self._remembered(call, route, ask, await memory.find(key))) is not None:
                 return remembered
         asked = asked_of(ask, caller.plan.name, call.tags, self.ledger.registry.clock.now())
         seed = seed_of(route, ask, caller.key.id, call.conversation)
@@ -339,7 +339,7 @@ class Pipeline:
         """One prompt's events, past the output guard; what came together stays together. Work stops when the guard has
         ended the last choice, or when no budget pays for the next token; what nobody pays for is not shown. A provider
         that filters its own answer still says what it took."""
-        guard = self.guards.open_output(request.output, before=_goes_on_from(request))
+        guard = self.guards.open_output(request.output, before=goes_on_from(request))
         unfinished, shift = set(range(request.n)), part * request.n
         stoppable = work.engine.capabilities().stoppable
         filtered, stopped = False, False
@@ -464,13 +464,6 @@ class _Told:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, InterlaceError) and (told := self._guards.told(error)) is not error:
             raise told from None
-
-
-def _goes_on_from(request: GenerateRequest) -> str:
-    """The text that an answer goes on from: a prompt, or the assistant's own last words. "" where it begins anew."""
-    if request.messages is None:
-        return request.prompt or ""
-    return request.messages[-1].text if request.prefill else ""
 
 
 def _outcome_of_answer(meter: Meter) -> Outcome:

@@ -65,6 +65,7 @@ class Keeping:
     before: Sequence[Turn]
     created_at: int
     expires_at: int | None
+    runner: str | None = None
     accepted: bool = False  # its turn may be written
     written: bool = False  # what became of it is
 
@@ -83,6 +84,7 @@ class Keeping:
             input=given,
             created_at=self.created_at,
             expires_at=self.expires_at,
+            runner=self.runner if rendering.background else None,
         )
 
     def last_words(self, *, failed: bool) -> tuple[Write, ...]:
@@ -122,7 +124,8 @@ class ResponsesEndpoint:
         else:
             ask, rendering, before = await asyncio.to_thread(self._continued, body, exchange.id, caller.project.id)
         now = self.responses.now()
-        keeping = Keeping(self.responses, rendering, caller.project.id, before, now, self.responses.expires_at(now))
+        until, runner = self.responses.expires_at(now), self.running.runner
+        keeping = Keeping(self.responses, rendering, caller.project.id, before, now, until, runner)
         if rendering.background:
             await self._in_background(scope, receive, send, ask, keeping, caller.key.id)
         else:

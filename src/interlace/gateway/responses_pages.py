@@ -16,7 +16,7 @@ from interlace.config import LimitSettings
 from interlace.deposits import Deposits, Turn
 from interlace.errors import InvalidRequest, NotFound
 from interlace.gateway.file_pages import caller_of
-from interlace.gateway.http import EVENT_STREAM, JSON, send_whole
+from interlace.gateway.http import EVENT_STREAM, JSON, credential_of, send_whole
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.responses_answer import DeletedResponse, ItemList
 from interlace.gateway.responses_body import Include
@@ -69,8 +69,9 @@ class Page:
     name: str
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
-        await getattr(self.pages, self.name)(scope, receive, send)
+        """Answer, or have it answered where the response runs."""
+        if not await self.pages.passed_on(scope, receive, send):
+            await getattr(self.pages, self.name)(scope, receive, send)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,15 @@ class ResponsePages:
     """What one may do with a response that is there."""
 
     endpoint: ResponsesEndpoint
+
+    async def passed_on(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Whether another process, which runs the response, has answered the request."""
+        running, id = self.endpoint.running, scope["path_params"]["id"]
+        if running.pass_on is None or not is_response_id(id):
+            return False
+        caller = self.endpoint.pipeline.ledger.authenticate(credential_of(scope))
+        runner = await asyncio.to_thread(self.endpoint.responses.runner_of, caller.project.id, id)
+        return runner is not None and await running.pass_on(runner, scope, receive, send)
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As it stands, or as the stream of its events."""

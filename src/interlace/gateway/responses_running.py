@@ -1,18 +1,23 @@
 """Responses that run in the background: what is said of them so far, and who follows it.
 
-They live as long as the process. One that a restart cuts off is told as failed.
+They live as long as the process that runs them. One whose process ended is told as failed. Where there are several
+processes, whoever is asked for one that runs elsewhere passes the request on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+
+from starlette.types import Receive, Scope, Send
 
 from interlace.engines.types import Delta
 from interlace.errors import InterlaceError, InvalidRequest, RateLimited
 from interlace.gateway.calls import Happening
 from interlace.gateway.responses_rendering import ResponseRendering
+from interlace.ledger import Limiter, Limits, Rates
 
 
 @dataclass
@@ -87,18 +92,26 @@ def _bytes_of(event: Happening) -> int:
     return said + (0 if event.thought is None else len(event.thought.text))
 
 
+PassOn = Callable[[str, Scope, Receive, Send], Awaitable[bool]]
+"""Has the process of that name answer a request; whether it could be reached."""
+
+
 @dataclass
 class Running:
-    """All of a process, by id."""
+    """All of a process, by id. `runner`: what the process is called, and `pass_on`: where there are others; `counts`
+    how many a key has, in all of them together."""
 
+    runner: str | None = None
+    pass_on: PassOn | None = None
+    counts: Limiter = field(default_factory=Limits)
     _all: dict[str, Background] = field(default_factory=dict)
 
     def add(self, one: Background, most: int) -> None:
         """It runs, among at most `most` of its key; raises `RateLimited`."""
-        running = sum(other.key_id == one.key_id for other in self._all.values())
-        if running >= most:
+        exceeded = self.counts.begin(_counted(one), Rates(concurrency=most), time.monotonic())
+        if exceeded is not None:
             raise RateLimited(
-                f"Rate limit reached on responses in the background: limit {most}, used {running} "
+                f"Rate limit reached on responses in the background: limit {most}, used {exceeded.used} "
                 "(limits.background_responses). Wait for one of them to end or cancel it, or ask without `background`.",
                 param="background",
                 retry_after_seconds=1,
@@ -107,7 +120,8 @@ class Running:
 
     def remove(self, one: Background) -> None:
         """It is over, and stored."""
-        self._all.pop(one.rendering.id, None)
+        if self._all.pop(one.rendering.id, None) is not None:
+            self.counts.end(_counted(one))
 
     def find(self, project_id: str, id: str) -> Background | None:
         """The one of that id, if it is the project's."""
@@ -123,3 +137,8 @@ class Running:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+def _counted(one: Background) -> str:
+    """What a key's are counted under, beside its requests."""
+    return f"background {one.key_id}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from interlace.config import RouteSettings
 from interlace.engines.types import Capabilities, EmbedRequest, Engine, GenerateRequest
 from interlace.errors import EngineUnavailable, Forbidden, InvalidRequest, NotFound
-from interlace.gateway.routing import Live, Memory
+from interlace.gateway.routing import AnyMemory, Live
 from interlace.ledger import Caller
 
 
@@ -20,7 +20,7 @@ class Routes:
     kinds: Mapping[str, str] = field(default_factory=dict)  # model → what runs it, as the settings call it
     routes: Mapping[str, RouteSettings] = field(default_factory=dict)
     live: Mapping[str, Live] = field(default_factory=dict)  # model → what is known of it from what it was asked
-    memories: Mapping[str, Memory] = field(default_factory=dict)  # route → its answers, where it remembers them
+    memories: Mapping[str, AnyMemory] = field(default_factory=dict)  # route → its answers, where it remembers them
 
     def kind(self, model: str) -> str:
         """What runs a served model: "local", ..."""

@@ -14,12 +14,13 @@ import socket
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from interlace.config import REMOTE, BreakerSettings, ModelSettings, Settings
+from interlace.config import REMOTE, BreakerSettings, ModelSettings, RouteSettings, Settings
 from interlace.deposits import Deposits
 from interlace.engines.types import Engine
 from interlace.errors import ConfigError
@@ -33,7 +34,7 @@ from interlace.gateway.notify import READY, STOPPING, notify
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.routes import Routes
-from interlace.gateway.routing import Memory, Shadows, live_models
+from interlace.gateway.routing import AnyBreaker, AnyMemory, FirstTokens, Live, Memory, Shadows
 from interlace.gateway.tls import Tls
 from interlace.ledger import Ledger, Registry, Retention, Shared
 from interlace.safety import Guards
@@ -42,6 +43,15 @@ _log = logging.getLogger(__name__)
 
 
 Build = Callable[[ModelSettings, Path], StartingEngine]
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What the routes of a worker share with those of others: a model's breaker, and what a route remembers, by these
+    settings as a whole."""
+
+    breaker: Callable[[ModelSettings], AnyBreaker]
+    memory: Callable[[Settings, RouteSettings], AnyMemory]
 
 
 def serve(
@@ -127,13 +137,14 @@ def make_pipeline(
     settings: Settings | None = None,
     before: Pipeline | None = None,
     shared: Shared | None = None,
+    common: Common | None = None,
 ) -> Pipeline:
     """The pipeline over these engines, by `settings` (left out: the registry's). What counts for the whole process is
-    taken from the pipeline `before` it, and left as it is. `shared`: budgets are shared with other processes."""
+    taken from the pipeline `before` it, and left as it is. `shared` and `common`: where other processes share it."""
     settings = settings or registry.settings
     admission = before.admission if before else Admission(settings.limits.concurrency, settings.limits.queue)
     metrics = before.metrics if before else Metrics(admission, engines)
-    routes = make_routes(settings, engines, before.routes if before else None)
+    routes = make_routes(settings, engines, before.routes if before else None, common)
     if before is None:
         metrics.watch(routes.live)
     return Pipeline(
@@ -148,11 +159,18 @@ def make_pipeline(
     )
 
 
-def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Routes | None = None) -> Routes:
+def make_routes(
+    settings: Settings,
+    engines: Mapping[str, Engine],
+    before: Routes | None = None,
+    common: Common | None = None,
+) -> Routes:
     """The served models, and the routes to them. How they do is known of engines that were there `before`, else not
     yet."""
     breakers = dict.fromkeys(engines, BreakerSettings()) | {model.name: model.breaker for model in settings.models}
-    live = live_models(breakers)
+    live = {name: Live.of(each) for name, each in breakers.items()}
+    if common is not None:
+        live |= {model.name: Live(common.breaker(model), FirstTokens()) for model in settings.models}
     for name, engine in engines.items():
         if before and before.engines.get(name) is engine and before.live[name].breaker.settings == breakers[name]:
             live[name] = before.live[name]
@@ -161,7 +179,11 @@ def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Route
         {model.name: model.engine for model in settings.models},
         {route.name: route for route in settings.routes},
         live,
-        {route.name: Memory(route.reuse) for route in settings.routes if route.reuse.seconds},
+        {
+            route.name: Memory(route.reuse) if common is None else common.memory(settings, route)
+            for route in settings.routes
+            if route.reuse.seconds
+        },
     )
 
 

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from interlace.ledger.events import Attempt, UsageEvent
     from interlace.ledger.holds import Bound, Hold, Share, Tried, Used
     from interlace.ledger.ledger import Ledger, Shared
-    from interlace.ledger.limits import Left
+    from interlace.ledger.limits import Left, Limiter, Limits, Rates
     from interlace.ledger.linked import LinkedRegistry
+    from interlace.ledger.mapped_limits import MappedLimits
     from interlace.ledger.outcomes import RULES, Outcome
     from interlace.ledger.prices import Price, Tokens
     from interlace.ledger.private_files import make_private, read_private
     from interlace.ledger.registry import Registry
     from interlace.ledger.retention import Retention
-    from interlace.ledger.store import PlainWrite, Store, Write
+    from interlace.ledger.store import Store
     from interlace.ledger.usage import read_events
+    from interlace.ledger.writing import PlainWrite, Write
 
 # name → the module that has it
 _HOMES = {
@@ -34,16 +36,20 @@ _HOMES = {
     "Hold": "holds",
     "Key": "directory",
     "LinkedRegistry": "linked",
+    "MappedLimits": "mapped_limits",
     "Organisation": "directory",
-    "PlainWrite": "store",
+    "PlainWrite": "writing",
     "Project": "directory",
     "Ledger": "ledger",
     "LedgerBusy": "database",
     "Left": "limits",
+    "Limiter": "limits",
+    "Limits": "limits",
     "Outcome": "outcomes",
     "Plan": "directory",
     "Price": "prices",
     "RULES": "outcomes",
+    "Rates": "limits",
     "Registry": "registry",
     "Retention": "retention",
     "Share": "holds",
@@ -53,7 +59,7 @@ _HOMES = {
     "Tried": "holds",
     "UsageEvent": "events",
     "Used": "holds",
-    "Write": "store",
+    "Write": "writing",
     "make_private": "private_files",
     "new_key": "directory",
     "read_events": "usage",
@@ -71,13 +77,17 @@ __all__ = [
     "Ledger",
     "LedgerBusy",
     "Left",
+    "Limiter",
+    "Limits",
     "LinkedRegistry",
+    "MappedLimits",
     "Organisation",
     "Outcome",
     "PlainWrite",
     "Plan",
     "Price",
     "Project",
+    "Rates",
     "Registry",
     "Retention",
     "Share",

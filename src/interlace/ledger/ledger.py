@@ -32,12 +32,12 @@ from interlace.ledger.directory import Caller
 from interlace.ledger.escrow import Draws, Teller, Worker
 from interlace.ledger.events import Attempt, UsageEvent
 from interlace.ledger.holds import STEP_TOKENS, Bound, Hold, Share, Tried, Used, amounts, covered_by
-from interlace.ledger.limits import Counted, Exceeded, Left, Limits
+from interlace.ledger.limits import Counted, Exceeded, Left, Limiter, Limits
 from interlace.ledger.outcomes import RULES
 from interlace.ledger.prices import Price, charge
 from interlace.ledger.registry import Registry
-from interlace.ledger.store import Write
 from interlace.ledger.usage import balances_of_month
+from interlace.ledger.writing import Write
 from interlace.money import MOST_NANOS, show_usd
 
 _Meanwhile = Callable[[], AbstractAsyncContextManager[object]]
@@ -50,11 +50,12 @@ Operate = Callable[[str, Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What a worker has of budgets that are shared: itself, as the bank knows it, and its leases."""
+    """What a worker has of what is shared: itself, as the bank knows it, its leases, and the plans' limits."""
 
     worker: Worker
     teller: Teller
     taken: Callable[[Accounts], Awaitable[dict[AccountKey, tuple[int, int]]]]  # spent and leased, of each account
+    limits: Limiter
 
 
 class Ledger:
@@ -62,7 +63,7 @@ class Ledger:
 
     def __init__(self, registry: Registry, shared: Shared | None = None) -> None:
         self.registry = registry
-        self.limits = Limits()
+        self.limits: Limiter = shared.limits if shared else Limits()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._durable: dict[str, asyncio.Future[None]] = {}
         self.unwritten: dict[str, UsageEvent] = {}  # counted as spent, and not known to be durable
@@ -312,8 +313,8 @@ class Ledger:
         """Counts what a running answer takes beyond what was counted; None where the plan does not ask."""
         if caller.plan.rates.tpm is None:
             return None
-        tokens, clock = self.limits.use(caller.key.id).tokens, self.registry.clock
-        return lambda more: tokens.add(more, clock.monotonic())
+        limits, key_id, clock = self.limits, caller.key.id, self.registry.clock
+        return lambda more: limits.more_tokens(key_id, more, clock.monotonic())
 
     def _settle_tokens(self, caller: Caller, counted: Counted, tokens: int, used: int) -> None:
         self.limits.settle_tokens(caller.key.id, counted, tokens, used, self.registry.clock.monotonic())

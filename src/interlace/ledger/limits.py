@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
@@ -47,9 +48,11 @@ class Window:
         return entry
 
     def take_back(self, entry: Counted, amount: int, now: float) -> None:
-        """Uncount `amount` where it was counted: taken back at any other second it would outlive what it cancels."""
+        """Uncount `amount` where it was counted: taken back at any other second it would outlive what it cancels. No
+        second counts less than nothing: what was counted before it may be forgotten already."""
         self.used(now)
         if entry.second >= int(now) - WINDOW_SECONDS:
+            amount = min(amount, entry.amount)
             entry.amount -= amount
             self.total -= amount
 
@@ -110,8 +113,49 @@ class Left(msgspec.Struct, frozen=True):
     reset_seconds: float
 
 
+class Limiter(Protocol):
+    """The uses of all keys: `Limits` in this process's memory, `MappedLimits` in memory that several share. `now` is in
+    seconds of the machine's monotonic clock."""
+
+    def begin(self, key_id: str, rates: Rates, now: float, *, idle: bool = False) -> Exceeded | None:
+        """Count one request that begins, or say what stands in its way. Whoever begins must `end`, but for one that
+        takes `idle` capacity only: it leaves half of every limit to others, and does not count as running."""
+        ...
+
+    def visit(self, key_id: str, rates: Rates, now: float) -> Exceeded | None:
+        """Count one request that is over at once, or say what stands in its way: requests per minute alone."""
+        ...
+
+    def end(self, key_id: str) -> None:
+        """One request of the key is over."""
+        ...
+
+    def take_tokens(
+        self, key_id: str, rates: Rates, tokens: int, now: float, *, idle: bool = False
+    ) -> Counted | Exceeded:
+        """Count the tokens a request may use before it runs, or say when there is room for them; with `idle`, room that
+        leaves half of the limit to others, unless the request itself is larger than that."""
+        ...
+
+    def more_tokens(self, key_id: str, tokens: int, now: float) -> Counted:
+        """Count what a running answer takes beyond that, limit or no limit."""
+        ...
+
+    def settle_tokens(self, key_id: str, counted: Counted, tokens: int, used: int, now: float) -> None:
+        """A request for which `tokens` were counted, those at `counted` last, has used `used`."""
+        ...
+
+    def left(self, key_id: str, rates: Rates, now: float) -> dict[str, Left]:
+        """What is left of the limits on requests and tokens that the key has."""
+        ...
+
+    def running(self, key_id: str) -> int:
+        """How many requests of the key run now."""
+        ...
+
+
 class Limits:
-    """The uses of all keys."""
+    """The uses of all keys, in memory; a `Limiter`."""
 
     def __init__(self) -> None:
         self._uses: dict[str, KeyUse] = {}
@@ -124,8 +168,7 @@ class Limits:
         return found
 
     def begin(self, key_id: str, rates: Rates, now: float, *, idle: bool = False) -> Exceeded | None:
-        """Count one request that begins, or say what stands in its way. Whoever begins must `end`, but for one that
-        takes `idle` capacity only: it leaves half of every limit to others, and does not count as running."""
+        """As `Limiter` has it."""
         use = self.use(key_id)
         if idle:
             return self._begin_idle(use, rates, now)
@@ -136,7 +179,7 @@ class Limits:
         return exceeded
 
     def visit(self, key_id: str, rates: Rates, now: float) -> Exceeded | None:
-        """Count one request that is over at once, or say what stands in its way: requests per minute alone."""
+        """As `Limiter` has it."""
         use = self.use(key_id)
         if rates.rpm is not None and (wait := use.requests.seconds_until(1, rates.rpm, now)):
             return Exceeded("requests per minute", rates.rpm, use.requests.used(now), 1, wait)
@@ -146,14 +189,14 @@ class Limits:
     def _begin_idle(self, use: KeyUse, rates: Rates, now: float) -> Exceeded | None:
         if rates.concurrency is not None and 2 * use.running > rates.concurrency:
             return Exceeded("concurrent requests", rates.concurrency, use.running, 1, 1.0)
-        half = None if rates.rpm is None else _half(rates.rpm)
+        half = None if rates.rpm is None else half_of(rates.rpm)
         if half is not None and (wait := use.requests.seconds_until(1, half, now)):
             return Exceeded("requests per minute", half, use.requests.used(now), 1, wait)
         use.requests.add(1, now)
         return None
 
     def end(self, key_id: str) -> None:
-        """One request of the key is over."""
+        """As `Limiter` has it."""
         use = self._uses[key_id]
         use.running -= 1
         assert use.running >= 0
@@ -161,17 +204,20 @@ class Limits:
     def take_tokens(
         self, key_id: str, rates: Rates, tokens: int, now: float, *, idle: bool = False
     ) -> Counted | Exceeded:
-        """Count the tokens a request may use before it runs, or say when there is room for them; with `idle`, room that
-        leaves half of the limit to others, unless the request itself is larger than that."""
+        """As `Limiter` has it."""
         use, most = self.use(key_id), rates.tpm
         if most is not None and idle:
-            most = min(most, max(_half(most), tokens))
+            most = min(most, max(half_of(most), tokens))
         if most is not None and (wait := use.tokens.seconds_until(tokens, most, now)):
             return Exceeded("tokens per minute", most, use.tokens.used(now), tokens, wait, tokens > most)
         return use.tokens.add(tokens, now)
 
+    def more_tokens(self, key_id: str, tokens: int, now: float) -> Counted:
+        """As `Limiter` has it."""
+        return self.use(key_id).tokens.add(tokens, now)
+
     def settle_tokens(self, key_id: str, counted: Counted, tokens: int, used: int, now: float) -> None:
-        """A request for which `tokens` were counted has used `used`."""
+        """As `Limiter` has it."""
         window = self.use(key_id).tokens
         if used > tokens:
             window.add(used - tokens, now)
@@ -179,7 +225,7 @@ class Limits:
             window.take_back(counted, tokens - used, now)
 
     def left(self, key_id: str, rates: Rates, now: float) -> dict[str, Left]:
-        """What is left of the limits on requests and tokens that the key has."""
+        """As `Limiter` has it."""
         use = self.use(key_id)
         found: dict[str, Left] = {}
         for name, limit, window in (("requests", rates.rpm, use.requests), ("tokens", rates.tpm, use.tokens)):
@@ -188,7 +234,11 @@ class Limits:
                 found[name] = Left(limit, remaining, window.seconds_until_empty(now))
         return found
 
+    def running(self, key_id: str) -> int:
+        """As `Limiter` has it."""
+        return self.use(key_id).running
 
-def _half(limit: int) -> int:
+
+def half_of(limit: int) -> int:
     """Half of a limit, upwards: of one there is one."""
     return (limit + 1) // 2

@@ -21,7 +21,8 @@ from interlace.ledger.directory import Directory, KeyHasher, ensure_secret
 from interlace.ledger.escrow import Draws
 from interlace.ledger.events import UsageEvent
 from interlace.ledger.registry import Entry, Registry
-from interlace.ledger.store import Job, PlainWrite, Store, Write, plain
+from interlace.ledger.store import Job, Store
+from interlace.ledger.writing import PlainWrite, Write, plain
 
 Send = Callable[[UsageEvent, list[PlainWrite], Draws | None], None]
 """Takes a usage event to whoever commits it."""

@@ -277,6 +277,7 @@ stored_responses = Table(
     Column("input", LargeBinary, nullable=False),  # JSON list: the items it was given, as guards let them pass
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
+    Column("runner", String(96)),  # worker and epoch where it runs in the background; null: the only process
     Index(None, "project_id", "created_at"),
     Index(None, "status"),
     Index(None, "expires_at"),

@@ -87,7 +87,7 @@ def _limits(ledger: Ledger, caller: Caller) -> LimitsLeft:
         name: RateLeft(limit=one.limit, remaining=one.remaining, reset_seconds=round(one.reset_seconds, 3))
         for name, one in left.items()
     }
-    most, running = plan.rates.concurrency, ledger.limits.use(caller.key.id).running
+    most, running = plan.rates.concurrency, ledger.limits.running(caller.key.id)
     return LimitsLeft(
         requests=rates.get("requests"),
         tokens=rates.get("tokens"),

@@ -13,14 +13,18 @@ from pathlib import Path
 from interlace.config import REMOTE, ModelSettings, Settings
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.processes.coordinator import Coordinator
+from interlace.gateway.processes.counters import CounterFiles, Counters
 from interlace.gateway.processes.places import RunFolder, installation_of
 from interlace.gateway.reloading import Source, StartingEngine
 from interlace.gateway.serve import build_engine, calm_collector, greet, loop_factory, open_registry
 from interlace.ledger import Registry
 
 
-def coordinate(settings: Settings, source: Source, address: tuple[object, ...], env: Mapping[str, str]) -> int:
-    """Coordinate until SIGTERM, or until the supervisor is gone; the exit code. Raises `ConfigError`."""
+def coordinate(
+    settings: Settings, source: Source, address: tuple[object, ...], counters: str, env: Mapping[str, str]
+) -> int:
+    """Coordinate until SIGTERM, or until the supervisor is gone; the exit code. `counters`: as `CounterFiles.word` has
+    them. Raises `ConfigError`."""
     set_up_logs(settings.log)
     run = RunFolder.of(settings.home)
     run.make()
@@ -28,12 +32,17 @@ def coordinate(settings: Settings, source: Source, address: tuple[object, ...], 
         contextlib.closing(open_registry(settings, env)) as registry,  # closed last: events are still being written
         asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
-        runner.run(_coordinate(registry, run, source, address, env))
+        runner.run(_coordinate(registry, run, source, address, CounterFiles.of(counters).open(), env))
     return 0
 
 
 async def _coordinate(
-    registry: Registry, run: RunFolder, source: Source, address: tuple[object, ...], env: Mapping[str, str]
+    registry: Registry,
+    run: RunFolder,
+    source: Source,
+    address: tuple[object, ...],
+    counters: Counters,
+    env: Mapping[str, str],
 ) -> None:
     hosts = 0
 
@@ -46,7 +55,7 @@ async def _coordinate(
         hosts += 1
         return HostedEngine(model, home, listen=run.place(f"engine-{hosts}"))
 
-    coordinator = Coordinator(registry, run, source, build, installation_of(registry.settings.home))
+    coordinator = Coordinator(registry, run, source, build, installation_of(registry.settings.home), counters)
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, ended.set)

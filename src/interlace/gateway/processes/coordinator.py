@@ -12,18 +12,21 @@ import itertools
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection
 
 from interlace.config import ModelSettings, Settings
-from interlace.engines.host import Failure, FrameError, FrameReader, HostedEngine
-from interlace.errors import Conflict, InterlaceError, LedgerUnavailable, NotFound
-from interlace.gateway.processes.gathering import counted, gathered
+from interlace.engines.host import Failure, HostedEngine
+from interlace.errors import InterlaceError, LedgerUnavailable, NotFound
+from interlace.gateway.processes.answering import QUESTIONS
+from interlace.gateway.processes.counters import Counters
+from interlace.gateway.processes.desk import Desk
+from interlace.gateway.processes.gathering import counted
 from interlace.gateway.processes.messages import (
     NOTHING,
     Answer,
@@ -35,7 +38,6 @@ from interlace.gateway.processes.messages import (
     Hello,
     Living,
     NewLoad,
-    Poll,
     Polled,
     Question,
     Recall,
@@ -44,23 +46,18 @@ from interlace.gateway.processes.messages import (
     ToWorker,
     Trouble,
     Welcome,
-    body_of,
     changed,
-    frame,
-    read_body,
-    to_coordinator,
 )
+from interlace.gateway.processes.passing import runner_of
 from interlace.gateway.processes.places import RunFolder
+from interlace.gateway.processes.shelves import Shelves
 from interlace.gateway.reload_page import Reloaded
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
 from interlace.gateway.serve import make_pipeline, start_engines
 from interlace.gateway.tls import Tls
-from interlace.gateway.wire import convert
 from interlace.ledger import PlainWrite, Registry, Retention, UsageEvent, bank
-from interlace.ledger.book import AccountKey, Accounts
 from interlace.ledger.database import BATCHES, OneOfAll
-from interlace.ledger.escrow import Ask, Drop, Fenced, GiveBack, Totals, Worker
-from interlace.ledger.operations import OPERATIONS
+from interlace.ledger.escrow import Fenced, Totals, Worker
 from interlace.models import try_lock
 
 T = TypeVar("T")
@@ -69,71 +66,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.05  # from one look at engines, trouble and the locks of workers that are gone to the next
 SPREAD_SECONDS = 30.0  # how long a reload waits for every worker to serve by it
-WANTING_SECONDS = 10.0  # how long leases are looked at after somebody had to wait for what others hold
-FENCED = "worker_closed"
-POLL_SECONDS = 1.0  # how long a worker may take to answer
 BATCHES_SECONDS = 1.0  # from one look at whether this machine is the one that runs batches to the next
 LEAVE_SECONDS = 10.0  # how long the end waits, beyond their draining, for workers that still send
-
-
-class Desk(asyncio.Protocol):
-    """The coordinator's end of one worker's connection."""
-
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
-        self._frames = FrameReader()
-        self._transport: asyncio.WriteTransport | None = None
-        self.worker = ""
-        self.at_bank: Worker | None = None
-        self.enrolled = asyncio.Event()
-        self.metrics = ""  # what it said last
-        self._polls: dict[int, asyncio.Future[Polled]] = {}
-        self._numbers = itertools.count()
-        self.recalled: list[tuple[AccountKey, int]] = []  # what it was told last
-        self.loads: dict[int, contextlib.ExitStack] = {}
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
-        self._transport = cast("asyncio.WriteTransport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Called by asyncio."""
-        try:
-            for body in self._frames.feed(data):
-                self._coordinator.take(self, to_coordinator(body))
-        except FrameError:
-            log.exception("a worker does not speak our protocol; its connection is closed")
-            self.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Called by asyncio, last and once."""
-        self._transport = None
-        self._coordinator.lost(self)
-
-    def send(self, message: ToWorker) -> None:
-        """Never waits; what cannot be sent is lost with the connection."""
-        if self._transport is not None:
-            self._transport.write(frame(message))
-
-    async def poll(self, name: str, body: Any) -> msgspec.Raw | None:
-        """What the worker answers; None where it does not in time, or goes away."""
-        number = next(self._numbers)
-        answered = self._polls[number] = asyncio.get_running_loop().create_future()
-        self.send(Poll(number, name, body_of(body)))
-        await asyncio.wait((answered,), timeout=POLL_SECONDS)
-        self._polls.pop(number, None)
-        return answered.result().body if answered.done() else None
-
-    def polled(self, message: Polled) -> None:
-        """Its answer has come."""
-        answered = self._polls.get(message.number)
-        if answered is not None and not answered.done():
-            answered.set_result(message)
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
 
 
 @dataclass(eq=False)
@@ -145,7 +79,9 @@ class Coordinator:
     source: Source
     build: Callable[[ModelSettings, Path], StartingEngine]
     installation: str  # of this home, among all that share the database
+    counters: Counters
     boot: str = field(default_factory=lambda: secrets.token_hex(8))
+    shelves: Shelves = field(init=False)
     desks: dict[str, Desk] = field(default_factory=dict)
     first: asyncio.Event = field(default_factory=asyncio.Event)  # a worker has come
     _owners: dict[str, str] = field(default_factory=dict)  # usage event → worker
@@ -154,9 +90,9 @@ class Coordinator:
     _engines: dict[str, EngineState] = field(default_factory=dict)
     _missing: dict[str, Worker] = field(default_factory=dict)  # workers without a connection that may live
     _runner: str = ""  # the worker that runs batches
-    _counted: str = ""  # by workers that are gone
+    counted: str = ""  # by workers that are gone
     _trouble: str | None = None
-    _wanting_until: float = 0.0  # by the loop's clock: somebody waited lately for what others hold
+    wanting_until: float = 0.0  # by the loop's clock: somebody waited lately for what others hold
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _spread: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -164,9 +100,11 @@ class Coordinator:
         settings = self.registry.settings
         engines = {model.name: self.build(model, settings.home) for model in settings.models}
         self.loads = Loads(self._make(self.source.first, settings, engines))
+        self.deposits = self.loads.current.pipeline.deposits
+        self.shelves = Shelves(lambda: self.loads.current.settings)
         tls = Tls.of(settings.tls)  # a reload looks at the certificate for all
         self.reloader = Reloader(self.registry, self.loads, self.source, self.build, self._make, lambda _: None, tls)
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._others = self.registry.several
         self._batches_are_ours = not self._others
         self._next_look_at_batches = 0.0
@@ -186,16 +124,14 @@ class Coordinator:
 
     async def keep(self) -> None:
         """Take connections until cancelled; then wait a little for workers that still send, and close."""
-        deposits = self.loads.current.pipeline.deposits
-        await asyncio.to_thread(deposits.tidy)
-        self._missing = await self._patiently(self._those_before)
+        living = {runner_of(Worker(row.id, row.epoch)) for row in await self.patiently(bank.living)}
+        await asyncio.to_thread(self.deposits.tidy, living)
+        self._missing = await self.patiently(self._those_before)
         self.run.remove_socket()
         with self.run.socket() as path:
-            server = await self._loop.create_unix_server(lambda: Desk(self), path)
-        tasks = [
-            asyncio.create_task(work)
-            for work in (start_engines(self.engines), self._look(), Retention(self.registry).keep())
-        ]
+            server = await self.loop.create_unix_server(lambda: Desk(self), path)
+        works = (start_engines(self.engines), self._look(), Retention(self.registry).keep())
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             await asyncio.Event().wait()
         finally:
@@ -249,7 +185,7 @@ class Coordinator:
         closed, holdings = False, Totals()
         while desk.at_bank is None:
             try:
-                desk.at_bank, holdings = await self._patiently(lambda connection: self._enrol(connection, hello))
+                desk.at_bank, holdings = await self.patiently(lambda connection: self._enrol(connection, hello))
             except Fenced:
                 desk.at_bank, closed = Worker(self._place(hello.worker), hello.epoch), True
             except LedgerUnavailable as error:
@@ -283,7 +219,8 @@ class Coordinator:
     def _place(self, worker: str) -> str:
         return f"{self.installation}-{worker}"
 
-    async def _patiently(self, work: Callable[[Connection], T]) -> T:
+    async def patiently(self, work: Callable[[Connection], T]) -> T:
+        """Do it on the writing thread, in its turn. Raises `LedgerUnavailable`."""
         return await asyncio.to_thread(self.registry.store.write, work)
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -298,7 +235,7 @@ class Coordinator:
         desk.loads.clear()
         if self.desks.get(desk.worker) is desk:
             del self.desks[desk.worker]
-            self._counted = counted(self._counted, desk.metrics)
+            self.counted = counted(self.counted, desk.metrics)
             if desk.at_bank is not None:
                 self._missing[desk.worker] = desk.at_bank
         self._spread.set()
@@ -327,7 +264,7 @@ class Coordinator:
         """On the writing thread."""
         ids = [event.id for event in events]
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self._durable, ids)
+            self.loop.call_soon_threadsafe(self._durable, ids)
 
     def _durable(self, ids: list[str]) -> None:
         by_worker: defaultdict[str, list[str]] = defaultdict(list)
@@ -348,7 +285,7 @@ class Coordinator:
     def _changed_soon(self, entries: list[Any]) -> None:
         """On whichever thread made the change; in the order of changes, and before anybody hears that it is made."""
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(lambda: self._tell_all(changed(entries)))
+            self.loop.call_soon_threadsafe(lambda: self._tell_all(changed(entries)))
 
     async def _look(self) -> None:
         """Tell of what changes by itself, and notice the dead."""
@@ -359,7 +296,7 @@ class Coordinator:
             self._look_at_engines()
             for worker in list(self._missing):
                 await self._bury_if_dead(worker)
-            if self._others or self._loop.time() < self._wanting_until:
+            if self._others or self.loop.time() < self.wanting_until:
                 await self._recall()
             if self._others:
                 await self._look_at_others()
@@ -388,8 +325,8 @@ class Coordinator:
         for name, desk in self.desks.items():
             if desk.at_bank is not None and there.get(name) != desk.at_bank:
                 desk.send(Closed())
-        if self._loop.time() >= self._next_look_at_batches:
-            self._next_look_at_batches = self._loop.time() + BATCHES_SECONDS
+        if self.loop.time() >= self._next_look_at_batches:
+            self._next_look_at_batches = self.loop.time() + BATCHES_SECONDS
             before, self._batches_are_ours = self._batches_are_ours, await asyncio.to_thread(self._batches.have)
             if before != self._batches_are_ours and self._runner in self.desks:
                 self.desks[self._runner].send(Batches(yes=self._batches_are_ours))
@@ -418,10 +355,12 @@ class Coordinator:
         lock = try_lock(self.run.lock(worker))
         if lock is None:
             return
+        self.counters.clear(worker)  # before the next one can begin in its place
         lock.release()  # the file stays: removing it would let two processes lock two files of one name
         dead = self._missing[worker]
         try:
-            await self._patiently(lambda c: bank.bury(c, dead, now=self.registry.clock.now(), why="it has died"))
+            await asyncio.to_thread(self.deposits.responses.fail_all_of, runner_of(dead))
+            await self.patiently(lambda c: bank.bury(c, dead, now=self.registry.clock.now(), why="it has died"))
         except LedgerUnavailable:
             return  # the next look tries again
         if self._missing.get(worker) == dead:
@@ -436,7 +375,7 @@ class Coordinator:
     async def _answer(self, desk: Desk, question: Question) -> None:
         await desk.enrolled.wait()
         try:
-            answer = self._questions.get(question.name)
+            answer = QUESTIONS.get(question.name)
             if answer is None:
                 raise NotFound(f"This coordinator knows no question `{question.name}`: it is of another version.")
             desk.send(Answer(question.number, await answer(self, desk, question.body)))
@@ -447,83 +386,11 @@ class Coordinator:
             failure = Failure.of(InterlaceError("The server had an error while processing your request."))
             desk.send(Answer(question.number, NOTHING, failure))
 
-    async def _operate(self, _: Desk, body: msgspec.Raw) -> msgspec.Raw:
-        name, given = read_body(body, tuple[str, dict[str, Any]])
-        operation = OPERATIONS[name]
-        result = await asyncio.to_thread(operation.run, self.registry, convert(given, operation.input))
-        return body_of(result)
-
-    async def _ask(self, desk: Desk, body: msgspec.Raw) -> msgspec.Raw:
-        asked, worker = read_body(body, Ask), desk.at_bank
-        assert worker is not None
-        try:
-            answer = await self._patiently(lambda c: bank.ask(c, worker, asked, now=self.registry.clock.now()))
-        except Fenced:
-            raise _fenced(worker) from None
-        if answer.verdict == "wait":
-            self._wanting_until = self._loop.time() + WANTING_SECONDS
-        return body_of(answer)
-
-    async def _give_back(self, desk: Desk, body: msgspec.Raw) -> msgspec.Raw:
-        back, worker = read_body(body, GiveBack), desk.at_bank
-        assert worker is not None
-        try:
-            await self._patiently(lambda c: bank.give_back(c, worker, back.totals))
-        except Fenced:
-            raise _fenced(worker) from None
-        return NOTHING
-
-    async def _holdings(self, desk: Desk, _: msgspec.Raw) -> msgspec.Raw:
-        worker = desk.at_bank
-        assert worker is not None
-        try:
-            return body_of(list((await self._patiently(lambda c: bank.holdings(c, worker))).items()))
-        except Fenced:
-            raise _fenced(worker) from None
-
-    async def _drop(self, desk: Desk, body: msgspec.Raw) -> msgspec.Raw:
-        dropped, worker = read_body(body, Drop), desk.at_bank
-        assert worker is not None
-        try:
-            await self._patiently(lambda c: bank.drop(c, worker, dropped.accounts))
-        except Fenced:
-            raise _fenced(worker) from None
-        return NOTHING
-
-    async def _leave_bank(self, desk: Desk, _: msgspec.Raw) -> msgspec.Raw:
-        """All that it did is recorded, and it does nothing more."""
-        worker = desk.at_bank
-        assert worker is not None
-        now = self.registry.clock.now()
-        await self._patiently(lambda c: bank.bury(c, worker, now=now, why="it has ended its work"))
-        return NOTHING
-
     async def poll(self, name: str, body: Any) -> dict[Desk, msgspec.Raw]:
         """What every worker answers that does in time."""
         desks = [desk for desk in self.desks.values() if desk.enrolled.is_set()]
         answers = await asyncio.gather(*(desk.poll(name, body) for desk in desks))
         return {desk: answer for desk, answer in zip(desks, answers, strict=True) if answer is not None}
-
-    async def _taken(self, _: Desk, body: msgspec.Raw) -> msgspec.Raw:
-        """What is spent and reserved of each account. Of leases that no worker here speaks for, all counts."""
-        accounts = read_body(body, Accounts)
-        polled = await self.poll("reserved", accounts)
-        reserved = {desk.at_bank: read_body(answer, list[int]) for desk, answer in polled.items()}
-        found = await asyncio.to_thread(self.registry.store.read, lambda c: bank.taken(c, accounts))
-        sums = []
-        for at, (account, spent, held) in enumerate(found):
-            others = sum(nanos for worker, nanos in held.items() if worker not in reserved)
-            sums.append((account, spent, others + sum(theirs[at] for theirs in reserved.values())))
-        return body_of(sums)
-
-    async def _metrics(self, _: Desk, __: msgspec.Raw) -> msgspec.Raw:
-        for desk, answer in (await self.poll("metrics", None)).items():
-            desk.metrics = read_body(answer, str)
-        living = [self.loads.current.pipeline.metrics.text().decode(), *(d.metrics for d in self.desks.values())]
-        return body_of(await asyncio.to_thread(gathered, living, [self._counted]))
-
-    async def _reload(self, _: Desk, body: msgspec.Raw) -> msgspec.Raw:
-        return body_of(await self.reload(read_body(body, str)))
 
     async def reload(self, by: str) -> Reloaded:
         """Read the configuration again and have every worker serve by it."""
@@ -548,24 +415,6 @@ class Coordinator:
                 await self.reload("SIGHUP")
 
         self._keep(quietly())
-
-    _questions: Mapping[str, Callable[[Coordinator, Desk, msgspec.Raw], Awaitable[msgspec.Raw]]] = field(
-        default_factory=lambda: {
-            "operation": Coordinator._operate,
-            "reload": Coordinator._reload,
-            "ask": Coordinator._ask,
-            "give_back": Coordinator._give_back,
-            "drop": Coordinator._drop,
-            "holdings": Coordinator._holdings,
-            "taken": Coordinator._taken,
-            "metrics": Coordinator._metrics,
-            "leave": Coordinator._leave_bank,
-        }
-    )
-
-
-def _fenced(worker: Worker) -> Conflict:
-    return Conflict(f"Worker {worker.id} (epoch {worker.epoch}) was closed.", code=FENCED)
 
 
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001 - ASGI's signature

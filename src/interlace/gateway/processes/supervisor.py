@@ -22,6 +22,7 @@ from typing import Any
 from interlace.config import Settings
 from interlace.errors import ConfigError
 from interlace.gateway.logs import set_up_logs
+from interlace.gateway.processes.counters import CounterFiles
 from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.serve import bind
 from interlace.models import try_lock
@@ -154,10 +155,14 @@ def serve_many(settings: Settings, options: Mapping[str, Any], env: Mapping[str,
     set_up_logs(settings.log)
     run = RunFolder.of(settings.home)
     run.make()
-    said = json.dumps({**options, "address": list(sockets[0].getsockname()[:2])})
-    coordinator = Child(["coordinator", said])
+    counters = CounterFiles.make(run.path, settings.workers)
+    said = json.dumps({**options, "address": list(sockets[0].getsockname()[:2]), "counters": counters.word})
+    coordinator = Child(["coordinator", said], counters.descriptors)
     workers = [
-        Child(["worker", f"w{number}", str(run.path), str(bound.fileno())], (bound.fileno(),))
+        Child(
+            ["worker", f"w{number}", str(run.path), str(bound.fileno()), counters.word],
+            (bound.fileno(), *counters.descriptors),
+        )
         for number, bound in enumerate(sockets, 1)
     ]
     return Supervisor(settings, coordinator, workers, env).run()

@@ -25,12 +25,15 @@ from interlace.errors import InterlaceError
 from interlace.gateway.app import State, make_app
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.processes.at_bank import AtBank
+from interlace.gateway.processes.counters import Counters
 from interlace.gateway.processes.link import Link
 from interlace.gateway.processes.messages import Changed, EngineState, NewLoad, Welcome
+from interlace.gateway.processes.passing import Passing, runner_of
 from interlace.gateway.processes.places import RunFolder
+from interlace.gateway.processes.shelves import FarMemory, digest_of
 from interlace.gateway.reload_page import Reloaded
 from interlace.gateway.reloading import Engines, Load, Loads, Reloader, Source, StartingEngine
-from interlace.gateway.serve import Server, calm_collector, make_pipeline, start_engines
+from interlace.gateway.serve import Common, Server, calm_collector, make_pipeline, start_engines
 from interlace.gateway.tls import Tls
 from interlace.ledger import LinkedRegistry, Shared
 from interlace.ledger.operations import OPERATIONS
@@ -49,6 +52,7 @@ class Worker:
     name: str
     bound: socket.socket
     env: Mapping[str, str]
+    counters: Counters
     incoming: Settings | None = None  # of a load that the coordinator told of
     attached: dict[str, AttachedEngine] = field(default_factory=dict)  # engines of local models
     states: dict[str, EngineState] = field(default_factory=dict)
@@ -82,12 +86,14 @@ class Worker:
             self._engine_changed(host)
         engines = {model.name: self._build(model, settings.home) for model in settings.models}
         self.bank = AtBank(link, registry)
-        shared = Shared(welcome.worker, self.bank.teller, self.bank.taken)
+        shared = Shared(welcome.worker, self.bank.teller, self.bank.taken, self.counters.limits)
+        common = Common(self.counters.breakers.breaker, lambda read, route: FarMemory(link, route, digest_of(read)))
         state = State()
         state.reload = self._ask_to_reload
 
         def make(read: Settings, settings: Settings, engines: Engines, before: Load | None = None) -> Load:
-            pipeline = make_pipeline(registry, engines, settings, before.pipeline if before else None, shared)
+            earlier = before.pipeline if before else None
+            pipeline = make_pipeline(registry, engines, settings, earlier, shared, common)
             pipeline.ledger.operate = self._operate
             return Load(read, settings, engines, pipeline, make_app(settings, pipeline, state))
 
@@ -117,6 +123,9 @@ class Worker:
         link.answers["metrics"] = lambda _: loads.current.pipeline.metrics.text().decode()
         state.metrics = self._metrics
         link.tell_living()
+        passing = Passing(self.run, welcome.worker, loads)
+        state.running.runner, state.running.pass_on = runner_of(welcome.worker), passing.pass_on
+        state.running.counts = self.counters.limits
         self._on_signals(server)
         self.bank.ended = link.closed = partial(self._closed, server)
         self._keep(self.bank.tick())
@@ -126,7 +135,8 @@ class Worker:
         starting = asyncio.create_task(start_engines(engines))
         calm_collector()
         try:
-            await server.serve(sockets=[self.bound])
+            async with passing.listening():
+                await server.serve(sockets=[self.bound])
         finally:
             starting.cancel()
             await asyncio.gather(starting, self.reloader.close(), return_exceptions=True)

@@ -3,28 +3,34 @@
 from interlace.gateway.routing.attempts import Attempts, Doing
 from interlace.gateway.routing.choice import Choice, PassedOver, Step, choose
 from interlace.gateway.routing.facts import Asked, Standing, asked_of, models_of, seed_of
-from interlace.gateway.routing.live import Live, is_the_models_fault, live_models
-from interlace.gateway.routing.reuse import Kept, Memory, Remembered, key_of
+from interlace.gateway.routing.live import AnyBreaker, FirstTokens, Live, is_the_models_fault
+from interlace.gateway.routing.mapped_breakers import MappedBreakers
+from interlace.gateway.routing.reuse import AnyMemory, Kept, Memory, Remembered, Shelf, fits, key_of
 from interlace.gateway.routing.shadow import Shadows
 
 __all__ = [
+    "AnyBreaker",
+    "AnyMemory",
     "Asked",
     "Attempts",
     "Choice",
     "Doing",
+    "FirstTokens",
     "Kept",
     "Live",
+    "MappedBreakers",
     "Memory",
     "PassedOver",
     "Remembered",
     "Shadows",
+    "Shelf",
     "Standing",
     "Step",
     "asked_of",
     "choose",
+    "fits",
     "is_the_models_fault",
     "key_of",
-    "live_models",
     "models_of",
     "seed_of",
 ]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from interlace.config import RouteSettings
-from interlace.engines.types import Delta, Embeddings, Usage
+from interlace.engines.types import Delta, Embeddings
 from interlace.errors import (
     ContentFiltered,
     ContextLengthExceeded,
@@ -39,6 +39,7 @@ from interlace.gateway.meter import Meter
 from interlace.gateway.routing.choice import Choice, Step, nobody
 from interlace.gateway.routing.live import Live, is_the_models_fault
 from interlace.gateway.routing.open_first import for_judging, judged, without_logprobs
+from interlace.gateway.routing.reuse import Kept
 from interlace.ledger import Bound, Hold, Price, Share, Tokens, Tried
 from interlace.ledger.events import AttemptEnd
 from interlace.ledger.prices import charge
@@ -138,7 +139,7 @@ class Attempts:
     meter: Meter
     streams: bool
     served: Callable[[Work, str], None]
-    keep: Callable[[str, list[Happening], Usage, frozenset[str]], None] | None = None
+    keep: Callable[[Kept], Awaitable[None]] | None = None
     tried: list[Running] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)  # on answers that were judged
     _steps: deque[Step] = field(default_factory=deque)
@@ -176,7 +177,7 @@ class Attempts:
                 yield batch
             await running.stop("served")
             if self.keep and not (running.meter.filtered or running.meter.budget_ended):
-                self.keep(running.work.model, whole, running.meter.usage(), running.work.unused)
+                await self.keep(Kept(running.work.model, tuple(whole), running.meter.usage(), running.work.unused))
         except BaseException as error:
             for one in self.tried:
                 await one.stop(*_end_of(error))

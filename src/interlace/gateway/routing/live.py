@@ -1,13 +1,15 @@
 """What a process knows of its models from the requests it has sent them: whether they are broken, and how quick they
-are. Shared by all routes and callers; for the event loop only."""
+are. Shared by all routes and callers; for the event loop only. Of several processes of one machine, each knows how
+quick they are, and all together whether they are broken (`mapped_breakers.py`)."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from interlace.config import BreakerSettings
 from interlace.errors import EngineFailed, EngineUnavailable
@@ -22,6 +24,36 @@ Clock = Callable[[], float]
 def is_the_models_fault(error: BaseException) -> bool:
     """Whether an error says that the model is broken, for anybody: nothing that one caller did, and no full queue."""
     return isinstance(error, EngineFailed | EngineUnavailable)
+
+
+class AnyBreaker(Protocol):
+    """What is asked of a breaker, whoever shares it; all of it as `Breaker` has it."""
+
+    @property
+    def settings(self) -> BreakerSettings:
+        """When it opens, and for how long."""
+        ...
+
+    @property
+    def state(self) -> BreakerState:
+        """How it is now."""
+        ...
+
+    def enter(self) -> bool:
+        """An attempt begins; whether it is the probe."""
+        ...
+
+    def succeeded(self) -> None:
+        """The model has answered."""
+        ...
+
+    def failed(self, *, probe: bool = False) -> None:
+        """The model failed."""
+        ...
+
+    def leave(self) -> None:
+        """The probe ended without a word on the model."""
+        ...
 
 
 @dataclass
@@ -101,15 +133,10 @@ class FirstTokens:
 class Live:
     """All that is known of one model."""
 
-    breaker: Breaker
+    breaker: AnyBreaker
     first_tokens: FirstTokens
 
     @classmethod
     def of(cls, settings: BreakerSettings, clock: Clock = time.monotonic) -> Live:
         """Nothing yet."""
         return cls(Breaker(settings, clock), FirstTokens(clock))
-
-
-def live_models(breakers: Mapping[str, BreakerSettings]) -> dict[str, Live]:
-    """Nothing yet, of each model."""
-    return {name: Live.of(settings) for name, settings in breakers.items()}

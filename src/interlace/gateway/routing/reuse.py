@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -26,49 +26,79 @@ from interlace.ledger import Bound, Caller, Hold, Price, Tried
 if TYPE_CHECKING:
     from interlace.gateway.calls import Ask, Happening, Work
 
+T = TypeVar("T")
+
 EVENT_BYTES = 200  # about, of an event beside what it holds
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer, and when it is forgotten (by the memory's clock). `unused`: fields of the request that its model had
-    no use for."""
+    """An answer. `unused`: fields of the request that its model had no use for."""
 
     model: str
     events: tuple[Happening, ...]
     usage: Usage
-    until: float
     unused: frozenset[str] = frozenset()
 
 
 @dataclass
-class Memory:
-    """Of one route. `clock` gives monotonic seconds."""
+class Shelf(Generic[T]):
+    """What a route keeps, bounded in number and time. `clock` gives monotonic seconds."""
 
     settings: ReuseSettings
     clock: Clock = time.monotonic
-    _kept: OrderedDict[bytes, Kept] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[bytes, tuple[T, float]] = field(default_factory=OrderedDict)
 
-    def find(self, key: bytes) -> Kept | None:
-        """The answer to that request, if it is still known."""
-        kept = self._kept.get(key)
-        if kept is not None and kept.until <= self.clock():
+    def find(self, key: bytes) -> T | None:
+        """What lies there under that key, if its time is not over."""
+        kept, until = self._kept.get(key, (None, 0.0))
+        if kept is None:
+            return None
+        if until <= self.clock():
             del self._kept[key]
             return None
-        if kept is not None:
-            self._kept.move_to_end(key)
+        self._kept.move_to_end(key)
         return kept
 
-    def keep(
-        self, key: bytes, model: str, events: Sequence[Happening], usage: Usage, unused: frozenset[str] = frozenset()
-    ) -> None:
-        """Remember an answer, unless it is too long; who was not asked for longest is forgotten for it."""
-        if sum(map(_bytes_of, events)) > self.settings.entry_bytes:
-            return
-        self._kept[key] = Kept(model, tuple(events), usage, self.clock() + self.settings.seconds, unused)
+    def keep(self, key: bytes, kept: T) -> None:
+        """Put it there; who was not asked for longest is forgotten for it."""
+        self._kept[key] = kept, self.clock() + self.settings.seconds
         self._kept.move_to_end(key)
         while len(self._kept) > self.settings.entries:
             self._kept.popitem(last=False)
+
+
+class AnyMemory(Protocol):
+    """The answers that a route remembers, in this process or for several."""
+
+    async def find(self, key: bytes) -> Kept | None:
+        """The answer to that request, if it is still known."""
+        ...
+
+    async def keep(self, key: bytes, kept: Kept) -> None:
+        """Remember an answer, unless it is too long."""
+        ...
+
+
+class Memory:
+    """In this process; an `AnyMemory`."""
+
+    def __init__(self, settings: ReuseSettings, clock: Clock = time.monotonic) -> None:
+        self._shelf: Shelf[Kept] = Shelf(settings, clock)
+
+    async def find(self, key: bytes) -> Kept | None:
+        """As `AnyMemory` has it."""
+        return self._shelf.find(key)
+
+    async def keep(self, key: bytes, kept: Kept) -> None:
+        """As `AnyMemory` has it."""
+        if fits(kept, self._shelf.settings):
+            self._shelf.keep(key, kept)
+
+
+def fits(kept: Kept, settings: ReuseSettings) -> bool:
+    """Whether an answer is short enough to be kept."""
+    return sum(map(_bytes_of, kept.events)) <= settings.entry_bytes
 
 
 def key_of(route: RouteSettings, ask: Ask, caller: Caller, tags: Iterable[str]) -> bytes:
