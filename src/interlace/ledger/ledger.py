@@ -83,7 +83,7 @@ class Ledger:
     @property
     def trouble(self) -> str | None:
         """Why usage cannot be recorded now; None when it can."""
-        return self.registry.store.trouble
+        return self.registry.store.unable
 
     # --- who -----------------------------------------------------------------------------------------------------
 

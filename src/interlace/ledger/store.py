@@ -51,6 +51,7 @@ GATHER_FROM = 4  # requests that may settle meanwhile
 RETRY_SECONDS = (0.05, 1.0)  # the first pause after a failed commit, and the longest
 
 CLOSE_SECONDS = 5.0  # how long closing tries to write what is left
+SILENT_SECONDS = 5.0  # how long one commit may take before nothing new is taken on
 WRITE_SECONDS = 15.0  # how long other work waits for its turn, and so for a database in trouble
 
 _NOT_THE_DATABASE = (DataError, IntegrityError, ProgrammingError, NotSupportedError)
@@ -75,6 +76,7 @@ class Store:
         self._queue: queue.SimpleQueue[UsageEvent | Job | _Stop] = queue.SimpleQueue()
         self.soon: Callable[[], int] = lambda: 0  # how many events may come soon
         self._committed_at = -math.inf  # monotonic seconds
+        self._busy_since: float | None = None  # monotonic seconds: with what the writing thread does now
         self._give_up_at = math.inf  # monotonic seconds; once closed, writing has an end
         self._writer = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
 
@@ -124,6 +126,14 @@ class Store:
     def _submit(self, job: Job) -> None:
         self._queue.put(job)
 
+    @property
+    def unable(self) -> str | None:
+        """Why nothing can be recorded now: the last try failed, or the database has not answered for long."""
+        if self.trouble is None and (since := self._busy_since) is not None:
+            if time.monotonic() - since > SILENT_SECONDS:
+                return "the database does not answer"
+        return self.trouble
+
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a connection that sees one moment of the database and writes nothing.
 
@@ -142,7 +152,9 @@ class Store:
 
     def _write_all(self) -> None:
         while True:
+            self._busy_since = None
             events, other = self._take()
+            self._busy_since = time.monotonic()
             if events:
                 self._persist(events)
             if isinstance(other, Job):

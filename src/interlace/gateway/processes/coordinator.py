@@ -290,7 +290,7 @@ class Coordinator:
     async def _look(self) -> None:
         """Tell of what changes by itself, and notice the dead."""
         while True:
-            if (trouble := self.registry.store.trouble) != self._trouble:
+            if (trouble := self.registry.store.unable) != self._trouble:
                 self._trouble = trouble
                 self._tell_all(Trouble(trouble))
             self._look_at_engines()

@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 0.05  # from one try to reach the coordinator to the next
 PATIENCE_SECONDS = 3.0  # how long it may be away before new requests are refused
+EVENTS_AT_ONCE = 128  # in one frame
 AWAY = "the coordinator of this installation is away"
 
 
@@ -188,8 +189,7 @@ class Link:
             wire.send(Hello(self.worker, os.getpid(), self.epoch))
             self._wire = wire
             self._outbox = []
-            if self._unwritten:
-                wire.send(Events(list(self._unwritten.values())))
+            self._send(list(self._unwritten.values()))
             self.tell_living()
             try:
                 await wire.closed
@@ -207,8 +207,19 @@ class Link:
 
     def _flush(self) -> None:
         items, self._outbox = self._outbox, []
-        if self._wire is not None and items:
-            self._wire.send(Events(items))
+        self._send(items)
+
+    def _send(self, items: list[tuple[UsageEvent, list[Beside], Draws | None]]) -> None:
+        """A few together: what is stored beside an event may be large, and a frame has a bound."""
+        if self._wire is None:
+            return
+        for at in range(0, len(items), EVENTS_AT_ONCE):
+            some = items[at : at + EVENTS_AT_ONCE]
+            try:
+                self._wire.send(Events(some))
+            except FrameError:
+                for item in some:
+                    self._wire.send(Events([item]))
 
     def _take(self, message: ToWorker) -> None:
         match message:
