@@ -129,9 +129,9 @@ class Store:
     @property
     def unable(self) -> str | None:
         """Why nothing can be recorded now: the last try failed, or the database has not answered for long."""
-        if self.trouble is None and (since := self._busy_since) is not None:
-            if time.monotonic() - since > SILENT_SECONDS:
-                return "the database does not answer"
+        since = self._busy_since
+        if self.trouble is None and since is not None and time.monotonic() - since > SILENT_SECONDS:
+            return "the database does not answer"
         return self.trouble
 
     def read(self, work: Callable[[Connection], T]) -> T:
