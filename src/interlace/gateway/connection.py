@@ -30,7 +30,8 @@ _BAD = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 class Connection(HttpToolsProtocol):
     """Reads requests and starts the application for each, one after the other."""
 
-    cycle: Any  # a `Line`, where uvicorn has its own
+    cycle: Any  # the `Line` of the request that came last, where uvicorn has its own
+    _running: Line | None = None  # the one that is being answered
     _quiet_since: float | None = None
 
     def on_message_begin(self) -> None:
@@ -90,18 +91,17 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller has gone, or was sent away."""
-        line: Line | None = self.cycle
         self.cycle = None
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
-        self.cycle = line
-        if line is not None:
-            line.lose()
+        if self._running is not None:
+            self._running.lose()
         while self.pipeline:
             self.pipeline.pop()[0].lose()  # type: ignore[attr-defined] # a `Line`
 
     def _begin(self, line: Line) -> None:
+        self._running = line
         task = self.loop.create_task(line.run(self.app))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -211,6 +211,7 @@ class Line:
             self._connection.logger.exception("the application failed")
         finally:
             self._gone = None
+            self._scope.pop(LINE, None)  # they hold each other: nobody should have to collect them
             if not self.response_complete and not self.disconnected:
                 self._transport.close()
 

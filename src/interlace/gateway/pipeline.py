@@ -448,6 +448,7 @@ class _Held:
         if error is not None and isinstance(way, Work) and is_the_models_fault(error):
             self._pipeline.routes.live[way.model].breaker.failed()  # routes to it should know
         await self._pipeline._settle(call, way, self._hold, outcome, error)
+        self._hold.part()
 
 
 class _Told:

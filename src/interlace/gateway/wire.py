@@ -100,11 +100,17 @@ def _plainly_unique(body: bytes) -> bool:
 
 
 def _keys_in(value: Any) -> int:
-    if type(value) is dict:
-        return len(value) + sum([_keys_in(one) for one in value.values() if type(one) is dict or type(one) is list])
-    if type(value) is list:
-        return sum([_keys_in(one) for one in value if type(one) is dict or type(one) is list])
-    return 0
+    """Of all objects in a decoded value, however deep."""
+    keys, left = 0, [value]
+    while left:
+        one = left.pop()
+        if type(one) is dict:
+            keys += len(one)
+            one = one.values()
+        elif type(one) is not list:
+            continue
+        left += [inner for inner in one if type(inner) is dict or type(inner) is list]
+    return keys
 
 
 def _unique(pairs: list[tuple[str, object]]) -> None:

@@ -158,6 +158,10 @@ class Hold:
         """`Share.cover` of the first attempt."""
         return self.first.cover(completion)
 
+    def part(self) -> None:
+        """Nobody asks it any more: it and its first share let go of each other, and need not be collected."""
+        del self.first
+
     def count(self, completion: int) -> None:
         """Count so many completion tokens, and a step ahead, against the plan's tokens per minute."""
         if self.count_more is not None and completion > self.counted_completion:
