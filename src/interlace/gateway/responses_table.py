@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from interlace.gateway.responses_body import (
     CALL_FIELDS_ELSEWHERE,
+    ENVIRONMENTS_ELSEWHERE,
     FIELDS_ELSEWHERE,
     ITEMS_ELSEWHERE,
     TOOL_FIELDS_ELSEWHERE,
@@ -54,6 +55,7 @@ RESPONSES: Table = {
     "input[].environment": carried("call.kind"),
     "input[].operation": carried("call.kind"),
     "input[].max_output_length": carried("call.kind"),
+    **{f"input[].output[].{name}": carried("call.kind") for name in ("stdout", "stderr", "outcome")},
     "input[].output": carried("call.kind", how="of shells and patches; of other tools it is the result's text"),
     "input[].encrypted_content": carried("part.thinking.signature", "part.thinking.redacted", "call.signature"),
     "input[].summary[].text": carried("part.thinking.summary"),
@@ -122,5 +124,9 @@ RESPONSES: Table = {
     "input[].caller.type=program": Denied("only the model itself calls tools here"),
     **{f"input[].type={kind}": Denied("it belongs to tools that run at OpenAI") for kind in ITEMS_ELSEWHERE},
     **{f"tools[].type={kind}": Denied(mend) for kind, mend in TOOLS_ELSEWHERE.items()},
+    **{
+        f"tools[].environment.type={kind}": Denied("leave it out, and run the commands yourself")
+        for kind in ENVIRONMENTS_ELSEWHERE
+    },
     **{f"tool_choice.type={kind}": Denied("see `tools`") for kind in TOOLS_ELSEWHERE},
 }
