@@ -42,7 +42,9 @@ RESPONSES: Table = {
     "input[].type": Here("items of tools that run at OpenAI get a 400"),
     "input[].role": carried("message.developer", "message.late_system", "part.in_instructions"),
     **_parts("input[].content[]"),
-    "input[].content[].text": carried("part.thinking.text", how="of a thought; any other is the message"),
+    "input[].content[].text": carried(
+        "part.thinking.text", how="of a thought, whose pieces become one with blank lines between; else the message"
+    ),
     "input[].content[].refusal": carried("part.refusal"),
     "input[].content[].annotations": Ignored(_ECHOED),
     "input[].content[].logprobs": Ignored(_ECHOED),
@@ -97,6 +99,7 @@ RESPONSES: Table = {
     ),
     "tool_choice": carried("tool_choice.none", "tool_choice.required"),
     "tool_choice.name": carried("tool_choice.function"),
+    "tool_choice.type": carried("tool_choice.function", how="of shells and patches, which have no name"),
     "tool_choice.mode": carried("tool_choice.required", how="of `allowed_tools`"),
     "tool_choice.tools[].name": carried("tools", how="only the allowed ones are offered"),
     "parallel_tool_calls": carried("parallel_tool_calls"),
