@@ -86,6 +86,7 @@ _OWN: Mapping[str, dict[str, Own]] = {
         "best_of": _between(1, 4),
         "prompt": lambda draw: draw.one((draw.text(), [draw.random.randint(0, 50000) for _ in range(3)])),
     },
+    "openai.embeddings": {"model": lambda _: "m", "input": lambda draw: draw.text(), "dimensions": _between(1, 3072)},
     "openai.responses": _COMMON
     | {
         "metadata": _pairs,
