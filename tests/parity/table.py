@@ -106,6 +106,15 @@ def _tool(**more: Any) -> Body:
     return {"tools": [{"type": "function", "function": {"name": "f", **more}}]}
 
 
+def _custom_called(**more: Any) -> Body:
+    call = {"id": "1", "type": "custom", "custom": {"name": "f", "input": "x", **more}}
+    return _chat(_X, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "1", "content": "y"})
+
+
+def _custom(**more: Any) -> Body:
+    return _chat(tools=[{"type": "custom", "custom": {"name": "f", **more}}])
+
+
 def _text(text: str) -> list[Body]:
     return [{"type": "text", "text": text}]
 
@@ -177,6 +186,13 @@ _CHATS: Mapping[str, Body] = {
     "a tool's name": _chat(**_tool(name=f"{_NAME}-{KEY}")),
     "a tool's description": _chat(**_tool(description=FORBIDDEN)),
     "a tool's parameters": _chat(**_tool(parameters=_SCHEMA)),
+    "a custom call's name": _custom_called(name=f"{_NAME}-{KEY}"),
+    "a custom call's input": _custom_called(input=FORBIDDEN),
+    "a custom tool's name": _custom(name=f"{_NAME}-{KEY}"),
+    "a custom tool's description": _custom(description=FORBIDDEN),
+    "a custom tool's grammar": _custom(
+        format={"type": "grammar", "grammar": {"syntax": "lark", "definition": f'start: "{FORBIDDEN}"'}}
+    ),
     "a schema": _chat(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": _SCHEMA}}),
     "a schema's name": _chat(
         response_format={"type": "json_schema", "json_schema": {"name": f"{_NAME}-{KEY}", "schema": {}}}
@@ -215,11 +231,60 @@ def _called(result: Any = "done", id: str = "1", **more: Any) -> Body:
     return _input(_X, call, {"type": "function_call_output", "call_id": id, "output": result})
 
 
+def _did(kind: str, output: Any, **more: Any) -> Body:
+    """A call of a kind and what came of it."""
+    call = {"type": f"{kind}_call", "call_id": "1", **more}
+    told = {"type": f"{kind}_call_output", "call_id": "1", "output": output}
+    return _input(_X, call, told | ({"status": "completed"} if kind == "apply_patch" else {}))
+
+
+_RUN = {"action": {"commands": ["ls"]}}
+_RUN_LOCALLY = {"action": {"type": "exec", "command": ["ls"], "env": {}}}
+_PATCH = {"operation": {"type": "delete_file", "path": "a"}}
+_RAN = {"stdout": "", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}
+
+_KINDS: Mapping[str, Body] = {
+    "a custom call's name": _did("custom_tool", "y", name=f"{_NAME}-{KEY}", input="x"),
+    "a custom call's input": _did("custom_tool", "y", name="f", input=FORBIDDEN),
+    "a custom call's result": _did("custom_tool", FORBIDDEN, name="f", input="x"),
+    "a custom call's result's part": _did(
+        "custom_tool", [{"type": "input_text", "text": FORBIDDEN}], name="f", input="x"
+    ),
+    "a local shell's command": _did("local_shell", "y", action={"type": "exec", "command": [FORBIDDEN], "env": {}}),
+    "a local shell's variables": _did(
+        "local_shell", "y", action={"type": "exec", "command": ["ls"], "env": {FORBIDDEN: "a"}}
+    ),
+    "a local shell's result": _did("local_shell", FORBIDDEN, **_RUN_LOCALLY),
+    "a shell's commands": _did("shell", [_RAN], action={"commands": ["ls", FORBIDDEN]}),
+    "a shell's environment": _did(
+        "shell", [_RAN], environment={"type": "local", "skills": [{"name": FORBIDDEN}]}, **_RUN
+    ),
+    "a shell's output": _did("shell", [_RAN | {"stdout": FORBIDDEN}], **_RUN),
+    "a shell's errors": _did("shell", [_RAN | {"stderr": FORBIDDEN}], **_RUN),
+    "a shell's end": _did("shell", [_RAN | {"outcome": {"type": FORBIDDEN}}], **_RUN),
+    "a patch": _did("apply_patch", "y", operation={"type": "create_file", "path": "a", "diff": f"+{FORBIDDEN}"}),
+    "a patched file's name": _did("apply_patch", "y", operation={"type": "delete_file", "path": FORBIDDEN}),
+    "a patch's result": _did("apply_patch", FORBIDDEN, **_PATCH),
+    "a shell's skills": _input(
+        tools=[{"type": "shell", "environment": {"type": "local", "skills": [{"name": FORBIDDEN}]}}]
+    ),
+    "a custom tool's name": _input(tools=[{"type": "custom", "name": f"{_NAME}-{KEY}"}]),
+    "a custom tool's description": _input(tools=[{"type": "custom", "name": "f", "description": FORBIDDEN}]),
+    "a custom tool's grammar": _input(
+        tools=[
+            {"type": "custom", "name": "f", "format": {"type": "grammar", "syntax": "regex", "definition": FORBIDDEN}}
+        ]
+    ),
+}
+"""Tools that take a text, and those that OpenAI's models know and callers run."""
+
+
 def _format(**more: Any) -> Body:
     return _input(text={"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}, **more}})
 
 
 _RESPONSES: Mapping[str, Body] = {
+    **_KINDS,
     "a text": {"input": FORBIDDEN},
     "instructions": _input(instructions=FORBIDDEN),
     "a message": _input({"role": "user", "content": FORBIDDEN}),
@@ -370,12 +435,15 @@ _COUNTED_NO_WORDS = {
     "messages[].content[].is_error", "tools[].strict", "tools[].defer_loading", "tools[].eager_input_streaming",
     "output_config.effort", "output_config.format.type", "output_format.type", "thinking.type",
     "thinking.budget_tokens", "thinking.display", "tool_choice.type", "tool_choice.disable_parallel_tool_use", "speed",
+    "tools[].type", "tools[].display_height_px", "tools[].display_number", "tools[].display_width_px",
+    "tools[].enable_zoom", "tools[].max_characters",
     *(f"{place}{name}" for place in ("", "system[].", "tools[].", "messages[].content[].",
                                      "messages[].content[].content[].") for name in _CACHING),
 }  # fmt: skip
 _ONE_OF_THE_TOOLS = {
     "tool_choice.name", "tool_choice.function.name", "tool_choice.tools[].name",
-    "tool_choice.allowed_tools.tools[].function.name",
+    "tool_choice.allowed_tools.tools[].function.name", "tool_choice.custom.name",
+    "tool_choice.allowed_tools.tools[].custom.name",
 }  # fmt: skip
 _SEALED = {
     "messages[].thinking_blocks[].data", "messages[].thinking_blocks[].signature",
@@ -392,14 +460,17 @@ _NO_WORDS: Mapping[str, set[str]] = {
         "messages[].content[].input_audio.format", *(f"messages[].content[].{name}" for name in _BREAKPOINT),
         "messages[].thinking_blocks[].type", "messages[].tool_calls[].type", "parallel_tool_calls",
         "prompt_cache_retention", "reasoning_effort", "response_format.json_schema.strict", "response_format.type",
-        "tools[].function.strict", "top_logprobs", "verbosity",
+        "tools[].function.strict", "top_logprobs", "verbosity", "tools[].type", "tools[].custom.format.type",
+        "tools[].custom.format.grammar.syntax",
     },
     RESPONSES: {
         "include", "input[].role", "input[].content[].detail", "input[].output[].detail", "max_output_tokens",
         *(f"input[].{part}[].{name}" for part in ("content", "output") for name in _BREAKPOINT),
         "parallel_tool_calls", "prompt_cache_retention", "reasoning.effort", "reasoning.generate_summary",
         "reasoning.summary", "service_tier", "temperature", "text.format.strict", "text.verbosity", "tool_choice",
-        "tool_choice.mode", "tools[].strict", "top_logprobs", "top_p",
+        "tool_choice.mode", "tools[].strict", "top_logprobs", "top_p", "tools[].type", "tools[].format.type",
+        "tools[].format.syntax", "tools[].environment.type", "tool_choice.type", "input[].max_output_length",
+        "reasoning.context",
     },
     COMPLETIONS: {*_SAMPLING - {"service_tier"}, "echo"},
     EMBEDDINGS: set(),

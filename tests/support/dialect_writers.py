@@ -455,6 +455,11 @@ def _normal_item(item: Json) -> Json:
     item.pop("caller", None)
     if item["type"] == "function_call_output":
         item.pop("name", None)
+    if item["type"] == "reasoning" and item.get("content"):  # its pieces become one
+        thought = "\n\n".join(part["text"] for part in item["content"])
+        item["content"] = [{"type": "reasoning_text", "text": thought}]
+    if item["type"] == "local_shell_call_output":  # its call may be named by `id`
+        item.setdefault("call_id", item.get("id"))
     if item["type"] != "reasoning":
         item.pop("id", None)
     elif item.get("encrypted_content", "").startswith(_CALL):

@@ -334,7 +334,8 @@ def _other_calls(draw: Draw) -> list[Json]:
 
 def _result(draw: Draw, path: str) -> Any:
     if draw.role == responses.ShellOutputItem.__name__:
-        return [{"stdout": draw.text(), "stderr": draw.text()}]
+        outcome = draw.one(({"type": "timeout"}, {"type": "exit", "exit_code": draw.random.randint(0, 2)}))
+        return [{"stdout": draw.text(), "stderr": draw.text(), "outcome": outcome}]
     if draw.role in {responses.LocalShellOutputItem.__name__, responses.ApplyPatchOutputItem.__name__}:
         return draw.text()
     return _parts(draw, path, (responses.InputTextPart, responses.InputImagePart, responses.InputDocumentPart))

@@ -65,6 +65,7 @@ _COMMON: dict[str, Own] = {
     "messages[].content[].file.filename": lambda draw: f"{draw.name()} é.txt",
     "messages[].tool_calls[].function.name": lambda draw: draw.name(),
     "messages[].tool_calls[].function.arguments": lambda draw: draw.arguments(),
+    "messages[].tool_calls[].custom.name": lambda draw: draw.name(),
     "messages[].tool_calls[].id": lambda draw: draw.fresh("call"),
 }
 _OWN: Mapping[str, dict[str, Own]] = {
@@ -72,6 +73,7 @@ _OWN: Mapping[str, dict[str, Own]] = {
     | {
         "max_completion_tokens": _between(1, 9000),
         "tools[].function.name": lambda draw: draw.fresh("f"),
+        "tools[].custom.name": lambda draw: draw.fresh("f"),
         "tools[].function.parameters": lambda draw: draw.schema(),
         "tool_choice.function.name": lambda draw: draw.name(),
         "tool_choice.allowed_tools.tools": lambda _: [{"type": "function", "function": {"name": "f"}}],
@@ -84,6 +86,7 @@ _OWN: Mapping[str, dict[str, Own]] = {
         "best_of": _between(1, 4),
         "prompt": lambda draw: draw.one((draw.text(), [draw.random.randint(0, 50000) for _ in range(3)])),
     },
+    "openai.embeddings": {"model": lambda _: "m", "input": lambda draw: draw.text(), "dimensions": _between(1, 3072)},
     "openai.responses": _COMMON
     | {
         "metadata": _pairs,
@@ -276,14 +279,14 @@ def _chat(draw: Draw, body: Json) -> None:
         body["modalities"] = ["text"]
     if isinstance(schema := body.get("response_format", {}).get("json_schema"), dict):
         schema.setdefault("schema", draw.schema())
-    names = [tool["function"]["name"] for tool in body.get("tools", ()) if "function" in tool]
+    offered = [{"type": (kind := tool["type"]), kind: {"name": tool[kind]["name"]}} for tool in body.get("tools", ())]
     choice = body.get("tool_choice")
-    if choice is not None and not names:
+    if choice is not None and not offered:
         body["tool_choice"] = "none"
-    elif isinstance(choice, dict) and "function" in choice:
-        choice["function"]["name"] = names[0]
     elif isinstance(choice, dict) and "allowed_tools" in choice:
-        choice["allowed_tools"]["tools"] = [{"type": "function", "function": {"name": names[-1]}}]
+        choice["allowed_tools"]["tools"] = [offered[-1]]
+    elif isinstance(choice, dict):
+        body["tool_choice"] = offered[0]
     _streams(body)
 
 
@@ -303,22 +306,39 @@ def _completions(draw: Draw, body: Json) -> None:
     _streams(body)
 
 
+_CALLS = ("function_call", "custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call")
+
+
+def _output_of(draw: Draw, call: Json, outputs: list[Json]) -> Json:
+    """What came of a call: one of those that were drawn, or a short one."""
+    kind = f"{call['type']}_output"
+    drawn = next((output for output in outputs if output["type"] == kind), None)
+    if drawn is not None:
+        outputs.remove(drawn)
+    said: Any = [{"stdout": draw.text(), "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}]
+    short = {"type": kind, "output": said if kind == "shell_call_output" else draw.text(), "status": "completed"}
+    id = "id" if kind == "local_shell_call_output" else "call_id"  # as the types have it
+    return (drawn or short) | {id: call["call_id"]}
+
+
+def _turns(draw: Draw, given: list[Json]) -> list[Json]:
+    """Outputs follow their calls; the user speaks last."""
+    items: list[Json] = []
+    outputs = [item for item in given if item.get("type") in {f"{kind}_output" for kind in _CALLS}]
+    for item in [item for item in given if item not in outputs]:
+        items.append(item)
+        if item.get("type") in _CALLS:
+            items.append(_output_of(draw, item, outputs))
+    return [*items, {"role": "user", "content": draw.text()}]
+
+
 def _responses(draw: Draw, body: Json) -> None:
-    """Outputs follow their calls; the user speaks last; a picture and a document lie in one place."""
+    """Outputs follow their calls, and a choice has something to choose; a picture and a document lie in one place."""
     if not isinstance(body.get("input"), list):
         body.setdefault("input", draw.text())
     else:
-        items: list[Json] = []
-        outputs = [item for item in body["input"] if item.get("type") == "function_call_output"]
+        body["input"] = _turns(draw, body["input"])
         for item in body["input"]:
-            if item.get("type") == "function_call_output":
-                continue
-            items.append(item)
-            if item.get("type") == "function_call":
-                output = outputs.pop() if outputs else {"type": "function_call_output", "output": draw.text()}
-                items.append(output | {"call_id": item["call_id"]})
-        body["input"] = [*items, {"role": "user", "content": draw.text()}]
-        for item in items:
             for name in ("content", "output"):
                 for part in item[name] if isinstance(item.get(name), list) else ():
                     _placed(draw, part)
@@ -327,15 +347,24 @@ def _responses(draw: Draw, body: Json) -> None:
         body["store"] = True
     if body.get("truncation") == "auto" and not draw.chance(0.05):
         body["truncation"] = "disabled"
-    names = [tool["name"] for tool in body.get("tools", ()) if tool.get("type") == "function"]
+    if "tools" in body:  # of those without a name there is one of a kind
+        body["tools"] = list({tool.get("name", tool["type"]): tool for tool in body["tools"]}.values())
+    offered = [_chosen(tool) for tool in body.get("tools", ()) if tool["type"] in _OFFERED]
     choice = body.get("tool_choice")
-    if choice is not None and not names and (choice == "required" or isinstance(choice, dict)):
+    if choice is not None and not offered and (choice == "required" or isinstance(choice, dict)):
         body["tool_choice"] = "none"
-    elif isinstance(choice, dict) and choice["type"] == "function":
-        choice["name"] = names[0]
     elif isinstance(choice, dict) and choice["type"] == "allowed_tools":
-        choice["tools"] = [{"type": "function", "name": names[-1]}]
+        choice["tools"] = [offered[-1]]
+    elif isinstance(choice, dict) and choice["type"] in _OFFERED:
+        body["tool_choice"] = offered[0]
     _streams(body)
+
+
+_OFFERED = ("function", "custom", "local_shell", "shell", "apply_patch")
+
+
+def _chosen(tool: Json) -> Json:
+    return {name: tool[name] for name in ("type", "name") if name in tool}
 
 
 def _placed(draw: Draw, part: Json) -> None:
@@ -370,7 +399,7 @@ def _messages(draw: Draw, body: Json) -> None:
             turns.append({"role": "user", "content": [_result(draw, id) for id in calls]})
     body["messages"] = [*turns, {"role": "user", "content": draw.text()}]
     _sourced(draw, body["messages"])
-    names = [tool["name"] for tool in body.get("tools", ()) if "input_schema" in tool]
+    names = [tool["name"] for tool in body.get("tools", ()) if "name" in tool]
     choice = body.get("tool_choice")
     if choice is not None and not names:
         body["tool_choice"] = {"type": "none"}

@@ -1,7 +1,7 @@
 """Several choices and their logprobs: what an engine says of each token reaches OpenAI's own SDK, whole and streamed.
 
 `test_answers` goes from every provider to every dialect, one choice at a time; here are the two dialects that have
-several choices, and the logprobs that each of them writes in its own way.
+several choices, and the logprobs that each of OpenAI's three writes in its own way.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from interlace.engines.types import Delta, Event, FinishReason, Started, TokenLo
 from interlace.gateway.calls import Done, Happening, PartStarted
 from interlace.gateway.openai_chat import parse_chat
 from interlace.gateway.openai_completions import parse_completion
+from interlace.gateway.responses import ask_of, read_body
 from tests.support.drawing import Draw
 
 ID = "0" * 24
@@ -48,8 +49,8 @@ def _token(draw: Draw) -> TokenLogprob:
     return TokenLogprob(1, chosen.encode(), logprob, (TopLogprob(1, chosen.encode(), logprob), *others))
 
 
-def _choices(draw: Draw) -> list[Choice]:
-    count = draw.random.randint(1, 4)
+def _choices(draw: Draw, most: int) -> list[Choice]:
+    count = draw.random.randint(1, most)
     return [
         Choice(tuple(_token(draw) for _ in range(draw.random.randint(1, 5))), draw.one(("stop", "length")))
         for _ in range(count)
@@ -76,6 +77,10 @@ def _rendered(draw: Draw, path: str, said: list[Choice], *, stream: bool) -> byt
     if path == "chat":
         body = asked | {"messages": [{"role": "user", "content": "?"}], "logprobs": True, "top_logprobs": 3}
         rendering: Any = parse_chat(json.dumps(body).encode(), ID, 128)[1]
+    elif path == "responses":
+        told: Any = {"include": ["message.output_text.logprobs"], "top_logprobs": 3, "store": False}
+        body = {"model": "m", "stream": stream, "input": "?", **told}
+        rendering = ask_of(read_body(json.dumps(body).encode()), ID, (), {})[1]
     else:
         rendering = parse_completion(json.dumps(asked | {"prompt": "?", "logprobs": 3}).encode(), ID, 128)[1]
     happenings: list[Happening] = [
@@ -113,7 +118,7 @@ def _chat(client: openai.OpenAI, *, stream: bool) -> Read:
             said = choice.delta.content if stream else choice.message.content
             text, finish, tokens = read.get(choice.index, ("", None, []))
             told = choice.logprobs.content or () if choice.logprobs else ()
-            rows = [(one.token, one.logprob, {top.token: top.logprob for top in one.top_logprobs}) for one in told]
+            rows = list(map(_row, told))
             read[choice.index] = (text + (said or ""), choice.finish_reason or finish, [*tokens, *rows])
     return read
 
@@ -133,12 +138,36 @@ def _completions(client: openai.OpenAI, *, stream: bool) -> Read:
     return read
 
 
-READERS = {"chat": _chat, "completions": _completions}
+def _responses(client: openai.OpenAI, *, stream: bool) -> Read:
+    ask: Any = {"model": "m", "input": "?"}
+    rows: list[Any] = []
+    if stream:
+        for event in client.responses.create(**ask, stream=True):
+            if event.type == "response.output_text.delta":
+                rows += map(_row, event.logprobs)
+            elif event.type == "response.output_text.done":
+                assert list(map(_row, event.logprobs)) == rows
+            elif event.type in {"response.completed", "response.incomplete"}:
+                whole = event.response
+    else:
+        whole = client.responses.create(**ask)
+    (message,) = whole.output
+    (part,) = message.content
+    told = list(map(_row, part.logprobs))
+    assert not stream or told == rows
+    return {0: (part.text, "stop" if whole.status == "completed" else "length", told)}
+
+
+def _row(one: Any) -> Any:
+    return one.token, one.logprob, {top.token: top.logprob for top in one.top_logprobs}
+
+
+READERS = {"chat": _chat, "completions": _completions, "responses": _responses}
 
 
 def _through(path: str, random: Random) -> None:
     draw = Draw(random, {})
-    said = _choices(draw)
+    said = _choices(draw, 1 if path == "responses" else 4)  # a response has no choices
     want = {
         i: (
             choice.text,

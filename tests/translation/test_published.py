@@ -28,7 +28,7 @@ from tests.translation.test_requests import there_and_back
 VALIDITY: dict[str, set[str]] = {
     "openai.chat": set(),
     "openai.completions": set(),
-    "openai.responses": {"input[].content[].type", "reasoning.context", "reasoning.mode", "truncation"},
+    "openai.responses": {"input[].content[].type", "reasoning.mode", "truncation"},
     "anthropic.messages": {"messages[].content[].type"},
 }
 """What can be wrong with a value that the published type allows."""

@@ -20,12 +20,9 @@ _BLOCKS_ELSEWHERE = (
     "web_search_tool_result",
 )
 _TOOLS_ELSEWHERE = (
-    "bash",
     "browser_toolset",
     "code_execution",
     "computer_toolset",
-    "memory",
-    "text_editor",
     "tool_search_tool_bm25",
     "tool_search_tool_regex",
     "web_fetch",

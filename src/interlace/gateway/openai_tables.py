@@ -34,7 +34,6 @@ SAMPLED: dict[str, Place] = {
 }
 
 _NO_LEGACY = "OpenAI's retired way: use `tools`"
-_NO_CUSTOM = Denied("use a function; a string parameter holds free text")
 
 CHAT: Table = {
     **SAMPLED,
@@ -113,9 +112,6 @@ CHAT: Table = {
     "moderation": carried("native"),
     "prediction": carried("native.aside"),
     "modalities": Here('`["text"]`; anything else gets a 400'),
-    **dict.fromkeys(
-        ("tools[].type=custom", "tool_choice.type=custom", "messages[].tool_calls[].type=custom"), _NO_CUSTOM
-    ),
     "messages[].role=function": Denied(_NO_LEGACY),
     "audio": Denied("models answer in text"),
     "web_search_options": Denied("there is no web search"),

@@ -12,6 +12,7 @@ from interlace.errors import InvalidRequest
 from interlace.gateway.calls import Ask
 from interlace.gateway.responses_body import (
     CALL_FIELDS_ELSEWHERE,
+    ENVIRONMENTS_ELSEWHERE,
     FIELDS_ELSEWHERE,
     ITEMS_ELSEWHERE,
     TOOL_FIELDS_ELSEWHERE,
@@ -167,6 +168,12 @@ def _refuse_elsewhere(value: dict[str, Any]) -> None:
     for number, tool in enumerate(_dicts(value.get("tools"))):
         _refuse_tool(tool.get("type"), f"tools[{number}].type")
         _refuse_fields(tool, TOOL_FIELDS_ELSEWHERE, f"tools[{number}]")
+        where = tool.get("environment")
+        if isinstance(where, dict) and where.get("type") in ENVIRONMENTS_ELSEWHERE:
+            raise _unsupported(
+                "Containers run at OpenAI. Leave 'environment' out, and run the commands yourself.",
+                f"tools[{number}].environment.type",
+            )
     choice = value.get("tool_choice")
     if isinstance(choice, dict):
         _refuse_tool(choice.get("type"), "tool_choice.type")
@@ -255,7 +262,9 @@ def _tool(tool: ToolBody) -> Tool:
         return Tool(tool.name, tool.description or "", native=native, kind="custom")
     if not isinstance(tool, FunctionToolBody):
         kind = str(tool.__struct_config__.tag)
-        said = {name: value for name, value in msgspec.to_builtins(tool).items() if name != "type"}
+        said = {
+            name: value for name, value in msgspec.to_builtins(tool).items() if name not in {"type", "allowed_callers"}
+        }
         return Tool(kind, native=said, kind=kind)
     parameters = tool.parameters or {}
     strict = _can_be_strict(parameters) if tool.strict is None else tool.strict

@@ -142,6 +142,10 @@ class CustomCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="c
     input: str
     id: Id | None = None
     status: Status | None = None
+    caller: DirectCaller | None = None
+    # Known, and refused unless they ask for nothing.
+    asynchronous: bool | None = field(default=None, name="async")
+    namespace: str | None = None
 
 
 class CustomOutputItem(
@@ -153,6 +157,7 @@ class CustomOutputItem(
     output: str | list[InputPart]
     id: Id | None = None
     status: Status | None = None
+    caller: DirectCaller | None = None
 
 
 class LocalShellCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="local_shell_call", tag_field="type"):
@@ -183,6 +188,7 @@ class ShellCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="sh
     environment: dict[str, Any] | None = None
     id: Id | None = None
     status: Status | None = None
+    caller: DirectCaller | None = None
 
 
 class ShellOutputItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="shell_call_output", tag_field="type"):
@@ -193,6 +199,7 @@ class ShellOutputItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="
     max_output_length: int | None = None
     id: Id | None = None
     status: Status | None = None
+    caller: DirectCaller | None = None
 
 
 class ApplyPatchCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, tag="apply_patch_call", tag_field="type"):
@@ -202,6 +209,7 @@ class ApplyPatchCallItem(Body, frozen=True, kw_only=True, omit_defaults=True, ta
     operation: dict[str, Any]
     id: Id | None = None
     status: Status | None = None
+    caller: DirectCaller | None = None
 
 
 class ApplyPatchOutputItem(
@@ -213,6 +221,7 @@ class ApplyPatchOutputItem(
     status: Literal["completed", "failed"]
     output: str | None = None
     id: Id | None = None
+    caller: DirectCaller | None = None
 
 
 NativeCall = LocalShellCallItem | ShellCallItem | ApplyPatchCallItem
@@ -255,6 +264,10 @@ class CustomToolBody(Body, frozen=True, kw_only=True, tag="custom", tag_field="t
     name: FunctionName
     description: str | None = None
     format: PlainText | GrammarText | None = None
+    # Known, and refused unless they ask for nothing.
+    allowed_callers: list[str] | None = None
+    asynchronous: bool | None = field(default=None, name="async")
+    defer_loading: bool | None = None
 
 
 class LocalShellTool(Body, frozen=True, kw_only=True, tag="local_shell", tag_field="type"):
@@ -272,10 +285,13 @@ class ShellTool(Body, frozen=True, kw_only=True, omit_defaults=True, tag="shell"
     """The caller runs commands for the model."""
 
     environment: LocalEnvironment | None = None
+    allowed_callers: list[str] | None = None  # refused unless it asks for nothing
 
 
-class ApplyPatchTool(Body, frozen=True, kw_only=True, tag="apply_patch", tag_field="type"):
+class ApplyPatchTool(Body, frozen=True, kw_only=True, omit_defaults=True, tag="apply_patch", tag_field="type"):
     """The caller changes files for the model."""
+
+    allowed_callers: list[str] | None = None  # refused unless it asks for nothing
 
 
 NativeTool = LocalShellTool | ShellTool | ApplyPatchTool
@@ -430,6 +446,9 @@ TOOLS_ELSEWHERE = {
 }
 """The kinds of tools that run at OpenAI, and what to do instead."""
 
+ENVIRONMENTS_ELSEWHERE = ("container_auto", "container_reference")
+"""Where a shell's commands would run at OpenAI."""
+
 ITEMS_ELSEWHERE = (
     "additional_tools",
     "code_interpreter_call",
@@ -458,7 +477,7 @@ TOOL_FIELDS_ELSEWHERE = {
     "defer_loading": "All tools are read at once: leave it out.",
     "output_schema": "Say in 'description' what the function returns.",
 }
-"""Fields of a function tool that belong to tools that run at OpenAI."""
+"""Fields of a tool that belong to tools that run at OpenAI."""
 
 CALL_FIELDS_ELSEWHERE = {
     "async": "A call waits for its output: leave it out.",

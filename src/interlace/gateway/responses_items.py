@@ -157,7 +157,7 @@ def _called(item: CallItem) -> ToolCall:
 def _beside(item: NativeCall | NativeOutput) -> str:
     """What an item says beside which one it is, as JSON text."""
     said = msgspec.to_builtins(item)
-    kept = ("type", "id", "call_id") if isinstance(item, NativeOutput) else ("type", "id", "call_id", "status")
+    kept = {"type", "id", "call_id", "caller"} | (set() if isinstance(item, NativeOutput) else {"status"})
     return msgspec.json.encode({name: value for name, value in said.items() if name not in kept}).decode()
 
 

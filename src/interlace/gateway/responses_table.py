@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from interlace.gateway.responses_body import (
     CALL_FIELDS_ELSEWHERE,
+    ENVIRONMENTS_ELSEWHERE,
     FIELDS_ELSEWHERE,
     ITEMS_ELSEWHERE,
     TOOL_FIELDS_ELSEWHERE,
@@ -41,7 +42,9 @@ RESPONSES: Table = {
     "input[].type": Here("items of tools that run at OpenAI get a 400"),
     "input[].role": carried("message.developer", "message.late_system", "part.in_instructions"),
     **_parts("input[].content[]"),
-    "input[].content[].text": carried("part.thinking.text", how="of a thought; any other is the message"),
+    "input[].content[].text": carried(
+        "part.thinking.text", how="of a thought, whose pieces become one with blank lines between; else the message"
+    ),
     "input[].content[].refusal": carried("part.refusal"),
     "input[].content[].annotations": Ignored(_ECHOED),
     "input[].content[].logprobs": Ignored(_ECHOED),
@@ -54,6 +57,7 @@ RESPONSES: Table = {
     "input[].environment": carried("call.kind"),
     "input[].operation": carried("call.kind"),
     "input[].max_output_length": carried("call.kind"),
+    **{f"input[].output[].{name}": carried("call.kind") for name in ("stdout", "stderr", "outcome")},
     "input[].output": carried("call.kind", how="of shells and patches; of other tools it is the result's text"),
     "input[].encrypted_content": carried("part.thinking.signature", "part.thinking.redacted", "call.signature"),
     "input[].summary[].text": carried("part.thinking.summary"),
@@ -95,6 +99,7 @@ RESPONSES: Table = {
     ),
     "tool_choice": carried("tool_choice.none", "tool_choice.required"),
     "tool_choice.name": carried("tool_choice.function"),
+    "tool_choice.type": carried("tool_choice.function", how="of shells and patches, which have no name"),
     "tool_choice.mode": carried("tool_choice.required", how="of `allowed_tools`"),
     "tool_choice.tools[].name": carried("tools", how="only the allowed ones are offered"),
     "parallel_tool_calls": carried("parallel_tool_calls"),
@@ -122,5 +127,9 @@ RESPONSES: Table = {
     "input[].caller.type=program": Denied("only the model itself calls tools here"),
     **{f"input[].type={kind}": Denied("it belongs to tools that run at OpenAI") for kind in ITEMS_ELSEWHERE},
     **{f"tools[].type={kind}": Denied(mend) for kind, mend in TOOLS_ELSEWHERE.items()},
+    **{
+        f"tools[].environment.type={kind}": Denied("leave it out, and run the commands yourself")
+        for kind in ENVIRONMENTS_ELSEWHERE
+    },
     **{f"tool_choice.type={kind}": Denied("see `tools`") for kind in TOOLS_ELSEWHERE},
 }

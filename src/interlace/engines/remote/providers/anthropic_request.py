@@ -29,6 +29,9 @@ _COUNTED = (
     "output_config",
     "speed",
     "context_management",
+    "compaction",
+    "user_profile_id",
+    "workspace_id",
 )
 
 
