@@ -8,7 +8,7 @@ from sqlalchemy import Connection, inspect, text
 
 from interlace.errors import ConfigError
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest step; a test compares it with Alembic's own view."""
 
 
