@@ -110,6 +110,7 @@ def test_one_whose_worker_dies_has_failed(there: Served) -> None:
     """It must not be told as running until the whole installation is started again; those of the living go on, also
     when the coordinator dies with it."""
     runners: dict[str, str] = {}
+    id = ""
     while len(set(runners.values())) < 2:
         id = _begin(there)
         runners[id] = _runner(there, id)
@@ -119,7 +120,7 @@ def test_one_whose_worker_dies_has_failed(there: Served) -> None:
     assert coordinator is not None
     coordinator.kill()
     victim.kill()
-    patiently(lambda: dead in there.workers() and there.workers()[dead].pid != victim.pid)
+    patiently(lambda: there.workers().get(dead, victim).pid != victim.pid)
     theirs = [id for id, runner in runners.items() if runner == dead]
     patiently(lambda: {_state(there, id) for id in theirs} == {"failed"})
     assert _call(there, "GET", f"/{theirs[0]}").json()["error"]["code"] == "server_error"

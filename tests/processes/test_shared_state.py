@@ -106,7 +106,7 @@ def test_what_runs_is_counted_across_workers_and_dropped_with_the_dead(there: Se
         ends = Counter(map(_status, running))
     assert ends[429] == 18
     assert ends[200] + ends[None] == 6
-    patiently(lambda: len(there.workers()) == PROCESSES)
+    patiently(lambda: len(there.workers()) == PROCESSES and victims[0] not in there.workers().values())
     patiently(lambda: _crowd(there, key, 6, "slow:40", most=40) == {200: 6})
 
 

@@ -172,6 +172,11 @@ class Responses:
         """That process has died: so have those that it ran; how many."""
         return self._fail(_TABLE.runner == runner)
 
+    def fail_before(self, runner: str) -> int:
+        """A process has begun in its place: those have failed that the ones before it ran there; how many."""
+        place = runner.rpartition("/")[0]
+        return self._fail(and_(_TABLE.runner.startswith(f"{place}/", autoescape=True), _TABLE.runner != runner))
+
     def _fail(self, which: Any) -> int:
         there = select(stored_responses).where(_TABLE.status.in_(RUNNING), which)
         rows = self._shelf.store.read(lambda connection: connection.execute(there).all())

@@ -1,7 +1,6 @@
 """The coordinator: the one process of an installation that writes usage, has the engine hosts and tells of changes.
 
-Workers connect to it over a Unix socket (`messages.py`). What they sent and it had not committed when it died, they
-send again to the next one, so it keeps nothing that would have to be recovered but the database.
+Workers connect over a Unix socket (`messages.py`). What it had not committed when it died, they send to the next one.
 """
 
 from __future__ import annotations
@@ -185,7 +184,9 @@ class Coordinator:
         closed, holdings = False, Totals()
         while desk.at_bank is None:
             try:
-                desk.at_bank, holdings = await self.patiently(lambda connection: self._enrol(connection, hello))
+                there, holdings = await self.patiently(lambda connection: self._enrol(connection, hello))
+                await asyncio.to_thread(self.deposits.responses.fail_before, runner_of(there))
+                desk.at_bank = there
             except Fenced:
                 desk.at_bank, closed = Worker(self._place(hello.worker), hello.epoch), True
             except LedgerUnavailable as error:

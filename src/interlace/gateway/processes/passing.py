@@ -68,13 +68,24 @@ class Passing:
                 reader, writer = await asyncio.open_unix_connection(path)
         except OSError:
             return False
-        asked = asyncio.create_task(_pass_back(reader, send))
+        begun = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        asked = asyncio.create_task(_pass_back(reader, send_on))
         gone = asyncio.create_task(_gone(receive))
         try:
             writer.write(_frame((scope["method"], scope["path"], scope["query_string"], list(scope["headers"]))))
             await asyncio.wait([asked, gone], return_when=asyncio.FIRST_COMPLETED)
             if asked.done():
                 await asked
+        except (OSError, asyncio.IncompleteReadError):  # it has died
+            if not begun:
+                return False
+            scope["interlace.abort"]()  # its caller must not take what came for the whole
         finally:
             for task in (asked, gone):
                 task.cancel()
