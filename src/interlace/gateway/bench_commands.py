@@ -36,7 +36,7 @@ SMALL_NANOS = DOLLAR // 20  # what may be spent without asking: five cents
 INTERRUPTED = 130  # as shells have it for ctrl-C
 _COST_SECONDS = 20.0  # for asking what was spent
 _LATE_SECONDS = 3.0  # of them, for what is not in the books yet
-_HEADINGS = ("STREAMS", "ANSWERED", "ERRORS", "TOKENS/S", "PER STREAM", "FIRST TOKEN P50", "P95", "BETWEEN P50", "P95 ",
+_HEADINGS = ("STREAMS", "ANSWERED", "ERRORS", "TOKENS/S", "PER STREAM", "FIRST TOKEN P50", "P95", "BETWEEN P50", "P95",
              "USD")  # fmt: skip
 
 
