@@ -95,7 +95,7 @@ def _panel(panel: _Panel, levels: Sequence[Level], left: float, top: float) -> I
     values = [[series.value(level) for series in panel.series] for level in levels]
     highest = max((value for group in values for value in group if value is not None), default=0.0)
     step = _step(highest)
-    top_value = step * max(1, -(-highest // step))
+    top_value = step * max(1, -(-1.08 * highest // step))  # with room for the number on the highest bar
     bottom = top + _PANEL_HEIGHT
     yield _text(left, top - 14, panel.title, weight="bold")
     for number, series in enumerate(one for one in panel.series if one.name):
