@@ -23,6 +23,7 @@ from interlace.gateway.bench.picture import bars, svg
 from interlace.gateway.bench.plan import Plan, Questions
 from interlace.ledger.prices import Price
 from tests.support.billing import billing, priced, tenants
+from tests.support.certificates import pair
 from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, patiently, served
 from tests.support.serving import environment, free_port
@@ -261,6 +262,7 @@ def test_a_model_that_does_not_answer_is_told_and_left(
     assert all(reason in error["message"] for error in done.json["errors"])
     assert done.json["levels"][0]["tokens_per_second"] is None
     assert len(provider.seen) <= 4, "the gateway may try again, not we"
+    assert done.json["cost_unknown"] == {"refused": 0, "first": 2}.get(model, done.json["cost_unknown"])
 
 
 def test_some_errors_are_counted_beside_the_figures(bench: Bench) -> None:
@@ -322,6 +324,19 @@ def test_where_none_runs_one_is_started_and_ended(alone: Path) -> None:
     done = subprocess.run(command("once", "--url", "http://127.0.0.1:1"), check=False, **run)
     assert done.returncode == 1
     assert "No server answers at http://127.0.0.1:1" in done.stderr
+
+
+def test_over_tls(alone: Path) -> None:
+    """The configured certificate is believed, whatever name it is for, and chats go over it like everything else."""
+    files, config = pair(alone / "tls"), alone / "interlace.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "tls": files.settings}))
+    done = subprocess.run(
+        command("once", "--streams", "2", "--rounds", "1", "--json"), env=environment(alone / "home"), cwd=alone,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["url"].startswith("https://")
+    assert json.loads(done.stdout)["levels"][0]["tokens"] == 14
 
 
 def test_its_server_dies_with_it(alone: Path) -> None:

@@ -179,7 +179,7 @@ def _agreed(plan: Plan, row: Mapping[str, Any], most_nanos: int | None, *, yes: 
 def _ask_costs(server: Server, levels: Sequence[Level]) -> None:
     """Fill in what each chat cost, as the server recorded it; nothing where it keeps no books."""
     began = time.monotonic()
-    for sample in (sample for level in levels for sample in (*level.warm, *level.samples)):
+    for sample in (one for level in levels for one in (*level.warm, *level.samples) if not one.refused):
         now = time.monotonic()
         late = sample.stopped or sample.error is not None  # it is settled a moment after we left
         sample.cost_nanos = server.spent(sample.id, patience_seconds=max(began + _LATE_SECONDS - now, 0) * late)
@@ -232,7 +232,9 @@ def _notes(plan: Plan, run: Run, levels: Sequence[Level]) -> Iterator[str]:
             yield f"The text came in pieces of {each:.1f} tokens: the times between are those between pieces."
     cost = total(level.cost_nanos for level in run.levels)
     if cost is not None:
-        yield f"All of it cost ${show_usd(cost)}."
+        unknown = sum(level.cost_unknown for level in run.levels)
+        beside = f", beside {unknown} chats of which it is not known: interlace usage has them" if unknown else ""
+        yield f"All of it cost ${show_usd(cost)}{beside}."
     for reason, count in Counter(error for level in run.levels for error in level.errors).most_common(5):
         yield f"{count} failed: {_printable(reason)}"
     if run.stopped:
@@ -257,6 +259,7 @@ def _print_json(plan: Plan, server: Server, row: Mapping[str, Any], began: int, 
         "most_nanos": most,
         "cost_nanos": cost,
         "cost_usd": None if cost is None else show_usd(cost),
+        "cost_unknown": sum(level.cost_unknown for level in run.levels),
     }
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 

@@ -26,6 +26,7 @@ class Sample:
     id: str | None = None
     error: str | None = None
     stopped: bool = False  # by the person at the terminal
+    refused: bool = False  # before anything ran: there is nothing to pay
     cost_nanos: int | None = None
 
     def piece(self, now: float) -> None:
@@ -117,6 +118,11 @@ class Level:
         """Of all chats, warm-up included; None where the server does not say."""
         return total(one.cost_nanos for one in (*self.warm, *self.samples))
 
+    @property
+    def cost_unknown(self) -> int:
+        """Chats that may have cost something, of which nobody said how much."""
+        return sum(one.cost_nanos is None and not one.refused for one in (*self.warm, *self.samples))
+
     def json(self) -> dict[str, Any]:
         """Times in milliseconds."""
         read = [one.prompt_tokens for one in self.good if one.prompt_tokens is not None]
@@ -137,6 +143,7 @@ class Level:
             "tokens_per_piece": self.tokens_per_piece,
             "cost_nanos": cost,
             "cost_usd": None if cost is None else show_usd(cost),
+            "cost_unknown": self.cost_unknown,
         }
 
 

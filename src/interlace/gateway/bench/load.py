@@ -113,7 +113,7 @@ class _Station:
             sample.error = f"no whole answer within {self._timeout:g} seconds"
             self.close()
         except OSError as error:
-            sample.error = f"no connection: {error.strerror or error}"
+            sample.error, sample.refused = f"no connection: {error.strerror or error}", True
             self.close()
         except asyncio.CancelledError:
             sample.stopped = True

@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The answer's end."""
         if (status := self._parser.get_status_code()) != 200:
-            self._sample.id = None  # nothing was charged
+            self._sample.refused = True
             self._end(f"{status}: {_reason(bytes(self._refusal))}")
         else:
             self._end(None if self._finished else "the stream ended without [DONE]")
