@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from interlace import __version__
+from interlace.cli.bench import bench
 from interlace.cli.costs import plans, prices, usage
 from interlace.cli.ledger import ledger
 from interlace.cli.options import ApiKey, Config, Home, Json, Url
@@ -307,4 +308,5 @@ def chat(
     )
 
 
+app.command()(bench)
 app.command()(usage)

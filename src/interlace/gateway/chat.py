@@ -102,16 +102,20 @@ class Server:
         key = (key or "").strip()
         if not (key.isascii() and key.isprintable()):
             raise ChatError("The key holds a character that no key has. (Name a key with --key or INTERLACE_API_KEY.)")
+        self.key = key or None
+        self.trust: ssl.SSLContext | None = None  # None: without TLS
         headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
             parts = urlsplit(self.url)
+            if parts.scheme == "https":
+                self.trust = trust or httpx.create_ssl_context()
             sound = parts.scheme in ("http", "https") and bool(parts.hostname)
             self._http = httpx.Client(
                 base_url=self.url,
                 headers=headers,
                 timeout=_TIMEOUT,
                 trust_env=False,  # no proxy between us and it
-                verify=(trust or httpx.create_ssl_context()) if parts.scheme == "https" else False,
+                verify=self.trust or False,
             )
         except (ValueError, httpx.InvalidURL):
             sound = False

@@ -1,0 +1,1 @@
+"""`interlace bench`: how fast one model answers through the endpoint, how much at once, and for what money."""
