@@ -67,12 +67,18 @@ serve: $(VENV)/.installed ## Install, pull the default checkpoint, serve it on 1
 
 # --- check ---
 
+# The databases that tests start for themselves: Debian's, installed once where we may; INTERLACE_TEST_STORES=required
+# (as in CI) makes it an error where we may not, else their tests are skipped and say what to install.
+.PHONY: stores
+stores: ## Install PostgreSQL and Redis for the tests, where we may
+	@tests/support/install-stores
+
 .PHONY: test
-test: $(VENV)/.installed-dev ## Run all tests but the marked nightly set
+test: $(VENV)/.installed-dev stores ## Run all tests but the marked nightly set
 	@$(BIN)/python -m pytest -n $(WORKERS) -m 'not nightly' $(ARGS)
 
 .PHONY: test-all
-test-all: $(VENV)/.installed-dev ## Run all tests
+test-all: $(VENV)/.installed-dev stores ## Run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 .PHONY: clients

@@ -20,6 +20,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from tests.support.stores import module_store, postgresql, redis_server, store
+
+__all__ = ["module_store", "postgresql", "redis_server", "store"]  # fixtures of every folder
+
 ROOT = Path(__file__).parent.parent
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.served import Served, decoder, embedder, served
+from tests.support.stores import store_fixture
 
 
 @pytest.fixture(scope="module")
@@ -15,3 +16,6 @@ def both(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path, minilm: P
     """`talker` and `embedder`, ready."""
     with served(tmp_path_factory.mktemp("both"), [decoder(smollm2_gguf), embedder(minilm)]) as there:
         yield there
+
+
+store = store_fixture(pytest.mark.nightly)  # each start of a server takes a second, and one on PostgreSQL two

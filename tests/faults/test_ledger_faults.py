@@ -23,6 +23,9 @@ from tests.support.billing import ANSWER_NANOS, Asked, Books, billing, priced, t
 from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, patiently, until
 from tests.support.serving import COMMAND, environment
+from tests.support.stores import ledger_url, on_both, only_sqlite
+
+pytestmark = pytest.mark.usefixtures("store")
 
 WORKS = ("instant:5", "slow:3", "slow:25", "slow:60")  # at five milliseconds a word
 
@@ -37,6 +40,7 @@ def provider() -> Iterator[Provider]:
 # --- kill -9 -----------------------------------------------------------------------------------------------------
 
 
+@on_both
 @pytest.mark.parametrize(
     "kills", [8, pytest.param(50, marks=[pytest.mark.nightly, pytest.mark.timeout(1200)])], ids=lambda n: f"{n} kills"
 )
@@ -100,12 +104,14 @@ async def test_kill_9_while_the_first_start_makes_the_ledger(tmp_path: Path, pro
         folder = tmp_path / str(number)
         folder.mkdir()
         config = folder / "c.yaml"
-        config.write_text("{port: 0, models: [{name: m, engine: openai, base_url: 'http://127.0.0.1:1/v1', model: m}]}")
+        ledger = f"ledger: {{url: '{ledger_url(folder / 'home')}'}}"
+        models = "models: [{name: m, engine: openai, base_url: 'http://127.0.0.1:1/v1', model: m}]"
+        config.write_text(f"{{port: 0, {ledger}, {models}}}")
         process = subprocess.Popen(
             [*COMMAND, "serve", "--config", str(config)],
             env=environment(folder / "home"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        patiently((folder / "home" / "ledger.db").exists)
+        patiently((folder / "home" / ("secret" if ledger_url(folder / "home") else "ledger.db")).exists)
         time.sleep(wait)
         process.kill()
         process.wait()
@@ -225,6 +231,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         yield disk
 
 
+@only_sqlite
 async def test_a_full_disk_stops_new_work_and_loses_nothing(tmp_path: Path, provider: Provider, disk: Any) -> None:
     """A gateway that went on would give away what it cannot record; one that dropped the events would bill too little;
     one that died would take everybody along."""
@@ -276,6 +283,7 @@ def _check_waiting(books: Books, running: list[Asked]) -> None:
     assert len(whole) < len(running)
 
 
+@only_sqlite
 @pytest.mark.parametrize("disk", [FullDisk], indirect=True)
 async def test_the_end_on_a_full_disk_comes_soon_and_tells_what_could_not_be_written(
     tmp_path: Path, provider: Provider, disk: Any

@@ -18,6 +18,8 @@ from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, until
 from tests.support.tenants import Tenant
 
+pytestmark = pytest.mark.usefixtures("store")
+
 ANSWER = 20  # tokens of every answer here
 CALLERS, ENOUGH = 100, 37
 IDS = [5, 6, 7]  # a prompt of token ids, which anybody can count

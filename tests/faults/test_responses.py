@@ -16,6 +16,8 @@ from tests.support.billing import Books, billing
 from tests.support.provider import Provider, running_provider
 from tests.support.served import PATIENCE_SECONDS, Served, until
 
+pytestmark = pytest.mark.usefixtures("store")
+
 PATH = "/v1/responses"
 
 

@@ -30,7 +30,7 @@ COST = 2 + 7 * 5  # nano-dollars of one request here: a token in, seven out
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
+def gateway(module_store: str) -> Iterator[Gateway]:
     """Two models that can be asked, of which one has a price; a plan of the file."""
     chosen = Settings(
         prices=(costing("m", 2, 5),),

@@ -15,7 +15,15 @@ import openai
 import pytest
 from sqlalchemy import select
 
-from interlace.config import GuardSettings, LimitSettings, ModelSettings, PerMillion, PriceSettings, Settings
+from interlace.config import (
+    GuardSettings,
+    LedgerSettings,
+    LimitSettings,
+    ModelSettings,
+    PerMillion,
+    PriceSettings,
+    Settings,
+)
 from interlace.errors import EngineUnavailable
 from interlace.ledger.operations import OPERATIONS
 from interlace.ledger.operations.tenants import ProjectNamed
@@ -33,7 +41,7 @@ MILLION = 10**6
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
+def gateway(module_store: str) -> Iterator[Gateway]:
     """Engines that answer, hold, break and embed; `scripted` costs two and five nano-dollars a token."""
     engines = {
         "scripted": ScriptedEngine(),
@@ -560,7 +568,10 @@ def test_lines_that_are_refused_together_wait_once(gateway: Gateway) -> None:
     away = EngineUnavailable("Its provider is away.")
     late = ScriptedEngine(delay=0.05, fail_after=1, error=away)
     settings = dataclasses.replace(
-        gateway.registry.settings, models=(ModelSettings(name="late", checkpoint="late"),), prices=()
+        gateway.registry.settings,
+        models=(ModelSettings(name="late", checkpoint="late"),),
+        prices=(),
+        ledger=LedgerSettings(),
     )
     with running_gateway(settings, {"late": late}) as there, _client(there, tenant(there.registry)) as client:
         made = batch(client, *(line(f"l{i}", "late") for i in range(20)))
@@ -587,16 +598,20 @@ def test_an_erased_project_leaves_nothing_here(gateway: Gateway) -> None:
 
 
 def test_an_answer_that_cannot_be_kept_is_not_billed(
-    client: openai.OpenAI, gateway: Gateway, who: Tenant, caplog: pytest.LogCaptureFixture
+    client: openai.OpenAI, gateway: Gateway, who: Tenant, caplog: pytest.LogCaptureFixture, module_store: str
 ) -> None:
     """The result of a line and its usage event are one transaction: where one cannot be written, neither is."""
     store = gateway.registry.store
-    trigger = "CREATE TRIGGER refuse BEFORE INSERT ON batch_results BEGIN SELECT RAISE(ABORT, 'no'); END"
-    store.write(lambda connection: connection.exec_driver_sql(trigger))
+    refuse = "CREATE TRIGGER refuse BEFORE INSERT ON batch_results BEGIN SELECT RAISE(ABORT, 'no'); END"
+    allow = "DROP TRIGGER refuse"
+    if module_store == "postgresql":
+        refuse = "ALTER TABLE batch_results ADD CONSTRAINT refuse CHECK (false) NOT VALID"
+        allow = "ALTER TABLE batch_results DROP CONSTRAINT refuse"
+    store.write(lambda connection: connection.exec_driver_sql(refuse))
     try:
         done = over(client, batch(client, line("a")).id)
     finally:
-        store.write(lambda connection: connection.exec_driver_sql("DROP TRIGGER refuse"))
+        store.write(lambda connection: connection.exec_driver_sql(allow))
     assert (done.request_counts.completed, done.request_counts.failed) == (0, 1)
     assert rows(client, done.error_file_id)["a"]["error"]["code"] == "server_error"
     assert [event for event in gateway.events if event.key_id == who.key.id] == []

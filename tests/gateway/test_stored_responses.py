@@ -22,7 +22,7 @@ from tests.support.tenants import tenant
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
+def gateway(module_store: str) -> Iterator[Gateway]:
     """One engine for each way to answer; denied words, masked keys, and short conversations."""
     with responding() as running:
         yield running

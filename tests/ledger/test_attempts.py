@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,9 +16,11 @@ from interlace.ledger import Bound, Ledger, Outcome, Price, Registry, Share, Tok
 from interlace.ledger.audit import audit
 from interlace.ledger.prices import charge
 from interlace.money import MOST_NANOS
-from tests.support.ledgers import open_ledger
+from tests.support.ledgers import open_ledger, tamper
 from tests.support.prices import costing
 from tests.support.tenants import Tenant, tenant
+
+pytestmark = pytest.mark.usefixtures("store")
 
 BUDGET = 10_000
 
@@ -181,23 +183,19 @@ async def test_the_auditor_finds_what_is_wrong_with_an_attempt(
     await settled(
         registry, Outcome.FINISHED, tried(registry, "cheap", "rejected", 4), tried(registry, "dear", "served", 2)
     )
-    with sqlite3.connect(str(registry.store.engine.url.database), isolation_level=None) as connection:
-        (text,) = connection.execute("SELECT attempts FROM usage_events").fetchone()
-        attempts = json.loads(text)
-        if path:
-            attempts[path[0]][path[1]] = value
-        else:
-            attempts = value
-        connection.execute("UPDATE usage_events SET attempts = ?", (json.dumps(attempts),))
-    connection.close()
+    (event,) = registry.store.read(lambda connection: list(read_events(connection)))
+    attempts = json.loads(msgspec.json.encode(event.attempts))
+    if path:
+        attempts[path[0]][path[1]] = value
+    else:
+        attempts = value
+    tamper(registry, f"UPDATE usage_events SET attempts = '{json.dumps(attempts)}'")
     assert any(words in str(finding) for finding in registry.store.read(lambda c: list(audit(c))))
 
 
 async def test_the_auditor_adds_attempts_up(registry: Registry) -> None:
     """A sum that does not agree with its parts is a bill that nobody can check."""
     await settled(registry, Outcome.FINISHED, tried(registry, "dear", "served", 2))
-    with sqlite3.connect(str(registry.store.engine.url.database), isolation_level=None) as connection:
-        connection.execute("UPDATE usage_events SET cost_nanos = cost_nanos + 1")
-    connection.close()
+    tamper(registry, "UPDATE usage_events SET cost_nanos = cost_nanos + 1")
     words = "its cost is not the sum of its attempts: expected 50 nano-dollars, found 51"
     assert any(words in str(finding) for finding in registry.store.read(lambda c: list(audit(c))))

@@ -39,7 +39,7 @@ class CountingEngine(ScriptedEngine):
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
+def gateway(module_store: str) -> Iterator[Gateway]:
     """A gateway whose model costs money."""
     settings = Settings(prices=(costing("m", 2, 5),))
     with running_gateway(settings, {"m": CountingEngine()}) as running:

@@ -23,6 +23,8 @@ from tests.support.ledgers import open_ledger, record, used
 from tests.support.prices import costing
 from tests.support.tenants import Tenant, tenant
 
+pytestmark = pytest.mark.usefixtures("store")
+
 EVIL = '=HYPERLINK("http://x","y")'
 DAYS = 86_400 * 10**6
 NAMES = ["acme", "Acme", "日本", "Ünïcode & Söhne", 'a "quoted" \\ back\nslash ; comment', "1st", "-dash-", EVIL]

@@ -11,6 +11,9 @@ import pytest
 from interlace.config import PlanSettings, Settings
 from interlace.ledger import Price, Registry
 from tests.support.prices import costing
+from tests.support.stores import placed
+
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.fixture
@@ -18,7 +21,7 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
     """An open ledger whose file prices `m` and `gone`, and has a plan."""
     prices = (costing("m", 2, 5), costing("gone", 1, 1))
     settings = Settings(home=tmp_path, prices=prices, plans=(PlanSettings(name="gold", rpm=1),))
-    with closing(Registry.open(settings, {})) as opened:
+    with closing(Registry.open(placed(settings), {})) as opened:
         yield opened
 
 

@@ -23,6 +23,10 @@ from interlace.ledger.operations import OPERATIONS
 from interlace.ledger.schema import api_keys
 from interlace.money import DOLLAR, Micros, Nanos, parse_moment
 from tests.support.prices import costing
+from tests.support.stores import placed, store_fixture
+
+pytestmark = pytest.mark.usefixtures("store")
+store = store_fixture(pytest.mark.nightly)
 
 FILE = Settings(
     prices=(costing("filed", 2, 5),),
@@ -45,7 +49,7 @@ class Clock(SystemClock):
 
 
 def _opened(home: Path, settings: Settings = FILE) -> Registry:
-    registry = Registry.open(dataclasses.replace(settings, home=home), {}, Clock())
+    registry = Registry.open(placed(dataclasses.replace(settings, home=home)), {}, Clock())
     registry.admit_first_key("sk-il-first-key-of-the-tests", from_environment=False)
     return registry
 
@@ -463,7 +467,7 @@ def test_a_plan_that_left_the_file_takes_no_new_keys(registry: Registry, do: Do,
 def test_without_a_file_to_read_its_plans_stay(registry: Registry, do: Do, tmp_path: Path) -> None:
     """A command run in another folder, where no interlace.yaml is, must not retire what the server's names."""
     registry.close()
-    again = Registry.open(Settings(home=tmp_path), {}, Clock(), take_over=False)
+    again = Registry.open(placed(Settings(home=tmp_path)), {}, Clock(), take_over=False)
     assert perform(again, "plans.show", plan="bronze")["state"] == "active"
     assert perform(again, "prices.show", price="filed")["source"] == "file"
     again.close()

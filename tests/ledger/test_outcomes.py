@@ -148,7 +148,7 @@ def settings_of(**more: Any) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
+def gateway(module_store: str) -> Iterator[Gateway]:
     """A gateway with all of them."""
     with running_gateway(settings_of(), engines()) as running:
         yield running

@@ -36,7 +36,7 @@ class Parts(ScriptedEngine):
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
+def gateway(module_store: str) -> Iterator[Gateway]:
     """A gateway with a talkative model, one that pauses in the middle, and one that may say a denied word."""
     engines = {
         "long": ScriptedEngine(tokens=("word ",) * LONG),

@@ -25,7 +25,10 @@ from tests.support.gateway_thread import wait_for
 from tests.support.ledgers import open_ledger, record, used
 from tests.support.serving import environment
 from tests.support.simulation import Hands
+from tests.support.stores import ledger_url
 from tests.support.tenants import Tenant, tenant
+
+pytestmark = pytest.mark.usefixtures("store")
 
 NOON = 1_769_860_800_000_000  # 2026-01-31T12:00:00Z
 DAY = 86_400 * 10**6
@@ -231,7 +234,9 @@ def test_a_server_does_it_by_itself(tmp_path: Path) -> None:
         happened(registry, tenant(registry), 0)
     config = tmp_path / "interlace.yaml"
     far = {"name": "far", "engine": "openai", "base_url": "http://127.0.0.1:9", "model": "m"}
-    config.write_text(yaml.safe_dump({"port": 0, "models": [far], "ledger": {"details_days": 7}}))
+    config.write_text(
+        yaml.safe_dump({"port": 0, "models": [far], "ledger": {"details_days": 7, "url": ledger_url(tmp_path)}})
+    )
     command = [sys.executable, "-m", "interlace", "serve", "--config", str(config)]
     with subprocess.Popen(
         command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -16,9 +16,13 @@ from interlace.ledger.registry import alter
 from interlace.ledger.schema import api_keys, balances
 from tests.support.ledgers import open_ledger
 from tests.support.prices import costing
+from tests.support.stores import only_sqlite
 from tests.support.tenants import tenant
 
+pytestmark = pytest.mark.usefixtures("store")
 
+
+@only_sqlite
 def test_two_homes_cannot_have_one_sqlite_file(tmp_path: Path) -> None:
     """Each would keep its own reservations of the same budgets, and together they would overspend them."""
     named = LedgerSettings(url=f"sqlite:///{tmp_path}/first/ledger.db")
@@ -31,6 +35,7 @@ def test_two_homes_cannot_have_one_sqlite_file(tmp_path: Path) -> None:
         pass
 
 
+@only_sqlite
 @pytest.mark.parametrize(
     "url", ["nonsense", "mysql://u:s3cret@h/d", "postgresql+nothing://u:s3cret@h/d", "sqlite:////no/x.db"]
 )
@@ -104,6 +109,7 @@ async def test_a_key_that_ends_while_its_request_waits_gets_no_turn(tmp_path: Pa
         assert ledger.limits.use(who.key.id).tokens.total == 0
 
 
+@only_sqlite
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     """To try again soon would be the wrong advice for a file that was overwritten."""
     (tmp_path / "ledger.db").write_bytes(b"no database at all " * 100)

@@ -21,12 +21,16 @@ from interlace.errors import LedgerUnavailable
 from interlace.ledger import Registry, UsageEvent, read_events
 from interlace.ledger import store as store_module
 from interlace.ledger.audit import audit
+from interlace.ledger.database import sqlite_url
 from interlace.ledger.schema import usage_events
-from interlace.ledger.store import BATCH, Store, sqlite_url
+from interlace.ledger.store import BATCH, Store
 from tests.conftest import ROOT
 from tests.support.gateway_thread import wait_for
 from tests.support.ledgers import open_ledger, record, used
+from tests.support.stores import ledger_url, only_sqlite
 from tests.support.tenants import Tenant, tenant
+
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.fixture
@@ -87,6 +91,7 @@ def test_many_events_share_a_commit(registry: Registry) -> None:
     assert is_right(registry)
 
 
+@only_sqlite
 def test_what_is_committed_is_synced(registry: Registry) -> None:
     """Without it a power cut takes what callers were told is billed."""
     with registry.store.engine.connect() as connection:
@@ -192,6 +197,7 @@ def fill(place: Path) -> Path:
     return filler
 
 
+@only_sqlite
 def test_a_full_disk_loses_nothing(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is full nothing is said to be durable and `trouble` says why; once there is room, all of it is written,
     once, and in order."""
@@ -224,6 +230,7 @@ def _until_told_or_in_trouble(store: Store, told: Told, count: int, *, patient: 
     wait_for(lambda: len(told.ids) == count or (store.trouble and not patient))
 
 
+@only_sqlite
 def test_a_database_locked_by_another_is_waited_for(registry: Registry, tmp_path: Path) -> None:
     """A backup that holds the lock for long delays events; it loses none."""
     told, who = Told.of(registry.store), tenant(registry)
@@ -295,11 +302,13 @@ def test_reading_sees_one_moment(registry: Registry) -> None:
 WRITER = """
 import sys, itertools
 from pathlib import Path
+from interlace.config import LedgerSettings
 from tests.support.ledgers import open_ledger, used
 from tests.support import tenants
 
+
 tenants._numbers = itertools.count(1000 * int(sys.argv[2]))
-with open_ledger(Path(sys.argv[1])) as registry:
+with open_ledger(Path(sys.argv[1]), ledger=LedgerSettings(url=sys.argv[3])) as registry:
     who = tenants.tenant(registry)
     registry.store.durable = lambda events: print(*(usage.id for usage in events), sep="\\n", flush=True)
     first = int(sys.argv[2])
@@ -313,8 +322,9 @@ def test_killed_while_it_writes_it_loses_nothing_that_was_durable(tmp_path: Path
     reported: set[str] = set()
     for life in range(4):
         with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path), str(life)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        ) as process:
+            [sys.executable, "-c", WRITER, str(tmp_path), str(life), ledger_url(tmp_path)],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(100 * (life + 1))]
             os.kill(process.pid, signal.SIGKILL)
@@ -329,6 +339,7 @@ def test_killed_while_it_writes_it_loses_nothing_that_was_durable(tmp_path: Path
             assert is_right(registry)
 
 
+@only_sqlite
 def test_a_path_with_odd_characters_is_a_path(tmp_path: Path) -> None:
     """A home folder may be called anything."""
     place = tmp_path / "a b#c?d%20é"

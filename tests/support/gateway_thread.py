@@ -21,6 +21,7 @@ from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.serve import Server, bind, make_pipeline
 from interlace.ledger import Registry, UsageEvent, read_events
 from tests.support.prices import free
+from tests.support.stores import placed
 
 KEY = "sk-il-test-key"
 
@@ -59,7 +60,7 @@ def running_gateway(settings: Settings, engines: Mapping[str, Engine]) -> Iterat
     """Start a gateway, wait until it answers, and drain it at the end. What has no price is free; `KEY` may do all."""
     with TemporaryDirectory() as home:
         prices = settings.prices or free(engines)
-        settings = dataclasses.replace(settings, home=Path(home), prices=prices)
+        settings = placed(dataclasses.replace(settings, home=Path(home), prices=prices))
         registry = Registry.open(settings, {})
         try:
             registry.admit_first_key(KEY, from_environment=False)

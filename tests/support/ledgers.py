@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 
 from interlace.config import PriceSettings, Settings
 from interlace.ledger import Outcome, Registry, Tokens, UsageEvent
@@ -16,6 +18,7 @@ from interlace.ledger.clock import Clock
 from interlace.ledger.prices import charge
 from tests.support.gateway_thread import wait_for
 from tests.support.prices import costing
+from tests.support.stores import ledger_settings
 from tests.support.tenants import Tenant
 
 _ids = itertools.count()
@@ -29,7 +32,8 @@ def open_ledger(
     clock: Clock | None = None,
     **settings: Any,
 ) -> Iterator[Registry]:
-    """The ledger of a home, closed at the end."""
+    """The ledger of a home, on the database of the test that runs, closed at the end."""
+    settings["ledger"] = ledger_settings(home, settings.get("ledger"))
     registry = Registry.open(Settings(home=home, prices=prices, **settings), {}, clock)
     try:
         yield registry
@@ -70,3 +74,18 @@ def record(registry: Registry, *events: UsageEvent) -> None:
     for event in events:
         registry.store.record(event)
     wait_for(lambda: len(there) == len(events))
+
+
+def tamper(registry: Registry, *statements: str) -> None:
+    """Change the record behind everybody's back, whatever SQLite's foreign keys say."""
+    url = registry.store.engine.url
+    opened: Any
+    if url.get_backend_name() == "sqlite":
+        opened = sqlite3.connect(str(url.database), isolation_level=None)
+    else:
+        opened = psycopg.connect(
+            url.set(drivername="postgresql").render_as_string(hide_password=False), autocommit=True
+        )
+    with closing(opened) as connection:
+        for statement in statements:
+            connection.execute(statement)

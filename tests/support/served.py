@@ -22,9 +22,11 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from interlace.ledger import UsageEvent, read_events
-from interlace.ledger.store import Store, sqlite_url
+from interlace.ledger.database import sqlite_url
+from interlace.ledger.store import Store
 from tests.support.prices import free_in_yaml
 from tests.support.serving import COMMAND, environment
+from tests.support.stores import ledger_url
 
 PATIENCE_SECONDS = 90.0  # far beyond what anything here takes on a busy machine; only a hang meets it
 SECRET = "zebra quartz 7731"  # in every prompt; no log may ever show it
@@ -79,7 +81,8 @@ class Served:
 
     def usage(self) -> list[UsageEvent]:
         """The usage events recorded so far, read beside the server."""
-        with contextlib.closing(Store(sqlite_url(self.folder / "home" / "ledger.db"))) as store:
+        url = ledger_url(self.folder / "home") or sqlite_url(self.folder / "home" / "ledger.db")
+        with contextlib.closing(Store(url)) as store:
             return store.read(lambda connection: list(read_events(connection)))
 
     def get(self, path: str) -> httpx.Response:
@@ -148,6 +151,8 @@ def served(
     home = folder / "home"
     settings.setdefault("prices", free_in_yaml(model["name"] for model in models))
     settings.setdefault("workers", WORKERS)
+    if url := ledger_url(home):
+        settings["ledger"] = {"url": url, **settings.get("ledger", {})}
     config.write_text(yaml.safe_dump({"port": 0, "models": models, **settings}))
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(

@@ -106,7 +106,7 @@ class ScriptedStore(Store):
     """A real store on a database in memory, without its thread: `pump` does what the thread would."""
 
     def __init__(self) -> None:
-        with mock.patch.object(store_module, "_engine", return_value=_database()):
+        with mock.patch.object(store_module, "open_database", return_value=_database()):
             super().__init__("sqlite://")
         self._stuck: list[UsageEvent] = []  # at the head of the queue, after a commit that failed
         self._fates: deque[Fate] = deque()
@@ -246,13 +246,13 @@ class World:
 @cache
 def _database() -> Engine:
     """One database for all worlds, one after the other: statements are compiled once."""
-    return store_module._engine("sqlite://")
+    return store_module.open_database("sqlite://")
 
 
 @cache
 def _empty_ledger() -> sqlite3.Connection:
     """A database with the schema, made once."""
-    engine = store_module._engine("sqlite://")
+    engine = store_module.open_database("sqlite://")
     with engine.begin() as connection:
         migrate(connection)
     return _driver(engine)

@@ -305,7 +305,11 @@ class PlanSettings:
 class LedgerSettings:
     """Where usage is recorded, and how long a request waits for a budget."""
 
-    url: str = setting("The database; left out: the SQLite file `ledger.db` in the home folder.", "")
+    url: str = setting(
+        "The database, such as `postgresql://interlace@db.internal/interlace`; left out: the SQLite file `ledger.db` "
+        "in the home folder.",
+        "",
+    )
     time_zone: str = setting("Whose calendar says when a month begins, such as Africa/Nairobi.", "UTC")
     wait_seconds: float = setting(
         "How long a request waits that would fit its budgets once running ones settle.", 30.0, minimum=0

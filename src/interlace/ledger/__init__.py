@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interlace.ledger.book import Book
+    from interlace.ledger.database import LedgerBusy
     from interlace.ledger.directory import Caller, Key, Organisation, Plan, Project, new_key
     from interlace.ledger.events import Attempt, UsageEvent
     from interlace.ledger.holds import Bound, Hold, Share, Tried, Used
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from interlace.ledger.outcomes import RULES, Outcome
     from interlace.ledger.prices import Price, Tokens
     from interlace.ledger.private_files import make_private, read_private
-    from interlace.ledger.registry import LedgerBusy, Registry
+    from interlace.ledger.registry import Registry
     from interlace.ledger.retention import Retention
     from interlace.ledger.store import PlainWrite, Store, Write
     from interlace.ledger.usage import read_events
@@ -37,7 +38,7 @@ _HOMES = {
     "PlainWrite": "store",
     "Project": "directory",
     "Ledger": "ledger",
-    "LedgerBusy": "registry",
+    "LedgerBusy": "database",
     "Left": "limits",
     "Outcome": "outcomes",
     "Plan": "directory",

@@ -22,7 +22,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Integer, Select, Table, func, inspect, select, text, type_coerce
+from sqlalchemy import Boolean, Connection, Integer, Select, Table, cast, func, inspect, select, text, type_coerce
 from sqlalchemy.exc import DBAPIError
 
 from interlace.ledger.audit_attempts import problems_of_attempts
@@ -175,13 +175,17 @@ _INTEGER = {int}
 def _events(connection: Connection, people: People, prices: PriceList, zone: ZoneInfo, sums: Sums) -> Iterator[Finding]:
     """Each event by itself; what they add up to goes into `sums`."""
     names = Event._fields[:-2]
-    numbers = [type_coerce(events.c[name], Integer).label(name) for name in names[_TEXTS:]]  # raw: no booleans made
+    as_number = type_coerce if connection.dialect.name == "sqlite" else cast  # raw, where any column holds anything
+    numbers = [
+        (as_number if isinstance(events.c[name].type, Boolean) else type_coerce)(events.c[name], Integer).label(name)
+        for name in names[_TEXTS:]
+    ]
     bare = events.c.endpoint.is_(None) & events.c.latency_us.is_(None) & events.c.first_token_us.is_(None)
     bare &= events.c.attempt_us.is_(None)
     query: Select[Any] = select(
         *(events.c[name] for name in names[:_TEXTS]),
         *numbers,
-        type_coerce(bare, Integer).label("bare"),
+        as_number(bare, Integer).label("bare"),
         events.c.attempts,
     )
     days = _Days(zone)

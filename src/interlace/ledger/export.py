@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import BigInteger, Connection, Row, Select, cast, func, select
 
+from interlace.ledger.postgresql import in_code_order
 from interlace.ledger.schema import api_keys, event_tags, organisations, projects, usage_events
 from interlace.money import show_moment, show_usd
 
@@ -42,7 +43,7 @@ def as_csv(connection: Connection, span: Span, *, per_event: bool = False) -> It
     """Lines of CSV, the header first. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
     columns = (_EVENT_COLUMNS if per_event else _SUM_COLUMNS) + TOKENS + ("cost_nanos", "cost_usd")
     yield _line((*columns, *(_EVENT_DETAILS if per_event else ())))
-    for page in _pages(connection, _events(span) if per_event else _sums(span)):
+    for page in _pages(connection, _events(span) if per_event else _sums(connection, span)):
         tags = _tags(connection, page) if per_event else {}
         for row in page:
             values = [getattr(row, name) for name in columns[:-1]]
@@ -61,7 +62,7 @@ def as_beancount(connection: Connection, span: Span, *, per_event: bool = False)
     pairs = list(connection.execute(opened))
     for account in sorted({names.project(id) for id, _ in pairs} | {names.model(model) for _, model in pairs}):
         yield f"1970-01-01 open {account} USD\n"
-    for page in _pages(connection, _events(span) if per_event else _sums(span)):
+    for page in _pages(connection, _events(span) if per_event else _sums(connection, span)):
         for row in page:
             yield _transaction(row, names, per_event=per_event)
 
@@ -85,14 +86,15 @@ _EVENT_DETAILS = (
 )
 
 
-def _sums(span: Span) -> Select[Any]:
+def _sums(connection: Connection, span: Span) -> Select[Any]:
     """Sums of each day, project and model, the days in order."""
     groups = (usage_events.c.day, usage_events.c.project_id, usage_events.c.model)
     names = (organisations.c.name.label("org"), projects.c.name.label("project"))
-    counted = [func.sum(usage_events.c[name]).label(name) for name in (*TOKENS, "cost_nanos")]
+    counted = [cast(func.sum(usage_events.c[name]), BigInteger).label(name) for name in (*TOKENS, "cost_nanos")]
     query = select(*groups, *names, func.count().label("requests"), *counted).select_from(_owned())
     query = query.where(*_days(span)).group_by(*groups, *(label.element for label in names))
-    return query.order_by(usage_events.c.day, organisations.c.name, projects.c.name, usage_events.c.model)
+    by = (organisations.c.name, projects.c.name, usage_events.c.model)
+    return query.order_by(usage_events.c.day, *(in_code_order(text, connection) for text in by))
 
 
 def _events(span: Span) -> Select[Any]:

@@ -16,10 +16,11 @@ from sqlalchemy import URL, Connection
 from interlace.config import Settings
 from interlace.ledger.book import AccountKey
 from interlace.ledger.clock import Calendar, Clock, SystemClock
+from interlace.ledger.database import database_url
 from interlace.ledger.directory import Directory, KeyHasher, ensure_secret
 from interlace.ledger.escrow import Draws
 from interlace.ledger.events import UsageEvent
-from interlace.ledger.registry import Entry, Registry, database_of
+from interlace.ledger.registry import Entry, Registry
 from interlace.ledger.store import Job, PlainWrite, Store, Write, plain
 
 Send = Callable[[UsageEvent, list[PlainWrite], Draws | None], None]
@@ -62,7 +63,7 @@ class LinkedRegistry(Registry):
     ) -> LinkedRegistry:
         """Everything but the directory, which is read once the coordinator tells of changes: `load`."""
         hasher = KeyHasher(ensure_secret(settings.home, os.environ if env is None else env))
-        store = LinkedStore(database_of(settings), send)
+        store = LinkedStore(database_url(settings), send)
         calendar = Calendar(settings.ledger.time_zone)
         return cls(store, Directory(), hasher, clock or SystemClock(), calendar, settings)
 

@@ -9,19 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from interlace.config import Settings
 from interlace.errors import ConfigError
-from interlace.ledger.store import sqlite_url
+from interlace.ledger import postgresql as pg
+from interlace.ledger.database import database_url
 
 
 @contextmanager
 def reading(settings: Settings) -> Iterator[Connection]:
     """A connection in one transaction that only reads; raises `ConfigError` where there is no ledger to read."""
-    url = make_url(settings.ledger.url or sqlite_url(settings.home / "ledger.db"))
+    url = database_url(settings)
     engine = _read_only(url)
     try:
         with engine.connect() as connection:
@@ -34,7 +35,7 @@ def reading(settings: Settings) -> Iterator[Connection]:
 
 def _read_only(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, poolclass=NullPool, isolation_level="REPEATABLE READ")
+        return pg.open_engine(url, pooled=False).execution_options(**pg.READS)
     path = Path(url.database or "")
     if not path.is_file():
         raise ConfigError(f"There is no ledger at {path} yet: `interlace serve` makes one. Or set INTERLACE_HOME.")

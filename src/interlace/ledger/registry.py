@@ -2,8 +2,9 @@
 
     lock → open → migrate → take over what interlace.yaml names → first organisation, project and key → load
 
-One process at a time has a ledger on SQLite: the others go through its admin API. The lock is the system's, so it is
-free the moment its holder dies, and whatever that one had reserved is gone with it, never before.
+One process at a time has a ledger: the others go through its admin API. The lock of a home or a SQLite file is the
+system's, that of a PostgreSQL database a session's, so it is free the moment its holder dies, and whatever that one had
+reserved is gone with it, never before.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Table, insert, make_url, select, update
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Table, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from interlace.config import ModelSettings, PerMillion, PlanSettings, PriceSettings, Settings
 from interlace.errors import ConfigError, LedgerUnavailable
 from interlace.ledger.clock import Calendar, Clock, SystemClock
+from interlace.ledger.database import LedgerBusy, database_url, hold_database
 from interlace.ledger.directory import (
     SCOPES,
     Directory,
@@ -40,7 +42,7 @@ from interlace.ledger.directory import (
 from interlace.ledger.migrations import migrate
 from interlace.ledger.prices import KINDS, Price
 from interlace.ledger.schema import api_keys, organisations, plans, prices, projects
-from interlace.ledger.store import Store, sqlite_url
+from interlace.ledger.store import Store
 from interlace.models import HeldLock, known_models, try_lock
 from interlace.money import Micros, Nanos
 
@@ -50,10 +52,6 @@ Entry = Organisation | Project | Plan | Key | Price
 
 DEFAULT_ORGANISATION = DEFAULT_PROJECT = "default"
 FIRST_KEY, ENVIRONMENT_KEY = "first", "environment"
-
-
-class LedgerBusy(ConfigError):
-    """Another process has the ledger open."""
 
 
 @dataclass
@@ -73,6 +71,7 @@ class Registry:
     )  # other processes, of what is new in the directory
     also_erase: list[Callable[[str], None]] = field(default_factory=list)  # with a project, by id: other rooms' share
     _locks: list[HeldLock] = field(default_factory=list)
+    _let_go: Callable[[], None] = field(default=lambda: None)  # of the database
     _changing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -90,7 +89,7 @@ class Registry:
         Raises `LedgerBusy` while another process has it, `ConfigError` when it cannot be opened.
         """
         env = os.environ if env is None else env
-        url = database_of(settings)
+        url = database_url(settings)
         try:
             settings.home.mkdir(parents=True, exist_ok=True)
             locks = _lock_all(_lock_files(settings.home, url))
@@ -103,11 +102,14 @@ class Registry:
         store.start()
         registry = cls(store, Directory(), hasher, clock, Calendar(settings.ledger.time_zone), settings, _locks=locks)
         try:
+            if url.get_backend_name() == "postgresql":
+                registry._let_go = hold_database(store.engine)
             registry.directory = store.write(partial(registry._set_up, take_over=take_over))
-        except LedgerUnavailable as error:
+        except (LedgerUnavailable, DBAPIError) as error:
             registry.close()
             place = settings.home / "ledger.db" if not settings.ledger.url else "that ledger.url names"
-            raise ConfigError(f"The database {place} cannot be used. {error.message}") from error
+            why = error.message if isinstance(error, LedgerUnavailable) else str(error.orig)
+            raise ConfigError(f"The database {place} cannot be used. {why}") from error
         except BaseException:
             registry.close()
             raise
@@ -116,6 +118,7 @@ class Registry:
     def close(self) -> None:
         """Write what is queued and let the next process have the ledger."""
         self.store.close()
+        self._let_go()
         for lock in self._locks:
             lock.release()
 
@@ -216,21 +219,6 @@ class Registry:
 
 
 # --- one process at a time ---------------------------------------------------------------------------------------
-
-
-def database_of(settings: Settings) -> URL:
-    """The URL of the ledger; raises `ConfigError` for one that nothing here can open, without quoting a password."""
-    try:
-        url = make_url(settings.ledger.url or sqlite_url(settings.home / "ledger.db"))
-        if url.get_backend_name() in {"sqlite", "postgresql"}:
-            url.get_dialect().import_dbapi()
-            return url
-    except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
-        pass
-    raise ConfigError(
-        "ledger.url is not a database that can be used here. Leave it out, or write sqlite:////PATH, or the "
-        "postgresql URL of a driver that is installed."
-    )
 
 
 def _lock_files(home: Path, url: URL) -> list[Path]:

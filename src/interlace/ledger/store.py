@@ -7,7 +7,7 @@
 What is queued is written in order, many events to a transaction. Events that cannot be written (a full disk) stay at
 the head of the queue and are tried again until there is room; meanwhile `trouble` says why, and nothing is lost while
 the process lives. SQLite by default (WAL, synced at every commit); every statement is plain SQLAlchemy, so PostgreSQL
-is another URL.
+is another URL; what it needs beyond is in `postgresql`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import queue
 import threading
 import time
@@ -23,11 +22,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import URL, Connection, Dialect, Engine, PoolProxiedConnection, create_engine, event, insert, select
+from sqlalchemy import URL, Connection, Dialect, Engine, PoolProxiedConnection, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     DataError,
@@ -38,9 +36,11 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from interlace.errors import LedgerUnavailable
+from interlace.errors import InvalidRequest, LedgerUnavailable
+from interlace.ledger import postgresql as pg
 from interlace.ledger.bank import DRAW, DRAW_NAMES, mark_fenced
 from interlace.ledger.book import AccountKey
+from interlace.ledger.database import open_database
 from interlace.ledger.escrow import Draws
 from interlace.ledger.events import UsageEvent
 from interlace.ledger.schema import balances, event_tags, usage_events
@@ -85,7 +85,8 @@ class Store:
     def __init__(self, url: str | URL) -> None:
         self.url = url
         self.trouble: str | None = None
-        self.engine = _engine(url)
+        self.engine = open_database(url)
+        self._reads: dict[str, Any] = pg.READS if self.engine.dialect.name == "postgresql" else {"reads": True}
         self.durable: Callable[[Sequence[UsageEvent]], None] = lambda _: None
         self._events = _EventWriter(self.engine)
         self._beside: dict[str, tuple[Write | PlainWrite, ...]] = {}  # by the id of an event that is queued
@@ -122,7 +123,8 @@ class Store:
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction of its own on the writing thread, and wait for it. What it raises undoes it.
 
-        Raises `LedgerUnavailable` when the database cannot write, or its turn does not come within `WRITE_SECONDS`.
+        Raises `LedgerUnavailable` when the database cannot write, or its turn does not come within `WRITE_SECONDS`, and
+        `InvalidRequest` for a value that it cannot hold.
         """
         job = Job(work)
         self._submit(job)
@@ -133,9 +135,7 @@ class Store:
                 raise _unavailable("write", self.trouble or "too much waits to be written") from None
             result = job.future.result()  # it has begun
         except DBAPIError as error:
-            if isinstance(error, _NOT_THE_DATABASE):
-                raise
-            raise _unavailable("write", _cause(error)) from error
+            raise _told("write", error) from error
         return result
 
     def _submit(self, job: Job) -> None:
@@ -144,13 +144,16 @@ class Store:
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a connection that sees one moment of the database and writes nothing.
 
-        Raises `LedgerUnavailable` where the database cannot be read.
+        Raises `LedgerUnavailable` where the database cannot be read, and `InvalidRequest` for a value it cannot hold.
         """
         try:
-            with self.engine.connect().execution_options(reads=True) as connection:
+            with self._reading() as connection:
                 return work(connection)
         except DBAPIError as error:
-            raise _unavailable("be read", _cause(error)) from error
+            raise _told("be read", error) from error
+
+    def _reading(self) -> Connection:
+        return self.engine.connect().execution_options(**self._reads)
 
     # --- the writing thread ----------------------------------------------------------------------------------------
 
@@ -221,7 +224,7 @@ class Store:
 
     def _leave_out_what_is_there(self, new: dict[str, UsageEvent]) -> None:
         there = select(usage_events.c.id).where(usage_events.c.id.in_(list(new)))
-        with self.engine.connect().execution_options(reads=True) as connection:
+        with self._reading() as connection:
             for id in connection.scalars(there).all():
                 del new[id]
 
@@ -241,7 +244,7 @@ class Store:
     def _in_trouble(self, error: Exception) -> None:
         if self.trouble is None:
             log.error("the ledger cannot write", extra={"fields": {"error": _cause(error)}})
-        self.trouble = _cause(error)
+        self.trouble = _shown(error)
 
 
 class Job:
@@ -293,9 +296,11 @@ class _EventWriter:
     def is_our_fault(self, error: Exception) -> bool:
         """Whether a statement's own values cause it (an integer beyond 64 bits, text that is no text, an id that is
         there), so that trying again would not mend it."""
+        if (ours := pg.caused_by_values(error)) is not None:
+            return ours
         names = ("DataError", "IntegrityError", "ProgrammingError", "NotSupportedError")
-        ours = tuple(getattr(self._dbapi, name) for name in names)
-        return isinstance(error, (*ours, ArithmeticError, ValueError, TypeError))
+        classes = tuple(getattr(self._dbapi, name) for name in names)
+        return isinstance(error, (*classes, ArithmeticError, ValueError, TypeError))
 
     def write(
         self,
@@ -450,45 +455,28 @@ def _balance_upsert(dialect: str) -> Any:
     )
 
 
-# --- the engine --------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def sqlite_url(path: Path) -> URL:
-    """The URL of a SQLite file, whatever characters its path has."""
-    return URL.create("sqlite", database=str(path))
-
-
-def _engine(url: str | URL) -> Engine:
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        if engine.url.database:  # SQLite would make it readable by all; its side files follow its mode
-            os.close(os.open(engine.url.database, os.O_RDWR | os.O_CREAT, 0o600))
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    """WAL, synced at every commit: what is committed survives a power cut. We say BEGIN ourselves."""
-    connection.isolation_level = None
-    with contextlib.closing(connection.cursor()) as cursor:
-        cursor.execute("PRAGMA busy_timeout = 10000")
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """Take the write lock first: a transaction that reads and then writes could otherwise fail half-way."""
-    if connection.get_execution_options().get("joins"):  # one that is under way
-        return
-    reads = connection.get_execution_options().get("reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+def _told(verb: str, error: DBAPIError) -> Exception:
+    """What a failed statement is to whoever asked for it: the error itself where the statement is wrong."""
+    if isinstance(error, DataError):
+        return InvalidRequest(
+            f"The database cannot hold a value of this request: {_shown(error)}", code="invalid_value"
+        )
+    if isinstance(error, _NOT_THE_DATABASE) and not pg.caused_by_server(error.orig):
+        return error
+    return _unavailable(verb, _shown(error))
 
 
 def _unavailable(verb: str, cause: str) -> LedgerUnavailable:
     return LedgerUnavailable(f"The ledger cannot {verb} now: {cause}. Try again soon.", retry_after_seconds=5)
+
+
+def _shown(error: Exception) -> str:
+    """What callers are told of it: no address and no name of a database of its own."""
+    driver = error.orig if isinstance(error, DBAPIError) else error
+    return pg.shown(driver) or _cause(error)
 
 
 def _cause(error: Exception) -> str:

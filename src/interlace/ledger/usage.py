@@ -78,14 +78,14 @@ def usage_rows(connection: Connection, by: Sequence[str], which: UsageFilter, *,
         sums.append(func.coalesce(func.sum(_as_number(usage_events.c[flag])), 0).label(f"{flag}_requests"))
     query = _joined(select(*groups, *sums), by).where(*_conditions(which))
     if groups:
-        query = query.group_by(*groups).order_by(*groups)
+        query = query.group_by(*groups)
     rows = []
     for row in connection.execute(query):
         values = dict(row._mapping)
         group = {name: values.pop(f"by_{name}") for name in by}
         found = {name: values.pop(f"id_{name}") for name in known}
         rows.append(UsageRow(group=group, ids=found, **{name: int(value) for name, value in values.items()}))
-    return rows
+    return sorted(rows, key=_place)
 
 
 def read_events(connection: Connection, *, id: str | None = None) -> Iterator[UsageEvent]:
@@ -111,6 +111,11 @@ def balances_of_month(connection: Connection, month: str) -> dict[AccountKey, in
     """What is spent of every account in a month, in nano-dollars."""
     query = select(balances).where(balances.c.month == month)
     return {(row.scope, row.scope_id, row.month): row.spent_nanos for row in connection.execute(query)}
+
+
+def _place(row: UsageRow) -> tuple[tuple[bool, str], ...]:
+    """Where a row stands: databases differ in how they order texts of any language, and what is none."""
+    return tuple((text is not None, text or "") for text in (*row.group.values(), *row.ids.values()))
 
 
 _IDS = {"org": "org_id", "project": "project_id", "key": "key_id"}
