@@ -125,8 +125,8 @@ class Installation:
         return total
 
     def descriptors(self, *without: int) -> int:
-        """Open files of all its processes, but for connections of callers, and those to these ports, of which as many
-        are kept as were needed at once."""
+        """Open files of all its processes, but for connections of callers, and for those to these ports and to the
+        ledger, of which as many are kept as were needed at once."""
         total = 0
         for one in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -135,7 +135,8 @@ class Installation:
                     for c in one.net_connections("tcp")
                     if c.raddr and {c.raddr.port, c.laddr.port} & {*without, self.port}
                 ]
-                total += one.num_fds() - len(kept)
+                opened = [file for file in one.open_files() if Path(file.path).name.startswith("ledger.db")]
+                total += one.num_fds() - len(kept) - len(opened)
         return total
 
     def checked(self) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sqlite3
 import threading
 import time
@@ -148,13 +149,14 @@ class Storm:
             if tokens > 0:
                 one = await self.made(model, payer, max_tokens=tokens).go(self.client)
                 assert one.whole, f"{tokens} of {left} tokens of budget cannot be had: {one.answer}"
-        while True:
-            one = await self.made(TIGHT_MODEL, self.payers.tight, max_tokens=TIGHT_WORDS).go(self.client)
-            if not one.whole:
-                break
+        await asyncio.gather(*(self._until_refused() for _ in range(TIGHT_CALLERS)))
         for who, model in ((payer, "fine"), (self.payers.tight, TIGHT_MODEL)):
             one = await self.made(model, who, max_tokens=1).go(self.client)
             assert one.refusal == (429, "insufficient_quota"), one.answer
+
+    async def _until_refused(self) -> None:
+        while (await self.made(TIGHT_MODEL, self.payers.tight, max_tokens=TIGHT_WORDS).go(self.client)).whole:
+            pass
 
     async def _watch_standing(self) -> None:
         """What the server itself says of a budget, over and over: what one process holds is in its memory only."""
@@ -289,8 +291,17 @@ def check_limits(storm: Storm, *, shared: int = 1, forgotten: int = 0) -> None:
     assert most <= RATE * (shared + forgotten), f"{most} requests in a minute"
 
 
-async def settled(there: Installation) -> None:
+async def settled(there: Installation, processes: int) -> None:
     """Nothing runs or waits any more."""
     await until(there.ready)
-    for _ in range(IDLE_TIMES):
-        await until(there.served.idle)
+    for _ in range(1 if processes == 1 else IDLE_TIMES):
+        await until(lambda: _idle(there.served.get("/metrics").text))
+
+
+_BUSY = re.compile(
+    r"^interlace_(requests_running|requests_queued|engine_running|engine_waiting)\b[^\n]* (?!0\.0$)", re.MULTILINE
+)
+
+
+def _idle(metrics: str) -> bool:
+    return _BUSY.search(metrics) is None
