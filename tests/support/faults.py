@@ -132,7 +132,7 @@ async def stop_postgresql(_: Storm, hands: Hands) -> None:
     """PostgreSQL is stopped, and started again."""
     await asyncio.to_thread(hands.postgresql.stop)
     await asyncio.sleep(BROKEN_SECONDS)
-    await asyncio.to_thread(hands.postgresql.start)
+    hands.postgresql.start()  # on this thread: it ends with the one that started it
 
 
 async def cut_postgresql(storm: Storm, hands: Hands) -> None:

@@ -67,14 +67,21 @@ FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), No
 """The library that turns the hands; None where it is not installed."""
 
 
+SLEEP = "import select, time; time.sleep = lambda seconds: select.select((), (), (), seconds)"
+"""For every Python of the server: the library fails clock_nanosleep, which Python's own sleep asks."""
+
+
 class Hands:
     """The hands of a server's clock. After `set` to a moment they stay there; after `turn` they go on."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "clock"
+        (folder / "sleeping").mkdir()
+        (folder / "sleeping" / "sitecustomize.py").write_text(SLEEP)
+        path = f"{folder / 'sleeping'}:{os.environ.get('PYTHONPATH', '')}"
         self.command = (
-            "env", f"LD_PRELOAD={FAKETIME}", f"FAKETIME_TIMESTAMP_FILE={self._file}", "FAKETIME_NO_CACHE=1",
-            "FAKETIME_DONT_FAKE_MONOTONIC=1", "TZ=UTC", *COMMAND,
+            "env", f"PYTHONPATH={path}", f"LD_PRELOAD={FAKETIME}", f"FAKETIME_TIMESTAMP_FILE={self._file}",
+            "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "TZ=UTC", *COMMAND,
         )  # fmt: skip
 
     def set(self, moment: str) -> None:
