@@ -224,8 +224,13 @@ class Server(uvicorn.Server):
     def may_run_batches(self, yes: bool) -> None:
         """Whether it is this process that runs them: one of an installation does."""
         self._runs_batches = yes
-        if yes and self.started and self.state.batches is not None and self._batches is None:
+        if not self.started or self.state.batches is None:
+            return
+        if yes and self._batches is None:
             self._batches = asyncio.create_task(self.state.batches.keep())
+        elif not yes and self._batches is not None:  # lines that run here begin anew where they run from now on
+            self._batches.cancel()
+            self._batches = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
