@@ -14,6 +14,8 @@ PORT ?=
 # Extra words for pytest: make test ARGS='tests/models -k gguf'
 ARGS ?=
 WORKERS ?= 2
+# How long make soak lasts.
+SOAK_SECONDS ?= 600
 # Any Python from 3.11: make serve PYTHON=/opt/python/bin/python3
 PYTHON ?=
 
@@ -80,6 +82,14 @@ test: $(VENV)/.installed-dev stores ## Run all tests but the marked nightly set
 .PHONY: test-all
 test-all: $(VENV)/.installed-dev stores ## Run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+.PHONY: faults
+faults: $(VENV)/.installed-dev stores ## Break everything that can break, under load, and print what became of it
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist=load -p tests.support.fault_table tests/faults/test_matrix.py $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.installed-bench stores ## Ten minutes (SOAK_SECONDS) of mixed traffic and random kills; a plot, and exact books
+	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS) $(ARGS)
 
 .PHONY: clients
 clients: $(VENV)/.installed-dev ## Run the clients of others against us, evaluation harnesses too

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.support.billing import ANSWER_NANOS, Asked, Books, billing, priced, tenants
@@ -24,6 +21,7 @@ from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, patiently, until
 from tests.support.serving import COMMAND, environment
 from tests.support.stores import PostgreSQL, ledger_url, on_both, only_postgresql, only_sqlite
+from tests.support.surroundings import FAKETIME, FilesCannotGrow, FullDisk, Hands
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -177,54 +175,6 @@ async def test_a_second_server_on_one_home_is_refused_and_the_first_goes_on(tmp_
 # --- no room -----------------------------------------------------------------------------------------------------
 
 
-class FullDisk:
-    """A file system of its own for the home, of four megabytes, that can be filled up."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        home.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "interlace-test", str(home)]
-        if os.geteuid() or subprocess.run(command, check=False).returncode:
-            pytest.skip("only root can mount a small file system")
-
-    def fill(self, _: Served) -> None:
-        """Not a byte is left."""
-        with (self.home / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-            while True:
-                filler.write(b"x" * 4096)
-        assert shutil.disk_usage(self.home).free == 0
-
-    def free(self, _: Served) -> None:
-        """There is room."""
-        (self.home / "filler").unlink()
-
-    def close(self) -> None:
-        """As before."""
-        subprocess.run(["umount", "--lazy", str(self.home)], check=True)
-
-
-class FilesCannotGrow:
-    """The process may not write files beyond 4096 bytes: what anybody can do to it without being root."""
-
-    def __init__(self, _: Path) -> None:
-        """Nothing is to be made."""
-
-    def fill(self, there: Served) -> None:
-        """Not a page of the ledger fits, but a few lines of the server's log."""
-        _limit_files(there, 4096)
-
-    def free(self, there: Served) -> None:
-        """Files may be of any size."""
-        _limit_files(there, psutil.RLIM_INFINITY)
-
-    def close(self) -> None:
-        """Nothing was changed."""
-
-
-def _limit_files(there: Served, size: int) -> None:
-    psutil.Process(there.process.pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
-
-
 @pytest.fixture(params=[FullDisk, FilesCannotGrow])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """Where the home will be, and how it runs out of room."""
@@ -356,25 +306,7 @@ async def test_the_end_on_a_full_disk_comes_soon_and_tells_what_could_not_be_wri
 # --- the clock ---------------------------------------------------------------------------------------------------
 
 
-class Hands:
-    """The hands of a server's clock: `set` moves them at once, and there they stay."""
-
-    def __init__(self, folder: Path) -> None:
-        (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
-        self._file = folder / "clock"
-        self.command = (
-            "env", f"LD_PRELOAD={library}", f"FAKETIME_TIMESTAMP_FILE={self._file}", "FAKETIME_NO_CACHE=1",
-            "FAKETIME_DONT_FAKE_MONOTONIC=1", "TZ=UTC", *COMMAND,
-        )  # fmt: skip
-
-    def set(self, moment: str) -> None:
-        """To a moment in UTC, such as `2026-01-31 23:59:58`."""
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(moment + "\n")
-        fresh.rename(self._file)
-
-
-@pytest.mark.skipif(not any(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), reason="faketime is not installed")
+@pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")
 async def test_a_request_is_billed_to_the_month_that_admitted_it(tmp_path: Path, provider: Provider) -> None:
     """Over the end of a month, and when the clock is set back into one that seemed over, each month's budget pays for
     what began in it, and none is overspent."""

@@ -16,6 +16,7 @@ import pytest
 from tests.support.billing import ANSWER_NANOS, PROMPT_NANOS, Asked, Books, billing, priced, tenants, usd
 from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, until
+from tests.support.stores import on_both
 from tests.support.tenants import Tenant
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -48,8 +49,8 @@ async def _ask_at_once(there: Served, callers: int, body: dict[str, Any], who: T
 @pytest.mark.parametrize(
     ("body", "budget", "cost", "passes", "times"),
     [
-        pytest.param({"model": "free-prompt"}, ENOUGH * FREE_COST, FREE_COST, ENOUGH, 5, id="free prompt"),
-        pytest.param({"model": "m", "prompt": IDS}, ENOUGH * IDS_COST, IDS_COST, ENOUGH, 5, id="counted prompt"),
+        pytest.param({"model": "free-prompt"}, ENOUGH * FREE_COST, FREE_COST, ENOUGH, 2, id="free prompt"),
+        pytest.param({"model": "m", "prompt": IDS}, ENOUGH * IDS_COST, IDS_COST, ENOUGH, 2, id="counted prompt"),
         pytest.param({"model": "m"}, (ENOUGH - 1) * COST + HOLD, COST, ENOUGH, 2, id="room for the last one's bound"),
         # Less than the bound is left of the budget after 31: whether one more fits cannot be known before it ran.
         pytest.param({"model": "m"}, ENOUGH * COST, COST, (ENOUGH * COST - HOLD) // COST + 1, 1, id="no room for it"),
@@ -78,6 +79,30 @@ async def test_of_100_callers_exactly_as_many_pass_as_the_budget_pays(
             whole = {asked.id for asked in every if asked.whole}
             assert {event["id"] for event in books.events(who)} == whole
             assert (len(whole), books.spent(who)) == (passes, passes * cost)
+    books.check()
+
+
+@on_both
+@pytest.mark.parametrize("processes", [1, 3], ids=["1 process", "3 processes"])
+@pytest.mark.parametrize(
+    "times", [2, pytest.param(50, marks=[pytest.mark.nightly, pytest.mark.timeout(3600)])], ids=lambda n: f"{n} times"
+)
+async def test_of_100_callers_exactly_37_pass_however_many_processes_and_times(
+    tmp_path: Path, provider: Provider, processes: int, times: int
+) -> None:
+    """Each time on a budget of its own. Processes that each took what was left would let more through; one that kept
+    what another waits for, fewer."""
+    books = Books(tmp_path)
+    payers = tenants(tmp_path, *({"org_budget": ENOUGH * FREE_COST} for _ in range(times)))
+    prices = [priced("m", prompt=0)]
+    with billing(tmp_path, provider, {"m": f"slow:{2 * ANSWER}"}, prices=prices, workers=processes) as there:
+        for number, who in enumerate(payers):
+            body = {"model": "m", "max_tokens": ANSWER, "stream": number % 2 == 0}
+            every = await _ask_at_once(there, CALLERS, body, who)
+            refused = (429, "insufficient_quota")
+            assert Counter(asked.refusal for asked in every) == {(200, ""): ENOUGH, refused: CALLERS - ENOUGH}, number
+            assert {event["id"] for event in books.events(who)} == {asked.id for asked in every if asked.whole}
+            assert books.spent(who) == ENOUGH * FREE_COST
     books.check()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -202,3 +203,40 @@ def test_what_a_caller_has_left_and_what_is_measured_is_that_of_all_workers(tmp_
         patiently(lambda: len(there.workers()) == PROCESSES)
         assert there.metric("interlace_requests_total", endpoint="chat", status="200") == 12
     books.check()
+
+
+async def test_a_batch_that_is_left_while_the_coordinator_is_dead_is_run(tmp_path: Path, provider: Provider) -> None:
+    """Whoever runs batches cannot be told of it then, and would never look; and there is one who runs them after it."""
+    books = Books(tmp_path)
+    with billing(tmp_path, provider, ["instant:6"], workers=PROCESSES) as there:
+        coordinator = there.coordinator()
+        assert coordinator is not None
+        coordinator.kill()
+        ids = []
+        while there.coordinator() is None or len(ids) < 2 * PROCESSES:  # each on a connection, so at any worker
+            ids.append(_leave_batch(there))
+        patiently(lambda: {_batch(there, id)["status"] for id in ids} == {"completed"})
+        assert [_batch(there, id)["request_counts"]["completed"] for id in ids] == [2] * len(ids)
+        await until(lambda: len(provider.bodies("instant:6")) >= 2 * len(ids))
+        assert len(provider.bodies("instant:6")) == 2 * len(ids), "a line was run by two workers"
+    books.check()
+
+
+def _leave_batch(there: Served) -> str:
+    lines = [
+        json.dumps({
+            "custom_id": f"l{n}", "method": "POST", "url": "/v1/chat/completions",
+            "body": {"model": "instant:6", "messages": [{"role": "user", "content": "hi"}]},
+        })
+        for n in range(2)
+    ]  # fmt: skip
+    headers = {"authorization": f"Bearer {there.key}"}
+    with httpx.Client(base_url=there.url, headers=headers, trust_env=False, timeout=60) as client:
+        file = client.post("/v1/files", files={"file": ("in.jsonl", "\n".join(lines))}, data={"purpose": "batch"})
+        wanted = {"input_file_id": file.json()["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        return str(client.post("/v1/batches", json=wanted).json()["id"])
+
+
+def _batch(there: Served, id: str) -> Any:
+    headers = {"authorization": f"Bearer {there.key}"}
+    return httpx.get(f"{there.url}/v1/batches/{id}", headers=headers, trust_env=False, timeout=60).json()

@@ -177,13 +177,14 @@ class Books:
         (event,) = self.by_tag()[asked.tag]
         return event
 
-    def spent(self, who: Tenant) -> int:
-        """What the balances say that a key has spent, in all months; its project and organisation, which have no other
-        key, must say the same."""
+    def spent(self, who: Tenant, of: str = "") -> int:
+        """What the balances say that a key has spent, in all months. Its project and organisation must say the same,
+        unless one of the three is asked for: they may have other keys."""
         sums = []
         for scope, id in (("key", who.key.id), ("project", who.project.id), ("org", who.organisation.id)):
-            query = "SELECT coalesce(sum(spent_nanos), 0) AS n FROM balances WHERE scope = ? AND scope_id = ?"
-            sums.append(self.rows(query, scope, id)[0]["n"])
+            if of in {"", scope}:
+                query = "SELECT coalesce(sum(spent_nanos), 0) AS n FROM balances WHERE scope = ? AND scope_id = ?"
+                sums.append(self.rows(query, scope, id)[0]["n"])
         assert len(set(sums)) == 1, sums
         return int(sums[0])
 

@@ -53,6 +53,8 @@ class Provider:
     connections: int = 0  # made so far
     running: int = 0  # answers under way, of scripts that take time
     most: int = 0  # of them at once, so far
+    most_of: Counter[str] = field(default_factory=Counter)  # the same by model
+    running_of: Counter[str] = field(default_factory=Counter)
     said: Counter[str] = field(default_factory=Counter)
 
     def bodies(self, model: str) -> list[dict[str, Any]]:
@@ -142,10 +144,14 @@ class Connection(asyncio.Protocol):
     async def _done(self, doing: Awaitable[None]) -> None:
         self.provider.running += 1
         self.provider.most = max(self.provider.most, self.provider.running)
+        model, running = self._model, self.provider.running_of
+        running[model] += 1
+        self.provider.most_of[model] = max(self.provider.most_of[model], running[model])
         try:
             await doing
         finally:
             self.provider.running -= 1
+            running[model] -= 1
         self.answered += 1
 
 

@@ -182,6 +182,7 @@ class BatchRunner:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self.deposits.registry.also_erase.remove(erased)
 
     async def stop(self, seconds: float) -> None:
         """Begin no more lines, and wait so long for those that run."""

@@ -215,16 +215,18 @@ class Server(uvicorn.Server):
         """uvicorn's own; then batches go on where they were, and the service manager hears that we listen."""
         await super().startup(sockets=sockets)
         self.may_run_batches(self._runs_batches)
+        notify(READY)
 
     def may_run_batches(self, yes: bool) -> None:
         """Whether it is this process that runs them: one of an installation does."""
         self._runs_batches = yes
-        if not yes and self._batches is not None:
+        if not self.started or self.state.batches is None:
+            return
+        if yes and self._batches is None:
+            self._batches = asyncio.create_task(self.state.batches.keep())
+        elif not yes and self._batches is not None:  # lines that run here begin anew where they run from now on
             self._batches.cancel()
             self._batches = None
-        if yes and self.started and self.state.batches is not None and self._batches is None:
-            self._batches = asyncio.create_task(self.state.batches.keep())
-        notify(READY)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -366,7 +366,7 @@ class Coordinator:
             return  # the next look tries again
         if self._missing.get(worker) == dead:
             del self._missing[worker]
-        if self._runner == worker:
+        if self._runner == worker and worker not in self.desks:  # else it sits there again, and runs them
             self._runner = next(iter(self.desks), "")
             if self._runner:
                 self.desks[self._runner].send(Batches(yes=self._batches_are_ours))

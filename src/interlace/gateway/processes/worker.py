@@ -107,7 +107,8 @@ class Worker:
         runner = state.batches
         assert runner is not None
         runner.held, runner.tidies = loads.held, False
-        runner.told = partial(link.shout, "batches", None)
+        runner.told = self._batches_changed = partial(link.shout, "batches", None)
+        self._look_at_batches = runner.stir
         link.hear("batches", None, lambda _: runner.stir())
         tls = Tls.of(settings.tls)
         server = Server(loads, settings, state, tls)
@@ -226,6 +227,8 @@ class Worker:
         for state in welcome.engines:
             self._engine_changed(state)
         self.link.batches(welcome.batches)
+        self._look_at_batches()  # what was said of them meanwhile, here and elsewhere, nobody heard
+        self._batches_changed()
         self.bank.teller.reconnected(dict(welcome.holdings))
         self._keep(self._renewed(welcome))
 
