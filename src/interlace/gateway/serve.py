@@ -8,6 +8,7 @@ import functools
 import gc
 import logging
 import os
+import select
 import shlex
 import signal
 import socket
@@ -15,11 +16,12 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from interlace.config import REMOTE, BreakerSettings, ModelSettings, Settings
 from interlace.deposits import Deposits
@@ -40,6 +42,9 @@ from interlace.ledger import Ledger, Registry, Retention, Shared
 from interlace.safety import Guards
 
 _log = logging.getLogger(__name__)
+
+LINGER_SECONDS = 1.0  # how long an idle connection may still bring a request while we drain
+AGAIN_SECONDS = 0.02
 
 
 Build = Callable[[ModelSettings, Path], StartingEngine]
@@ -166,8 +171,43 @@ def make_routes(settings: Settings, engines: Mapping[str, Engine], before: Route
     )
 
 
+class _Connections(ServerState):
+    """What is open. `draining`: nothing new is accepted."""
+
+    draining = False
+
+
 class Connection(HttpToolsProtocol):
-    """One connection. Requests may end it at once: closing politely would wait for a reader that does not read."""
+    """One connection. Requests may end it at once: closing politely would wait for a reader that does not read.
+
+    While we drain, the next answer says `connection: close` and ends it. One that is idle is not closed at once: a
+    request may be on its way already, and would be lost with it.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called by asyncio."""
+        super().connection_made(transport)
+        if cast("_Connections", self.server_state).draining:  # accepted in the last moment
+            self.shutdown()
+
+    def shutdown(self) -> None:
+        """We drain."""
+        if self._is_idle():
+            self.loop.call_later(LINGER_SECONDS, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    def _is_idle(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
+
+    def _close_if_idle(self) -> None:
+        if self.transport.is_closing() or not self._is_idle():
+            return
+        if _has_come(self.transport):
+            self.loop.call_later(AGAIN_SECONDS, self._close_if_idle)
+        else:
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         """Each request of the connection gets `interlace.abort` beside what ASGI says."""
@@ -178,8 +218,20 @@ class Connection(HttpToolsProtocol):
         """HTTP/1.0 knows no chunks: an answer of unknown length ends there where the connection does."""
         before = self.cycle
         super().on_headers_complete()
+        if cast("_Connections", self.server_state).draining and self.cycle is not before:
+            self.cycle.keep_alive = False
         if self.parser.get_http_version() == "1.0" and self.cycle is not before:
             _send_unchunked(self.cycle)
+
+
+def _has_come(transport: asyncio.Transport) -> bool:
+    """Whether the kernel has something of the other side that nobody has read."""
+    link = transport.get_extra_info("socket")
+    if link is None or link.fileno() < 0:
+        return False
+    watched = select.poll()
+    watched.register(link.fileno(), select.POLLIN)
+    return any(events & select.POLLIN for _, events in watched.poll(0))
 
 
 def _send_unchunked(cycle: RequestResponseCycle) -> None:
@@ -199,6 +251,8 @@ def _send_unchunked(cycle: RequestResponseCycle) -> None:
 class Server(uvicorn.Server):
     """uvicorn, with our signals: the first drains, and the exit code is ours to choose."""
 
+    alone = True  # not one of several
+
     def __init__(self, app: ASGIApp, settings: Settings, state: State, tls: Tls | None = None) -> None:
         super().__init__(
             uvicorn.Config(
@@ -215,6 +269,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=settings.drain_seconds,  # type: ignore[arg-type] # seconds, whole or not
             )
         )
+        self.server_state = _Connections()
         self.state = state
         self.had_terminal = os.isatty(0)
         self._batches: asyncio.Task[None] | None = None
@@ -224,6 +279,7 @@ class Server(uvicorn.Server):
         """uvicorn's own; then batches go on where they were, and the service manager hears that we listen."""
         await super().startup(sockets=sockets)
         self.may_run_batches(self._runs_batches)
+        notify(READY)
 
     def may_run_batches(self, yes: bool) -> None:
         """Whether it is this process that runs them: one of an installation does."""
@@ -233,7 +289,6 @@ class Server(uvicorn.Server):
             self._batches = None
         if yes and self.started and self.state.batches is not None and self._batches is None:
             self._batches = asyncio.create_task(self.state.batches.keep())
-        notify(READY)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -248,6 +303,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own, and then no connection is left: one that nobody reads from would stay for ever."""
+        cast("_Connections", self.server_state).draining = True
         async with self._batches_ending():
             seconds = self.config.timeout_graceful_shutdown or 0
             await asyncio.gather(super().shutdown(sockets), self.state.running.close(seconds))
@@ -277,12 +333,14 @@ class Server(uvicorn.Server):
         await asyncio.gather(self._batches, return_exceptions=True)
 
     def drain(self) -> None:
-        """Stop accepting, say so in `/readyz`, let running requests finish. A second time: leave at once."""
+        """Stop accepting, say so in `/readyz`, let running requests finish. A second time: leave at once. The service
+        manager is told, unless others go on serving."""
         if self.state.draining:
             os._exit(130)  # engine hosts notice that we are gone and leave too
         self.state.draining = True
         self.should_exit = True
-        notify(STOPPING)
+        if self.alone:
+            notify(STOPPING)
         _log.info("draining")
 
 

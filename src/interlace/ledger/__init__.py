@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from interlace.ledger.linked import LinkedRegistry
     from interlace.ledger.outcomes import RULES, Outcome
     from interlace.ledger.prices import Price, Tokens
-    from interlace.ledger.private_files import make_private, read_private
+    from interlace.ledger.private_files import installation_of, make_private, read_private
     from interlace.ledger.registry import Registry
     from interlace.ledger.retention import Retention
     from interlace.ledger.store import PlainWrite, Store, Write
@@ -54,6 +54,7 @@ _HOMES = {
     "UsageEvent": "events",
     "Used": "holds",
     "Write": "store",
+    "installation_of": "private_files",
     "make_private": "private_files",
     "new_key": "directory",
     "read_events": "usage",
@@ -88,6 +89,7 @@ __all__ = [
     "UsageEvent",
     "Used",
     "Write",
+    "installation_of",
     "make_private",
     "new_key",
     "read_events",

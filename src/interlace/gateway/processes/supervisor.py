@@ -22,6 +22,7 @@ from typing import Any
 from interlace.config import Settings
 from interlace.errors import ConfigError
 from interlace.gateway.logs import set_up_logs
+from interlace.gateway.notify import STOPPING, notify
 from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.serve import bind
 from interlace.models import try_lock
@@ -106,6 +107,8 @@ class Supervisor:
 
     def _stop(self, *_: Any) -> None:
         self.stopping += 1
+        if self.stopping == 1:
+            notify(STOPPING)
 
     def _hang_up(self, *_: Any) -> None:
         self.coordinator.signal(signal.SIGHUP)
