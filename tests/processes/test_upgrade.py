@@ -18,30 +18,21 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import interlace
 from interlace.ledger.migrations import HEAD, OLDEST
 from tests.support.billing import ANSWER_NANOS, Asked, Books, billing, priced, tenants
 from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, patiently, until
 from tests.support.serving import environment
 from tests.support.stores import ledger_url, store_fixture
+from tests.support.versions import CONTRACT, EXPAND, NEXT, add_step, copied
 
 store = store_fixture(sqlite=False)
 pytestmark = pytest.mark.usefixtures("store")
 
-NEXT = f"{int(HEAD) + 1:04}"
-ANSWER, ENOUGH = 20, 300
+ANSWER, ENOUGH = 20, 250
 COST = ANSWER * ANSWER_NANOS
 BODY = {"model": "m", "max_tokens": ANSWER}
 OURS = (sys.executable, "-m", "interlace")
-
-EXPAND = """
-    op.add_column("usage_events", sa.Column("more", sa.String(8)))
-    op.create_table("newer", sa.Column("id", sa.BigInteger, primary_key=True))
-"""
-CONTRACT = """
-    op.drop_table("event_tags")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +44,9 @@ def provider() -> Iterator[Provider]:
 
 def newer(folder: Path, does: str, oldest: str = OLDEST) -> tuple[str, ...]:
     """The command of a version with one more step."""
-    package = folder / "newer" / "interlace"
-    shutil.copytree(Path(interlace.__file__).parent, package)
-    steps = package / "ledger" / "migrations"
-    head = f'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "{NEXT}"\ndown_revision = "{HEAD}"\n'
-    (steps / "versions" / f"{NEXT}_more.py").write_text(f"{head}\n\ndef upgrade() -> None:{does}")
-    code = (steps / "__init__.py").read_text()
-    code = code.replace(f'HEAD = "{HEAD}"', f'HEAD = "{NEXT}"').replace(f'OLDEST = "{OLDEST}"', f'OLDEST = "{oldest}"')
-    (steps / "__init__.py").write_text(code)
-    return ("env", f"PYTHONPATH={package.parent}", *OURS)
+    package, command = copied(folder)
+    add_step(package, does, oldest)
+    return command
 
 
 def machine(

@@ -209,7 +209,7 @@ async def test_a_worker_that_drains_fails_nobody(tmp_path: Path, provider: Provi
     """Requests that run are finished, those on kept connections are answered, and those that wait in the queue of the
     port are taken by the next worker; what the worker held of a budget is spent by others to its end."""
     books = Books(tmp_path)
-    enough = 1200
+    enough = 600
     (who,) = tenants(tmp_path, {"org_budget": enough * 4 * ANSWER_NANOS})
     with billing(tmp_path, provider, {"m": "instant:8"}, prices=[priced("m", prompt=0)], workers=2) as there:
         every: list[Asked] = []
@@ -221,8 +221,8 @@ async def test_a_worker_that_drains_fails_nobody(tmp_path: Path, provider: Provi
                     every.append(asked := Asked({"model": "m", "max_tokens": 4}, who))
                     await asked.run(client)
 
-        tasks = [asyncio.create_task(call()) for _ in range(16)]
-        for number in range(4):
+        tasks = [asyncio.create_task(call()) for _ in range(12)]
+        for number in range(2):
             name = f"w{1 + number % 2}"
             before = there.workers()[name]
             enough_so_far = sum(asked.whole for asked in every) + 100

@@ -24,6 +24,7 @@ from interlace.errors import ConfigError
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.notify import STOPPING, notify
 from interlace.gateway.processes.places import RunFolder
+from interlace.gateway.processes.renewing import HELD, become_new, held_sockets, why_not
 from interlace.gateway.serve import bind
 from interlace.models import try_lock
 
@@ -35,6 +36,7 @@ LOOK_SECONDS = 0.05
 BACKLOG = 2048  # connections that wait to be accepted, of each worker
 GRACE_SECONDS = 15.0  # beyond the draining time, before a child is killed
 EXIT_CONFIG = 2
+RENEW = -1  # no exit code: the version that is installed now takes over
 
 
 @dataclass
@@ -83,32 +85,47 @@ class Supervisor:
     coordinator: Child
     workers: list[Child]
     env: Mapping[str, str]
+    config: str | None = None  # the file that is served by
     stopping: int = 0  # signals that asked for the end
-    hang_ups: int = 0
+    renewals: int = 0  # signals that asked for the version that is installed now
     _pipe: tuple[int, int] = field(default_factory=os.pipe)
 
     def run(self) -> int:
-        """Until a signal; the exit code."""
+        """Until a signal; the exit code, or `RENEW`."""
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, self._stop)
         signal.signal(signal.SIGHUP, self._hang_up)
+        signal.signal(signal.SIGUSR2, self._renew)
         try:
             while not self.stopping:
                 self._start_what_is_down()
                 if self._look() == EXIT_CONFIG:
                     self._end()
                     return EXIT_CONFIG
+                if self.renewals and self._may_renew():
+                    break
                 time.sleep(LOOK_SECONDS)
             self._end()
         finally:
             for child in (*self.workers, self.coordinator):
                 child.signal(signal.SIGKILL)
-        return 0
+        return 0 if self.stopping else RENEW
 
     def _stop(self, *_: Any) -> None:
         self.stopping += 1
         if self.stopping == 1:
             notify(STOPPING)
+
+    def _renew(self, *_: Any) -> None:
+        self.renewals += 1
+
+    def _may_renew(self) -> bool:
+        self.renewals = 0
+        if why := why_not(self.config):
+            log.error("the version that is installed now cannot take over", extra={"fields": {"why": why}})
+        else:
+            log.info("the version that is installed now takes over")
+        return why is None
 
     def _hang_up(self, *_: Any) -> None:
         self.coordinator.signal(signal.SIGHUP)
@@ -153,7 +170,8 @@ def serve_many(settings: Settings, options: Mapping[str, Any], env: Mapping[str,
 
     Raises `ConfigError` when the address is taken, `OSError` when the home folder cannot be written.
     """
-    sockets = bind_many(settings.host, settings.port, settings.workers)
+    sockets = bind_many(settings.host, settings.port, settings.workers, held_sockets(settings.host, settings.port))
+    env = {name: value for name, value in env.items() if name != HELD}
     set_up_logs(settings.log)
     run = RunFolder.of(settings.home)
     run.make()
@@ -163,24 +181,31 @@ def serve_many(settings: Settings, options: Mapping[str, Any], env: Mapping[str,
         Child(["worker", f"w{number}", str(run.path), str(bound.fileno())], (bound.fileno(),))
         for number, bound in enumerate(sockets, 1)
     ]
-    return Supervisor(settings, coordinator, workers, env).run()
+    code = Supervisor(settings, coordinator, workers, env, options["config"]).run()
+    if code == RENEW:
+        become_new(sockets)
+    return code
 
 
-def bind_many(host: str, port: int, count: int) -> list[socket.socket]:
-    """A listening socket for each worker, all on one port; raises `ConfigError` when it is taken.
+def bind_many(host: str, port: int, count: int, held: list[socket.socket]) -> list[socket.socket]:
+    """A listening socket for each worker, all on one port, of which some may be `held`; raises `ConfigError` when it is
+    taken.
 
     On Linux each has a queue of its own, among which the kernel spreads connections: one that all share goes to whoever
     wakes first, and that one takes a whole burst. They are the supervisor's, so that what stands in the queue of a
     worker that died waits for the next one. Elsewhere the kernel does not spread, and all share one.
     """
-    first = bind(host, port)  # without sharing: a port that anybody else has is taken
+    first = held[0] if held else bind(host, port)  # without sharing: a port that anybody else has is taken
     if sys.platform != "linux":
         first.listen(BACKLOG)
         return [first] * count
     family, address = first.family, first.getsockname()
-    first.close()
-    sockets = []
-    for _ in range(count):
+    if not held:
+        first.close()
+    sockets = held[:count]
+    for unused in held[count:]:
+        unused.close()
+    for _ in range(count - len(sockets)):
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
