@@ -369,7 +369,8 @@ async def _serve(
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, server.drain)
     loop.add_signal_handler(signal.SIGHUP, server.hang_up, reloader.reload_soon)
-    loop.add_signal_handler(signal.SIGUSR2, _log.warning, "one process alone cannot be renewed in place: restart it")
+    for name in (signal.SIGUSR1, signal.SIGUSR2):
+        loop.add_signal_handler(name, _log.warning, "one process alone cannot be renewed in place: restart it")
     greeter = asyncio.create_task(greet(registry, bound.getsockname(), engines, announce))
     starting = asyncio.create_task(start_engines(engines))
     beside = [asyncio.create_task(Retention(registry).keep())]

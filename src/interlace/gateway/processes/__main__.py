@@ -44,7 +44,8 @@ def _check(config: str | None = None) -> int:
 
 def main() -> int:
     """The process that the first word names."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # it is for the supervisor
+    for name in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)  # they are for the supervisor
     role, *words = sys.argv[1:]
     return _ROLES[role](*words)
 

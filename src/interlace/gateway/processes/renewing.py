@@ -40,7 +40,8 @@ def become_new(sockets: Iterable[socket.socket]) -> NoReturn:
     numbers = sorted({bound.fileno() for bound in sockets})
     for number in numbers:
         os.set_inheritable(number, True)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until the new one listens to it
+    for name in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)  # until the new one listens to them
     env = {**os.environ, HELD: ",".join(map(str, numbers))}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], env)  # noqa: S606 - no shell is what we want
 

@@ -14,10 +14,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from interlace.config import Settings
 from interlace.errors import ConfigError
@@ -25,6 +25,7 @@ from interlace.gateway.logs import set_up_logs
 from interlace.gateway.notify import STOPPING, notify
 from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.processes.renewing import HELD, become_new, held_sockets, why_not
+from interlace.gateway.processes.rolling import Replaceable, Rolling
 from interlace.gateway.serve import bind
 from interlace.models import try_lock
 
@@ -44,22 +45,38 @@ class Child:
     """A process that is started again when it dies. `words`: its arguments."""
 
     words: list[str]
+    env: Mapping[str, str]
+    pipe: int  # its standard input: ends when we do
     pass_fds: tuple[int, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     deaths: int = 0  # in a row
     not_before: float = 0.0
 
-    def start(self, env: Mapping[str, str], pipe: int) -> None:
-        """Start it, its standard input being the pipe."""
+    def start(self, **more: str) -> None:
+        """Start it; `more` goes into its environment."""
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "interlace.gateway.processes", *self.words],
-            stdin=pipe,
-            env=dict(env),
+            stdin=self.pipe,
+            env={**self.env, **more},
             pass_fds=self.pass_fds,
             start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which ends them in order
         )
+
+    def successor(self) -> Child:
+        """Another for the same socket, under a name of its own: both may live for a while."""
+        role, name, *rest = self.words
+        name = name.removesuffix("b") if name.endswith("b") else f"{name}b"
+        return Child([role, name, *rest], self.env, self.pipe, self.pass_fds)
+
+    def start_telling(self, address: str) -> None:
+        """Start it, to tell that address when it serves."""
+        self.start(NOTIFY_SOCKET=address)
+
+    def lives(self) -> bool:
+        """Whether its process is there."""
+        return self.process is not None and self.process.poll() is None
 
     def has_died(self) -> int | None:
         """Its exit status, once; None while it runs or is not to be started yet."""
@@ -73,7 +90,7 @@ class Child:
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it runs."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.lives():
             self.process.send_signal(number)
 
 
@@ -84,17 +101,18 @@ class Supervisor:
     settings: Settings
     coordinator: Child
     workers: list[Child]
-    env: Mapping[str, str]
     config: str | None = None  # the file that is served by
     stopping: int = 0  # signals that asked for the end
     renewals: int = 0  # signals that asked for the version that is installed now
-    _pipe: tuple[int, int] = field(default_factory=os.pipe)
+    rolls: int = 0  # signals that asked for new workers
+    _rolling: Rolling | None = None
 
     def run(self) -> int:
         """Until a signal; the exit code, or `RENEW`."""
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, self._stop)
         signal.signal(signal.SIGHUP, self._hang_up)
+        signal.signal(signal.SIGUSR1, self._roll)
         signal.signal(signal.SIGUSR2, self._renew)
         try:
             while not self.stopping:
@@ -104,10 +122,11 @@ class Supervisor:
                     return EXIT_CONFIG
                 if self.renewals and self._may_renew():
                     break
+                self._look_at_rolling()
                 time.sleep(LOOK_SECONDS)
             self._end()
         finally:
-            for child in (*self.workers, self.coordinator):
+            for child in (*self._every_worker(), self.coordinator):
                 child.signal(signal.SIGKILL)
         return 0 if self.stopping else RENEW
 
@@ -118,6 +137,24 @@ class Supervisor:
 
     def _renew(self, *_: Any) -> None:
         self.renewals += 1
+
+    def _roll(self, *_: Any) -> None:
+        self.rolls += 1
+
+    def _look_at_rolling(self) -> None:
+        if self.rolls and self._rolling is None and sys.platform == "linux":
+            self.rolls = 0
+            self._rolling = Rolling(cast("list[Replaceable]", self.workers), self._drain_seconds)
+        if self._rolling is not None and not self._rolling.look():
+            self._rolling = None
+
+    def _every_worker(self) -> list[Child]:
+        beside = self._rolling.children() if self._rolling else ()
+        return [*self.workers, *cast("Iterable[Child]", beside)]
+
+    @property
+    def _drain_seconds(self) -> float:
+        return self.settings.drain_seconds + GRACE_SECONDS
 
     def _may_renew(self) -> bool:
         self.renewals = 0
@@ -133,7 +170,7 @@ class Supervisor:
     def _start_what_is_down(self) -> None:
         for child in (self.coordinator, *self.workers):
             if child.process is None and time.monotonic() >= child.not_before:
-                child.start(self.env, self._pipe[0])
+                child.start()
 
     def _look(self) -> int | None:
         """Notice the dead; `EXIT_CONFIG` where the coordinator cannot start at all."""
@@ -149,15 +186,14 @@ class Supervisor:
 
     def _end(self) -> None:
         """Workers drain first: the coordinator records what they finish. A second signal, and nobody waits."""
-        seconds = self.settings.drain_seconds + GRACE_SECONDS
-        self._end_some(self.workers, seconds)
+        self._end_some(self._every_worker(), self._drain_seconds)
         self._end_some([self.coordinator], GRACE_SECONDS)
 
     def _end_some(self, children: list[Child], seconds: float) -> None:
         until = time.monotonic() + seconds
         for child in children:
             child.signal(signal.SIGTERM)
-        while any(child.process is not None and child.process.poll() is None for child in children):
+        while any(child.lives() for child in children):
             if time.monotonic() > until or self.stopping > 1:
                 for child in children:
                     child.signal(signal.SIGKILL)
@@ -176,12 +212,13 @@ def serve_many(settings: Settings, options: Mapping[str, Any], env: Mapping[str,
     run = RunFolder.of(settings.home)
     run.make()
     said = json.dumps({**options, "address": list(sockets[0].getsockname()[:2])})
-    coordinator = Child(["coordinator", said])
+    pipe, _ = os.pipe()  # the other end closes when we are gone
+    coordinator = Child(["coordinator", said], env, pipe)
     workers = [
-        Child(["worker", f"w{number}", str(run.path), str(bound.fileno())], (bound.fileno(),))
+        Child(["worker", f"w{number}", str(run.path), str(bound.fileno())], env, pipe, (bound.fileno(),))
         for number, bound in enumerate(sockets, 1)
     ]
-    code = Supervisor(settings, coordinator, workers, env, options["config"]).run()
+    code = Supervisor(settings, coordinator, workers, options["config"]).run()
     if code == RENEW:
         become_new(sockets)
     return code
