@@ -44,7 +44,7 @@ def nginx(folder: Path, gateway: Served, files: Pair) -> Iterator[str]:
     """nginx with the example in front of the gateway; ports, files and name are the only things changed."""
     binary = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
     if binary is None:
-        pytest.skip("nginx is not installed: apt-get install nginx-light")
+        pytest.skip("nginx is not installed: apt-get install nginx-light (make test does it when root)")
     port = free_port()
     site = EXAMPLE.read_text().replace("127.0.0.1:8080", f"127.0.0.1:{gateway.port}")
     site = site.replace("listen 443", f"listen 127.0.0.1:{port}").replace("llm.example.com", "localhost")

@@ -105,7 +105,7 @@ def test_the_page_is_true(smollm2_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "etc/interlace/interlace.yaml").write_text(there.mapped(config))
     pull = [*INTERLACE.split(), "pull", str(smollm2_gguf), "--name", "smollm2-135m-instruct"]
     subprocess.run(pull, check=True, env=environment(there.home), timeout=120)
-    certificate, asked, renewed, pages, backup = (text for language, text in blocks if language == "bash")
+    certificate, asked, renewed, pages, backup, upgraded = (text for language, text in blocks if language == "bash")
     assert "certificate  ok" in there.run(certificate)
     with there.service():
         patiently(lambda: "is ready after" in there.log)
@@ -116,6 +116,7 @@ def test_the_page_is_true(smollm2_gguf: Path, tmp_path: Path) -> None:
         there.run(renewed)
         assert "https://app.example.com" in there.run(pages)
         assert re.fullmatch(r".*\nledger-\w+\.db\n", there.run(backup))
+        assert "every sum agrees" in there.run(upgraded)
     assert "the certificate was renewed" in there.log
 
 

@@ -11,16 +11,16 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.billing import billing
+from tests.support.billing import ANSWER_NANOS, Asked, Books, billing, priced, tenants
 from tests.support.ledgers import open_ledger, record, used
 from tests.support.provider import running_provider
-from tests.support.served import ask
+from tests.support.served import Served, ask
 from tests.support.serving import environment
 from tests.support.tenants import tenant
 
@@ -130,6 +130,44 @@ def test_restoring_to_a_point(tmp_path: Path) -> None:
     assert checked(home) == 3
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same home", "another"])
+async def test_what_workers_held_at_the_backup_can_be_spent(tmp_path: Path, elsewhere: bool) -> None:
+    """Slices of workers that are no more would be lost to the budget for good, and to nobody's notice."""
+    cost, enough = 20 * ANSWER_NANOS, 37
+    body = {"model": "m", "max_tokens": 20}
+    with running_provider() as provider:
+        (who,) = tenants(tmp_path, {"org_budget": enough * cost})
+        model = {"m": "instant:40"}
+
+        def gateway(folder: Path) -> AbstractContextManager[Served]:
+            return billing(folder, provider, model, prices=[priced("m", prompt=0)], workers=2)
+
+        with gateway(tmp_path) as there:
+            async with there.callers() as client:
+                assert (await Asked(body, who).run(client)).whole
+            backup = tmp_path / "backup.db"
+            assert run(tmp_path / "home", "backup", str(backup)).returncode == 0
+            for process in (there.process, there.coordinator(), *there.workers().values()):
+                assert process is not None
+                process.kill()
+        with closing(sqlite3.connect(backup)) as database:
+            assert database.execute("SELECT sum(nanos) FROM leases WHERE scope = 'org'").fetchone()[0] >= cost
+        folder = tmp_path / "elsewhere" if elsewhere else tmp_path
+        (folder / "home").mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "home/secret", tmp_path / "secret")
+        restored = run(folder / "home", "restore", str(backup))
+        assert (restored.returncode, "every sum agrees" in restored.stdout) == (0, True)
+        shutil.copy(tmp_path / "secret", folder / "home/secret")
+        with gateway(folder) as there:
+            async with there.callers() as client:
+                every = await asyncio.gather(*(Asked(body, who).run(client) for _ in range(enough + 3)))
+        assert sum(asked.whole for asked in every) == enough - 1
+    books = Books(folder)
+    assert books.spent(who) == enough * cost
+    books.check()
+    assert checked(folder / "home") == enough
+
+
 def test_a_ledger_whose_log_was_left_behind_is_replaced_whole(tmp_path: Path) -> None:
     """After a crash the old log lies there: played into the restored ledger, it would ruin it."""
     home, file = tmp_path / "home", tmp_path / "backup.db"
@@ -168,6 +206,7 @@ def _another(file: Path) -> None:
 def _newer(file: Path) -> None:
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
+        database.execute("UPDATE facts SET value = '9999' WHERE name = 'oldest'")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from sqlalchemy import inspect, text
 from interlace.errors import ConfigError
 from interlace.ledger import migrations
 from interlace.ledger.database import sqlite_url
-from interlace.ledger.migrations import HEAD, migrate
+from interlace.ledger.migrations import HEAD, OLDEST, migrate, step_of, too_old
 from interlace.ledger.schema import metadata
 from interlace.ledger.store import Store
 from tests.support.stores import PostgreSQL
@@ -71,5 +71,18 @@ def test_a_newer_database_is_refused(empty: Store) -> None:
     with empty.engine.begin() as connection:
         migrate(connection)
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with empty.engine.begin() as connection, pytest.raises(ConfigError, match="a newer one has used it"):
+        connection.execute(text("UPDATE facts SET value = '9998' WHERE name = 'oldest'"))
+    with empty.engine.begin() as connection, pytest.raises(ConfigError, match=r"a newer one has used it.*'9998'"):
         migrate(connection)
+
+
+def test_a_newer_database_that_says_so_is_used(empty: Store) -> None:
+    """Otherwise no machine could be restarted while another one has the new version, and there were no way back."""
+    with empty.engine.begin() as connection:
+        migrate(connection)
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with empty.engine.begin() as connection:
+        migrate(connection)
+        assert too_old(connection) is None
+        assert connection.execute(text("SELECT value FROM facts WHERE name = 'oldest'")).scalar() == OLDEST
+        assert step_of(connection) == "9999"

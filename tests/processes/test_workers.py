@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.support.billing import Asked, Books, billing, priced, tenants
+from tests.support.billing import ANSWER_NANOS, Asked, Books, billing, priced, tenants
 from tests.support.provider import Provider, running_provider
 from tests.support.served import Served, decoder, patiently, served, until
 
@@ -240,3 +240,35 @@ def _leave_batch(there: Served) -> str:
 def _batch(there: Served, id: str) -> Any:
     headers = {"authorization": f"Bearer {there.key}"}
     return httpx.get(f"{there.url}/v1/batches/{id}", headers=headers, trust_env=False, timeout=60).json()
+
+
+@pytest.mark.parametrize("new", [False, True], ids=["kept connections", "new connections"])
+async def test_a_worker_that_drains_fails_nobody(tmp_path: Path, provider: Provider, new: bool) -> None:
+    """Requests that run are finished, those on kept connections are answered, and those that wait in the queue of the
+    port are taken by the next worker; what the worker held of a budget is spent by others to its end."""
+    books = Books(tmp_path)
+    enough = 600
+    (who,) = tenants(tmp_path, {"org_budget": enough * 4 * ANSWER_NANOS})
+    with billing(tmp_path, provider, {"m": "instant:8"}, prices=[priced("m", prompt=0)], workers=2) as there:
+        every: list[Asked] = []
+
+        async def call() -> None:
+            limits = httpx.Limits(max_keepalive_connections=0 if new else 1)
+            async with httpx.AsyncClient(base_url=there.url, limits=limits, trust_env=False, timeout=60) as client:
+                while not every or every[-1].refusal[0] in (0, 200):
+                    every.append(asked := Asked({"model": "m", "max_tokens": 4}, who))
+                    await asked.run(client)
+
+        tasks = [asyncio.create_task(call()) for _ in range(12)]
+        for number in range(2):
+            name = f"w{1 + number % 2}"
+            before = there.workers()[name]
+            enough_so_far = sum(asked.whole for asked in every) + 100
+            await until(lambda n=enough_so_far: sum(asked.whole for asked in every) >= n)
+            before.terminate()
+            await until(lambda name=name, pid=before.pid: (now := there.workers().get(name)) and now.pid != pid)
+        await asyncio.gather(*tasks)
+        assert {asked.refusal for asked in every if not asked.whole} == {(429, "insufficient_quota")}
+        assert sum(asked.whole for asked in every) == enough
+    assert books.spent(who) == enough * 4 * ANSWER_NANOS
+    books.check()

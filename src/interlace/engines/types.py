@@ -7,7 +7,7 @@ No wire dialect (OpenAI, Anthropic) is known here; `gateway/` translates.
 from __future__ import annotations
 
 import builtins  # a field named `bytes` hides the type from whoever resolves annotations in its class
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -440,21 +440,6 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Stop all work and free everything; safe to call twice."""
         ...
-
-
-def bursts_of(engine: Engine, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-    """The events of `Engine.generate`, in lists of what came together: of engines that have a method `bursts`, which
-    saves them a turn for each event."""
-    bursts: Callable[[GenerateRequest], AsyncGenerator[list[Event], None]] | None = getattr(engine, "bursts", None)
-    return _single(engine.generate(request)) if bursts is None else bursts(request)
-
-
-async def _single(events: AsyncGenerator[Event, None]) -> AsyncGenerator[list[Event], None]:
-    try:
-        async for event in events:
-            yield [event]
-    finally:
-        await events.aclose()
 
 
 # --- inside an engine host -------------------------------------------------------------------------------------

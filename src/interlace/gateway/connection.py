@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,22 +18,65 @@ import httptools
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
 Header = tuple[bytes, bytes]
 
 LINE = "interlace.line"
 """Where a scope has the `Line` of its request; requests that come from elsewhere than a connection have none."""
 
+LINGER_SECONDS = 1.0  # how long an idle connection may still bring a request while we drain
+AGAIN_SECONDS = 0.02
+
 _NO_BODY = (204, 304)
 _BAD = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
+class Connections(ServerState):
+    """What is open. `draining`: nothing new is accepted."""
+
+    draining = False
+
+
 class Connection(HttpToolsProtocol):
-    """Reads requests and starts the application for each, one after the other."""
+    """Reads requests and starts the application for each, one after the other.
+
+    While we drain, the next answer says `connection: close` and ends it. One that is idle is not closed at once: a
+    request may be on its way already, and would be lost with it.
+    """
 
     cycle: Any  # the `Line` of the request that came last, where uvicorn has its own
     _running: Line | None = None  # the one that is being answered
     _quiet_since: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called by asyncio."""
+        super().connection_made(transport)
+        if self._draining:  # accepted in the last moment
+            self.shutdown()
+
+    def shutdown(self) -> None:
+        """We drain."""
+        if self._is_idle():
+            self.loop.call_later(LINGER_SECONDS, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    @property
+    def _draining(self) -> bool:
+        return isinstance(self.server_state, Connections) and self.server_state.draining
+
+    def _is_idle(self) -> bool:
+        line: Line | None = self.cycle
+        return line is None or line.response_complete
+
+    def _close_if_idle(self) -> None:
+        if self.transport.is_closing() or not self._is_idle():
+            return
+        if _has_come(self.transport):
+            self.loop.call_later(AGAIN_SECONDS, self._close_if_idle)
+        else:
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         """The scope of a request, as ASGI has it, and its `Line`."""
@@ -65,7 +109,7 @@ class Connection(HttpToolsProtocol):
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
         before = self.cycle
-        keep = version != "1.0" and self.parser.should_keep_alive()
+        keep = version != "1.0" and self.parser.should_keep_alive() and not self._draining
         self.cycle = scope[LINE] = line = Line(self, scope, keep_alive=keep, expects_100=self.expect_100_continue)
         if before is None or before.response_complete:
             self._begin(line)
@@ -137,6 +181,16 @@ class Connection(HttpToolsProtocol):
             self._look_again(left)
         elif not self.transport.is_closing():
             self.transport.close()
+
+
+def _has_come(transport: asyncio.Transport) -> bool:
+    """Whether the kernel has something of the other side that nobody has read."""
+    link = transport.get_extra_info("socket")
+    if link is None or link.fileno() < 0:
+        return False
+    watched = select.poll()
+    watched.register(link.fileno(), select.POLLIN)
+    return any(events & select.POLLIN for _, events in watched.poll(0))
 
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}

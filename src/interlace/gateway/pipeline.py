@@ -20,8 +20,9 @@ import msgspec
 
 from interlace.config import RouteSettings
 from interlace.deposits import Deposits
+from interlace.engines.bursts import bursts_of
 from interlace.engines.fields import check_fields
-from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest, Started, bursts_of
+from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest, Started
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
 from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches

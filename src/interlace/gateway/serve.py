@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -26,7 +27,7 @@ from interlace.engines.types import Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
 from interlace.gateway.app import State, make_app
-from interlace.gateway.connection import Connection
+from interlace.gateway.connection import Connection, Connections
 from interlace.gateway.keys import ensure_key, key_file, read_key
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.metrics import Metrics
@@ -190,6 +191,8 @@ def make_routes(
 class Server(uvicorn.Server):
     """uvicorn, with our signals: the first drains, and the exit code is ours to choose."""
 
+    alone = True  # not one of several
+
     def __init__(self, app: ASGIApp, settings: Settings, state: State, tls: Tls | None = None) -> None:
         super().__init__(
             uvicorn.Config(
@@ -206,6 +209,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=settings.drain_seconds,  # type: ignore[arg-type] # seconds, whole or not
             )
         )
+        self.server_state = Connections()
         self.state = state
         self.had_terminal = os.isatty(0)
         self._batches: asyncio.Task[None] | None = None
@@ -241,6 +245,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own, and then no connection is left: one that nobody reads from would stay for ever."""
+        cast("Connections", self.server_state).draining = True
         async with self._batches_ending():
             seconds = self.config.timeout_graceful_shutdown or 0
             await asyncio.gather(super().shutdown(sockets), self.state.running.close(seconds))
@@ -270,12 +275,14 @@ class Server(uvicorn.Server):
         await asyncio.gather(self._batches, return_exceptions=True)
 
     def drain(self) -> None:
-        """Stop accepting, say so in `/readyz`, let running requests finish. A second time: leave at once."""
+        """Stop accepting, say so in `/readyz`, let running requests finish. A second time: leave at once. The service
+        manager is told, unless others go on serving."""
         if self.state.draining:
             os._exit(130)  # engine hosts notice that we are gone and leave too
         self.state.draining = True
         self.should_exit = True
-        notify(STOPPING)
+        if self.alone:
+            notify(STOPPING)
         _log.info("draining")
 
 
@@ -304,6 +311,8 @@ async def _serve(
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, server.drain)
     loop.add_signal_handler(signal.SIGHUP, server.hang_up, reloader.reload_soon)
+    for name in (signal.SIGUSR1, signal.SIGUSR2):
+        loop.add_signal_handler(name, _log.warning, "one process alone cannot be renewed in place: restart it")
     greeter = asyncio.create_task(greet(registry, bound.getsockname(), engines, announce))
     starting = asyncio.create_task(start_engines(engines))
     beside = [asyncio.create_task(Retention(registry).keep())]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interlace.ledger.mapped_limits import MappedLimits
     from interlace.ledger.outcomes import RULES, Outcome
     from interlace.ledger.prices import Price, Tokens
-    from interlace.ledger.private_files import make_private, read_private
+    from interlace.ledger.private_files import installation_of, make_private, read_private
     from interlace.ledger.registry import Registry
     from interlace.ledger.retention import Retention
     from interlace.ledger.store import Store
@@ -60,6 +60,7 @@ _HOMES = {
     "UsageEvent": "events",
     "Used": "holds",
     "Write": "writing",
+    "installation_of": "private_files",
     "make_private": "private_files",
     "new_key": "directory",
     "read_events": "usage",
@@ -98,6 +99,7 @@ __all__ = [
     "UsageEvent",
     "Used",
     "Write",
+    "installation_of",
     "make_private",
     "new_key",
     "read_events",

@@ -31,7 +31,7 @@ from interlace.ledger.audit_leases import beyond_budgets, problems_of_leases
 from interlace.ledger.audit_prices import Event, PriceList, problem_of_tokens
 from interlace.ledger.book import Account, AccountKey
 from interlace.ledger.events import UsageEvent
-from interlace.ledger.migrations import HEAD
+from interlace.ledger.migrations import HEAD, too_old
 from interlace.ledger.outcomes import RULES
 from interlace.ledger.schema import api_keys, balances, event_tags, metadata, organisations, plans, projects
 from interlace.ledger.schema import usage_events as events
@@ -114,7 +114,9 @@ def _database(connection: Connection) -> Iterator[Finding]:
     if "alembic_version" in tables:
         steps = list(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())
     if steps != [HEAD]:
-        yield Finding("wrong", "database", "is not at this version's step of the schema", HEAD, _listed(steps))
+        beside = len(steps) == 1 and steps[0] > HEAD and too_old(connection) is None
+        severity: Literal["wrong", "notice"] = "notice" if beside else "wrong"
+        yield Finding(severity, "database", "is not at this version's step of the schema", HEAD, _listed(steps))
 
 
 # --- who ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ def back_up(settings: Settings, target: Path) -> Copied:
 
 
 def restore(settings: Settings, source: Path) -> Copied:
-    """Put a backup in the ledger's place; what was there stays beside it. Raises `ConfigError`, with everything as it
+    """Put a backup in the ledger's place; what was there stays beside it. What workers held of budgets when it was made
+    is free again. Raises `ConfigError`, with everything as it
     was: while a server has the ledger, or for what is no ledger, or that of a newer version."""
     place = _file(settings, "restore it with its own tools, such as pg_restore")
     if not source.is_file():
@@ -65,6 +67,7 @@ def restore(settings: Settings, source: Path) -> Copied:
     try:
         with _copied(source, place.parent, place.name) as partial:
             events = _examine(partial, source)
+            _close_workers(partial)
             aside = _set_aside(place) if place.exists() else None
             partial.replace(place)
             _sync(place.parent)
@@ -118,10 +121,27 @@ def _examine(copy: Path, source: Path) -> int:
         if not {"alembic_version", "usage_events"} <= tables:
             raise ConfigError(f"{source} is no ledger. Name a file that `interlace ledger backup` made.")
         (step,) = database.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
-        if step > HEAD:
+        if step > HEAD and not (tables >= {"facts"} and _oldest(database) <= HEAD):
             raise ConfigError(f"{source} is of a newer Interlace (step {step}, this one knows {HEAD}). Install that.")
         (events,) = database.execute("SELECT COUNT(*) FROM usage_events").fetchone()
     return int(events)
+
+
+def _close_workers(copy: Path) -> None:
+    """Nobody is left who has what the backup says that workers hold: we have the lock of the home, and a worker that
+    outlives its coordinator finds its epoch over."""
+    with closing(sqlite3.connect(copy)) as database, database:
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'leases'").fetchone():
+            database.execute("DELETE FROM leases")
+            now, why = time.time_ns() // 1000, "a backup was restored"
+            database.execute("UPDATE workers SET closed_at = ?, why = ? WHERE closed_at IS NULL", (now, why))
+    _sync(copy)
+
+
+def _oldest(database: sqlite3.Connection) -> str:
+    """The oldest version, by its step, that may use it; one that nobody has where it does not say."""
+    (oldest,) = database.execute("SELECT value FROM facts WHERE name = 'oldest'").fetchone() or ("~",)
+    return str(oldest)
 
 
 def _set_aside(place: Path) -> Path:

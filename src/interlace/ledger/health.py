@@ -10,13 +10,13 @@ from datetime import date
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, create_engine, func, inspect, make_url, select, text
+from sqlalchemy import URL, Connection, create_engine, func, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from interlace.config import Settings
 from interlace.ledger.database import sqlite_url
-from interlace.ledger.migrations import HEAD
+from interlace.ledger.migrations import HEAD, step_of, too_old
 from interlace.ledger.schema import balances, prices
 from interlace.ledger.schema import usage_events as events
 
@@ -31,7 +31,8 @@ __all__ = [
     "ledger_url",
     "newest_event",
     "price_dates",
-    "step",
+    "step_of",
+    "too_old",
     "why_not_writable",
 ]
 
@@ -45,13 +46,6 @@ def database_file(settings: Settings) -> Path | None:
     """The file of a ledger on SQLite, whether it is there or not; None on a server."""
     url = ledger_url(settings)
     return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
-
-
-def step(connection: Connection) -> str | None:
-    """The step of the schema that the database is at; None for an empty one."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def why_not_writable(settings: Settings) -> str | None:

@@ -19,6 +19,15 @@ def read_private(path: Path) -> str | None:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
+def installation_of(home: Path) -> str:
+    """What tells this home from all others that share a database: made once, and kept beside the rest."""
+    file = home / "installation"
+    if (known := read_private(file)) is None:
+        make_private(file, secrets.token_hex(6))
+        known = read_private(file)
+    return (known or "").strip()
+
+
 def make_private(path: Path, line: str) -> None:
     """Make a file of mode 0600, whole and synced, unless it is there: two first starts at once agree on one."""
     path.parent.mkdir(parents=True, exist_ok=True)

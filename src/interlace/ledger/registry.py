@@ -42,6 +42,7 @@ from interlace.ledger.directory import (
 )
 from interlace.ledger.migrations import migrate
 from interlace.ledger.prices import KINDS, Price
+from interlace.ledger.private_files import installation_of
 from interlace.ledger.schema import api_keys, organisations, plans, prices, projects
 from interlace.ledger.store import Store
 from interlace.models import HeldLock, known_models, try_lock
@@ -164,7 +165,7 @@ class Registry:
     def _set_up(self, connection: Connection, *, take_over: bool) -> Directory:
         if self.several:
             changes.take_turn(connection)
-        migrate(connection)
+        migrate(connection, installation_of(self.settings.home) if self.several else "")
         now = self.clock.now()
         if self.several:
             changes.check_secret(connection, self.hasher)

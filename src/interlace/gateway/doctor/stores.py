@@ -29,7 +29,7 @@ def database(case: Case) -> Iterator[Finding]:
         return
     try:
         with reading(case.settings) as connection:
-            at = health.step(connection)
+            at, old = health.step_of(connection), health.too_old(connection)
     except ConfigError as error:
         mend = (
             f"Restore a backup: interlace ledger restore FILE, with {file} moved away" if file else "Start the database"
@@ -43,10 +43,13 @@ def database(case: Case) -> Iterator[Finding]:
         how = "interlace ledger backup FILE" if file else "pg_dump"
         mend = f"Make a backup ({how}); the next start brings it up"
         yield warn(f"at step {at} of the schema, and this version's is {health.HEAD}", mend)
-    elif at > health.HEAD:
+    elif old:
         mend = "Install the newer Interlace that used it last, or restore a backup of before"
         yield fail(f"at step {at} of the schema, which this version ({health.HEAD}) does not know", mend)
         return
+    elif at > health.HEAD:
+        mend = "Bring this machine to the version that changed it; until then this one may go on"
+        yield warn(f"at step {at} of the schema, and this version's is {health.HEAD}", mend)
     if (why := health.why_not_writable(case.settings)) is not None:
         mend = "Look for a full or read-only disk, another user's file, or a program that holds the database"
         if file is None:
@@ -133,7 +136,7 @@ def _there(case: Case) -> bool:
     """Whether there is a ledger to look into; `database` says so where there is none."""
     try:
         with reading(case.settings) as connection:
-            return health.step(connection) is not None
+            return health.step_of(connection) is not None
     except ConfigError:
         return False
 

@@ -14,10 +14,10 @@ from interlace.config import REMOTE, ModelSettings, Settings
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.processes.coordinator import Coordinator
 from interlace.gateway.processes.counters import CounterFiles, Counters
-from interlace.gateway.processes.places import RunFolder, installation_of
+from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.reloading import Source, StartingEngine
 from interlace.gateway.serve import build_engine, calm_collector, greet, loop_factory, open_registry
-from interlace.ledger import Registry
+from interlace.ledger import Registry, installation_of
 
 
 def coordinate(

@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 from interlace.config import ModelSettings, Settings
 from interlace.engines.host import Failure, HostedEngine
-from interlace.errors import InterlaceError, LedgerUnavailable, NotFound
+from interlace.errors import ConfigError, InterlaceError, LedgerUnavailable, NotFound
 from interlace.gateway.processes.answering import QUESTIONS
 from interlace.gateway.processes.counters import Counters
 from interlace.gateway.processes.desk import Desk
@@ -57,6 +57,7 @@ from interlace.gateway.tls import Tls
 from interlace.ledger import PlainWrite, Registry, Retention, UsageEvent, bank
 from interlace.ledger.database import BATCHES, OneOfAll
 from interlace.ledger.escrow import Fenced, Totals, Worker
+from interlace.ledger.migrations import too_old
 from interlace.models import try_lock
 
 T = TypeVar("T")
@@ -104,6 +105,7 @@ class Coordinator:
         tls = Tls.of(settings.tls)  # a reload looks at the certificate for all
         self.reloader = Reloader(self.registry, self.loads, self.source, self.build, self._make, lambda _: None, tls)
         self.loop = asyncio.get_running_loop()
+        self._left_behind: asyncio.Future[None] = self.loop.create_future()  # the database needs a newer version
         self._others = self.registry.several
         self._batches_are_ours = not self._others
         self._next_look_at_batches = 0.0
@@ -122,7 +124,8 @@ class Coordinator:
         return Load(read, settings, engines, pipeline, _no_app, number=next(self._numbers))
 
     async def keep(self) -> None:
-        """Take connections until cancelled; then wait a little for workers that still send, and close."""
+        """Take connections until cancelled; then wait a little for workers that still send, and close. Raises
+        `ConfigError` once the database needs a newer version than ours."""
         living = {runner_of(Worker(row.id, row.epoch)) for row in await self.patiently(bank.living)}
         await asyncio.to_thread(self.deposits.tidy, living)
         self._missing = await self.patiently(self._those_before)
@@ -132,7 +135,7 @@ class Coordinator:
         works = (start_engines(self.engines), self._look(), Retention(self.registry).keep())
         tasks = [asyncio.create_task(work) for work in works]
         try:
-            await asyncio.Event().wait()
+            await self._left_behind
         finally:
             await self._leave()
             server.close()
@@ -171,13 +174,15 @@ class Coordinator:
                 self._greet(desk, message)
 
     def _greet(self, desk: Desk, hello: Hello) -> None:
+        if self._left_behind.done() and not self._left_behind.cancelled():
+            return desk.abort()
         desk.worker = hello.worker
         if (before := self.desks.get(hello.worker)) is not None:
             before.abort()
         self.desks[hello.worker] = desk
         self._missing.pop(hello.worker, None)
         self._hold(desk, [self.loads.current.number])
-        self._keep(self._welcome(desk, hello))
+        return self._keep(self._welcome(desk, hello))
 
     async def _welcome(self, desk: Desk, hello: Hello) -> None:
         """A worker that has just begun gets a place at the bank; one that comes back hears what it holds."""
@@ -328,9 +333,17 @@ class Coordinator:
                 desk.send(Closed())
         if self.loop.time() >= self._next_look_at_batches:
             self._next_look_at_batches = self.loop.time() + BATCHES_SECONDS
+            await self._look_at_version()
             before, self._batches_are_ours = self._batches_are_ours, await asyncio.to_thread(self._batches.have)
             if before != self._batches_are_ours and self._runner in self.desks:
                 self.desks[self._runner].send(Batches(yes=self._batches_are_ours))
+
+    async def _look_at_version(self) -> None:
+        """A database that has been changed for versions after ours is written no more: workers drain, and we leave."""
+        why = await asyncio.to_thread(self.registry.store.read, too_old)
+        if why and not self._left_behind.done():
+            self._left_behind.set_exception(ConfigError(why))
+            self._tell_all(Closed())
 
     def _recalls(self, connection: Connection) -> dict[Worker, Totals]:
         return bank.recalls(connection, now=self.registry.clock.now())

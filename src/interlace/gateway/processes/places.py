@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from interlace.engines.host import short_address
-from interlace.ledger import make_private, read_private
-
-
-def installation_of(home: Path) -> str:
-    """What tells this home from all others that share a database: made once, and kept beside the rest."""
-    file = home / "installation"
-    if (known := read_private(file)) is None:
-        make_private(file, secrets.token_hex(6))
-        known = read_private(file)
-    return (known or "").strip()
 
 
 @dataclass(frozen=True, slots=True)

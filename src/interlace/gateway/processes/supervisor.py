@@ -14,16 +14,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from interlace.config import Settings
 from interlace.errors import ConfigError
 from interlace.gateway.logs import set_up_logs
+from interlace.gateway.notify import STOPPING, notify
 from interlace.gateway.processes.counters import CounterFiles
 from interlace.gateway.processes.places import RunFolder
+from interlace.gateway.processes.renewing import HELD, become_new, held_sockets, why_not
+from interlace.gateway.processes.rolling import Replaceable, Rolling
 from interlace.gateway.serve import bind
 from interlace.models import try_lock
 
@@ -35,6 +38,7 @@ LOOK_SECONDS = 0.05
 BACKLOG = 2048  # connections that wait to be accepted, of each worker
 GRACE_SECONDS = 15.0  # beyond the draining time, before a child is killed
 EXIT_CONFIG = 2
+RENEW = -1  # no exit code: the version that is installed now takes over
 
 
 @dataclass
@@ -42,22 +46,38 @@ class Child:
     """A process that is started again when it dies. `words`: its arguments."""
 
     words: list[str]
+    env: Mapping[str, str]
+    pipe: int  # its standard input: ends when we do
     pass_fds: tuple[int, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     deaths: int = 0  # in a row
     not_before: float = 0.0
 
-    def start(self, env: Mapping[str, str], pipe: int) -> None:
-        """Start it, its standard input being the pipe."""
+    def start(self, **more: str) -> None:
+        """Start it; `more` goes into its environment."""
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "interlace.gateway.processes", *self.words],
-            stdin=pipe,
-            env=dict(env),
+            stdin=self.pipe,
+            env={**self.env, **more},
             pass_fds=self.pass_fds,
             start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which ends them in order
         )
+
+    def successor(self) -> Child:
+        """Another for the same socket, under a name of its own: both may live for a while."""
+        role, name, *rest = self.words
+        name = name.removesuffix("b") if name.endswith("b") else f"{name}b"
+        return Child([role, name, *rest], self.env, self.pipe, self.pass_fds)
+
+    def start_telling(self, address: str) -> None:
+        """Start it, to tell that address when it serves."""
+        self.start(NOTIFY_SOCKET=address)
+
+    def lives(self) -> bool:
+        """Whether its process is there."""
+        return self.process is not None and self.process.poll() is None
 
     def has_died(self) -> int | None:
         """Its exit status, once; None while it runs or is not to be started yet."""
@@ -71,7 +91,7 @@ class Child:
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it runs."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.lives():
             self.process.send_signal(number)
 
 
@@ -82,31 +102,68 @@ class Supervisor:
     settings: Settings
     coordinator: Child
     workers: list[Child]
-    env: Mapping[str, str]
+    config: str | None = None  # the file that is served by
     stopping: int = 0  # signals that asked for the end
-    hang_ups: int = 0
-    _pipe: tuple[int, int] = field(default_factory=os.pipe)
+    renewals: int = 0  # signals that asked for the version that is installed now
+    rolls: int = 0  # signals that asked for new workers
+    _rolling: Rolling | None = None
 
     def run(self) -> int:
-        """Until a signal; the exit code."""
+        """Until a signal; the exit code, or `RENEW`."""
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, self._stop)
         signal.signal(signal.SIGHUP, self._hang_up)
+        signal.signal(signal.SIGUSR1, self._roll)
+        signal.signal(signal.SIGUSR2, self._renew)
         try:
             while not self.stopping:
                 self._start_what_is_down()
                 if self._look() == EXIT_CONFIG:
                     self._end()
                     return EXIT_CONFIG
+                if self.renewals and self._may_renew():
+                    break
+                self._look_at_rolling()
                 time.sleep(LOOK_SECONDS)
             self._end()
         finally:
-            for child in (*self.workers, self.coordinator):
+            for child in (*self._every_worker(), self.coordinator):
                 child.signal(signal.SIGKILL)
-        return 0
+        return 0 if self.stopping else RENEW
 
     def _stop(self, *_: Any) -> None:
         self.stopping += 1
+        if self.stopping == 1:
+            notify(STOPPING)
+
+    def _renew(self, *_: Any) -> None:
+        self.renewals += 1
+
+    def _roll(self, *_: Any) -> None:
+        self.rolls += 1
+
+    def _look_at_rolling(self) -> None:
+        if self.rolls and self._rolling is None and sys.platform == "linux":
+            self.rolls = 0
+            self._rolling = Rolling(cast("list[Replaceable]", self.workers), self._drain_seconds)
+        if self._rolling is not None and not self._rolling.look():
+            self._rolling = None
+
+    def _every_worker(self) -> list[Child]:
+        beside = self._rolling.children() if self._rolling else ()
+        return [*self.workers, *cast("Iterable[Child]", beside)]
+
+    @property
+    def _drain_seconds(self) -> float:
+        return self.settings.drain_seconds + GRACE_SECONDS
+
+    def _may_renew(self) -> bool:
+        self.renewals = 0
+        if why := why_not(self.config):
+            log.error("the version that is installed now cannot take over", extra={"fields": {"why": why}})
+        else:
+            log.info("the version that is installed now takes over")
+        return why is None
 
     def _hang_up(self, *_: Any) -> None:
         self.coordinator.signal(signal.SIGHUP)
@@ -114,7 +171,7 @@ class Supervisor:
     def _start_what_is_down(self) -> None:
         for child in (self.coordinator, *self.workers):
             if child.process is None and time.monotonic() >= child.not_before:
-                child.start(self.env, self._pipe[0])
+                child.start()
 
     def _look(self) -> int | None:
         """Notice the dead; `EXIT_CONFIG` where the coordinator cannot start at all."""
@@ -130,15 +187,14 @@ class Supervisor:
 
     def _end(self) -> None:
         """Workers drain first: the coordinator records what they finish. A second signal, and nobody waits."""
-        seconds = self.settings.drain_seconds + GRACE_SECONDS
-        self._end_some(self.workers, seconds)
+        self._end_some(self._every_worker(), self._drain_seconds)
         self._end_some([self.coordinator], GRACE_SECONDS)
 
     def _end_some(self, children: list[Child], seconds: float) -> None:
         until = time.monotonic() + seconds
         for child in children:
             child.signal(signal.SIGTERM)
-        while any(child.process is not None and child.process.poll() is None for child in children):
+        while any(child.lives() for child in children):
             if time.monotonic() > until or self.stopping > 1:
                 for child in children:
                     child.signal(signal.SIGKILL)
@@ -151,38 +207,49 @@ def serve_many(settings: Settings, options: Mapping[str, Any], env: Mapping[str,
 
     Raises `ConfigError` when the address is taken, `OSError` when the home folder cannot be written.
     """
-    sockets = bind_many(settings.host, settings.port, settings.workers)
+    sockets = bind_many(settings.host, settings.port, settings.workers, held_sockets(settings.host, settings.port))
+    env = {name: value for name, value in env.items() if name != HELD}
     set_up_logs(settings.log)
     run = RunFolder.of(settings.home)
     run.make()
     counters = CounterFiles.make(run.path, settings.workers)
     said = json.dumps({**options, "address": list(sockets[0].getsockname()[:2]), "counters": counters.word})
-    coordinator = Child(["coordinator", said], counters.descriptors)
+    pipe, _ = os.pipe()  # the other end closes when we are gone
+    coordinator = Child(["coordinator", said], env, pipe, counters.descriptors)
     workers = [
         Child(
             ["worker", f"w{number}", str(run.path), str(bound.fileno()), counters.word],
+            env,
+            pipe,
             (bound.fileno(), *counters.descriptors),
         )
         for number, bound in enumerate(sockets, 1)
     ]
-    return Supervisor(settings, coordinator, workers, env).run()
+    code = Supervisor(settings, coordinator, workers, options["config"]).run()
+    if code == RENEW:
+        become_new(sockets)
+    return code
 
 
-def bind_many(host: str, port: int, count: int) -> list[socket.socket]:
-    """A listening socket for each worker, all on one port; raises `ConfigError` when it is taken.
+def bind_many(host: str, port: int, count: int, held: list[socket.socket]) -> list[socket.socket]:
+    """A listening socket for each worker, all on one port, of which some may be `held`; raises `ConfigError` when it is
+    taken.
 
     On Linux each has a queue of its own, among which the kernel spreads connections: one that all share goes to whoever
     wakes first, and that one takes a whole burst. They are the supervisor's, so that what stands in the queue of a
     worker that died waits for the next one. Elsewhere the kernel does not spread, and all share one.
     """
-    first = bind(host, port)  # without sharing: a port that anybody else has is taken
+    first = held[0] if held else bind(host, port)  # without sharing: a port that anybody else has is taken
     if sys.platform != "linux":
         first.listen(BACKLOG)
         return [first] * count
     family, address = first.family, first.getsockname()
-    first.close()
-    sockets = []
-    for _ in range(count):
+    if not held:
+        first.close()
+    sockets = held[:count]
+    for unused in held[count:]:
+        unused.close()
+    for _ in range(count - len(sockets)):
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

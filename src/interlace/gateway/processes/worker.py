@@ -112,6 +112,7 @@ class Worker:
         link.hear("batches", None, lambda _: runner.stir())
         tls = Tls.of(settings.tls)
         server = Server(loads, settings, state, tls)
+        server.alone = False
         link.batches = server.may_run_batches
         server.may_run_batches(welcome.batches)
         source = Source(settings, lambda _: self.incoming or settings, lambda model, _: model)

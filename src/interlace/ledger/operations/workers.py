@@ -44,7 +44,7 @@ def close_worker(registry: Registry, given: WorkerNamed) -> WorkerView:
     def work(connection: Connection) -> WorkerView:
         view = next((view for view in _views(connection) if view.id == given.worker), None)
         if view is None:
-            raise NotFound(f"There is no worker {given.worker}. See: interlace ledger workers", param="worker")
+            raise NotFound(f"There is no worker {given.worker}. See: interlace workers list", param="worker")
         there = Worker(view.id, view.epoch)
         bank.bury(connection, there, now=registry.clock.now(), why="an operator closed it")
         return view
