@@ -17,6 +17,7 @@ from interlace.config import (
     RouteSettings,
     WhenSettings,
 )
+from interlace.engines.remote.engine import _capabilities_of
 from tests.support.provider import Provider, running_provider
 from tests.support.routing import ANSWER, PROMPT, route, routed
 from tests.support.tenants import tenant
@@ -158,6 +159,7 @@ def test_embeddings_go_by_routes_too(provider: Provider) -> None:
     ) as there:
         for engine in there.gateway.engines.values():
             object.__setattr__(engine._settings, "embeds", True)  # type: ignore[attr-defined]
+            engine._capabilities = _capabilities_of(engine._settings)  # type: ignore[attr-defined]
         body = {"model": "r", "input": ["one two"]}
         with httpx.Client(trust_env=False) as client:
             answer = client.post(f"{there.gateway.url}/v1/embeddings", json=body, headers=there.gateway.headers)

@@ -37,9 +37,9 @@ ACTIONS = st.sampled_from(
 class Staring(Glance):
     """Never sure of anything."""
 
-    def may_hold(self, text: str) -> bool:
+    def may_hold(self, text: str, at: int = 0) -> bool:
         """Look."""
-        return bool(text) or True
+        return bool(text) or bool(at) or True
 
     def may_begin(self, text: str, at: int) -> bool:
         """Look."""

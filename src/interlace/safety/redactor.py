@@ -42,14 +42,13 @@ class Search:
         self._starts = regex.compile("|".join(starts) or r"(?!)")
         self._glance = Glance(self._detectors)
 
-    def may_find(self, text: str) -> bool:
-        """Whether there may be anything in a text that is all there."""
-        return self._glance.may_hold(text)
+    def may_find(self, text: str, at: int = 0, *, final: bool = True) -> bool:
+        """A glance: whether there may be anything in a text from `at` on. It costs little, but as much for each place
+        as for the whole, so look once."""
+        return self._glance.may_hold(text, at) if final else self._glance.may_begin(text, at)
 
     def start(self, text: str, at: int, *, final: bool) -> tuple[int, Detector | None]:
         """Where, from `at` on, a secret may begin, and of what kind. No detector: nothing begins before that place."""
-        if not (self._glance.may_hold(text) if final else self._glance.may_begin(text, at)):
-            return len(text), None
         found = self._starts.search(text, at, partial=not final, concurrent=len(text) - at > LONG_CHARACTERS)
         if found is None:
             return len(text), None
@@ -89,6 +88,8 @@ class Redactor:
         """Take the next piece (`final`: there will be none after it)."""
         self._text += piece
         self.fed += len(piece)
+        if self._rest is None and self.refused is None and not self._search.may_find(self._text, self._at, final=final):
+            self._at = len(self._text)
         while self.refused is None and self._step(final=final):
             pass
         if not self._json and self._at > 2 * _BEFORE:

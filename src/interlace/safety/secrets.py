@@ -178,26 +178,26 @@ class Glance:
         self._beginning = re.compile(f"(?:{'|'.join(parts) or '(?!)'})\\Z")
         self._longest = max((len(sign) for one in detectors for sign in one.signs), default=0)
 
-    def may_hold(self, text: str) -> bool:
-        """Of a text that is all there."""
-        return self._has_sign(text) or (self._cards and _DIGITS.search(text) is not None)
+    def may_hold(self, text: str, at: int = 0) -> bool:
+        """Of a text that is all there, from `at` on."""
+        return self._has_sign(text, at) or (self._cards and _DIGITS.search(text, at) is not None)
 
     def may_begin(self, text: str, at: int) -> bool:
         """Of a text that goes on: whether one may begin at `at` or later, or at its end have begun."""
         if self._cards and _DIGIT.search(text, at) is not None:
             return True
-        if self._has_sign(text):
+        if self._has_sign(text, at):
             return True
         return self._beginning.search(text, max(at, len(text) - self._longest)) is not None
 
-    def _has_sign(self, text: str) -> bool:
+    def _has_sign(self, text: str, at: int) -> bool:
         for mark, signs in self._marked.items():
-            if mark in text:
+            if text.find(mark, at) >= 0:
                 for sign in signs:
-                    if sign in text:
+                    if text.find(sign, at) >= 0:
                         return True
         for sign in self._unmarked:  # noqa: SIM110 - a generator costs more than the search
-            if sign in text:
+            if text.find(sign, at) >= 0:
                 return True
         return False
 
