@@ -25,7 +25,7 @@ class Bar:
     def __init__(self, plan: Plan) -> None:
         self._each = plan.rounds * plan.tokens
         self._bar = RichProgress(
-            TextColumn("{task.description:42}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description:36}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn(),
             console=Console(stderr=True), transient=True, refresh_per_second=4,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=self._each * sum(plan.streams))
