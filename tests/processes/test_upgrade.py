@@ -10,26 +10,27 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 
 from interlace.ledger.migrations import HEAD, OLDEST
-from tests.support.billing import ANSWER_NANOS, Asked, Books, billing, priced, tenants
+from tests.support.billing import ANSWER_NANOS, Asked, Books, billing, priced, tenants, usd
 from tests.support.provider import Provider, running_provider
-from tests.support.served import Served, patiently, until
+from tests.support.served import Served, until
 from tests.support.serving import environment
 from tests.support.stores import ledger_url, store_fixture
+from tests.support.tenants import Tenant
 from tests.support.versions import CONTRACT, EXPAND, NEXT, add_step, copied
 
 store = store_fixture(sqlite=False)
 pytestmark = pytest.mark.usefixtures("store")
 
-ANSWER, ENOUGH = 20, 250
+ANSWER, MORE = 20, 80
 COST = ANSWER * ANSWER_NANOS
 BODY = {"model": "m", "max_tokens": ANSWER}
 OURS = (sys.executable, "-m", "interlace")
@@ -76,7 +77,7 @@ def step(url: str) -> str:
 class Traffic:
     """Callers of one machine, each asking again and again until it is told that the budget is spent."""
 
-    def __init__(self, there: Served, who: object, callers: int = 4) -> None:
+    def __init__(self, there: Served, who: Tenant, callers: int = 4) -> None:
         self.there, self.who = there, who
         self.every: list[Asked] = []
         self.over = False
@@ -85,7 +86,7 @@ class Traffic:
     async def _call(self) -> None:
         async with self.there.callers() as client:
             while not self.over:
-                asked = Asked(BODY, self.who)  # type: ignore[arg-type]
+                asked = Asked(BODY, self.who)
                 self.every.append(asked)
                 await asked.run(client)
                 if not asked.whole:
@@ -96,55 +97,81 @@ class Traffic:
         """How many have their answer."""
         return sum(asked.whole for asked in self.every)
 
+    async def some(self, more: int = 12) -> None:
+        """Wait until so many more have theirs, or somebody has not."""
+        enough = self.whole + more
+        await until(lambda: self.whole >= enough or any(task.done() for task in self.tasks))
+
     async def end(self) -> None:
         """Ask no more, and wait for what runs; raises what any caller met."""
         self.over = True
         await asyncio.gather(*self.tasks)
 
 
+def budget(there: Served, who: Tenant, nanos: int | None = None) -> int:
+    """That of a tenant's organisation as a machine knows it; set there first, if one is given."""
+    url, admin = f"{there.url}/admin/v1/orgs/{who.organisation.id}", {"authorization": f"Bearer {there.key}"}
+    if nanos is not None:
+        body = {"budget_usd": usd(nanos)}
+        assert httpx.patch(url, json=body, headers=admin, trust_env=False, timeout=60).is_success
+    return int(httpx.get(url, headers=admin, trust_env=False, timeout=60).json()["budget_nanos"])
+
+
 async def test_old_and_new_serve_side_by_side(tmp_path: Path, provider: Provider) -> None:
     """A step that the version before cannot live with would stop the machines that are not upgraded yet; a budget that
     the two do not share would be spent twice, or not to its end."""
     books = Books(tmp_path)
-    (who,) = tenants(tmp_path, {"org_budget": ENOUGH * COST})
+    (who,) = tenants(tmp_path, {"org_budget": 10**6 * COST})
     url, other = ledger_url(tmp_path / "home"), other_home(tmp_path)
     command = newer(tmp_path, EXPAND)
     with machine(tmp_path, provider, url) as old, ExitStack() as stack:
         at_old = Traffic(old, who)
-        await until(lambda: at_old.whole >= 8)
+        await at_old.some()
         assert step(url) == HEAD
         before = at_old.whole
         new = await asyncio.to_thread(stack.enter_context, machine(other, provider, url, command))
         assert step(url) == NEXT
-        assert at_old.whole > before + 4, "requests went on meanwhile"
+        assert at_old.whole > before, "requests went on meanwhile"
         at_new = Traffic(new, who)
-        before = at_old.whole
-        await until(lambda: at_new.whole >= 20 and at_old.whole >= before + 20)
-        old.workers()["w1"].kill()  # what starts now is the old version, on the new database
-        patiently(lambda: len(old.workers()) == 2)
-        assert old.coordinator() is not None
-        await at_new.end()
-        assert at_new.whole == len(at_new.every)
-        at_old.over = True  # those of w1 were cut off
-        await asyncio.gather(*at_old.tasks, return_exceptions=True)
-        last = Traffic(old, who)
-        await until(lambda: last.whole >= 8)
-        last.over = True
+        await at_new.some()
+        await at_old.some()
+        for each in (at_old, at_new):
+            await each.end()
+            assert each.whole == len(each.every)
+        for process in (old.coordinator(), old.workers()["w1"]):  # what starts now is of the old version
+            assert process is not None
+            process.kill()
+            await until(lambda pid=process.pid: pid not in pids(old) and len(pids(old)) == 3)
+        at_old = Traffic(old, who)
+        await at_old.some()
+        await at_old.end()
+        end = books.spent(who) + MORE * COST
+        assert await asyncio.to_thread(budget, old, who, end) == end
+        while await asyncio.to_thread(budget, new, who) != end:
+            await asyncio.sleep(0.05)
+        at_old, at_new = Traffic(old, who), Traffic(new, who)
+        await at_old.some(4)
+        at_old.over = True
         old.process.terminate()
-        await last.end()
-        assert last.whole == len(last.every), "a drain finishes what runs"
+        await at_old.end()
+        assert at_old.whole == len(at_old.every), "a drain finishes what runs"
         assert await asyncio.to_thread(old.process.wait, 60) == 0
-        rest = Traffic(new, who)
-        await asyncio.gather(*rest.tasks)
-        refused = Counter(asked.refusal for asked in rest.every if not asked.whole)
-        assert refused == {(429, "insufficient_quota"): 4}
-        assert books.spent(who) == ENOUGH * COST
+        await asyncio.gather(*at_new.tasks)
+        assert {asked.refusal for asked in at_new.every if not asked.whole} == {(429, "insufficient_quota")}
+        assert at_old.whole + at_new.whole == MORE
+        assert books.spent(who) == end
     books.check()
-    again = subprocess.run(
+    checked = subprocess.run(
         [*OURS, "ledger", "check", "--config", str(tmp_path / "interlace.yaml")],
         env=environment(tmp_path / "home"), capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
-    assert again.returncode == 0, again.stdout
+    assert checked.returncode == 0, checked.stdout
+
+
+def pids(there: Served) -> set[int]:
+    """Of coordinator and workers."""
+    found = (there.coordinator(), *there.workers().values())
+    return {process.pid for process in found if process is not None}
 
 
 def test_what_the_old_version_needs_is_not_taken_away_from_it(tmp_path: Path, provider: Provider) -> None:
