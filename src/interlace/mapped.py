@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import mmap
 import os
@@ -29,6 +28,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from interlace.errors import LedgerUnavailable
+
+if sys.platform != "win32":  # where there is one process only
+    import fcntl
 
 NUMBER_BYTES = 8
 LOCK_NUMBERS = 8  # 64 bytes: no C library's mutex is larger than 48
