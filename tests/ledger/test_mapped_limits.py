@@ -171,6 +171,7 @@ def _most_at_once(happened: list[tuple[Any, ...]]) -> int:
 
 COUNTING = """
 limits = MappedLimits(fd, 3, me)
+print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(30_000):
     limits.more_tokens("k", 1, 0.0)
@@ -181,6 +182,9 @@ def test_no_count_is_lost(tmp_path: Path) -> None:
     """Two processes that add to one number at the same time must both be found in it."""
     with counting(tmp_path, COUNTING, 3) as (fd, children):
         limits = MappedLimits(fd, 3)
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
         for child in children:
             assert child.stdin is not None
             child.stdin.write("\n")
