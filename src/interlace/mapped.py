@@ -10,14 +10,13 @@ each slot has a mark for that, which is set while a process is inside, and `repa
 
 Locks are robust mutexes of the C library where there are any (Linux): the kernel frees one whose owner dies, and one
 that nobody holds costs no system call. Elsewhere they are record locks of the file, which the kernel frees as well.
-Measured on a machine of two busy cores: 1.3 µs a mutex, 5.4 µs a record lock.
+Taken and freed, a mutex costs 0.2 µs and a record lock 1.2 µs (decision 0016).
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import mmap
 import os
@@ -29,6 +28,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from interlace.errors import LedgerUnavailable
+
+if sys.platform != "win32":  # where there is one process only
+    import fcntl
 
 NUMBER_BYTES = 8
 LOCK_NUMBERS = 8  # 64 bytes: no C library's mutex is larger than 48

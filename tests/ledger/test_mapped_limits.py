@@ -171,8 +171,9 @@ def _most_at_once(happened: list[tuple[Any, ...]]) -> int:
 
 COUNTING = """
 limits = MappedLimits(fd, 3, me)
+print("ready", flush=True)
 sys.stdin.readline()
-for _ in range(5000):
+for _ in range(30_000):
     limits.more_tokens("k", 1, 0.0)
 """
 
@@ -182,11 +183,14 @@ def test_no_count_is_lost(tmp_path: Path) -> None:
     with counting(tmp_path, COUNTING, 3) as (fd, children):
         limits = MappedLimits(fd, 3)
         for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+        for child in children:
             assert child.stdin is not None
             child.stdin.write("\n")
             child.stdin.flush()
         assert [child.wait(60) for child in children] == [0, 0, 0]
-        assert limits.left("k", Rates(tpm=20_000), 0.0)["tokens"].remaining == 5000
+        assert limits.left("k", Rates(tpm=90_001), 0.0)["tokens"].remaining == 1
         os.close(fd)
 
 

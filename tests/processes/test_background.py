@@ -94,6 +94,30 @@ def test_it_is_followed_through_any_worker(there: Served) -> None:
     assert {_call(there, "GET", f"/{id}").status_code for _ in range(TRIES)} == {404}
 
 
+def test_a_stream_that_is_passed_on_breaks_off_with_its_worker(there: Served) -> None:
+    """One that ended as if all had been said would be taken for the whole."""
+    id = _begin(there, stream=True)
+    victim = there.workers()[_runner(there, id)]
+
+    def follow(_: int) -> str:
+        headers = {"authorization": f"Bearer {there.key}"}
+        url = f"{there.url}/v1/responses/{id}?stream=true"
+        with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=60) as answer:
+            begun.append(answer.status_code)
+            with pytest.raises(httpx.TransportError):
+                answer.read()
+        return "cut off"
+
+    begun: list[int] = []
+    with ThreadPoolExecutor(6) as pool:
+        ends = pool.map(follow, range(6))
+        patiently(lambda: begun == [200] * 6)
+        victim.kill()
+        assert list(ends) == ["cut off"] * 6
+    patiently(lambda: _state(there, id) == "failed")
+    patiently(lambda: len(there.workers()) == PROCESSES)
+
+
 def test_so_many_of_a_key_run_at_all_workers_together(there: Served) -> None:
     """Each worker by itself would take on as many as all of them may; those that end make room."""
     with ThreadPoolExecutor(TRIES) as pool:

@@ -13,7 +13,7 @@ WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 @dataclass(frozen=True, slots=True)
 class BreakerSettings:
-    """When a model is taken for broken. One breaker a model, for all routes and callers of the process."""
+    """When a model is taken for broken. One breaker a model, for all routes, callers and workers of the machine."""
 
     failures: int = setting(
         "So many failures within `window_seconds`, no caller's fault among them, and every route asks this model last; "

@@ -4,8 +4,8 @@ Each key has a slot: two windows of sixty-one seconds each, and how many request
 is looked at and counted under the slot's lock, so no two workers give the last request of a minute twice. A number that
 only one worker writes needs no lock: a request that ends takes none, and what a dead worker ran is set to nothing.
 
-Where nothing is limited nothing is locked; a plan that gets a limit counts from then on. Measured on two busy cores, a
-request of a key with all three limits: about 14 µs for all it counts, and 9 µs in memory of its own.
+Where nothing is limited nothing is locked; a plan that gets a limit counts from then on. A request of a
+key with all three limits takes 6.2 µs for all it counts, where memory of its own takes 3.5 µs (decision 0016).
 """
 
 from __future__ import annotations
