@@ -120,7 +120,7 @@ async def _soaked(folder: Path, options: argparse.Namespace, about: dict[str, An
         "ledger check": "ok" if checked.returncode == 0 else "FAILED",
         "budget samples": sampler.samples,
         "killed": {what: sum(kind == what for _, kind in soak.kills) for _, what in soak.kills},
-        "lines": {name: asdict(one) for name, one in flat.items()},
+        "slopes": {name: asdict(one) for name, one in flat.items()},
         "kills": soak.kills,
         "samples": [asdict(one) for one in soak.samples],
         "wrong": wrong,

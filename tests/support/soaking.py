@@ -212,7 +212,7 @@ class Soak:
         while not self.stopping:
             for who, allowance in zip(self.payers, ALLOWANCES, strict=True):
                 if allowance is not None:
-                    budget = usd(self.books.spent(who) + allowance * ANSWER_NANOS)
+                    budget = usd(self.books.spent(who, "org") + allowance * ANSWER_NANOS)
                     with contextlib.suppress(httpx.TransportError):
                         await self.client.patch(
                             f"/admin/v1/orgs/{who.organisation.id}",
