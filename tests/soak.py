@@ -186,11 +186,11 @@ def _plot(soak: Soak, found: Reckoning, about: dict[str, Any], path: Path) -> No
     for axis in axes:
         for at, _ in soak.kills:
             axis.axvline(at, color="#bbbbbb", linewidth=0.6, linestyle="--", zorder=0)
-        axis.legend(loc="upper right", ncols=5, frameon=False)
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, frameon=False)
     whole = found.ends.get("whole", 0)
     figure.suptitle(f"{len(soak.calls)} requests, {whole} whole, {len(soak.kills)} kills\n{next(iter(lines(about)))}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
 
