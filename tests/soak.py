@@ -120,7 +120,7 @@ async def _soaked(folder: Path, options: argparse.Namespace, about: dict[str, An
         "ledger check": "ok" if checked.returncode == 0 else "FAILED",
         "budget samples": sampler.samples,
         "killed": {what: sum(kind == what for _, kind in soak.kills) for _, what in soak.kills},
-        "lines": {name: asdict(one) for name, one in flat.items()},
+        "slopes": {name: asdict(one) for name, one in flat.items()},
         "kills": soak.kills,
         "samples": [asdict(one) for one in soak.samples],
         "wrong": wrong,
@@ -186,11 +186,11 @@ def _plot(soak: Soak, found: Reckoning, about: dict[str, Any], path: Path) -> No
     for axis in axes:
         for at, _ in soak.kills:
             axis.axvline(at, color="#bbbbbb", linewidth=0.6, linestyle="--", zorder=0)
-        axis.legend(loc="upper right", ncols=5, frameon=False)
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, frameon=False)
     whole = found.ends.get("whole", 0)
     figure.suptitle(f"{len(soak.calls)} requests, {whole} whole, {len(soak.kills)} kills\n{next(iter(lines(about)))}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
 

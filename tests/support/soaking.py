@@ -212,7 +212,7 @@ class Soak:
         while not self.stopping:
             for who, allowance in zip(self.payers, ALLOWANCES, strict=True):
                 if allowance is not None:
-                    budget = usd(self.books.spent(who) + allowance * ANSWER_NANOS)
+                    budget = usd(self.books.spent(who, "org") + allowance * ANSWER_NANOS)
                     with contextlib.suppress(httpx.TransportError):
                         await self.client.patch(
                             f"/admin/v1/orgs/{who.organisation.id}",
@@ -233,8 +233,8 @@ class Soak:
         for one in self.there.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 words, kept = " ".join(one.cmdline()), one.memory_info().rss
-                names = ("engines.host", "coordinator", "processes worker")
-                role = next((name.split()[-1] for name in names if name in words), "supervisor")
+                roles = {"engines.host": "engine host", "coordinator": "coordinator", "processes worker": "worker"}
+                role = next((role for name, role in roles.items() if name in words), "supervisor")
                 memory[role] += kept
                 descriptors[role] += one.num_fds()
         return Sample(self.now, dict(memory), dict(descriptors))
