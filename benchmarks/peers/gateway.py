@@ -94,13 +94,13 @@ class BarePipeline:
         yield [Done(call.meter.usage())]
 
 
-async def _passed(engine: Any, request: GenerateRequest, call: Call) -> AsyncGenerator[Happening, None]:
+async def _passed(engine: Any, request: GenerateRequest, call: Call) -> AsyncGenerator[list[Happening], None]:
     async for event in engine.generate(request):
         call.meter.see(0, event)
         if isinstance(event, Started):
-            yield PartStarted(0, event, request.prompt)
+            yield [PartStarted(0, event, request.prompt)]
         elif isinstance(event, Delta):
-            yield event
+            yield [event]
 
 
 def fill(registry: Registry, keys: int) -> str:

@@ -122,7 +122,7 @@ def test_an_event_that_is_there_changes_nothing(registry: Registry, caplog: pyte
     wait_for(lambda: len(told.ids) == 4)
     record(registry, first, msgspec.structs.replace(second, cost_nanos=999))
     assert [usage.id for usage in recorded(registry)] == [first.id, second.id]
-    assert caplog.records == [], "told of as a loss"
+    assert [one for one in caplog.records if one.name.startswith("interlace")] == [], "told of as a loss"
     assert is_right(registry)
 
 
