@@ -88,7 +88,9 @@ def test_tokens_per_minute_are_of_all_workers_together(there: Served) -> None:
     assert first.status_code == 200
     used = 2300 - int(first.headers["x-ratelimit-remaining-tokens"])
     assert used >= 3
-    assert _crowd(there, key, 24, "slow:600", most=600) == {200: 3, 429: 21}
+    seen = _crowd(there, key, 24, "slow:600", most=600)
+    assert 2 <= seen[200] <= 3, seen  # by each worker's own count it would be three times as many
+    assert seen[200] + seen[429] == 24
 
 
 def test_what_runs_is_counted_across_workers_and_dropped_with_the_dead(there: Served) -> None:
