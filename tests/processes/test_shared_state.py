@@ -83,13 +83,13 @@ def test_requests_per_minute_are_of_all_workers_together(there: Served) -> None:
 
 def test_tokens_per_minute_are_of_all_workers_together(there: Served) -> None:
     """Tokens that one worker has counted are not there for another."""
-    key = _key(there, tpm=1000)
+    key = _key(there, tpm=2300)
     first = _ask(there, key, most=300)
     assert first.status_code == 200
-    used = 1000 - int(first.headers["x-ratelimit-remaining-tokens"])
+    used = 2300 - int(first.headers["x-ratelimit-remaining-tokens"])
     assert used >= 3
-    seen = _crowd(there, key, 24, "slow:40", most=200)
-    assert 3 <= seen[200] <= 4, seen
+    seen = _crowd(there, key, 24, "slow:600", most=600)
+    assert 2 <= seen[200] <= 3, seen  # by each worker's own count it would be three times as many
     assert seen[200] + seen[429] == 24
 
 
@@ -124,7 +124,7 @@ def test_a_breaker_that_opens_at_one_worker_is_open_at_all(there: Served) -> Non
     headers = {"authorization": f"Bearer {there.key}"}
     for _ in range(8):
         seen = httpx.get(f"{there.url}/admin/v1/routes", headers=headers, trust_env=False, timeout=60).json()
-        states = {one["model"]: one["breaker"] for route in seen for one in route["models"]}
+        states = {one["model"]: one["breaker"] for route in seen["data"] for one in route["models"]}
         assert states["status:500"] == "open"
 
 
