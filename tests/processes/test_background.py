@@ -156,7 +156,7 @@ def test_one_whose_worker_dies_has_failed(there: Served) -> None:
 def _runner(there: Served, id: str) -> str:
     """The worker that runs it."""
     (row,) = Books(there.folder).rows("SELECT runner FROM stored_responses WHERE id = ?", id)
-    return str(row["runner"]).split("/")[1]
+    return str(row["runner"]).rpartition("/")[0].rpartition("-")[2]
 
 
 def _state(there: Served, id: str) -> str:

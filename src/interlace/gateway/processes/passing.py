@@ -61,7 +61,7 @@ class Passing:
         """Have the process of that name answer; whether it could be reached. It can not where it is this one, or of
         another machine, or dead."""
         place, _, _ = runner.rpartition("/")
-        if runner == runner_of(self.me) or place.rpartition("/")[0] != self.me.id.rpartition("/")[0]:
+        if runner == runner_of(self.me) or place.rpartition("-")[0] != self.me.id.rpartition("-")[0]:
             return False
         try:
             with self.run.socket(_socket_of(place)) as path:
@@ -162,4 +162,4 @@ def _frame(value: Any) -> bytes:
 
 def _socket_of(place: str) -> str:
     """The name of a worker's socket in the run folder."""
-    return f"{place.rpartition('/')[2]}-http"
+    return f"{place.rpartition('-')[2]}-http"
