@@ -15,13 +15,14 @@ from interlace.mapped import area_file
 
 
 def place_of(worker: str) -> int:
-    """The place of worker `w1` is 0."""
-    return int(worker.removeprefix("w")) - 1
+    """The place of worker `w1` is 0, that of `w1b`, which may replace it and live beside it for a while, 1."""
+    number = int(worker.removeprefix("w").removesuffix("b")) - 1
+    return 2 * number + worker.endswith("b")
 
 
 @dataclass(frozen=True, slots=True)
 class CounterFiles:
-    """Descriptors of the files, the same in every process, and for how many workers they are."""
+    """Descriptors of the files, the same in every process, and how many places for workers they have."""
 
     limits: int
     breakers: int
@@ -30,7 +31,7 @@ class CounterFiles:
     @classmethod
     def make(cls, folder: Path, workers: int) -> CounterFiles:
         """New ones. In `folder` where the system has no files in memory."""
-        files = cls(area_file(folder), area_file(folder), workers)
+        files = cls(area_file(folder), area_file(folder), 2 * workers)
         files.open()  # laid out before anybody else looks
         return files
 
