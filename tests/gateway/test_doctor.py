@@ -237,6 +237,7 @@ def _older(place: Place) -> None:
 
 def _newer(place: Place) -> None:
     place.sql("UPDATE alembic_version SET version_num = '9999'")
+    place.sql("UPDATE facts SET value = '9999' WHERE name = 'oldest'")
 
 
 def _gone(place: Place) -> None:
