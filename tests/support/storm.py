@@ -153,9 +153,8 @@ class Storm:
         for who, model in ((payer, "fine"), (self.payers.tight, TIGHT_MODEL)):
             one = await self.made(model, who, max_tokens=1).go(self.client)
             left = [row for row in self.books.rows(SAMPLE) if row["scope_id"] == who.organisation.id]
-            assert one.refusal == (429, "insufficient_quota"), (
-                f"{left}; {[each.refusal for each in self.of(who)[-12:]]}"
-            )
+            ends = [each.refusal for each in self.of(who)[-12:]]
+            assert one.refusal == (429, "insufficient_quota"), (left, ends)
 
     async def _until_refused(self) -> None:
         while True:
