@@ -207,18 +207,18 @@ def test_what_a_caller_has_left_and_what_is_measured_is_that_of_all_workers(tmp_
 
 async def test_a_batch_that_is_left_while_the_coordinator_is_dead_is_run(tmp_path: Path, provider: Provider) -> None:
     """Whoever runs batches cannot be told of it then, and would never look; and there is one who runs them after it."""
-    books = Books(tmp_path)
-    with billing(tmp_path, provider, ["instant:6"], workers=PROCESSES) as there:
-        coordinator = there.coordinator()
-        assert coordinator is not None
-        coordinator.kill()
-        ids = []
-        while there.coordinator() is None or len(ids) < 2 * PROCESSES:  # each on a connection, so at any worker
-            ids.append(_leave_batch(there))
-        patiently(lambda: {_batch(there, id)["status"] for id in ids} == {"completed"})
+    books, ids = Books(tmp_path), []
+    with billing(tmp_path, provider, ["instant:6"], workers=2) as there:
+        for _ in range(3):  # it may be the same worker again, who does not look by itself
+            coordinator = there.coordinator()
+            assert coordinator is not None
+            coordinator.kill()
+            before = len(ids)
+            while there.coordinator() is None or len(ids) == before:
+                ids.append(_leave_batch(there))
+            patiently(lambda: {_batch(there, id)["status"] for id in ids} == {"completed"})
         assert [_batch(there, id)["request_counts"]["completed"] for id in ids] == [2] * len(ids)
-        await until(lambda: len(provider.bodies("instant:6")) >= 2 * len(ids))
-        assert len(provider.bodies("instant:6")) == 2 * len(ids), "a line was run by two workers"
+    assert len(books.events()) == 2 * len(ids), "a line is billed twice, or not"
     books.check()
 
 

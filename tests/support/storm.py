@@ -152,11 +152,16 @@ class Storm:
         await asyncio.gather(*(self._until_refused() for _ in range(TIGHT_CALLERS)))
         for who, model in ((payer, "fine"), (self.payers.tight, TIGHT_MODEL)):
             one = await self.made(model, who, max_tokens=1).go(self.client)
-            assert one.refusal == (429, "insufficient_quota"), one.answer
+            left = [row for row in self.books.rows(SAMPLE) if row["scope_id"] == who.organisation.id]
+            ends = [each.refusal for each in self.of(who)[-12:]]
+            assert one.refusal == (429, "insufficient_quota"), (left, ends)
 
     async def _until_refused(self) -> None:
-        while (await self.made(TIGHT_MODEL, self.payers.tight, max_tokens=TIGHT_WORDS).go(self.client)).whole:
-            pass
+        while True:
+            one = await self.made(TIGHT_MODEL, self.payers.tight, max_tokens=TIGHT_WORDS).go(self.client)
+            if not one.whole:
+                assert one.refusal == (429, "insufficient_quota"), one.answer
+                return
 
     async def _watch_standing(self) -> None:
         """What the server itself says of a budget, over and over: what one process holds is in its memory only."""
