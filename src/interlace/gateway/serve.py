@@ -232,6 +232,11 @@ class Server(uvicorn.Server):
             self._batches.cancel()
             self._batches = None
 
+    @property
+    def runs_batches(self) -> bool:
+        """Whether it does now."""
+        return self._batches is not None
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Signals are handled by `drain`; uvicorn would raise them again and so end the process with their code."""

@@ -67,6 +67,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.05  # from one look at engines, trouble and the locks of workers that are gone to the next
 SPREAD_SECONDS = 30.0  # how long a reload waits for every worker to serve by it
 BATCHES_SECONDS = 1.0  # from one look at whether this machine is the one that runs batches to the next
+RUNNER_SECONDS = 1.0  # how long whoever ran batches under a coordinator before us may take to come back
 LEAVE_SECONDS = 10.0  # how long the end waits, beyond their draining, for workers that still send
 
 
@@ -106,6 +107,7 @@ class Coordinator:
         self.reloader = Reloader(self.registry, self.loads, self.source, self.build, self._make, lambda _: None, tls)
         self.loop = asyncio.get_running_loop()
         self._left_behind: asyncio.Future[None] = self.loop.create_future()  # the database needs a newer version
+        self._began = self.loop.time()
         self._others = self.registry.several
         self._batches_are_ours = not self._others
         self._next_look_at_batches = 0.0
@@ -196,7 +198,7 @@ class Coordinator:
                 desk.at_bank, closed = Worker(self._place(hello.worker), hello.epoch), True
             except LedgerUnavailable as error:
                 log.warning("a worker cannot begin: %s", error.message)
-        if not self._runner:
+        if hello.batches and not self._runner:  # it goes on
             self._runner = hello.worker
         load = self.loads.current
         welcome = Welcome(
@@ -302,6 +304,8 @@ class Coordinator:
             self._look_at_engines()
             for worker in list(self._missing):
                 await self._bury_if_dead(worker)
+            if not self._runner and self.desks and self.loop.time() > self._began + RUNNER_SECONDS:
+                self._name_runner()
             if self._others or self.loop.time() < self.wanting_until:
                 await self._recall()
             if self._others:
@@ -364,6 +368,12 @@ class Coordinator:
                 self._engines[name] = state
                 self._tell_all(state)
 
+    def _name_runner(self) -> None:
+        """Somebody else runs batches from now on."""
+        self._runner = next((name for name, desk in self.desks.items() if desk.enrolled.is_set()), "")
+        if self._runner:
+            self.desks[self._runner].send(Batches(yes=self._batches_are_ours))
+
     async def _bury_if_dead(self, worker: str) -> None:
         """A worker whose lock is free is dead: the system frees it at no other time."""
         lock = try_lock(self.run.lock(worker))
@@ -380,9 +390,8 @@ class Coordinator:
         if self._missing.get(worker) == dead:
             del self._missing[worker]
         if self._runner == worker and worker not in self.desks:  # else it sits there again, and runs them
-            self._runner = next(iter(self.desks), "")
-            if self._runner:
-                self.desks[self._runner].send(Batches(yes=self._batches_are_ours))
+            self._runner = ""
+            self._name_runner()
 
     # --- questions -----------------------------------------------------------------------------------------------
 

@@ -114,6 +114,7 @@ class Link:
     recalled: Callable[[Recall], None] = lambda _: None
     closed: Callable[[], None] = lambda: None
     answers: dict[str, Callable[[msgspec.Raw], Any]] = field(default_factory=dict)  # to polls, by name
+    runs_batches: Callable[[], bool] = lambda: False
     epoch: int = 0  # that this process has as a worker; 0: none yet
     living: Callable[[], list[int]] = list
     _heard: defaultdict[str, list[Callable[[Any], None]]] = field(default_factory=lambda: defaultdict(list))
@@ -186,7 +187,7 @@ class Link:
                     self.trouble(AWAY)
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
-            wire.send(Hello(self.worker, os.getpid(), self.epoch))
+            wire.send(Hello(self.worker, os.getpid(), self.epoch, self.runs_batches()))
             self._wire = wire
             self._outbox = []
             self._send(list(self._unwritten.values()))

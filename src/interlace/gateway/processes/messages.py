@@ -1,6 +1,6 @@
 """What worker and coordinator say to each other: frames over a Unix socket, one msgpack array each.
 
-    worker → coordinator   ["hello", worker, pid, epoch]           first; once more after every new connection
+    worker → coordinator   ["hello", worker, pid, epoch, batches]  first; once more after every new connection
                            ["events", [[usage, beside, draws], …]] to be recorded; told again until they are durable
                            ["question", number, name, body]        gets one "answer" with that number
                            ["shout", topic, body]                  passed on to all other workers
@@ -43,11 +43,13 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """Who this is. `epoch` 0: it has just begun, and has no leases."""
+    """Who this is. `epoch` 0: it has just begun, and has no leases. `batches`: it runs them, by the word of a
+    coordinator before."""
 
     worker: str
     pid: int
     epoch: int = 0
+    batches: bool = False
 
 
 class Beside(msgspec.Struct, frozen=True, array_like=True):

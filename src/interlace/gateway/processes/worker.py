@@ -113,7 +113,7 @@ class Worker:
         tls = Tls.of(settings.tls)
         server = Server(loads, settings, state, tls)
         server.alone = False
-        link.batches = server.may_run_batches
+        link.batches, link.runs_batches = server.may_run_batches, lambda: server.runs_batches
         server.may_run_batches(welcome.batches)
         source = Source(settings, lambda _: self.incoming or settings, lambda model, _: model)
         self.reloader = Reloader(registry, loads, source, self._build, make, server.follow, tls)
