@@ -256,6 +256,8 @@ async def _stops_new_work_and_loses_nothing(tmp_path: Path, provider: Provider, 
             await asyncio.gather(*asking)
             await until(lambda: there.logged("the ledger can write again"))
             after = await Asked({"model": "instant:5"}).run(client)
+            while after.refusal == (503, "ledger_unavailable"):  # workers hear of it a moment after it is logged
+                after = await Asked({"model": "instant:5"}).run(client)
         assert there.process.poll() is None
         await until(lambda: there.metric("interlace_requests_running") == 0)
         assert len(there.logged("the ledger cannot write")) == 1, "once, not at every try"

@@ -209,8 +209,8 @@ ENDS: dict[str, tuple[str, int, bool] | None] = {
     "status:500": ("failed", 0, False),
     "status:503": ("failed", 0, False),
     "status:401": ("failed", 0, False),
-    "status:429": None,
-    "status:400": None,
+    "status:429": ("provider_refused", 0, False),
+    "status:400": ("provider_refused", 0, False),
     "error-inside:limit": None,
 }
 

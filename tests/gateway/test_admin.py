@@ -101,7 +101,7 @@ EVERY = [pytest.param(operation.method, operation.path, id=name) for name, opera
 def test_nobody_but_administrators_may_do_anything(gateway: Gateway, admin: Admin, method: str, path: str) -> None:
     """Each operation, asked without a key, with a wrong one, and with one for models: refused before its body is
     looked at. A new operation is in this table by being in the other."""
-    place = gateway.url + ADMIN + path.format(org="x", project="x", key="x", plan="x", price="x", id="1")
+    place = gateway.url + ADMIN + path.format(org="x", project="x", key="x", plan="x", price="x", worker="x", id="1")
     key = admin.key()["key"]
     for headers, status in [({}, 401), ({"authorization": "Bearer sk-il-wrong"}, 401),
                             ({"authorization": f"Bearer {key}"}, 403)]:  # fmt: skip

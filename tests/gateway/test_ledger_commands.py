@@ -126,7 +126,7 @@ def _tour(run: Run, tag: str) -> str:
 def test_every_operation_has_a_verb() -> None:
     """What only the API could do, an operator at the terminal could not."""
     groups: Any = get_command(app)
-    names = {"orgs", "projects", "keys", "plans", "prices"}
+    names = {"orgs", "projects", "keys", "plans", "prices", "workers"}
     verbs = {f"{group}.{verb}" for group in names for verb in groups.commands[group].commands}
     assert verbs | {"usage"} >= set(OPERATIONS)
 

@@ -211,7 +211,7 @@ def _newer(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
-    [(_rubbish, "cannot be copied"), (_torn, "malformed"), (_another, "no ledger"), (_newer, "newer"),
+    [(_rubbish, "cannot be copied"), (_torn, "is damaged"), (_another, "no ledger"), (_newer, "newer"),
      (Path.unlink, "no backup")],
 )  # fmt: skip
 def test_what_is_no_backup_replaces_nothing(spoil: Callable[[Path], None], words: str, tmp_path: Path) -> None:

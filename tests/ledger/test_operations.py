@@ -17,7 +17,7 @@ from sqlalchemy import insert
 from interlace.config import PlanSettings, Settings
 from interlace.errors import Conflict, InterlaceError, InvalidRequest, NotFound
 from interlace.gateway.wire import convert
-from interlace.ledger import Outcome, Registry, Tokens, UsageEvent
+from interlace.ledger import Outcome, Registry, Tokens, UsageEvent, bank
 from interlace.ledger.clock import SystemClock
 from interlace.ledger.operations import OPERATIONS
 from interlace.ledger.schema import api_keys
@@ -163,9 +163,27 @@ def test_lists_can_be_narrowed(do: Do) -> None:
     assert {row["source"] for row in do("prices.list", state="current")} == {"file", "default", "db"}
 
 
+def test_workers_are_listed_and_closed(do: Do, registry: Registry) -> None:
+    """What a machine that does not come back holds of budgets could never be spent; what was closed is closed."""
+    one, other = (
+        registry.store.write(
+            lambda c, place=place: bank.enrol(c, place, machine="m", boot="b", pid=7, now=registry.clock.now())
+        )
+        for place in ("m-w1", "m-w2")
+    )
+    assert [(row["id"], row["held_nanos"]) for row in do("workers.list")] == [(one.id, 0), (other.id, 0)]
+    assert do("workers.close", worker=one.id)["id"] == one.id
+    assert [row["id"] for row in do("workers.list")] == [other.id]
+    with pytest.raises(bank.Fenced):
+        registry.store.write(lambda c: bank.holdings(c, one))
+    with pytest.raises(NotFound, match="no worker"):
+        do("workers.close", worker=one.id)
+
+
 def test_every_verb_is_tried_here() -> None:
     """A verb without a row in these tables is a verb nobody has tried."""
     tried = {name for name, _, _ in DOES} | set(LISTS) | {"prices.list", "prices.retire"}
+    tried |= {"workers.list", "workers.close"}
     assert tried == set(OPERATIONS)
 
 

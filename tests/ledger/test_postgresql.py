@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,16 +17,13 @@ from sqlalchemy import delete, insert, select, text
 
 from interlace.config import LedgerSettings, Settings
 from interlace.errors import ConfigError, InvalidRequest, LedgerUnavailable
-from interlace.ledger import LedgerBusy, Registry, UsageEvent, read_events
-from interlace.ledger import database as database_module
+from interlace.ledger import Registry, UsageEvent, read_events
 from interlace.ledger import store as store_module
 from interlace.ledger.audit import audit
 from interlace.ledger.database import database_url
 from interlace.ledger.export import Span, as_csv
-from interlace.ledger.reading import reading
-from interlace.ledger.schema import organisations, prices, usage_events
+from interlace.ledger.schema import organisations, prices
 from interlace.ledger.usage import UsageFilter, usage_rows
-from tests.conftest import ROOT
 from tests.support.cutting import cutting
 from tests.support.gateway_thread import running_gateway, wait_for
 from tests.support.ledgers import open_ledger, record, tamper, used
@@ -283,58 +279,17 @@ def opened_elsewhere(tmp_path: Path, url: str) -> Callable[[], Registry]:
     return lambda: Registry.open(settings, {})
 
 
-def test_two_homes_cannot_have_one_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each would keep its own reservations of the same budgets, and together they would overspend them."""
-    monkeypatch.setattr(database_module, "LOCK_SECONDS", 0.2)
+def test_two_homes_share_a_database_when_they_share_the_secret(tmp_path: Path) -> None:
+    """With another secret every key of the other would be refused, which would look like revoked keys."""
     again = opened_elsewhere(tmp_path, ledger_url(tmp_path))
-    with open_ledger(tmp_path):
-        with pytest.raises(LedgerBusy, match="Another Interlace has the ledger"):
+    with open_ledger(tmp_path) as registry:
+        with pytest.raises(ConfigError, match="secret"):
             again()
-        with reading(Settings(home=tmp_path, ledger=LedgerSettings(url=ledger_url(tmp_path)))) as connection:
-            assert connection.execute(select(usage_events)).all() == []
-    again().close()
-
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from interlace.config import LedgerSettings
-from tests.support.ledgers import open_ledger
-with open_ledger(Path(sys.argv[1]), ledger=LedgerSettings(url=sys.argv[2])):
-    print("open", flush=True)
-    time.sleep(600)
-"""
-
-
-def test_the_lock_of_one_that_was_killed_is_free(tmp_path: Path) -> None:
-    """A lock that outlived its holder would keep everybody out after a crash."""
-    url = ledger_url(tmp_path)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path), url], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        os.kill(process.pid, signal.SIGKILL)
-    opened_elsewhere(tmp_path, url)().close()
-
-
-def test_who_lost_the_lock_to_another_writes_nothing(
-    registry: Registry, postgresql: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a cut another may have it: what the first one holds in memory is worth nothing any more, until it is the
-    only one again."""
-    monkeypatch.setattr(database_module, "LOCK_SECONDS", 0.2)
-    url, told = ledger_url(tmp_path), Told(registry, tenant(registry))
-    postgresql.cut(url)
-    with closing(opened_elsewhere(tmp_path, url)()) as other:
-        told.give(5)
-        wait_for(lambda: registry.store.trouble)
-        assert "Another Interlace" in (registry.store.trouble or "")
-        with pytest.raises(LedgerUnavailable, match="Another Interlace"):
-            registry.store.read(lambda connection: connection.scalar(text("SELECT 1")))
-        record(other, used(other, tenant(other)))
-    wait_for(lambda: len(told.ids) == 5)
-    assert len(recorded(registry)) == 6
+        shutil.copy(tmp_path / "secret", tmp_path / "elsewhere" / "secret")
+        with closing(again()) as other:
+            who = tenant(other)
+            registry.catch_up()
+            assert registry.directory.keys[who.key.id].name == who.key.name
 
 
 # --- what cannot be opened ---------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def test_every_path_has_its_row(deny_rig: Rig) -> None:
     """A new path of the router must be in the table: as one that asks a model, or with the reason why it does not."""
     app: Any = deny_rig.gateway.server.config.app
     while not hasattr(app, "routes"):
-        app = app.inner
+        app = app.pages
     there = {
         f"{method} {route.path}"
         for route in app.routes

@@ -23,7 +23,7 @@ from interlace.ledger.escrow import Answer, Ask, Draws, Drop, Effect, Fenced, Gi
 from interlace.ledger.migrations import migrate
 from interlace.ledger.schema import api_keys, balances, event_tags, leases, organisations, projects, usage_events
 from interlace.ledger.schema import workers as workers_table
-from interlace.ledger.store import _EventWriter
+from interlace.ledger.writing import EventWriter
 
 # key → its project and organisation
 OWNERS = {"k1": ("p1", "a"), "k2": ("p1", "a"), "k3": ("p2", "a"), "k4": ("p3", "b")}
@@ -235,7 +235,7 @@ class Office:
         self.excused: dict[AccountKey, int] = {}
         self.budgets: dict[tuple[str, str], int | None] = dict(budgets)
         self.transact(lambda c: _clear(c, budgets))
-        self.writer = _EventWriter(self.engine)
+        self.writer = EventWriter(self.engine)
 
     def transact(self, work: Callable[[Connection], Any]) -> Any:
         """One transaction of the bank's."""

@@ -23,7 +23,8 @@ from interlace.ledger.clock import Calendar
 from interlace.ledger.directory import Directory, KeyHasher
 from interlace.ledger.escrow import Draws
 from interlace.ledger.migrations import migrate
-from interlace.ledger.store import Store, Write, _EventWriter
+from interlace.ledger.store import Store
+from interlace.ledger.writing import EventWriter, Write
 from interlace.money import Micros
 
 T = TypeVar("T")
@@ -155,7 +156,7 @@ class ScriptedStore(Store):
             raise _Paused
 
 
-class _FatedWriter(_EventWriter):
+class _FatedWriter(EventWriter):
     """Writes events for good, or as its fates say; all on one connection, which is the database."""
 
     def __init__(self, engine: Engine, fates: deque[Fate]) -> None:

@@ -53,8 +53,8 @@ def inner_texts_of(request: GenerateRequest) -> Iterator[str]:
     """The texts of a request as they are read once more: what JSON says in escapes, and texts that stand side by side
     as one. All of it is in `texts_of`, too, in pieces."""
     for message in request.messages or ():
-        if isinstance(message.content, str) and not message.tool_calls:
-            continue  # nothing stands beside it
+        if isinstance(message.content, str) and not message.tool_calls and message.kind in ("", "custom"):
+            continue  # nothing stands beside it, or in its escapes
         texts = [part.text for part in message.parts if not isinstance(part, ImagePart | AudioPart)]
         if len(texts) > 1:
             yield "".join(texts)

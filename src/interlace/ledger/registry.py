@@ -108,7 +108,8 @@ class Registry:
         except (LedgerUnavailable, DBAPIError) as error:
             registry.close()
             place = settings.home / "ledger.db" if not settings.ledger.url else "that ledger.url names"
-            why = error.message if isinstance(error, LedgerUnavailable) else str(error.orig)
+            cause = error.__cause__ if isinstance(error, LedgerUnavailable) else error
+            why = str(cause.orig) if isinstance(cause, DBAPIError) else str(error)  # an operator reads it, no caller
             raise ConfigError(f"The database {place} cannot be used. {why}") from error
         except BaseException:
             registry.close()
