@@ -211,7 +211,7 @@ ENDS: dict[str, tuple[str, int, bool] | None] = {
     "status:401": ("failed", 0, False),
     "status:429": ("provider_refused", 0, False),
     "status:400": ("provider_refused", 0, False),
-    "error-inside:limit": None,
+    "error-inside:limit": ("provider_refused", 0, False),
 }
 
 
