@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -30,8 +29,7 @@ from tests.support.storm import sampled, settled
 from tests.support.tiny import tiny_llama_gguf
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-DOCS = ROOT / "docs" / "explanation"
+RESULTS = ROOT / "docs" / "benchmarks"
 WARM = 0.4  # of the time is not looked at: caches fill, and pools open
 GROWTH, MEMORY_MORE, FILES_MORE = 0.10, 24 << 20, 24
 """What a straight line through the rest may rise by: a tenth of the median, and so many bytes or descriptors."""
@@ -74,8 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"wrong: {each}", file=sys.stderr)
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "soak.json").write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
-    if options.results == RESULTS:
-        shutil.copy(RESULTS / "soak.svg", DOCS / "benchmarks-soak.svg")
     print(f"JSON and plot: {options.results}")
     return 1 if wrong else 0
 

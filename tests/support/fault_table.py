@@ -1,4 +1,4 @@
-"""`make faults`: what became of the fault matrix, as a table in the terminal and in `benchmarks/results/faults.md`.
+"""`make faults`: what became of the fault matrix, as a table in the terminal and in `docs/benchmarks/faults.md`.
 
 A plugin of pytest: it sees reports where they arrive, from whichever process.
 """
@@ -15,7 +15,7 @@ from benchmarks.machine import describe, lines
 
 COLUMNS = ("streamed-1", "whole-1", "streamed-3", "whole-3")
 TITLES = ("streamed, 1 process", "whole, 1 process", "streamed, 3 processes", "whole, 3 processes")
-FILE = Path(__file__).parents[2] / "benchmarks" / "results" / "faults.md"
+FILE = Path(__file__).parents[2] / "docs" / "benchmarks" / "faults.md"
 _CELL = re.compile(r"test_matrix\.py::test_cell\[(.+)-((?:streamed|whole)-\d)\]")
 
 
