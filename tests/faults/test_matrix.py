@@ -205,7 +205,7 @@ async def _blow_over(
     await settled(there, processes)
     check_bills(storm, fault.excused)
     _check_refusals(fault, storm.tries, {payers.steady, payers.tight, payers.hasty})
-    check_limits(storm, shared=processes, forgotten=fault.forgets)
+    check_limits(storm, shared=1, forgotten=fault.forgets)
     books.check()
     assert there.memory() < memory * 1.3 + processes * (32 << 20)
     await _until_no_more_than(descriptors + A_FEW * processes, lambda: there.descriptors(*ports))

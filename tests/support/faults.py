@@ -320,7 +320,7 @@ _KILLED = DRAINING | NO_LEDGER | {(503, "engine_unavailable")}
 _ONE = "one process: its only one, see the supervisor's row"
 
 FAULTS: Sequence[Fault] = (
-    Fault("kill -9: worker", kill_worker, only=(3,), why_only=_ONE, cuts=True, forgets=1, refuses=frozenset(NO_LEDGER)),
+    Fault("kill -9: worker", kill_worker, only=(3,), why_only=_ONE, cuts=True, refuses=frozenset(NO_LEDGER)),
     Fault("kill -9: coordinator", kill_coordinator, only=(3,), why_only=_ONE, refuses=frozenset(NO_LEDGER)),
     Fault("kill -9: supervisor", kill_first, cuts=True, forgets=3, refuses=frozenset(_KILLED), seconds=30),
     Fault("kill -9: all of them", kill_all, cuts=True, forgets=3, refuses=frozenset(_KILLED), seconds=30),

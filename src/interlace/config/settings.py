@@ -216,7 +216,7 @@ class GuardSettings:
 class LimitSettings:
     """What the gateway takes on at once, before it says 429, and how large or slow a request may be."""
 
-    concurrency: int = setting("Requests that run at once.", 256, minimum=1)
+    concurrency: int = setting("Requests that run at once, in each worker.", 256, minimum=1)
     queue: int = setting("Requests that wait for their turn before callers get 429.", 1024, minimum=0)
     body_bytes: int = setting("Largest request body; sizes such as 10MiB are understood.", 10 << 20, minimum=1024)
     sequences: int = setting("Most answers one request may ask for: prompts times `n`.", 256, minimum=1)
