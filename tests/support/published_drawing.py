@@ -201,7 +201,11 @@ class Publisher:
     def _kind_refused(self, shape: Shape, path: str) -> bool:
         if not isinstance(shape, Record) or (tag := shape.tag()) is None:
             return False
-        return self._before(shape) or all(self._denied(join(path, f"{tag[0]}={word}")) for word in tag[1])
+        return (
+            self._before(shape)
+            or all(self._denied(join(path, f"{tag[0]}={word}")) for word in tag[1])
+            or any(join(path, name) in self._refused for name in shape.required)
+        )
 
     @staticmethod
     def _before(shape: Shape) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -49,6 +50,7 @@ async def test_a_crash_under_30_streams_fails_just_those(
 async def test_kill_9_of_the_host_twenty_times_under_load() -> None:
     """The host is back each time, requests meet 502 or 503 and nothing else, and no process or descriptor leaks."""
     us = psutil.Process()
+    gc.collect()  # what other tests left open and forgot is no part of the count
     async with ready_engine() as engine:
         assert await text_of(engine, "echo x") == "x"
         processes, descriptors = len(us.children()), us.num_fds()
@@ -62,7 +64,7 @@ async def test_kill_9_of_the_host_twenty_times_under_load() -> None:
             await asyncio.wait_for(engine.wait_ready(), PATIENCE_SECONDS)
             assert await text_of(engine, f"echo {life}") == str(life)
         assert engine.health().restarts == 20
-        await until(lambda: (len(us.children()), us.num_fds()) == (processes, descriptors))
+        await until(lambda: len(us.children()) <= processes and us.num_fds() <= descriptors)
     assert host_processes() == []
 
 
