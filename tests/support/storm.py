@@ -159,7 +159,9 @@ class Storm:
     async def _until_refused(self) -> None:
         while True:
             one = await self.made(TIGHT_MODEL, self.payers.tight, max_tokens=TIGHT_WORDS).go(self.client)
-            if not one.whole:
+            if one.refusal == (429, "budget_reserved"):  # others hold the rest just now: it says to try again soon
+                await asyncio.sleep(0.2)
+            elif not one.whole:
                 assert one.refusal == (429, "insufficient_quota"), one.answer
                 return
 
