@@ -6,7 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interlace.models.architecture import Architecture, BertArchitecture, LlamaArchitecture, read_architecture
+    from interlace.models.architecture import (
+        Activation,
+        Architecture,
+        BertArchitecture,
+        DecoderArchitecture,
+        Layer,
+        Rope,
+        read_architecture,
+    )
     from interlace.models.catalogue import known_models
     from interlace.models.checkpoint import Checkpoint, Manifest, SuggestedSampling
     from interlace.models.lock import HeldLock, try_lock
@@ -28,12 +36,15 @@ if TYPE_CHECKING:
 
 # name → the module that has it
 _HOMES = {
+    "Activation": "architecture",
     "Architecture": "architecture",
     "BertArchitecture": "architecture",
     "Checkpoint": "checkpoint",
+    "DecoderArchitecture": "architecture",
     "HeldLock": "lock",
-    "LlamaArchitecture": "architecture",
+    "Layer": "architecture",
     "Manifest": "checkpoint",
+    "Rope": "architecture",
     "StoredTensor": "weights",
     "SuggestedSampling": "checkpoint",
     "Weights": "weights",
@@ -59,12 +70,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Activation",
     "Architecture",
     "BertArchitecture",
     "Checkpoint",
+    "DecoderArchitecture",
     "HeldLock",
-    "LlamaArchitecture",
+    "Layer",
     "Manifest",
+    "Rope",
     "StoredTensor",
     "SuggestedSampling",
     "Weights",

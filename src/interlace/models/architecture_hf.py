@@ -1,4 +1,4 @@
-"""The dimensions of a Llama decoder or BERT encoder from a Hugging Face folder's JSON files."""
+"""The dimensions of a decoder or encoder from a Hugging Face folder's JSON files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from interlace.errors import CheckpointError
-from interlace.models.architecture import Architecture, BertArchitecture, LlamaArchitecture
+from interlace.models.architecture import Architecture, BertArchitecture
+from interlace.models.decoder_hf import decoder_architecture
+from interlace.models.families import FAMILIES
 from interlace.models.fields import Fields
 from interlace.models.layout import read_json, read_json_value
 
@@ -33,54 +35,13 @@ def folder_architecture(folder: Path) -> Architecture:
     family = fields.word("model_type")
     fields.must_be_off("quantization_config")
     fields.must_be_off("auto_map")  # the model is defined by code in the repository, which never runs here
-    if family == "llama":
-        return _llama(fields)
+    if family in FAMILIES:
+        return decoder_architecture(family, fields)
     if family == "bert":
         return _bert(fields, folder)
-    raise CheckpointError(f"config.json: model_type is {family[:40]!r}; this engine runs llama and bert.")
-
-
-def _llama(fields: Fields) -> LlamaArchitecture:
-    for name in ("attention_bias", "mlp_bias", "sliding_window", "num_local_experts", "logit_scale"):
-        fields.must_be_off(name)
-    fields.must_be_off("partial_rotary_factor", 1)
-    fields.must_be_off("hidden_act", "silu", "swish")
-    hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
-    kv_heads = fields.count("num_key_value_heads", heads)
-    head_dim = fields.count("head_dim", max(hidden // heads, 1))
-    if heads % kv_heads or head_dim % 2:
-        raise CheckpointError(f"config.json: {heads} heads of {head_dim} over {kv_heads} key heads cannot be built.")
-    return LlamaArchitecture(
-        layers=fields.count("num_hidden_layers"),
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        feed_forward=fields.count("intermediate_size"),
-        vocabulary=fields.count("vocab_size"),
-        context_length=fields.count("max_position_embeddings", 2048),
-        rope_theta=_rope_theta(fields),
-        rms_epsilon=fields.number("rms_norm_eps", 1e-6),
-        tied_embeddings=fields.flag("tie_word_embeddings", False),
+    raise CheckpointError(
+        f"config.json: model_type is {family[:40]!r}; this engine runs {', '.join([*FAMILIES, 'bert'])}."
     )
-
-
-def _rope_theta(fields: Fields) -> float:
-    """The rotary base: newer files keep it in `rope_parameters`, older ones beside a `rope_scaling`."""
-    for name in ("rope_parameters", "rope_scaling"):
-        rope = fields.values.get(name)
-        if rope is None:
-            continue
-        if not isinstance(rope, dict):
-            raise fields.wrong(name, rope, "an object")
-        inner = Fields(rope, f"config.json, {name}")
-        inner.must_be_off("rope_type", "default")
-        inner.must_be_off("type", "default")
-        inner.must_be_off("factor", 1)
-        inner.must_be_off("partial_rotary_factor", 1)
-        if rope.get("rope_theta") is not None:
-            return inner.number("rope_theta")
-    return fields.number("rope_theta", 10000.0)
 
 
 def _bert(fields: Fields, folder: Path) -> BertArchitecture:

@@ -35,6 +35,13 @@ class Fields:
             raise self.wrong(name, value, "a positive number")
         return float(value)
 
+    def numbers(self, name: str, count: int) -> list[float]:
+        """A list of `count` positive, finite numbers."""
+        value = self._get(name, _MISSING)
+        if not isinstance(value, list) or len(value) != count:
+            raise self.wrong(name, value, f"a list of {count} numbers")
+        return [Fields({name: item}, self.where).number(name) for item in value]
+
     def flag(self, name: str, default: bool) -> bool:
         """True or false; `null` counts as absent."""
         value = self._get(name, default)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from interlace.engines.local.runner import Run, Runner
-from interlace.models import LlamaArchitecture, read_architecture
+from interlace.models import DecoderArchitecture, read_architecture
 from tests.support.tiny import (
     HIDDEN,
     VOCABULARY,
@@ -42,7 +42,7 @@ def _reference(weights: Tensors, **config: Any) -> np.ndarray[Any, Any]:
 
 def _ours(path: Path, precision: str = "file") -> np.ndarray[Any, Any]:
     architecture = read_architecture(path)
-    assert isinstance(architecture, LlamaArchitecture)
+    assert isinstance(architecture, DecoderArchitecture)
     runner = Runner(path, architecture, precision=precision, cache_bytes=1 << 20, threads=1)  # type: ignore[arg-type]
     whole = runner.forward([Run(IDS, 0, [3])], np.arange(len(IDS))).copy()
     first = runner.forward([Run(IDS[:4], 0, [1])], np.arange(4)).copy()

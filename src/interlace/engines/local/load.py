@@ -15,7 +15,7 @@ from interlace.errors import ConfigError
 from interlace.models import (
     BertArchitecture,
     Checkpoint,
-    LlamaArchitecture,
+    DecoderArchitecture,
     SuggestedSampling,
     check_memory,
     open_weights,
@@ -41,7 +41,7 @@ def load(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -
     return _load_decoder(settings, checkpoint, architecture, threads, progress)
 
 
-def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture: LlamaArchitecture, threads: int,
+def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture: DecoderArchitecture, threads: int,
                   progress: Callable[[str], None]) -> Core:  # fmt: skip
     from interlace.engines.local.constraints import GrammarCompiler
     from interlace.engines.local.engine import LocalEngine
