@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from interlace.config import ModelSettings
-from interlace.engines.local.constants import KEPT_AS_STORED, Precision
+from interlace.engines.local.constants import KEPT_AS_STORED, KEPT_IN_EIGHT_BITS, Precision
 from interlace.engines.types import Core
 from interlace.errors import ConfigError
 from interlace.models import (
@@ -77,12 +77,15 @@ def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture:
 
 
 def _kept_precision(settings: ModelSettings, checkpoint: Checkpoint) -> str:
-    """The precision to estimate memory by: a file with kinds that are re-coded as f16 grows, so it counts as bf16."""
+    """The precision to estimate memory by: a file with kinds that are kept in more bits grows, so it counts as int8 or,
+    where some are re-coded as f16, as bf16."""
     if settings.precision != "file":
         return settings.precision
     with open_weights(checkpoint.path) as weights:
-        kept = all(weights.stored(name).kind in KEPT_AS_STORED for name in weights.names())
-    return "file" if kept else "bf16"
+        kinds = {weights.stored(name).kind for name in weights.names()}
+    if kinds <= KEPT_AS_STORED:
+        return "file"
+    return "int8" if kinds <= KEPT_AS_STORED | KEPT_IN_EIGHT_BITS else "bf16"
 
 
 def _precision(settings: ModelSettings) -> Precision:
