@@ -20,7 +20,7 @@ _LONGROPE = {
     "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.3, 1.4, 1.7, 2.0],
     "long_factor": [2.0] * 6, "original_max_position_embeddings": 200, "partial_rotary_factor": 0.75,
 }  # fmt: skip
-_GEMMA = {"query_pre_attn_scalar": 24, "sliding_window": 40, "final_logit_softcapping": 20.0}
+_GEMMA = {"query_pre_attn_scalar": 16, "sliding_window": 40, "final_logit_softcapping": 20.0}
 
 # Name of a variant → (transformers' class, settings beside the sizes). A window of 40 is no multiple of a block.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -41,6 +41,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma3Text",
         _GEMMA
         | {
+            "query_pre_attn_scalar": 24,
             "layer_types": ["sliding_attention", "full_attention"] * 2,
             "rope_parameters": {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},

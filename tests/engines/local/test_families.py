@@ -12,6 +12,7 @@ import pytest
 from interlace.engines.local.runner import Run, Runner
 from interlace.models import DecoderArchitecture, check_tensors, open_weights, read_architecture
 from tests.support.families import VARIANTS, VOCABULARY, checkpoint, oracle
+from tests.support.family_gguf import family_gguf
 
 Array = np.ndarray[Any, Any]
 
@@ -101,3 +102,15 @@ def test_greedy_equals_transformers(runner_of: Callable[[str], Runner], variant:
         assert ((theirs.argmax(1) == answer) | tied).all()
         assert tied.mean() < 0.05, "ties prove nothing"
     assert [greedy(runner_of(variant), [prompt])[0] for prompt in PROMPTS[::2]] == together[::2]
+
+
+# Not what a GGUF file of the family can say: scaled rope of local layers, an activation, a window of some layers.
+NO_GGUF = ("qwen2-window", "gemma3-linear", "gpt2-wide")
+
+
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant not in NO_GGUF])
+def test_gguf_equals_transformers(tmp_path: Path, variant: str) -> None:
+    """The same weights from a GGUF file, as llama.cpp's converter writes them, give the same logits."""
+    ours = runner(family_gguf(variant, tmp_path / "model.gguf"))
+    theirs = reference(variant, TEXT)
+    assert_close(ours.forward([Run(TEXT, 0, [9, 3, 5, 1, 7])], np.arange(len(TEXT))), theirs)
