@@ -87,9 +87,15 @@ class _Reader:
             norm=table.norm,
             embedding_scale=float(hidden**0.5) if gemma else 1.0,
             attention_scale=query**-0.5,
-            attention_cap=own.number("attn_logit_softcapping", 50.0) if self._name == "gemma2" else 0.0,
-            logit_cap=own.number("final_logit_softcapping", 30.0) if self._name == "gemma2" else 0.0,
+            attention_cap=self._cap("attn_logit_softcapping", 50.0),
+            logit_cap=self._cap("final_logit_softcapping", 30.0),
         )
+
+    def _cap(self, name: str, default: float) -> float:
+        """A cap as the file says; Gemma 2 has one in any case."""
+        if self._own.values.get(name) or self._name == "gemma2":
+            return self._own.number(name, default)
+        return 0.0
 
     def _activation(self) -> Activation:
         return "gelu_tanh" if self._table.norm_offset or self._name == "gpt2" else "silu"
