@@ -13,7 +13,7 @@ from gguf.quants import dequantize
 
 from interlace.errors import CheckpointError
 from interlace.models import check_tensors, gguf_metadata, open_weights, read_architecture
-from interlace.models.architecture import BertArchitecture, DecoderArchitecture
+from interlace.models.architecture import EncoderArchitecture, DecoderArchitecture
 from tests.support.tiny import (
     CHAT_TEMPLATE,
     MERGES,
@@ -217,7 +217,7 @@ def test_sentence_settings_are_read(tmp_path: Path, mode: str, name: str) -> Non
     pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False, f"pooling_mode_{mode}": True}
     path = bert_folder(tmp_path / "bert", [TRANSFORMER, POOLING, NORMALIZE], pooling, 256)
     architecture = read_architecture(path)
-    assert isinstance(architecture, BertArchitecture)
+    assert isinstance(architecture, EncoderArchitecture)
     assert (architecture.pooling, architecture.normalize, architecture.max_tokens) == (name, True, 256)
 
 

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from interlace.models.architecture import (
         Activation,
         Architecture,
-        BertArchitecture,
         DecoderArchitecture,
+        EncoderArchitecture,
         Layer,
         Rope,
         read_architecture,
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
         verify_checkpoint,
     )
     from interlace.models.table import print_table
-    from interlace.models.tensors import check_tensors
+    from interlace.models.tensors import check_tensors, expected_shapes, head_modules
     from interlace.models.weights import StoredTensor, Weights, dequantise, open_weights
 
 # name → the module that has it
 _HOMES = {
     "Activation": "architecture",
     "Architecture": "architecture",
-    "BertArchitecture": "architecture",
     "Checkpoint": "checkpoint",
     "DecoderArchitecture": "architecture",
+    "EncoderArchitecture": "architecture",
     "HeldLock": "lock",
     "Layer": "architecture",
     "Manifest": "checkpoint",
@@ -53,9 +53,11 @@ _HOMES = {
     "check_tensors": "tensors",
     "default_home": "store",
     "dequantise": "weights",
+    "expected_shapes": "tensors",
     "find_checkpoint": "store",
     "get_checkpoint": "store",
     "gguf_metadata": "metadata",
+    "head_modules": "tensors",
     "known_models": "catalogue",
     "list_checkpoints": "store",
     "memory_needed": "room",
@@ -72,9 +74,9 @@ _HOMES = {
 __all__ = [
     "Activation",
     "Architecture",
-    "BertArchitecture",
     "Checkpoint",
     "DecoderArchitecture",
+    "EncoderArchitecture",
     "HeldLock",
     "Layer",
     "Manifest",
@@ -87,9 +89,11 @@ __all__ = [
     "check_tensors",
     "default_home",
     "dequantise",
+    "expected_shapes",
     "find_checkpoint",
     "get_checkpoint",
     "gguf_metadata",
+    "head_modules",
     "known_models",
     "list_checkpoints",
     "memory_needed",

@@ -76,9 +76,15 @@ class DecoderArchitecture:
 
 
 @dataclass(frozen=True, slots=True)
-class BertArchitecture:
-    """An encoder of the BERT family, for embeddings. `max_tokens` is the sentence config's limit, special tokens in."""
+class EncoderArchitecture:
+    """An encoder of the BERT or RoBERTa family. `max_tokens` is the sentence config's limit, special tokens in.
 
+    The first token of a text has position `first_position`. With `labels` it has a head that scores a text or a pair
+    of texts for each of them, and `scores` says how its numbers become scores; without, it embeds: `pooling` and
+    `normalize` say how.
+    """
+
+    family: str
     layers: int
     hidden: int
     heads: int
@@ -87,15 +93,16 @@ class BertArchitecture:
     positions: int
     token_types: int
     norm_epsilon: float
-    activation: str
+    activation: Activation
     max_tokens: int
     pooling: Literal["cls", "mean", "max", "mean_sqrt_len"]
     normalize: bool
+    first_position: int = 0
+    labels: tuple[str, ...] = ()
+    scores: Literal["softmax", "sigmoid", "plain"] = "softmax"
 
-    family: Literal["bert"] = "bert"
 
-
-Architecture = DecoderArchitecture | BertArchitecture
+Architecture = DecoderArchitecture | EncoderArchitecture
 
 
 def read_architecture(path: Path) -> Architecture:

@@ -152,7 +152,7 @@ def _sliding(family: str, fields: Fields, layers: int) -> list[bool]:
         case "mistral" | "phi3":
             return [_set(fields, "sliding_window")] * layers
         case "qwen2" | "qwen3":
-            first = fields.count("max_window_layers", 28) if fields.values.get("max_window_layers") != 0 else 0
+            first = fields.index("max_window_layers", 28)
             return [fields.flag("use_sliding_window", False) and layer >= first for layer in range(layers)]
         case "gemma2":
             return [layer % 2 == 0 for layer in range(layers)]

@@ -28,6 +28,10 @@ class Fields:
             raise self.wrong(name, value, "a positive count")
         return value
 
+    def index(self, name: str, default: Any = _MISSING) -> int:
+        """A count that may be zero, an id; `null` counts as absent."""
+        return 0 if self.values.get(name) == 0 else self.count(name, default)
+
     def number(self, name: str, default: Any = _MISSING) -> float:
         """A positive, finite number; `null` counts as absent."""
         value = self._get(name, default)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from interlace.errors import CheckpointError
-from interlace.models.architecture import Architecture, BertArchitecture, DecoderArchitecture
+from interlace.models.architecture import Architecture, DecoderArchitecture, EncoderArchitecture
 from interlace.models.weights import Weights
 
 # Buffers and heads that real checkpoints carry and no graph of ours needs.
 _IGNORED = re.compile(
-    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|embeddings\.position_ids|pooler\..*|cls\..*|lm_head\.weight"
+    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|embeddings\.position_ids|pooler\..*|cls\..*|lm_head\..*"
     r"|transformer\.h\.\d+\.attn\.(masked_)?bias|rope_(freqs|factors_long|factors_short)\.weight"
 )
 
@@ -21,7 +21,7 @@ def expected_shapes(architecture: Architecture) -> Shapes:
     """Canonical name → shape of every tensor the architecture needs."""
     if isinstance(architecture, DecoderArchitecture):
         return _decoder_shapes(architecture)
-    return _bert_shapes(architecture)
+    return _encoder_shapes(architecture)
 
 
 def check_tensors(architecture: Architecture, weights: Weights) -> None:
@@ -69,7 +69,7 @@ def _decoder_shapes(a: DecoderArchitecture) -> Shapes:
     return shapes
 
 
-def _bert_shapes(a: BertArchitecture) -> Shapes:
+def _encoder_shapes(a: EncoderArchitecture) -> Shapes:
     shapes: Shapes = {
         "embeddings.word_embeddings.weight": (a.vocabulary, a.hidden),
         "embeddings.position_embeddings.weight": (a.positions, a.hidden),
@@ -85,7 +85,15 @@ def _bert_shapes(a: BertArchitecture) -> Shapes:
         shapes |= _tensors(f"{at}.intermediate.dense", (a.feed_forward, a.hidden))
         shapes |= _tensors(f"{at}.output.dense", (a.hidden, a.feed_forward))
         shapes |= _tensors(f"{at}.output.LayerNorm", (a.hidden,))
+    if a.labels:
+        dense, last = head_modules(a.family)
+        shapes |= _tensors(dense, (a.hidden, a.hidden)) | _tensors(last, (len(a.labels), a.hidden))
     return shapes
+
+
+def head_modules(family: str) -> tuple[str, str]:
+    """The two linear layers of a classification head, a tanh between them: BERT's first is what pools."""
+    return ("pooler.dense", "classifier") if family == "bert" else ("classifier.dense", "classifier.out_proj")
 
 
 def _tensors(name: str, shape: tuple[int, ...], *, biased: bool = True) -> Shapes:

@@ -190,7 +190,7 @@ def _folder_name(name: str, family: Any) -> str:
     """The name of a tensor with the prefix it has in a whole model; files of a bare decoder or encoder differ."""
     if family == "gpt2":
         return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
-    return name.removeprefix("bert.")
+    return name.removeprefix("bert.").removeprefix("roberta.")
 
 
 def _transposed(family: Any) -> re.Pattern[str] | None:

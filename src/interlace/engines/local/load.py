@@ -13,9 +13,9 @@ from interlace.engines.local.constants import KEPT_AS_STORED, KEPT_IN_EIGHT_BITS
 from interlace.engines.types import Core
 from interlace.errors import ConfigError
 from interlace.models import (
-    BertArchitecture,
     Checkpoint,
     DecoderArchitecture,
+    EncoderArchitecture,
     SuggestedSampling,
     check_memory,
     open_weights,
@@ -32,11 +32,11 @@ def load(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -
     checkpoint = resolve(settings.checkpoint, home)
     architecture = read_architecture(checkpoint.path)
     threads = settings.threads or physical_cores()
-    if isinstance(architecture, BertArchitecture):
-        from interlace.engines.local.embedder import load_embedder
+    if isinstance(architecture, EncoderArchitecture):
+        from interlace.engines.local.encoder import load_encoder
 
         check_memory(checkpoint, 0)
-        return load_embedder(checkpoint.path, threads=threads, progress=progress)
+        return load_encoder(checkpoint.path, threads=threads, progress=progress)
     check_memory(checkpoint, settings.cache_bytes, _kept_precision(settings, checkpoint))
     return _load_decoder(settings, checkpoint, architecture, threads, progress)
 
