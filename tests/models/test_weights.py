@@ -13,7 +13,7 @@ from gguf.quants import dequantize
 
 from interlace.errors import CheckpointError
 from interlace.models import check_tensors, gguf_metadata, open_weights, read_architecture
-from interlace.models.architecture import EncoderArchitecture, DecoderArchitecture
+from interlace.models.architecture import DecoderArchitecture, EncoderArchitecture
 from tests.support.tiny import (
     CHAT_TEMPLATE,
     MERGES,

@@ -262,6 +262,11 @@ class EmbedRequest(Struct, frozen=True):
     purpose: Literal["embed", "score"] = "embed"
     query: str | None = None
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Every text that the model reads."""
+        return self.texts if self.query is None else (self.query, *self.texts)
+
 
 # --- the answer ------------------------------------------------------------------------------------------------
 
@@ -371,6 +376,7 @@ class Embeddings(Struct, frozen=True, tag="embeddings"):
     dimensions: int
     prompt_tokens: int
     estimated: bool = False
+    labels: tuple[str, ...] = ()  # of scores: what each number of a row is for
 
 
 # --- the engine ------------------------------------------------------------------------------------------------

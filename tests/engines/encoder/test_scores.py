@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,88 +10,13 @@ import pytest
 
 from interlace.engines.types import Core, Embeddings, EmbedRequest
 from interlace.errors import ContextLengthExceeded, InvalidRequest
-from interlace.models import check_tensors, open_weights, read_architecture
 from tests.support.driving import load, run
+from tests.support.encoders import FRAMES, WORDS, tiny_encoder
 
 Array = np.ndarray[Any, Any]
 
-WORDS = (
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    *(chr(letter) for letter in range(97, 123)),
-    "cat",
-    "dog",
-    "sleeps",
-    "barks",
-)
 QUERY = "a cat sleeps"
 TEXTS = ["dog", "a dog barks", "cat sleeps a lot " * 4, "x y z", "[SEP] cat", "a", "dog dog dog dog dog"]
-
-
-def tokenizer(pair: str, single: str) -> str:
-    """A word-level tokenizer.json with that frame around texts."""
-    ids = {token: {"id": token, "ids": [WORDS.index(token)], "tokens": [token]} for token in ("[CLS]", "[SEP]")}
-    special = [
-        {"id": i, "content": WORDS[i], "special": True, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False}
-        for i in range(4)
-    ]  # fmt: skip
-
-    def template(text: str) -> list[dict[str, Any]]:
-        items = [item.split(":") for item in text.split()]
-        return [
-            {"Sequence" if name in "AB" else "SpecialToken": {"id": name, "type_id": int(kind)}} for name, kind in items
-        ]
-
-    return json.dumps(
-        {
-            "version": "1.0",
-            "added_tokens": special,
-            "pre_tokenizer": {"type": "BertPreTokenizer"},
-            "post_processor": {
-                "type": "TemplateProcessing",
-                "single": template(single),
-                "pair": template(pair),
-                "special_tokens": ids,
-            },
-            "model": {"type": "WordLevel", "vocab": {word: i for i, word in enumerate(WORDS)}, "unk_token": "[UNK]"},
-        }
-    )
-
-
-FRAMES = {
-    "bert": ("[CLS]:0 A:0 [SEP]:0 B:1 [SEP]:1", "[CLS]:0 A:0 [SEP]:0"),
-    "roberta": ("[CLS]:0 A:0 [SEP]:0 [SEP]:0 B:0 [SEP]:0", "[CLS]:0 A:0 [SEP]:0"),
-}
-FRAMES["xlm-roberta"] = FRAMES["roberta"]
-CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
-
-
-def model(family: str, head: str, folder: Path, **settings: Any) -> Any:
-    """transformers' model with large random weights, saved in `folder` beside a tokenizer."""
-    import torch
-    import transformers
-
-    torch.manual_seed(5)
-    config = getattr(transformers, f"{CLASSES[family]}Config")(
-        vocab_size=len(WORDS), hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
-        max_position_embeddings=40, type_vocab_size=2 if family == "bert" else 1, pad_token_id=0, initializer_range=0.4,
-        **settings,
-    )  # fmt: skip
-    made = getattr(transformers, f"{CLASSES[family]}{head}")(config).eval()
-    with torch.no_grad():
-        for name, values in made.named_parameters():
-            if name.endswith("bias") or "LayerNorm" in name:
-                values.add_(torch.randn_like(values) * 0.3)
-    made.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(tokenizer(*FRAMES[family]))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"unk_token": "[UNK]"}))
-    path = read_architecture(folder)
-    with open_weights(folder) as weights:
-        check_tensors(path, weights)
-    return made
 
 
 def words(text: str) -> list[int]:
@@ -139,7 +63,7 @@ def score(core: Core, query: str | None = None) -> Array:
 def test_rerankers_equal_transformers(tmp_path: Path, family: str) -> None:
     """One score a document: the sigmoid of transformers' number for the pair, whatever it is batched with; a
     document's own control tokens are text."""
-    oracle = model(family, "ForSequenceClassification", tmp_path, num_labels=1)
+    oracle = tiny_encoder(family, "ForSequenceClassification", tmp_path, num_labels=1)
     core = load(tmp_path)
     assert core.capabilities().labels == ("LABEL_0",)
     expected = 1 / (1 + np.exp(-logits(oracle, family, QUERY)))
@@ -152,7 +76,7 @@ def test_rerankers_equal_transformers(tmp_path: Path, family: str) -> None:
 def test_classifiers_equal_transformers(tmp_path: Path, family: str, problem: str) -> None:
     """One score a label, by the names of the config: softmax, sigmoid or plain as the problem wants."""
     labels = {0: "bad", 1: "fair", 2: "good"}
-    oracle = model(family, "ForSequenceClassification", tmp_path, id2label=labels, problem_type=problem)
+    oracle = tiny_encoder(family, "ForSequenceClassification", tmp_path, id2label=labels, problem_type=problem)
     core = load(tmp_path)
     assert core.capabilities().labels == ("bad", "fair", "good")
     numbers = logits(oracle, family, None)
@@ -170,7 +94,7 @@ def test_roberta_embeds(tmp_path: Path, family: str) -> None:
     """RoBERTa's positions begin behind its padding's id; the mean of its tokens is transformers'."""
     import torch
 
-    oracle = model(family, "Model", tmp_path)
+    oracle = tiny_encoder(family, "Model", tmp_path)
     core = load(tmp_path)
     (answer,) = run(core, [EmbedRequest("r", texts=tuple(TEXTS[:4]))])["r"]
     assert isinstance(answer, Embeddings)
@@ -183,7 +107,7 @@ def test_roberta_embeds(tmp_path: Path, family: str) -> None:
 
 def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
     """Each mistake is the caller's, and named: vectors of a reranker, no documents, an empty one, one too long."""
-    model("bert", "ForSequenceClassification", tmp_path / "one", num_labels=1)
+    tiny_encoder("bert", "ForSequenceClassification", tmp_path / "one", num_labels=1)
     core = load(tmp_path / "one")
     cases: list[tuple[dict[str, Any], str, str]] = [
         ({"purpose": "embed", "texts": ("a",)}, "model", "rerank"),
@@ -199,6 +123,6 @@ def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ContextLengthExceeded, match=r"documents\[0\] has 65 together with the query") as long:
         core.prepare(EmbedRequest("r", purpose="score", query="a cat", texts=("dog " * 60,)))
     assert long.value.param == "documents"
-    model("bert", "ForSequenceClassification", tmp_path / "three", num_labels=3)
+    tiny_encoder("bert", "ForSequenceClassification", tmp_path / "three", num_labels=3)
     with pytest.raises(InvalidRequest, match="classify"):
         load(tmp_path / "three").prepare(EmbedRequest("r", purpose="score", query="a", texts=("b",)))

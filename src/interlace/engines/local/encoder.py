@@ -228,7 +228,8 @@ class Encoder:
         if job.failed:
             return prepared.id, EngineFailed("The model computed numbers that are not finite for this input.")
         rows = tuple(job.rows[index] for index in range(len(prepared.texts)))
-        return prepared.id, Embeddings(rows, len(self._arch.labels) or self._arch.hidden, prepared.tokens)
+        labels = self._arch.labels
+        return prepared.id, Embeddings(rows, len(labels) or self._arch.hidden, prepared.tokens, labels=labels)
 
     def capabilities(self) -> Capabilities:
         """What it can do."""
