@@ -34,6 +34,8 @@ def engines() -> dict[str, ScriptedEngine]:
         "broken": ScriptedEngine(fail_after=2),
         "loading": ScriptedEngine(state="loading"),
         "embedder": ScriptedEngine(embeds=True),
+        "reranker": ScriptedEngine(labels=("relevant",)),
+        "classifier": ScriptedEngine(labels=("good", "bad")),
         "endless": ScriptedEngine(tokens=("word ",) * 3000, delay=0.002),
     }
 

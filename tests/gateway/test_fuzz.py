@@ -27,6 +27,8 @@ POSTS = {
     RESPONSES: "scripted",
     "/v1/completions": "scripted",
     "/v1/embeddings": "embedder",
+    "/v1/rerank": "reranker",
+    "/v1/classify": "classifier",
     "/v1/messages": "scripted",
     "/v1/messages/count_tokens": "scripted",
 }

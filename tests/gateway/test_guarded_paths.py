@@ -14,6 +14,8 @@ from tests.support.gateway_thread import Gateway
 
 DENIED = "please open sesame now"
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+RERANK, CLASSIFY = "/v1/rerank", "/v1/classify"
+NUMBERS = {EMBEDDINGS: "embedder", RERANK: "reranker", CLASSIFY: "classifier"}  # each with the model that it asks
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 RESPONSES = "/v1/responses"
 TOOL = {"type": "function", "function": {"name": "f", "description": DENIED}}
@@ -53,6 +55,12 @@ INPUTS |= {
     for stream in (False, True)
 }
 INPUTS[EMBEDDINGS, False] = [{"input": DENIED}, {"input": ["fine", DENIED]}, {"input": [1, 2]}]
+INPUTS[CLASSIFY, False] = [{"input": DENIED}, {"input": ["fine", DENIED]}]
+INPUTS[RERANK, False] = [
+    {"query": DENIED, "documents": ["x"]},
+    {"query": "x", "documents": ["fine", DENIED]},
+    {"query": "x", "documents": ["fine", {"text": DENIED}]},
+]
 
 
 def _blocks(*blocks: dict[str, Any], role: str = "user") -> dict[str, Any]:
@@ -96,7 +104,7 @@ OUTPUTS: dict[tuple[str, bool], dict[str, Any]] = {
 UNGUARDED = {"/v1/files", "/v1/batches", "/v1/batches/{id}/cancel", "/v1/responses/{id}/cancel"}
 
 POSTS = [(path, stream) for path in (CHAT, RESPONSES, COMPLETIONS, MESSAGES) for stream in (False, True)]
-POSTS += [(EMBEDDINGS, False), (COUNT, False)]
+POSTS += [*((path, False) for path in NUMBERS), (COUNT, False)]
 
 
 def post(gateway: Gateway, path: str, body: dict[str, Any], *, stream: bool) -> httpx.Response:
@@ -141,7 +149,7 @@ def test_the_tables_name_every_path(gateway: Gateway) -> None:
     }
     expected = {(path, stream) for path in posts for stream in ((False, True) if path in streams else (False,))}
     assert set(INPUTS) == expected
-    assert set(OUTPUTS) == expected - {(EMBEDDINGS, False), (COUNT, False)}
+    assert set(OUTPUTS) == expected - {*((path, False) for path in NUMBERS), (COUNT, False)}
 
 
 @pytest.mark.parametrize(("path", "stream"), POSTS)
@@ -149,7 +157,7 @@ def test_denied_input_is_refused(gateway: Gateway, path: str, stream: bool) -> N
     """400 with OpenAI's `content_filter` (Anthropic has no code for it), never a stream, no token billed, the engine
     never asked."""
     for body in INPUTS[path, stream]:
-        model = "embedder" if path == EMBEDDINGS else "scripted"
+        model = NUMBERS.get(path, "scripted")
         engine: Any = gateway.engines[model]
         asked, recorded = len(engine.seen), len(gateway.events)
         answer = post(gateway, path, {"model": model, **body}, stream=stream)

@@ -309,6 +309,8 @@ def rig(
     local = {f"local-{name}": ScriptedEngine(deltas=spoken(one), fates=ALL_KEPT) for name, one in sayings.items()}
     local |= {
         "local-embedder": ScriptedEngine(embeds=True),
+        "local-rerank": ScriptedEngine(labels=("relevant",)),
+        "local-classify": ScriptedEngine(labels=("good", "bad")),
         "local-reads": ScriptedEngine(),
         "local-shadow": ScriptedEngine(),
         "local-slow": ScriptedEngine(held=True, held_at=0),

@@ -12,6 +12,7 @@ Body = dict[str, Any]
 
 CHAT, RESPONSES, COMPLETIONS = "/v1/chat/completions", "/v1/responses", "/v1/completions"
 EMBEDDINGS, MESSAGES, COUNT = "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens"
+RERANK, CLASSIFY = "/v1/rerank", "/v1/classify"
 
 # --- what models say ---------------------------------------------------------------------------------------------
 
@@ -45,11 +46,13 @@ ASKS: Mapping[str, Callable[[str], Body]] = {
     MESSAGES: lambda text: {"messages": [{"role": "user", "content": text}], "max_tokens": 50},
     COUNT: lambda text: {"messages": [{"role": "user", "content": text}]},
     EMBEDDINGS: lambda text: {"input": text},
+    RERANK: lambda text: {"query": "x", "documents": ["y", text]},
+    CLASSIFY: lambda text: {"input": ["x", text]},
 }
 """The row of each endpoint that asks a model: a body with that text."""
 
 STREAMING = (CHAT, RESPONSES, COMPLETIONS, MESSAGES)
-SILENT = (COUNT, EMBEDDINGS)
+SILENT = (COUNT, EMBEDDINGS, RERANK, CLASSIFY)
 """Their answers are numbers."""
 
 ASKS_NOTHING: Mapping[str, str] = {
@@ -421,6 +424,15 @@ PLACES: Mapping[str, Mapping[str, Body]] = {
         "a text": {"input": FORBIDDEN},
         "one of several": {"input": ["fine", FORBIDDEN]},
     },
+    RERANK: {
+        "a query": {"query": FORBIDDEN, "documents": ["x"]},
+        "a document": {"query": "x", "documents": ["fine", FORBIDDEN]},
+        "a document's text": {"query": "x", "documents": ["fine", {"text": FORBIDDEN}]},
+    },
+    CLASSIFY: {
+        "a text": {"input": FORBIDDEN},
+        "one of several": {"input": ["fine", FORBIDDEN]},
+    },
 }
 """Bodies with the forbidden words in each place where a caller's words may stand."""
 
@@ -474,6 +486,8 @@ _NO_WORDS: Mapping[str, set[str]] = {
     },
     COMPLETIONS: {*_SAMPLING - {"service_tier"}, "echo"},
     EMBEDDINGS: set(),
+    RERANK: set(),
+    CLASSIFY: set(),
     MESSAGES: {*_COUNTED_NO_WORDS, "max_tokens", "temperature", "top_p", "top_k", "service_tier"},
     COUNT: _COUNTED_NO_WORDS,
 }  # fmt: skip

@@ -13,7 +13,17 @@ from interlace.gateway.batch_endpoints import ENDPOINTS
 from interlace.ledger import Outcome
 from tests.parity.conftest import ROUTES
 from tests.parity.rig import FORBIDDEN, Answer, Rig, providers
-from tests.parity.table import ASKS, CHAT, COMPLETIONS, EMBEDDINGS, FAULTS, RESPONSES, STREAMING
+from tests.parity.table import (
+    ASKS,
+    CHAT,
+    CLASSIFY,
+    COMPLETIONS,
+    EMBEDDINGS,
+    FAULTS,
+    RERANK,
+    RESPONSES,
+    STREAMING,
+)
 from tests.parity.test_outputs import TOOLS, cells, in_parallel
 from tests.support.gateway_thread import wait_for
 
@@ -113,8 +123,8 @@ def test_every_batch_endpoint_has_its_row() -> None:
 def batches(rig: Rig) -> Iterator[tuple[str, str]]:
     """Endpoint and model of each batch; `reads` is asked with forbidden words."""
     for path in ENDPOINTS:
-        if path == EMBEDDINGS:
-            yield path, "local-embedder"
+        if path in {EMBEDDINGS, RERANK, CLASSIFY}:
+            yield path, "local-embedder" if path == EMBEDDINGS else f"local-{path.rpartition('/')[2]}"
             continue
         for row in ("local", *providers(rig.servers)):
             prompts = not isinstance(rig.gateway.engines[f"{row}-text"].fields()["prompt"], Refused)

@@ -15,12 +15,14 @@ from tests.parity.rig import CARD, FORBIDDEN, KEY, TRACES, WORD, Answer, Rig, pr
 from tests.parity.table import (
     ASKS,
     ASKS_NOTHING,
+    CLASSIFY,
     COUNT,
     EMBEDDINGS,
     MESSAGES,
     NO_WORDS,
     NOT_READ,
     PLACES,
+    RERANK,
     SILENT,
     STREAMING,
     TELLS_LATER,
@@ -96,6 +98,7 @@ def test_no_model_reads_it(behind: Rig, path: str, stream: bool) -> None:
 
     def ask(_: str, body: Any, row: str) -> Answer:
         model = f"{row if row in {'local', 'openai', 'vertex'} else 'local'}-embedder" if path == EMBEDDINGS else None
+        model = f"local-{path.rpartition('/')[2]}" if path in {RERANK, CLASSIFY} else model
         model = model or ("local-clean" if row in PRESETS else f"{row}-clean")
         return behind.ask(path, {"model": model, **body} | ({"stream": True} if stream else {}))
 

@@ -419,6 +419,26 @@ EMBEDDINGS = Target(
     },
 )
 
+RERANK = Target(
+    "/v1/rerank",
+    {"model": "reranker", "query": "hello", "documents": ["a", "b"]},
+    "documents",
+    {
+        "query": (*TEXT, ""),
+        "documents": (1, True, {}, [], [None], [""], ["a"] * 2049, [{}], [{"text": 1}], [{"text": ""}]),
+        "top_n": (*WHOLE, 0),
+        "return_documents": FLAG,
+        "user": TEXT,
+    },
+)
+
+CLASSIFY = Target(
+    "/v1/classify",
+    {"model": "classifier", "input": "hello"},
+    "input",
+    {"input": (1, True, {}, [], [None], [""], "", [1], ["a"] * 2049), "user": TEXT},
+)
+
 _TURNS: tuple[Any, ...] = (
     *LIST,
     "text",
@@ -511,4 +531,4 @@ COUNT_TOKENS = Target(
     local_image=_picture_at,
 )
 
-TARGETS = (CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS, MESSAGES, COUNT_TOKENS)
+TARGETS = (CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS, RERANK, CLASSIFY, MESSAGES, COUNT_TOKENS)

@@ -51,6 +51,7 @@ class ScriptedEngine:
     held: bool = False
     held_at: int = 1
     embeds: bool = False
+    labels: tuple[str, ...] = ()  # of an engine that scores
     state: str = "ready"
     release: asyncio.Event = field(default_factory=asyncio.Event)
     running: int = 0
@@ -112,13 +113,17 @@ class ScriptedEngine:
         self.seen.append(request)
         await asyncio.sleep(self.delay)
         inputs = [text.split() for text in request.texts] if not request.ids else [list(row) for row in request.ids]
+        if self.labels:
+            told = [struct.pack("<f", 0.5 ** len(words)) * len(self.labels) for words in inputs]
+            read = sum(len(text.split()) for text in request.read)
+            return Embeddings(tuple(told), len(self.labels), read, labels=self.labels)
         rows = tuple(struct.pack("<4f", 0.5, len(words), 0.1, -1.0) for words in inputs)
         return Embeddings(rows, DIMENSIONS, sum(map(len, inputs)))
 
     async def count(self, request: GenerateRequest | EmbedRequest) -> int:
         """Words of the input, as `generate` and `embed` count them."""
         if isinstance(request, EmbedRequest):
-            return sum(len(text.split()) for text in request.texts) + sum(map(len, request.ids))
+            return sum(len(text.split()) for text in request.read) + sum(map(len, request.ids))
         return len(_prompt_tokens(request))
 
     async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
@@ -130,11 +135,13 @@ class ScriptedEngine:
         return self.fates
 
     def capabilities(self) -> Capabilities:
-        """Chat with tools, or embeddings."""
+        """Chat with tools, embeddings, or scores."""
         if self.state == "loading":
             raise EngineUnavailable("The model is loading.")
         if self.embeds:
             return Capabilities(embed=True, dimensions=DIMENSIONS, context_length=256, vocabulary=VOCABULARY)
+        if self.labels:
+            return Capabilities(labels=self.labels, context_length=256, vocabulary=VOCABULARY)
         return Capabilities(generate=True, chat=True, tools=True, context_length=CONTEXT, vocabulary=VOCABULARY)
 
     def health(self) -> Health:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from interlace.config.setting import setting
 
-NEEDS = ("chat", "completion", "embed", "tools", "json", "vision")
+NEEDS = ("chat", "completion", "embed", "score", "tools", "json", "vision")
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 

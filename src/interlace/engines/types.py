@@ -250,11 +250,22 @@ class GenerateRequest(Struct, frozen=True):
 
 
 class EmbedRequest(Struct, frozen=True):
-    """Texts (or token ids) to embed, answered together and in order."""
+    """Texts (or token ids) to turn into a row of numbers each, answered together and in order.
+
+    `purpose` "embed" asks for vectors, "score" for one score for each of the model's labels. With a `query` each text
+    is scored as the second of a pair, whose first is the query.
+    """
 
     id: str
     texts: tuple[str, ...] = ()
     ids: tuple[tuple[int, ...], ...] = ()  # used instead of `texts` when given
+    purpose: Literal["embed", "score"] = "embed"
+    query: str | None = None
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Every text that the model reads."""
+        return self.texts if self.query is None else (self.query, *self.texts)
 
 
 # --- the answer ------------------------------------------------------------------------------------------------
@@ -358,12 +369,14 @@ Event = Started | Delta | Usage
 
 
 class Embeddings(Struct, frozen=True, tag="embeddings"):
-    """One row per input, little-endian float32 bytes, all of `dimensions` numbers. `estimated` as in `Usage`."""
+    """One row per input, little-endian float32 bytes, all of `dimensions` numbers: a vector, or a score for each label.
+    `estimated` as in `Usage`."""
 
     rows: tuple[bytes, ...]
     dimensions: int
     prompt_tokens: int
     estimated: bool = False
+    labels: tuple[str, ...] = ()  # of scores: what each number of a row is for
 
 
 # --- the engine ------------------------------------------------------------------------------------------------
@@ -380,6 +393,7 @@ class Capabilities(Struct, frozen=True):
     chat: bool = False  # has a chat template
     tools: bool = False  # its template shows tools to the model
     embed: bool = False
+    labels: tuple[str, ...] = ()  # of a model that scores texts or pairs of them: what each score is for
     context_length: int = 0
     vocabulary: int = 0
     dimensions: int = 0  # of an embedding
@@ -412,7 +426,7 @@ class Engine(Protocol):
         ...
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        """Embed all texts of the request."""
+        """Embed, or score, all texts of the request."""
         ...
 
     async def count(self, request: GenerateRequest | EmbedRequest) -> int:

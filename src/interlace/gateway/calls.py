@@ -111,7 +111,7 @@ Happening = PartStarted | Delta | Embeddings | Done
 
 def input_texts(ask: Ask) -> list[str]:
     """Every text of the ask that a model would read, or that shapes what it writes."""
-    texts = [] if ask.embed is None else [*ask.embed.texts]
+    texts = [] if ask.embed is None else [*ask.embed.read]
     for request in ask.generate:
         texts += texts_of(request)
     return texts

@@ -25,6 +25,16 @@ from interlace.gateway.rendering import Dialect, Heed, unheeded
 from interlace.gateway.responses_answer import Response
 from interlace.gateway.responses_body import ResponsesBody
 from interlace.gateway.responses_table import RESPONSES
+from interlace.gateway.scoring import (
+    CLASSIFY,
+    RERANK,
+    ClassificationList,
+    ClassifyBody,
+    RerankBody,
+    RerankList,
+    parse_classify,
+    parse_rerank,
+)
 from interlace.gateway.styles import ANTHROPIC, OPENAI, Style
 from interlace.gateway.translation import Table
 
@@ -91,6 +101,28 @@ DIALECTS: Mapping[str, Spoken] = MappingProxyType(
             answer=EmbeddingList,
             table=EMBEDDINGS,
             parse=parse_embedding,
+            streams=False,
+        ),
+        "jina.rerank": Spoken(
+            title="Jina's and Cohere's rerank",
+            about="Order documents by how well they answer a query.",
+            name="rerank",
+            path="/v1/rerank",
+            body=RerankBody,
+            answer=RerankList,
+            table=RERANK,
+            parse=parse_rerank,
+            streams=False,
+        ),
+        "vllm.classify": Spoken(
+            title="vLLM's classify",
+            about="Classify texts.",
+            name="classify",
+            path="/v1/classify",
+            body=ClassifyBody,
+            answer=ClassificationList,
+            table=CLASSIFY,
+            parse=parse_classify,
             streams=False,
         ),
         "anthropic.messages": Spoken(

@@ -125,7 +125,12 @@ class EmbeddingRendering:
     def _row(self, row: bytes) -> list[float] | str:
         if self._base64:
             return base64.b64encode(row).decode()
-        numbers = array("f", row)
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        return numbers.tolist()
+        return numbers_of(row)
+
+
+def numbers_of(row: bytes) -> list[float]:
+    """The numbers of a row of an `Embeddings`."""
+    numbers = array("f", row)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist()

@@ -171,6 +171,8 @@ def _known(engine: Engine) -> Capabilities:
 def _kind(can: Capabilities) -> str | None:
     if can.embed:
         return "embeddings"
+    if can.labels:
+        return "rerank" if len(can.labels) == 1 else "classify"
     if can.generate:
         return "chat" if can.chat else "completions"
     return None

@@ -20,6 +20,7 @@ from interlace.gateway.openai_embeddings import parse_embedding
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.routing import Standing, asked_of, models_of, seed_of
 from interlace.gateway.routing.explain import Explanation, explain
+from interlace.gateway.scoring import parse_rerank
 from interlace.ledger import Registry
 from interlace.ledger.operations import Operation
 from interlace.ledger.operations.words import Input, Nothing, Word, Words, moment_of
@@ -87,7 +88,9 @@ def route_operations(pipeline: Pipeline) -> tuple[Operation, ...]:
 def ask_of(request: dict[str, Any]) -> Ask:
     """The ask of a body, of whichever endpoint it is for; raises `InvalidRequest`."""
     parse: Any = parse_chat
-    if "input" in request:
+    if "documents" in request:
+        parse = parse_rerank
+    elif "input" in request:
         parse = parse_embedding
     elif "prompt" in request:
         parse = parse_completion

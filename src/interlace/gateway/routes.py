@@ -71,7 +71,9 @@ def ready_capabilities(engine: Engine) -> Capabilities:
 def check_fits(work: GenerateRequest | EmbedRequest, can: Capabilities, dimensions: int | None = None) -> None:
     """Raise `InvalidRequest` when the engine cannot do this work at all."""
     if isinstance(work, EmbedRequest):
-        if not can.embed:
+        if work.purpose == "score":
+            _check_scores(work, can)
+        elif not can.embed:
             raise InvalidRequest("This model makes no embeddings.", param="model", code="model_not_supported")
         if dimensions is not None and dimensions != can.dimensions:
             have = f"have {can.dimensions} dimensions and" if can.dimensions else "are as its provider makes them, and"
@@ -79,7 +81,8 @@ def check_fits(work: GenerateRequest | EmbedRequest, can: Capabilities, dimensio
         _check_ids((token for row in work.ids for token in row), can, "input")
         return
     if not can.generate:
-        raise InvalidRequest("This model only makes embeddings.", param="model", code="model_not_supported")
+        only = "only scores texts: use /v1/rerank or /v1/classify" if can.labels else "only makes embeddings"
+        raise InvalidRequest(f"This model {only}.", param="model", code="model_not_supported")
     if work.messages is not None and not can.chat:
         raise InvalidRequest(
             "This model has no chat template. Use /v1/completions with a prompt.",
@@ -90,6 +93,17 @@ def check_fits(work: GenerateRequest | EmbedRequest, can: Capabilities, dimensio
         raise InvalidRequest("This model cannot call tools.", param="tools", code="model_not_supported")
     _check_ids(work.prompt_ids or (), can, "prompt")
     _check_ids(work.sampling.logit_bias, can, "logit_bias")
+
+
+def _check_scores(work: EmbedRequest, can: Capabilities) -> None:
+    if not can.labels:
+        raise InvalidRequest("This model scores no texts.", param="model", code="model_not_supported")
+    if work.query is not None and len(can.labels) != 1:
+        raise InvalidRequest(
+            f"This model gives a text {len(can.labels)} scores, so it orders nothing: use /v1/classify.",
+            param="model",
+            code="model_not_supported",
+        )
 
 
 def _check_ids(ids: Iterable[int], can: Capabilities, param: str) -> None:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from interlace.config import REMOTE, BreakerSettings, ModelSettings, RouteSettings, Settings
 from interlace.deposits import Deposits
-from interlace.engines.types import Engine
+from interlace.engines.types import Capabilities, Engine
 from interlace.errors import ConfigError
 from interlace.gateway.admission import Admission
 from interlace.gateway.app import State, make_app
@@ -396,7 +396,7 @@ def _instructions(settings: Settings, url: str, engines: Mapping[str, Engine]) -
     lines = ["", f"  URL      {url}/v1", f"  API key  {shown}"]
     for name, engine in engines.items():
         if engine.health().state == "ready":
-            paste = _curl(url, key, name, embeds=engine.capabilities().embed)
+            paste = _curl(url, key, name, engine.capabilities())
             if settings.tls.certificate is not None:  # curl would need a host name and an authority we do not know
                 paste = f"interlace chat {name}"
             lines += ["", "Try it:", "", paste]
@@ -404,10 +404,10 @@ def _instructions(settings: Settings, url: str, engines: Mapping[str, Engine]) -
     return "\n".join(lines)
 
 
-def _curl(url: str, key: str, model: str, *, embeds: bool) -> str:
+def _curl(url: str, key: str, model: str, can: Capabilities) -> str:
     question = "What is the capital of France?"
-    if embeds:
-        path, body = "embeddings", f'"input": "{question}"'
+    if can.embed or can.labels:
+        path, body = ("embeddings" if can.embed else "classify"), f'"input": "{question}"'
     else:
         path, body = "chat/completions", f'"temperature": 0, "messages": [{{"role": "user", "content": "{question}"}}]'
     headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'

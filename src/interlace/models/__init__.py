@@ -6,7 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interlace.models.architecture import Architecture, BertArchitecture, LlamaArchitecture, read_architecture
+    from interlace.models.architecture import (
+        Activation,
+        Architecture,
+        DecoderArchitecture,
+        EncoderArchitecture,
+        Layer,
+        Rope,
+        read_architecture,
+    )
     from interlace.models.catalogue import known_models
     from interlace.models.checkpoint import Checkpoint, Manifest, SuggestedSampling
     from interlace.models.lock import HeldLock, try_lock
@@ -23,17 +31,20 @@ if TYPE_CHECKING:
         verify_checkpoint,
     )
     from interlace.models.table import print_table
-    from interlace.models.tensors import check_tensors
+    from interlace.models.tensors import check_tensors, expected_shapes, head_modules
     from interlace.models.weights import StoredTensor, Weights, dequantise, open_weights
 
 # name → the module that has it
 _HOMES = {
+    "Activation": "architecture",
     "Architecture": "architecture",
-    "BertArchitecture": "architecture",
     "Checkpoint": "checkpoint",
+    "DecoderArchitecture": "architecture",
+    "EncoderArchitecture": "architecture",
     "HeldLock": "lock",
-    "LlamaArchitecture": "architecture",
+    "Layer": "architecture",
     "Manifest": "checkpoint",
+    "Rope": "architecture",
     "StoredTensor": "weights",
     "SuggestedSampling": "checkpoint",
     "Weights": "weights",
@@ -42,9 +53,11 @@ _HOMES = {
     "check_tensors": "tensors",
     "default_home": "store",
     "dequantise": "weights",
+    "expected_shapes": "tensors",
     "find_checkpoint": "store",
     "get_checkpoint": "store",
     "gguf_metadata": "metadata",
+    "head_modules": "tensors",
     "known_models": "catalogue",
     "list_checkpoints": "store",
     "memory_needed": "room",
@@ -59,12 +72,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Activation",
     "Architecture",
-    "BertArchitecture",
     "Checkpoint",
+    "DecoderArchitecture",
+    "EncoderArchitecture",
     "HeldLock",
-    "LlamaArchitecture",
+    "Layer",
     "Manifest",
+    "Rope",
     "StoredTensor",
     "SuggestedSampling",
     "Weights",
@@ -73,9 +89,11 @@ __all__ = [
     "check_tensors",
     "default_home",
     "dequantise",
+    "expected_shapes",
     "find_checkpoint",
     "get_checkpoint",
     "gguf_metadata",
+    "head_modules",
     "known_models",
     "list_checkpoints",
     "memory_needed",

@@ -6,14 +6,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from interlace.models.families import FAMILIES, Norm
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
 
 @dataclass(frozen=True, slots=True)
-class LlamaArchitecture:
-    """A decoder of the Llama family (RMSNorm, rotary positions, SwiGLU, grouped-query attention, no biases).
+class Rope:
+    """Rotary positions (Su et al., 2021): pair i of a head turns by `position * frequencies[i]`.
 
-    All sizes are counts of elements; `rope_theta` is the rotary base; `context_length` is in tokens.
+    The pairs are the halves of the head's first `2 * len(frequencies)` elements; the rest stays as it is. cosine and
+    sine are multiplied by `scale`.
     """
 
+    frequencies: tuple[float, ...]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one layer's attention sees: `rope` None, no positions; `window` tokens, its own included (0: all)."""
+
+    rope: Rope | None
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderArchitecture:
+    """A decoder; which parts it has and what they are called is in `FAMILIES[family]`.
+
+    All sizes are counts of elements; `context_length` is in tokens. `pattern` repeats over the layers. `biased`: the
+    roles that have a bias. `positions`: rows of the table of learned positions, 0 for none. `norm_offset` is added to
+    the weights of norms. A score or logit x becomes `cap * tanh(x / cap)`; a cap of 0 leaves it alone.
+    """
+
+    family: str
     layers: int
     hidden: int
     heads: int
@@ -22,17 +49,42 @@ class LlamaArchitecture:
     feed_forward: int
     vocabulary: int
     context_length: int
-    rope_theta: float
-    rms_epsilon: float
+    norm_epsilon: float
     tied_embeddings: bool  # the head is the embedding matrix
+    pattern: tuple[Layer, ...]
+    activation: Activation = "silu"
+    biased: frozenset[str] = frozenset()
+    positions: int = 0
+    norm: Norm = "rms"
+    norm_offset: float = 0.0
+    embedding_scale: float = 1.0
+    attention_scale: float = 1.0
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
 
-    family: Literal["llama"] = "llama"
+    def has(self, role: str) -> bool:
+        """Whether layers of this family have that part."""
+        return role in FAMILIES[self.family].names
+
+    def name(self, role: str, layer: int = 0) -> str:
+        """The module of that role, in that layer where it is a layer's."""
+        return FAMILIES[self.family].names[role].format(layer)
+
+    def layer(self, number: int) -> Layer:
+        """What sets layer `number` apart."""
+        return self.pattern[number % len(self.pattern)]
 
 
 @dataclass(frozen=True, slots=True)
-class BertArchitecture:
-    """An encoder of the BERT family, for embeddings. `max_tokens` is the sentence config's limit, special tokens in."""
+class EncoderArchitecture:
+    """An encoder of the BERT or RoBERTa family. `max_tokens` is the sentence config's limit, special tokens in.
 
+    The first token of a text has position `first_position`. With `labels` it has a head that scores a text or a pair
+    of texts for each of them, and `scores` says how its numbers become scores; without, it embeds: `pooling` and
+    `normalize` say how.
+    """
+
+    family: str
     layers: int
     hidden: int
     heads: int
@@ -41,15 +93,16 @@ class BertArchitecture:
     positions: int
     token_types: int
     norm_epsilon: float
-    activation: str
+    activation: Activation
     max_tokens: int
     pooling: Literal["cls", "mean", "max", "mean_sqrt_len"]
     normalize: bool
+    first_position: int = 0
+    labels: tuple[str, ...] = ()
+    scores: Literal["softmax", "sigmoid", "plain"] = "softmax"
 
-    family: Literal["bert"] = "bert"
 
-
-Architecture = LlamaArchitecture | BertArchitecture
+Architecture = DecoderArchitecture | EncoderArchitecture
 
 
 def read_architecture(path: Path) -> Architecture:

@@ -1,4 +1,4 @@
-"""The dimensions of a Llama decoder or BERT encoder from a Hugging Face folder's JSON files."""
+"""The dimensions of a decoder or encoder from a Hugging Face folder's JSON files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from interlace.errors import CheckpointError
-from interlace.models.architecture import Architecture, BertArchitecture, LlamaArchitecture
+from interlace.models.architecture import Architecture, EncoderArchitecture
+from interlace.models.decoder_hf import ACTIVATIONS, decoder_architecture
+from interlace.models.families import FAMILIES
 from interlace.models.fields import Fields
 from interlace.models.layout import read_json, read_json_value
 
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len"]
+Scores = Literal["softmax", "sigmoid", "plain"]
 
 _POOLINGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
@@ -24,7 +27,8 @@ _POOLING_NAMES: dict[str, Pooling] = {
     "max": "max",
     "mean_sqrt_len_tokens": "mean_sqrt_len",
 }
-_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+ENCODERS = ("bert", "roberta", "xlm-roberta")
+_LABELS_MAX = 1 << 16
 
 
 def folder_architecture(folder: Path) -> Architecture:
@@ -33,69 +37,34 @@ def folder_architecture(folder: Path) -> Architecture:
     family = fields.word("model_type")
     fields.must_be_off("quantization_config")
     fields.must_be_off("auto_map")  # the model is defined by code in the repository, which never runs here
-    if family == "llama":
-        return _llama(fields)
-    if family == "bert":
-        return _bert(fields, folder)
-    raise CheckpointError(f"config.json: model_type is {family[:40]!r}; this engine runs llama and bert.")
-
-
-def _llama(fields: Fields) -> LlamaArchitecture:
-    for name in ("attention_bias", "mlp_bias", "sliding_window", "num_local_experts", "logit_scale"):
-        fields.must_be_off(name)
-    fields.must_be_off("partial_rotary_factor", 1)
-    fields.must_be_off("hidden_act", "silu", "swish")
-    hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
-    kv_heads = fields.count("num_key_value_heads", heads)
-    head_dim = fields.count("head_dim", max(hidden // heads, 1))
-    if heads % kv_heads or head_dim % 2:
-        raise CheckpointError(f"config.json: {heads} heads of {head_dim} over {kv_heads} key heads cannot be built.")
-    return LlamaArchitecture(
-        layers=fields.count("num_hidden_layers"),
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        feed_forward=fields.count("intermediate_size"),
-        vocabulary=fields.count("vocab_size"),
-        context_length=fields.count("max_position_embeddings", 2048),
-        rope_theta=_rope_theta(fields),
-        rms_epsilon=fields.number("rms_norm_eps", 1e-6),
-        tied_embeddings=fields.flag("tie_word_embeddings", False),
+    if family in FAMILIES:
+        return decoder_architecture(family, fields)
+    if family in ENCODERS:
+        return _encoder(family, fields, folder)
+    raise CheckpointError(
+        f"config.json: model_type is {family[:40]!r}; this engine runs {', '.join([*FAMILIES, *ENCODERS])}."
     )
 
 
-def _rope_theta(fields: Fields) -> float:
-    """The rotary base: newer files keep it in `rope_parameters`, older ones beside a `rope_scaling`."""
-    for name in ("rope_parameters", "rope_scaling"):
-        rope = fields.values.get(name)
-        if rope is None:
-            continue
-        if not isinstance(rope, dict):
-            raise fields.wrong(name, rope, "an object")
-        inner = Fields(rope, f"config.json, {name}")
-        inner.must_be_off("rope_type", "default")
-        inner.must_be_off("type", "default")
-        inner.must_be_off("factor", 1)
-        inner.must_be_off("partial_rotary_factor", 1)
-        if rope.get("rope_theta") is not None:
-            return inner.number("rope_theta")
-    return fields.number("rope_theta", 10000.0)
-
-
-def _bert(fields: Fields, folder: Path) -> BertArchitecture:
+def _encoder(family: str, fields: Fields, folder: Path) -> EncoderArchitecture:
     for name in ("is_decoder", "add_cross_attention"):
         fields.must_be_off(name)
     fields.must_be_off("position_embedding_type", "absolute")
     activation = fields.word("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
-        raise fields.wrong("hidden_act", activation, f"one of {', '.join(_ACTIVATIONS)}")
+    if activation not in ACTIVATIONS:
+        raise fields.wrong("hidden_act", activation, f"one of {', '.join(ACTIVATIONS)}")
     hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
     if hidden % heads:
         raise CheckpointError(f"config.json: hidden_size {hidden} is not a multiple of {heads} heads.")
     positions = fields.count("max_position_embeddings", 512)
-    pooling, normalize = _sentence_modules(folder)
-    return BertArchitecture(
+    # RoBERTa counts positions from the one after its padding token's id.
+    first = 0 if family == "bert" else fields.index("pad_token_id", 1) + 1
+    if first >= positions:
+        raise fields.wrong("pad_token_id", first - 1, f"an id below the {positions} positions")
+    labels, scores = _labels(fields)
+    pooling, normalize = _sentence_modules(folder) if not labels else ("cls", False)
+    return EncoderArchitecture(
+        family=family,
         layers=fields.count("num_hidden_layers"),
         hidden=hidden,
         heads=heads,
@@ -104,11 +73,33 @@ def _bert(fields: Fields, folder: Path) -> BertArchitecture:
         positions=positions,
         token_types=fields.count("type_vocab_size", 2),
         norm_epsilon=fields.number("layer_norm_eps", 1e-12),
-        activation=activation,
-        max_tokens=min(positions, _sentence_limit(folder, positions)),
+        activation=ACTIVATIONS[activation],
+        max_tokens=min(positions - first, _sentence_limit(folder, positions - first)),
         pooling=pooling,
         normalize=normalize,
+        first_position=first,
+        labels=labels,
+        scores=scores,
     )
+
+
+def _labels(fields: Fields) -> tuple[tuple[str, ...], Scores]:
+    """The labels of a model that classifies sequences, in order, and what its numbers become; none for an embedder."""
+    built = fields.values.get("architectures")
+    if not isinstance(built, list) or not any(str(name).endswith("ForSequenceClassification") for name in built):
+        return (), "plain"
+    named = fields.values.get("id2label")
+    if named is None:
+        named = {str(number): f"LABEL_{number}" for number in range(fields.count("num_labels", 2))}
+    if not isinstance(named, dict) or not 0 < len(named) <= _LABELS_MAX:
+        raise fields.wrong("id2label", named, "an object of labels by number")
+    labels = tuple(label for number in range(len(named)) if isinstance(label := named.get(str(number)), str))
+    if len(labels) != len(named):
+        raise fields.wrong("id2label", named, "an object of labels by number, from 0 on")
+    problem = fields.values.get("problem_type")
+    if problem == "regression":
+        return labels, "plain"
+    return labels, "sigmoid" if len(labels) == 1 or problem == "multi_label_classification" else "softmax"
 
 
 def _sentence_limit(folder: Path, positions: int) -> int:

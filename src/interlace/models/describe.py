@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from interlace.errors import CheckpointError
-from interlace.models.architecture import Architecture, LlamaArchitecture, read_architecture
+from interlace.models.architecture import Architecture, DecoderArchitecture, read_architecture
 from interlace.models.checkpoint import SuggestedSampling
 from interlace.models.layout import Format, Layout, locate, read_json
 from interlace.models.metadata import gguf_metadata
@@ -63,7 +63,7 @@ def describe(path: Path) -> Description:
 
 
 def _context_length(architecture: Architecture) -> int:
-    return architecture.context_length if isinstance(architecture, LlamaArchitecture) else architecture.max_tokens
+    return architecture.context_length if isinstance(architecture, DecoderArchitecture) else architecture.max_tokens
 
 
 def spdx(identifier: object) -> str | None:

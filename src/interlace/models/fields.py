@@ -28,12 +28,23 @@ class Fields:
             raise self.wrong(name, value, "a positive count")
         return value
 
+    def index(self, name: str, default: Any = _MISSING) -> int:
+        """A count that may be zero, an id; `null` counts as absent."""
+        return 0 if self.values.get(name) == 0 else self.count(name, default)
+
     def number(self, name: str, default: Any = _MISSING) -> float:
         """A positive, finite number; `null` counts as absent."""
         value = self._get(name, default)
         if type(value) not in (int, float) or not 0 < value < 1e30 or not math.isfinite(value):
             raise self.wrong(name, value, "a positive number")
         return float(value)
+
+    def numbers(self, name: str, count: int) -> list[float]:
+        """A list of `count` positive, finite numbers."""
+        value = self._get(name, _MISSING)
+        if not isinstance(value, list) or len(value) != count:
+            raise self.wrong(name, value, f"a list of {count} numbers")
+        return [Fields({name: item}, self.where).number(name) for item in value]
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false; `null` counts as absent."""

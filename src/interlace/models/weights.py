@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from interlace.errors import CheckpointError
+from interlace.models.families import FAMILIES, gguf_family
 from interlace.models.gguf_file import read_gguf
-from interlace.models.layout import Layout, locate, read_index
+from interlace.models.layout import Layout, locate, read_index, read_json
 from interlace.models.safetensors_file import read_safetensors
 
 # How typed kinds lie in memory; every other kind is a row of opaque bytes.
@@ -23,23 +24,8 @@ _TYPED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 _INTEGERS = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "<u1", "U16": "<u2", "U32": "<u4",
              "U64": "<u8", "BOOL": "<u1"}  # fmt: skip
 
-_GGUF_OUTER = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_GGUF_BLOCK = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_GGUF_BLOCK_NAME = re.compile(r"blk\.(0|[1-9][0-9]{0,4})\.([a-z_]+)\.weight")
+_GGUF_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,4})\.(.+)")
+_GGUF_EXTRA = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # of the architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +51,7 @@ class _Place:
     shape: tuple[int, ...]
     start: int
     bytes: int
+    transposed: bool = False  # the file has [inputs, outputs]; `shape` is the other way round, as everywhere else
 
 
 class Weights:
@@ -73,9 +60,9 @@ class Weights:
     `rope_permuted` says that q and k rows lie in GGUF's interleaved order, which the engine must undo.
     """
 
-    def __init__(self, layout: Layout, places: Mapping[str, _Place]) -> None:
+    def __init__(self, layout: Layout, places: Mapping[str, _Place], *, rope_permuted: bool = False) -> None:
         self.format = layout.format
-        self.rope_permuted = layout.format == "gguf"
+        self.rope_permuted = rope_permuted
         self._places = places
         self._maps = [_map(file) for file in layout.weights]
 
@@ -113,6 +100,9 @@ class Weights:
         if dtype is None:
             rows = int(np.prod(place.shape[:-1], dtype=np.int64))
             return StoredTensor(name, place.shape, place.kind, raw.reshape(rows, -1))
+        if place.transposed:
+            turned = np.ascontiguousarray(raw.view(dtype).reshape(place.shape[::-1]).T)
+            return StoredTensor(name, place.shape, place.kind, turned)
         # Graph runtimes want aligned memory; a safetensors header need not leave its data aligned.
         data = np.require(raw.view(dtype).reshape(place.shape), requirements="A")
         return StoredTensor(name, place.shape, place.kind, data)
@@ -147,51 +137,75 @@ def _dequantise_blocks(tensor: StoredTensor) -> npt.NDArray[np.float32]:
 def open_weights(path: Path) -> Weights:
     """Map the weights at `path` (GGUF file, folder with one, or safetensors folder) after validating every header.
 
-    Raises CheckpointError for anything unsound, and for a GGUF tensor the Llama family does not have.
+    Raises CheckpointError for anything unsound, and for a GGUF tensor that the file's family does not have.
     """
     layout = locate(path)
-    places = _gguf_places(layout) if layout.format == "gguf" else _safetensors_places(layout)
-    return Weights(layout, places)
+    if layout.format == "gguf":
+        return _gguf_weights(layout)
+    return Weights(layout, _safetensors_places(layout, read_json(layout.folder / "config.json").get("model_type")))
 
 
-def _gguf_places(layout: Layout) -> dict[str, _Place]:
+def _gguf_weights(layout: Layout) -> Weights:
     file = layout.weights[0]
-    tensors = read_gguf(file).tensors
-    return {
-        canonical_name(name, file.name): _Place(0, tensor.kind, tensor.shape, tensor.start, tensor.bytes)
-        for name, tensor in tensors.items()
+    content = read_gguf(file)
+    family = gguf_family(content.metadata.get("general.architecture"), file.name)
+    places = {
+        canonical_name(name, family, file.name): _Place(0, tensor.kind, tensor.shape, tensor.start, tensor.bytes)
+        for name, tensor in content.tensors.items()
     }
+    return Weights(layout, places, rope_permuted=FAMILIES[family].permuted)
 
 
-def canonical_name(gguf_name: str, file_name: str) -> str:
-    """The Hugging Face name of a GGUF tensor; CheckpointError for one that a Llama decoder would silently ignore."""
-    if gguf_name in _GGUF_OUTER:
-        return _GGUF_OUTER[gguf_name]
-    found = _GGUF_BLOCK_NAME.fullmatch(gguf_name)
-    if found is None or found[2] not in _GGUF_BLOCK:
-        raise CheckpointError(f"{file_name} has a tensor {gguf_name!r}, which the Llama family does not have.")
-    return f"model.layers.{found[1]}.{_GGUF_BLOCK[found[2]]}.weight"
+def canonical_name(gguf_name: str, family: str, file_name: str) -> str:
+    """The family's own name of a GGUF tensor; CheckpointError for one that its graph would silently ignore."""
+    if gguf_name in _GGUF_EXTRA:
+        return gguf_name
+    block = _GGUF_BLOCK.fullmatch(gguf_name)
+    stem, _, kind = (f"blk.{{}}.{block[2]}" if block else gguf_name).rpartition(".")
+    role = FAMILIES[family].gguf_roles().get(stem)
+    if role is None or kind not in ("weight", "bias"):
+        raise CheckpointError(f"{file_name} has a tensor {gguf_name[:100]!r}, which the {family} family does not have.")
+    return f"{FAMILIES[family].names[role].format(block[1] if block else '')}.{kind}"
 
 
-def _safetensors_places(layout: Layout) -> dict[str, _Place]:
+def _safetensors_places(layout: Layout, family: Any) -> dict[str, _Place]:
     places: dict[str, _Place] = {}
     owners: dict[str, Path] = {}
+    transposed = _transposed(family)
     for number, file in enumerate(layout.weights):
         for name, tensor in read_safetensors(file).items():
-            canonical = name.removeprefix("bert.")
+            canonical = _folder_name(name, family)
             if canonical in places:
                 raise CheckpointError(f"The tensor {name} is in {owners[canonical].name} and in {file.name}.")
-            places[canonical] = _Place(number, tensor.kind, tensor.shape, tensor.start, tensor.bytes)
+            turned = transposed is not None and len(tensor.shape) == 2 and transposed.fullmatch(canonical) is not None
+            shape = tensor.shape[::-1] if turned else tensor.shape
+            places[canonical] = _Place(number, tensor.kind, shape, tensor.start, tensor.bytes, turned)
             owners[canonical] = file
     if len(layout.weights) > 1:
-        _check_index(layout, owners)
+        _check_index(layout, owners, family)
     return places
 
 
-def _check_index(layout: Layout, owners: Mapping[str, Path]) -> None:
+def _folder_name(name: str, family: Any) -> str:
+    """The name of a tensor with the prefix it has in a whole model; files of a bare decoder or encoder differ."""
+    if family == "gpt2":
+        return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
+    return name.removeprefix("bert.").removeprefix("roberta.")
+
+
+def _transposed(family: Any) -> re.Pattern[str] | None:
+    """What the weights that the family's files hold as [inputs, outputs] are called."""
+    table = FAMILIES.get(family) if isinstance(family, str) else None
+    if table is None or not table.transposed:
+        return None
+    names = (re.escape(table.names[role]).replace(r"\{\}", r"\d+") for role in sorted(table.transposed))
+    return re.compile(rf"({'|'.join(names)})\.weight")
+
+
+def _check_index(layout: Layout, owners: Mapping[str, Path], family: Any) -> None:
     """Every tensor the index names must lie in the shard it names: a missing one would surface much later."""
     for name, shard in read_index(layout.folder / "model.safetensors.index.json").items():
-        owner = owners.get(name.removeprefix("bert."))
+        owner = owners.get(_folder_name(name, family))
         if owner is None or owner.name != shard:
             raise CheckpointError(f"The index says that {name} is in {shard}, but it is not there.")
 

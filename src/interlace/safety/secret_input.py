@@ -48,8 +48,8 @@ class Cleaner:
     def clean(self, work: Work) -> Work:
         """The request with its secrets masked, or the very same where it has none. Raises `ContentFiltered`."""
         if isinstance(work, EmbedRequest):
-            texts = tuple(map(self.text, work.texts))
-            return work if texts == work.texts else _replace(work, texts=texts)
+            texts, query = tuple(map(self.text, work.texts)), work.query and self.text(work.query)
+            return work if (texts, query) == (work.texts, work.query) else _replace(work, texts=texts, query=query)
         messages = None if work.messages is None else tuple(map(self._message, work.messages))
         prompt = None if work.prompt is None else self.text(work.prompt)
         tools = tuple(map(self._tool, work.tools))
@@ -146,7 +146,7 @@ class Cleaner:
 def size_of(work: GenerateRequest | EmbedRequest) -> int:
     """About how many characters there are to look at."""
     if isinstance(work, EmbedRequest):
-        return sum(map(len, work.texts))
+        return sum(map(len, work.read))
     return sum(map(len, texts_of(work)))
 
 

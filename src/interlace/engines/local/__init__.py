@@ -1,4 +1,4 @@
-"""The default engines: a Llama-family decoder with continuous batching, and a BERT-family embedder.
+"""The default engines: a decoder with continuous batching, and an encoder that embeds or scores texts.
 
 The front door is `load_core`, which an engine host calls in its own process; everything heavy is imported there.
 """

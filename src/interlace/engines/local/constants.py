@@ -6,10 +6,16 @@ fuses into its matrix product, so that the bytes in memory stay as small as the 
 | stored | kept as | error |
 |---|---|---|
 | F32, F16, BF16 | the same | none |
-| Q4_1 | u4, groups of 32, float scale and float zero point `-min/scale` | one float rounding |
 | Q4_0 | u4, groups of 32, float scale, zero point 8 | none |
+| Q4_1, Q4_K | u4, groups of 32, float scale and float zero point `-min/scale` | one float rounding |
+| Q2_K | u4 (its two bits in four), groups of 16, float scale and float zero point | one float rounding |
+| Q3_K | u4 (its three bits in four), groups of 16, float scale, zero point 4 | one float rounding |
 | Q8_0 | i8, groups of 32, float scale | none |
-| all else (K-quants, ...) | f16 | half a unit in the eleventh bit; measured and reported |
+| Q5_0, Q6_K | i8 (their five and six bits in eight), groups of 32 and 16, float scale | one float rounding |
+| Q5_1, Q5_K | u8 (their five bits in eight), groups of 32, float scale and float zero point | one float rounding |
+| all else (IQ kinds, ...) | f16 | half a unit in the eleventh bit; measured and reported |
+
+An embedding table, which is looked up row by row, is kept so too where its kind takes eight bits; else as f16.
 
 The zero point of Q4_1 must stay a float: rounding it to an integer, as other loaders do, changed one greedy token
 in four of SmolLM2's (see docs/explanation/decisions).
@@ -26,12 +32,11 @@ import openvino as ov
 from openvino import Type
 from openvino import opset13 as ops
 
+from interlace.engines.local.quantised import GROUPED_KINDS, Grouped, grouped
 from interlace.models import StoredTensor, Weights
 
 Array = np.ndarray[Any, Any]
 Precision = Literal["file", "f32", "bf16", "int8"]
-
-GROUP = 32  # elements that share a scale in Q4_0, Q4_1 and Q8_0
 
 
 @dataclass
@@ -74,9 +79,10 @@ class ConstantMaker:
         """A function from ids [T] to rows [T, columns] of `name`: an embedding look-up that decodes only what it
         looks up."""
         stored = self.weights.stored(name)
-        if self.precision == "file" and stored.kind == "Q8_0":
-            quants, scales = split_q8_0(stored)
-            return lambda ids: _decode_rows(ids, quants, scales)
+        if self.precision == "file" and stored.kind in GROUPED_KINDS:
+            parts = grouped(stored)
+            if parts.bits == 8:
+                return lambda ids: _decode_rows(ids, parts)
         if self.precision == "file" and stored.kind in _FLOAT_TYPES:
             constant = self._float_constant(stored)
         elif self.precision == "file":
@@ -93,13 +99,11 @@ class ConstantMaker:
         if self.precision == "int8":
             return lambda rows: self._int8(name, rows)
         stored = self.weights.stored(name)
-        by_kind: dict[str, Callable[[Array | None], ov.Node]] = {
-            "Q4_0": lambda rows: self._q4(stored, rows),
-            "Q4_1": lambda rows: self._q4(stored, rows),
-            "Q8_0": lambda rows: self._q8_0(stored, rows),
-            **dict.fromkeys(_FLOAT_TYPES, lambda rows: _to_f32(self._float_constant(stored, rows))),
-        }
-        return by_kind.get(stored.kind, lambda rows: _to_f32(self._half(name, rows)))
+        if stored.kind in GROUPED_KINDS:
+            return lambda rows: self._grouped(stored, rows)
+        if stored.kind in _FLOAT_TYPES:
+            return lambda rows: _to_f32(self._float_constant(stored, rows))
+        return lambda rows: _to_f32(self._half(name, rows))
 
     def _f32(self, name: str, rows: Array | None) -> ov.Node:
         self.report.count(self.precision)
@@ -131,65 +135,25 @@ class ConstantMaker:
         self.report.count("int8", float(np.abs(quants * scale - exact).max(initial=0.0)) / largest)
         return ops.multiply(_to_f32(ops.constant(quants)), ops.constant(scale.astype(np.float32)))
 
-    def _q4(self, stored: StoredTensor, rows: Array | None) -> ov.Node:
-        split = split_q4_1 if stored.kind == "Q4_1" else split_q4_0
-        packed, scales, zeros = split(stored)
-        count, columns = stored.shape
-        packed, scales, zeros = _take(packed, rows), _take(scales, rows), _take(zeros, rows)
-        self.report.count(f"u4 ({stored.kind})")
-        packed = np.ascontiguousarray(packed)
-        tensor = ov.Tensor(packed, ov.Shape([count, columns // GROUP, GROUP]), Type.u4)
-        self.buffers += [packed, tensor]
-        centred = ops.subtract(_to_f32(ov.op.Constant(tensor)), ops.constant(np.ascontiguousarray(zeros)))
-        return _flat(ops.multiply(centred, ops.constant(np.ascontiguousarray(scales))), stored.shape)
+    def _grouped(self, stored: StoredTensor, rows: Array | None) -> ov.Node:
+        parts = grouped(stored).taken(rows)
+        self.report.count(f"{parts.kept} ({stored.kind})")
+        values = _to_f32(ops.constant(parts.quants) if parts.bits == 8 else self._packed(parts.quants))
+        if parts.zeros is not None:
+            values = ops.subtract(values, ops.constant(parts.zeros))
+        return _flat(ops.multiply(values, ops.constant(parts.scales)), stored.shape)
 
-    def _q8_0(self, stored: StoredTensor, rows: Array | None) -> ov.Node:
-        quants, scales = split_q8_0(stored)
-        self.report.count("i8 (Q8_0)")
-        grouped = ops.constant(np.ascontiguousarray(_take(quants, rows)))
-        return _flat(
-            ops.multiply(_to_f32(grouped), ops.constant(np.ascontiguousarray(_take(scales, rows)))), stored.shape
-        )
+    def _packed(self, quants: Array) -> ov.Node:
+        """Elements of four bits, two neighbours in a byte, low half first."""
+        packed = np.ascontiguousarray(quants[..., 0::2] | (quants[..., 1::2] << 4))
+        tensor = ov.Tensor(packed, ov.Shape(list(quants.shape)), Type.u4)
+        self.buffers += [packed, tensor]
+        return ov.op.Constant(tensor)
 
 
 _FLOAT_TYPES = ("F32", "F16", "BF16")
-KEPT_AS_STORED = (*_FLOAT_TYPES, "Q4_0", "Q4_1", "Q8_0")
-
-
-def split_q4_1(stored: StoredTensor) -> tuple[Array, Array, Array]:
-    """Q4_1 bytes [rows, groups * 20] → packed u4 [rows, groups, 16], scale and zero point [rows, groups, 1] float32.
-
-    A block is a half-precision scale and minimum, then 16 bytes: byte j holds element j in its low half and element
-    j + 16 in its high half (GGML's layout); OpenVINO wants neighbours in one byte.
-    """
-    blocks = stored.data.reshape(stored.shape[0], -1, 20)
-    scale = blocks[..., 0:2].copy().view(np.float16).astype(np.float32)
-    minimum = blocks[..., 2:4].copy().view(np.float16).astype(np.float32)
-    flat = scale == 0  # all elements equal the minimum: value = (q - z) * s with q = 0, s = 1, z = -minimum
-    safe = np.where(flat, np.float32(1), scale)
-    quants = np.where(flat, np.uint8(0), blocks[..., 4:])
-    return _neighbours(quants), safe, -minimum / safe
-
-
-def split_q4_0(stored: StoredTensor) -> tuple[Array, Array, Array]:
-    """Q4_0 bytes [rows, groups * 18] → packed u4, scale, zero point 8, in the shapes of `split_q4_1`."""
-    blocks = stored.data.reshape(stored.shape[0], -1, 18)
-    scale = blocks[..., 0:2].copy().view(np.float16).astype(np.float32)
-    return _neighbours(blocks[..., 2:]), scale, np.full_like(scale, 8)
-
-
-def split_q8_0(stored: StoredTensor) -> tuple[Array, Array]:
-    """Q8_0 bytes [rows, groups * 34] → int8 [rows, groups, 32] and scale [rows, groups, 1] float32."""
-    blocks = stored.data.reshape(stored.shape[0], -1, 34)
-    scale = blocks[..., 0:2].copy().view(np.float16).astype(np.float32)
-    return blocks[..., 2:].copy().view(np.int8), scale
-
-
-def _neighbours(halves: Array) -> Array:
-    """Bytes holding elements (j, j + 16) → bytes holding elements (2j, 2j + 1), low half first."""
-    elements = np.concatenate([halves & 15, halves >> 4], axis=-1)
-    packed: Array = (elements[..., 0::2] | (elements[..., 1::2] << 4)).astype(np.uint8)
-    return packed
+KEPT_AS_STORED = frozenset((*_FLOAT_TYPES, "Q4_0", "Q4_1", "Q4_K", "Q8_0"))  # of about the file's own size
+KEPT_IN_EIGHT_BITS = GROUPED_KINDS - KEPT_AS_STORED
 
 
 def _take(data: Array, rows: Array | None) -> Array:
@@ -204,9 +168,13 @@ def _flat(node: ov.Node, shape: tuple[int, ...]) -> ov.Node:
     return ops.reshape(node, ops.constant(np.array(shape, np.int64)), special_zero=False)
 
 
-def _decode_rows(ids: ov.Node, quants: Array, scales: Array) -> ov.Node:
-    axis = ops.constant(np.int64(0))
-    picked = _to_f32(ops.gather(ops.constant(np.ascontiguousarray(quants)), ids, axis))
-    scaled = ops.multiply(picked, ops.gather(ops.constant(np.ascontiguousarray(scales)), ids, axis))
-    columns = quants.shape[1] * quants.shape[2]
+def _decode_rows(ids: ov.Node, parts: Grouped) -> ov.Node:
+    def picked(values: Array) -> ov.Node:
+        return _to_f32(ops.gather(ops.constant(values), ids, ops.constant(np.int64(0))))
+
+    rows = picked(parts.quants)
+    if parts.zeros is not None:
+        rows = ops.subtract(rows, picked(parts.zeros))
+    columns = parts.quants.shape[1] * parts.quants.shape[2]
+    scaled = ops.multiply(rows, picked(parts.scales))
     return ops.reshape(scaled, ops.constant(np.array([-1, columns], np.int64)), special_zero=False)

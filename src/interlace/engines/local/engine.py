@@ -365,7 +365,7 @@ class LocalEngine:
 
 def _generation(request: GenerateRequest | EmbedRequest) -> GenerateRequest:
     if isinstance(request, EmbedRequest):
-        raise InvalidRequest("This model generates text; it does not make embeddings.", param="model")
+        raise InvalidRequest("This model generates text; it makes no embeddings and no scores.", param="model")
     return request
 
 

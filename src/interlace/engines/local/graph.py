@@ -1,6 +1,8 @@
-"""The graph of a Llama-family decoder with paged attention, built by hand from its weights.
+"""The graph of a decoder with paged attention, built by hand from its weights: one builder for all families.
 
-Inputs, for a step over T tokens of S sequences (a sequence brings one token when it decodes, many when it prefills):
+What sets a family apart is data: the parts it has and their names (`models/families.py`), and the settings of
+`DecoderArchitecture`. Inputs, for a step over T tokens of S sequences (a sequence brings one token when it decodes,
+many when it prefills):
 
 | input | shape | meaning |
 |---|---|---|
@@ -26,34 +28,43 @@ from openvino import PartialShape, Type
 from openvino import opset13 as ops
 from openvino.op import _PagedAttentionExtension as PagedAttention  # private: the version is pinned, a test guards it
 
+from interlace.engines.local.capped import capped_attention
 from interlace.engines.local.constants import Array, ConstantMaker
-from interlace.models import LlamaArchitecture
+from interlace.engines.local.nodes import (
+    activate,
+    empty,
+    float32,
+    int32,
+    integer,
+    integers,
+    layer_norm,
+    rms_norm,
+    slice_last,
+)
+from interlace.models import DecoderArchitecture, Rope
 
 BLOCK = 32  # tokens in one cache block: what the runtime's CPU kernel is built for
 
 
-def build_llama(architecture: LlamaArchitecture, make: ConstantMaker) -> ov.Model:
+def build_decoder(architecture: DecoderArchitecture, make: ConstantMaker) -> ov.Model:
     """The whole decoder as an uncompiled model; see the module's docstring for its inputs and output."""
     build = _Builder(architecture, make)
-    x = make.table("model.embed_tokens.weight")(build.input("input_ids", [-1], Type.i64))
+    x = build.embedding()
     for layer in range(architecture.layers):
         x = build.attention(x, layer)
         x = build.feed_forward(x, layer)
-    x = ops.gather(x, build.input("logits_idx", [-1], Type.i32), _integer(0))
-    x = build.norm(x, "model.norm.weight")
-    head = "model.embed_tokens.weight" if architecture.tied_embeddings else "lm_head.weight"
-    logits = ops.matmul(x, make.matrix(head), transpose_a=False, transpose_b=True)
-    result = ops.result(ops.convert(logits, "f32") if logits.get_element_type() != Type.f32 else logits)
+    x = ops.gather(x, build.input("logits_idx", [-1], Type.i32), integer(0))
+    result = ops.result(build.head(build.norm(x, architecture.name("final_norm"))))
     result.get_output_tensor(0).set_names({"logits"})
-    return ov.Model([result], list(build.inputs.values()), "llama")
+    return ov.Model([result], list(build.inputs.values()), architecture.family)
 
 
 @dataclass
 class _Builder:
-    arch: LlamaArchitecture
+    arch: DecoderArchitecture
     make: ConstantMaker
     inputs: dict[str, ov.Node] = field(default_factory=dict)
-    rotary: tuple[ov.Node, ov.Node] | None = None
+    rotary: dict[Rope, tuple[ov.Node, ov.Node]] = field(default_factory=dict)
 
     def input(self, name: str, shape: list[int], dtype: Type) -> ov.Node:
         """The model input of that name, made on first use."""
@@ -63,33 +74,88 @@ class _Builder:
             self.inputs[name] = node
         return self.inputs[name]
 
-    def norm(self, x: ov.Node, name: str) -> ov.Node:
-        """RMSNorm (Zhang and Sennrich, 2019)."""
-        mean = ops.reduce_mean(ops.power(x, _float(2)), _integers(-1), keep_dims=True)
-        scale = ops.divide(_float(1), ops.sqrt(ops.add(mean, _float(self.arch.rms_epsilon))))
-        return ops.multiply(ops.multiply(x, scale), ops.constant(self.make.vector(name)[None]))
+    def embedding(self) -> ov.Node:
+        """What goes into the first layer, [T, hidden]."""
+        arch = self.arch
+        x = self.make.table(arch.name("embed") + ".weight")(self.input("input_ids", [-1], Type.i64))
+        if arch.embedding_scale != 1:
+            x = ops.multiply(x, float32(arch.embedding_scale))
+        if arch.has("positions"):
+            learned = self.make.table(arch.name("positions") + ".weight")
+            x = ops.add(x, learned(self.input("position_ids", [-1], Type.i64)))
+        return x
+
+    def head(self, x: ov.Node) -> ov.Node:
+        """Logits [R, vocabulary] f32 of normed states [R, hidden]."""
+        arch = self.arch
+        logits = self.linear(x, arch.name("embed" if arch.tied_embeddings else "head") + ".weight")
+        if arch.logit_cap:
+            cap = float32(arch.logit_cap)
+            logits = ops.multiply(ops.tanh(ops.divide(logits, cap)), cap)
+        return ops.convert(logits, "f32") if logits.get_element_type() != Type.f32 else logits
+
+    def norm(self, x: ov.Node, module: str) -> ov.Node:
+        """The family's norm over the last axis, with the weights of `module`."""
+        arch, weight = self.arch, self.make.vector(module + ".weight")
+        if arch.norm == "layer":
+            return layer_norm(x, weight, self.make.vector(module + ".bias"), arch.norm_epsilon)
+        return rms_norm(x, weight + np.float32(arch.norm_offset), arch.norm_epsilon)
 
     def linear(self, x: ov.Node, name: str, rows: Array | None = None) -> ov.Node:
-        """`x @ W.T` for the weight `name`."""
-        return ops.matmul(x, self.make.matrix(name, rows), transpose_a=False, transpose_b=True)
+        """`x @ W.T` for the weight `name`, and its bias where the checkpoint has one; every projection comes through
+        here. Without `.weight` the name is the module's path as PEFT knows it, so an adapter of `qkv_proj`,
+        `gate_up_proj` (Phi-3) or `c_attn` (GPT-2) is one of the whole fused module."""
+        y = ops.matmul(x, self.make.matrix(name, rows), transpose_a=False, transpose_b=True)
+        bias = name.removesuffix("weight") + "bias"
+        if bias not in self.make.weights.shapes():
+            return y
+        values = self.make.vector(bias)
+        return ops.add(y, ops.constant((values if rows is None else values[rows])[None]))
 
     def attention(self, x: ov.Node, layer: int) -> ov.Node:
         """Grouped-query attention over the paged cache, with its residual."""
-        arch, prefix = self.arch, f"model.layers.{layer}."
-        normed = self.norm(x, prefix + "input_layernorm.weight")
-        q = self.linear(normed, prefix + "self_attn.q_proj.weight", self._rope_rows(arch.heads))
-        k = self.linear(normed, prefix + "self_attn.k_proj.weight", self._rope_rows(arch.kv_heads))
-        v = self.linear(normed, prefix + "self_attn.v_proj.weight")
-        attended = self._paged_attention(self._rope(q, arch.heads), self._rope(k, arch.kv_heads), v, layer)
-        return ops.add(x, self.linear(attended, prefix + "self_attn.o_proj.weight"))
+        arch = self.arch
+        q, k, v = self._projected(self.norm(x, arch.name("attn_norm", layer)), layer)
+        q = self._placed(q, arch.heads, "q_norm", layer)
+        k = self._placed(k, arch.kv_heads, "k_norm", layer)
+        attended = self._paged_attention(q, k, v, layer)
+        return self._residual(x, self.linear(attended, arch.name("o", layer) + ".weight"), "post_attn_norm", layer)
 
     def feed_forward(self, x: ov.Node, layer: int) -> ov.Node:
-        """SwiGLU (Shazeer, 2020), with its residual."""
-        prefix = f"model.layers.{layer}."
-        normed = self.norm(x, prefix + "post_attention_layernorm.weight")
-        gate = self.linear(normed, prefix + "mlp.gate_proj.weight")
-        up = self.linear(normed, prefix + "mlp.up_proj.weight")
-        return ops.add(x, self.linear(ops.multiply(ops.swish(gate), up), prefix + "mlp.down_proj.weight"))
+        """Two linear layers with an activation between them, gated (Shazeer, 2020) in most families; with residual."""
+        arch = self.arch
+        normed = self.norm(x, arch.name("ffn_norm", layer))
+        if arch.has("gate_up"):
+            both = self.linear(normed, arch.name("gate_up", layer) + ".weight")
+            inner = slice_last(both, 0, arch.feed_forward)
+            gated = slice_last(both, arch.feed_forward, 2 * arch.feed_forward)
+        elif arch.has("gate"):
+            inner = self.linear(normed, arch.name("gate", layer) + ".weight")
+            gated = self.linear(normed, arch.name("up", layer) + ".weight")
+        else:
+            inner, gated = self.linear(normed, arch.name("up", layer) + ".weight"), None
+        inner = activate(inner, arch.activation)
+        inner = inner if gated is None else ops.multiply(inner, gated)
+        return self._residual(x, self.linear(inner, arch.name("down", layer) + ".weight"), "post_ffn_norm", layer)
+
+    def _residual(self, x: ov.Node, y: ov.Node, norm: str, layer: int) -> ov.Node:
+        """`x + y`, y normed first in families that do."""
+        return ops.add(x, self.norm(y, self.arch.name(norm, layer)) if self.arch.has(norm) else y)
+
+    def _projected(self, x: ov.Node, layer: int) -> tuple[ov.Node, ov.Node, ov.Node]:
+        """q, k and v of normed states, [T, heads * head_dim] each."""
+        arch = self.arch
+        if not arch.has("qkv"):
+            q = self.linear(x, arch.name("q", layer) + ".weight", self._rope_rows(arch.heads))
+            k = self.linear(x, arch.name("k", layer) + ".weight", self._rope_rows(arch.kv_heads))
+            return q, k, self.linear(x, arch.name("v", layer) + ".weight")
+        joined = self.linear(x, arch.name("qkv", layer) + ".weight")
+        queries, keys = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
+        return (
+            slice_last(joined, 0, queries),
+            slice_last(joined, queries, queries + keys),
+            slice_last(joined, queries + keys, queries + 2 * keys),
+        )
 
     def _rope_rows(self, heads: int) -> Array | None:
         """The order that undoes GGUF's permutation of q and k rows, for the half-split rotary form used here.
@@ -102,31 +168,44 @@ class _Builder:
         d = self.arch.head_dim
         return np.arange(heads * d).reshape(heads, d // 2, 2).swapaxes(1, 2).reshape(-1)
 
-    def _angles(self) -> tuple[ov.Node, ov.Node]:
-        """cos and sin of the rotary angles, each [T, 1, 1, head_dim], shared by all layers."""
-        if self.rotary is None:
-            d = self.arch.head_dim
-            inverse = (1.0 / self.arch.rope_theta ** (np.arange(0, d, 2, dtype=np.float32) / d)).astype(np.float32)
+    def _angles(self, rope: Rope) -> tuple[ov.Node, ov.Node]:
+        """cos and sin of the rotary angles, each [T, 1, 1, 2 * pairs], shared by all layers that turn alike."""
+        if rope not in self.rotary:
+            inverse = np.array(rope.frequencies, np.float32)
             positions = ops.convert(self.input("position_ids", [-1], Type.i64), "f32")
-            angles = ops.multiply(ops.unsqueeze(positions, _integers(1)), ops.constant(inverse[None]))
+            angles = ops.multiply(ops.unsqueeze(positions, integers(1)), ops.constant(inverse[None]))
             both = ops.concat([angles, angles], -1)
-            self.rotary = (
-                ops.unsqueeze(ops.cos(both), _integers(1, 2)),
-                ops.unsqueeze(ops.sin(both), _integers(1, 2)),
-            )
-        return self.rotary
+            pair = [ops.unsqueeze(turn(both), integers(1, 2)) for turn in (ops.cos, ops.sin)]
+            if rope.scale != 1:
+                pair = [ops.multiply(values, float32(rope.scale)) for values in pair]
+            self.rotary[rope] = (pair[0], pair[1])
+        return self.rotary[rope]
 
-    def _rope(self, x: ov.Node, heads: int) -> ov.Node:
-        """Rotary positions (Su et al., 2021) on [T, heads * head_dim], in the half-split form."""
-        d = self.arch.head_dim
-        cos, sin = self._angles()
-        x = ops.reshape(x, _integers(0, heads, 1, d), special_zero=True)
-        first = ops.slice(x, _integers(0), _integers(d // 2), _integers(1), _integers(3))
-        second = ops.slice(x, _integers(d // 2), _integers(2**62), _integers(1), _integers(3))
+    def _placed(self, x: ov.Node, heads: int, norm: str, layer: int) -> ov.Node:
+        """q or k [T, heads * head_dim], each head normed where the family does, then turned to its position."""
+        d, rope = self.arch.head_dim, self.arch.layer(layer).rope
+        if rope is None and not self.arch.has(norm):
+            return x
+        x = ops.reshape(x, integers(0, heads, 1, d), special_zero=True)
+        if self.arch.has(norm):
+            x = self.norm(x, self.arch.name(norm, layer))
+        if rope is not None:
+            x = self._turned(x, rope)
+        return ops.reshape(x, integers(0, heads * d), special_zero=True)
+
+    def _turned(self, x: ov.Node, rope: Rope) -> ov.Node:
+        """Rotary positions on [T, heads, 1, head_dim], in the half-split form."""
+        pairs = len(rope.frequencies)
+        cos, sin = self._angles(rope)
+        first, second = slice_last(x, 0, pairs, axis=3), slice_last(x, pairs, 2 * pairs, axis=3)
+        rest = None
+        if 2 * pairs < self.arch.head_dim:
+            rest = slice_last(x, 2 * pairs, self.arch.head_dim, axis=3)
+            x = slice_last(x, 0, 2 * pairs, axis=3)
         minus_one = ops.constant(np.full((1, 1, 1, 1), -1, np.float32))
         rotated = ops.concat([ops.multiply(second, minus_one), first], -1)
         y = ops.add(ops.multiply(x, cos), ops.multiply(rotated, sin))
-        return ops.reshape(y, _integers(0, heads * d), special_zero=True)
+        return y if rest is None else ops.concat([y, rest], -1)
 
     def _paged_attention(self, q: ov.Node, k: ov.Node, v: ov.Node, layer: int) -> ov.Node:
         arch = self.arch
@@ -140,38 +219,23 @@ class _Builder:
         longest = self.input("max_context_len", [], Type.i32)
         arguments = [
             q, k, v, key_cache, value_cache, past, begins, indices, index_begins,
-            _float(arch.head_dim**-0.5),
-            _int32(0),  # sliding window: none
-            _empty(np.float32),  # ALiBi slopes: none
+            float32(arch.attention_scale),
+            int32(arch.layer(layer).window),
+            empty(np.float32),  # ALiBi slopes: none
             longest,
             # From here on everything is switched off: score aggregation, cache rotation, sparse attention, sinks.
-            _empty(np.int32), _empty(np.int32), _empty(np.int32), _empty(np.float32),
-            _empty(np.float32), _int32(0), _int32(0), ops.constant(np.zeros((0, 0, 0, 0), np.float32)), _int32(0),
-            _empty(np.int32), _empty(np.int32), _empty(np.int32), _empty(np.int32), _empty(np.uint8),
-            _empty(np.int32),
+            empty(np.int32), empty(np.int32), empty(np.int32), empty(np.float32),
+            empty(np.float32), int32(0), int32(0), ops.constant(np.zeros((0, 0, 0, 0), np.float32)), int32(0),
+            empty(np.int32), empty(np.int32), empty(np.int32), empty(np.int32), empty(np.uint8),
+            empty(np.int32),
         ]  # fmt: skip
         node = PagedAttention([argument.output(0) for argument in arguments])
         info = node.get_rt_info()
         info["num_k_heads"] = info["num_v_heads"] = arch.kv_heads
         info["k_head_size"] = info["v_head_size"] = arch.head_dim
-        return ops.reshape(node.output(0), _integers(-1, arch.heads * arch.head_dim), special_zero=False)
-
-
-def _float(value: float) -> ov.Node:
-    return ops.constant(np.float32(value))
-
-
-def _integer(value: int) -> ov.Node:
-    return ops.constant(np.int64(value))
-
-
-def _int32(value: int) -> ov.Node:
-    return ops.constant(np.int32(value))
-
-
-def _integers(*values: int) -> ov.Node:
-    return ops.constant(np.array(values, np.int64))
-
-
-def _empty(dtype: type[np.generic]) -> ov.Node:
-    return ops.constant(np.zeros(0, dtype))
+        attended = ops.reshape(node.output(0), integers(-1, arch.heads * arch.head_dim), special_zero=False)
+        if not arch.attention_cap:
+            return attended
+        return capped_attention(
+            arch, layer, attended, q, (key_cache, value_cache), (past, begins, indices, index_begins)
+        )

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import get_args
 
 from interlace.config import ModelSettings
-from interlace.engines.local.constants import KEPT_AS_STORED, Precision
+from interlace.engines.local.constants import KEPT_AS_STORED, KEPT_IN_EIGHT_BITS, Precision
 from interlace.engines.types import Core
 from interlace.errors import ConfigError
 from interlace.models import (
-    BertArchitecture,
     Checkpoint,
-    LlamaArchitecture,
+    DecoderArchitecture,
+    EncoderArchitecture,
     SuggestedSampling,
     check_memory,
     open_weights,
@@ -32,16 +32,16 @@ def load(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -
     checkpoint = resolve(settings.checkpoint, home)
     architecture = read_architecture(checkpoint.path)
     threads = settings.threads or physical_cores()
-    if isinstance(architecture, BertArchitecture):
-        from interlace.engines.local.embedder import load_embedder
+    if isinstance(architecture, EncoderArchitecture):
+        from interlace.engines.local.encoder import load_encoder
 
         check_memory(checkpoint, 0)
-        return load_embedder(checkpoint.path, threads=threads, progress=progress)
+        return load_encoder(checkpoint.path, threads=threads, progress=progress)
     check_memory(checkpoint, settings.cache_bytes, _kept_precision(settings, checkpoint))
     return _load_decoder(settings, checkpoint, architecture, threads, progress)
 
 
-def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture: LlamaArchitecture, threads: int,
+def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture: DecoderArchitecture, threads: int,
                   progress: Callable[[str], None]) -> Core:  # fmt: skip
     from interlace.engines.local.constraints import GrammarCompiler
     from interlace.engines.local.engine import LocalEngine
@@ -77,12 +77,15 @@ def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture:
 
 
 def _kept_precision(settings: ModelSettings, checkpoint: Checkpoint) -> str:
-    """The precision to estimate memory by: a file with kinds that are re-coded as f16 grows, so it counts as bf16."""
+    """The precision to estimate memory by: a file with kinds that are kept in more bits grows, so it counts as int8 or,
+    where some are re-coded as f16, as bf16."""
     if settings.precision != "file":
         return settings.precision
     with open_weights(checkpoint.path) as weights:
-        kept = all(weights.stored(name).kind in KEPT_AS_STORED for name in weights.names())
-    return "file" if kept else "bf16"
+        kinds = {weights.stored(name).kind for name in weights.names()}
+    if kinds <= KEPT_AS_STORED:
+        return "file"
+    return "int8" if kinds <= KEPT_AS_STORED | KEPT_IN_EIGHT_BITS else "bf16"
 
 
 def _precision(settings: ModelSettings) -> Precision:

@@ -11,9 +11,9 @@ import numpy as np
 import openvino as ov
 
 from interlace.engines.local.constants import Array, ConstantMaker, Precision, Report
-from interlace.engines.local.graph import BLOCK, build_llama
+from interlace.engines.local.graph import BLOCK, build_decoder
 from interlace.errors import ConfigError
-from interlace.models import LlamaArchitecture, open_weights
+from interlace.models import DecoderArchitecture, open_weights
 
 # Per precision: how the CPU plugin computes, how the cache is kept, and how activations are quantised (0: never).
 _PROPERTIES: dict[Precision, dict[str, Any]] = {
@@ -34,12 +34,12 @@ class Run:
 
 
 class Runner:
-    """A compiled Llama-family model with a cache of `cache_blocks` blocks of 32 tokens."""
+    """A compiled decoder with a cache of `cache_blocks` blocks of 32 tokens."""
 
     def __init__(
         self,
         path: Path,
-        architecture: LlamaArchitecture,
+        architecture: DecoderArchitecture,
         *,
         precision: Precision = "file",
         cache_bytes: int = 1 << 30,
@@ -47,7 +47,7 @@ class Runner:
     ) -> None:
         with open_weights(path) as weights:
             make = ConstantMaker(weights, precision)
-            model = build_llama(architecture, make)
+            model = build_decoder(architecture, make)
             properties = _PROPERTIES[precision] | {
                 "NUM_STREAMS": 1,
                 "ENABLE_CPU_PINNING": False,

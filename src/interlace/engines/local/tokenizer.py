@@ -8,7 +8,7 @@ can close their own turn and open a system turn.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +54,13 @@ class Tokenizer:
         encoding, *_ = backend.encode_batch_fast([text], add_special_tokens=framed)
         ids: list[int] = encoding.ids
         return ids
+
+    def encode_pairs(self, first: str | None, seconds: Sequence[str]) -> list[tuple[list[int], int]]:
+        """Token ids of each of `seconds` behind `first` (alone where that is None), framed as the checkpoint frames a
+        pair, and where the second's type begins. Control tokens in either are text."""
+        inputs = list(seconds) if first is None else [(first, second) for second in seconds]
+        encodings = self._plain.encode_batch_fast(inputs, add_special_tokens=True)
+        return [(encoding.ids, encoding.type_ids.count(0)) for encoding in encodings]
 
     def encode_pieces(self, pieces: Iterable[Piece]) -> list[int]:
         """Token ids of a rendered conversation, each piece encoded under its own rule."""

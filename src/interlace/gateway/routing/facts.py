@@ -83,7 +83,7 @@ def seed_of(route: RouteSettings, ask: Ask, key_id: str, told: str | None) -> st
 def needs_of(ask: Ask) -> frozenset[str]:
     """What the answering model must be able to do."""
     if ask.embed is not None:
-        return frozenset({"embed"})
+        return frozenset({ask.embed.purpose})
     needs: set[str] = set()
     for request in ask.generate:
         needs.add("completion" if request.messages is None else "chat")
@@ -99,7 +99,7 @@ def needs_of(ask: Ask) -> frozenset[str]:
 def characters_of(ask: Ask) -> int:
     """Characters of the prompt's texts; of token ids, four for each."""
     if ask.embed is not None:
-        return sum(map(len, ask.embed.texts)) + 4 * sum(map(len, ask.embed.ids))
+        return sum(map(len, ask.embed.read)) + 4 * sum(map(len, ask.embed.ids))
     texts = sum(len(text) for request in ask.generate for text in texts_of(request))
     return texts + 4 * sum(len(request.prompt_ids or ()) for request in ask.generate)
 

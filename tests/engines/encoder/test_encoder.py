@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from interlace.engines.local import embedder
-from interlace.engines.local.embedder import load_embedder
+from interlace.engines.local import encoder
+from interlace.engines.local.encoder import load_encoder
 from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
 from interlace.errors import CheckpointError, ContextLengthExceeded, EngineFailed, InvalidRequest, Overloaded
 
@@ -26,7 +26,7 @@ TEXTS = [" ".join(PHRASES[(i + k) % 10] for k in range(1 + i // 12)) for i in ra
 @pytest.fixture(scope="module")
 def core(minilm):
     """One compiled embedder; tests leave it idle."""
-    return load_embedder(minilm, threads=2, progress=lambda _: None)
+    return load_encoder(minilm, threads=2, progress=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_the_sentence_limit_holds_whatever_the_tokenizer_file_says(core):
 
 def test_with_truncate_a_long_text_is_cut_as_the_reference_cuts_it(minilm, oracle):
     """`truncate` embeds the first 256 tokens, the last of them [SEP], like sentence-transformers."""
-    cutting = load_embedder(minilm, threads=2, progress=lambda _: None, truncate=True)
+    cutting = load_encoder(minilm, threads=2, progress=lambda _: None, truncate=True)
     text = " ".join(PHRASES * 8)
     answer = embed(cutting, text)
     assert answer.prompt_tokens == 256
@@ -129,7 +129,7 @@ def test_with_truncate_a_long_text_is_cut_as_the_reference_cuts_it(minilm, oracl
         (EmbedRequest("a", ids=((101, 30522),)), r"input\[0\].*30521"),
         (EmbedRequest("a", ids=((-1,),)), "outside"),
         (EmbedRequest("a", texts=("x",) * 2049), "2049 texts.*2048"),
-        (GenerateRequest("a", prompt="hi"), "embedding model"),
+        (GenerateRequest("a", prompt="hi"), "use /v1/embeddings"),
     ],
 )
 def test_bad_input_is_refused_by_name(core, request_, words):
@@ -142,10 +142,12 @@ def test_bad_input_is_refused_by_name(core, request_, words):
 
 def test_a_large_request_does_not_starve_a_small_one(core, monkeypatch):
     """A text that comes after a request of 300 is in the very next step; each step keeps to its tokens."""
-    monkeypatch.setattr(embedder, "STEP_TOKENS", 200)
+    monkeypatch.setattr(encoder, "STEP_TOKENS", 200)
     sizes = []
     infer = core._infer
-    monkeypatch.setattr(core, "_infer", lambda texts: sizes.append(sum(map(len, texts))) or infer(texts))
+    monkeypatch.setattr(
+        core, "_infer", lambda texts, seconds: sizes.append(sum(map(len, texts))) or infer(texts, seconds)
+    )
     core.add(core.prepare(EmbedRequest("large", texts=("many words in a text",) * 300)))
     assert core.step() == []
     core.add(core.prepare(EmbedRequest("small", texts=("hello",))))
@@ -159,7 +161,7 @@ def test_a_large_request_does_not_starve_a_small_one(core, monkeypatch):
 
 def test_a_cancelled_request_is_forgotten_at_once(core, monkeypatch):
     """Cancelled before, between or after its steps, a request leaves nothing behind and others go on."""
-    monkeypatch.setattr(embedder, "STEP_TOKENS", 20)
+    monkeypatch.setattr(encoder, "STEP_TOKENS", 20)
     for name in ("a", "b", "c"):
         core.add(core.prepare(EmbedRequest(name, texts=("some words", "more words", "words") * 4)))
     core.cancel("a")
@@ -175,7 +177,7 @@ def test_a_cancelled_request_is_forgotten_at_once(core, monkeypatch):
 
 def test_a_full_queue_sends_requests_away(core, monkeypatch):
     """Past the queue's tokens a request gets a 429 with a time; what was accepted is answered, also a large one."""
-    monkeypatch.setattr(embedder, "QUEUE_TOKENS", 50)
+    monkeypatch.setattr(encoder, "QUEUE_TOKENS", 50)
     core.add(core.prepare(EmbedRequest("large", texts=("a text of words",) * 20)))
     with pytest.raises(Overloaded) as caught:
         core.add(core.prepare(EmbedRequest("late", texts=("hello",))))
@@ -188,8 +190,8 @@ def test_a_vector_that_is_not_finite_fails_its_request_alone(core, monkeypatch):
     """NaN out of the encoder is an error for that request, and the neighbour in the batch is answered."""
     infer = core._infer
 
-    def broken(texts):
-        rows = infer(texts)
+    def broken(texts, seconds):
+        rows = infer(texts, seconds)
         rows[[n for n, ids in enumerate(texts) if len(ids) == 4]] = np.nan
         return rows
 
@@ -210,4 +212,4 @@ def test_capabilities_tell_what_was_loaded(core):
 def test_a_decoder_is_refused(smollm2_gguf):
     """A checkpoint of another family gets a clear error."""
     with pytest.raises(CheckpointError, match="llama"):
-        load_embedder(smollm2_gguf, threads=1, progress=lambda _: None)
+        load_encoder(smollm2_gguf, threads=1, progress=lambda _: None)

@@ -1,4 +1,4 @@
-"""Texts to vectors: an encoder of the BERT family as a `Core`, batched across requests.
+"""Texts to vectors or scores: an encoder of the BERT or RoBERTa family as a `Core`, batched across requests.
 
 Order: round robin by request, one text a turn, at most `STEP_TOKENS` tokens a step. So a request of thousands of
 texts takes its turn like any other, and one of a single text waits for one text of each request before it, not for
@@ -6,6 +6,7 @@ whole requests. What a step picked is sorted by length and padded per batch, wit
 
 A text longer than the model reads is refused with both numbers, since nothing of a caller's text is dropped in
 silence; with `truncate` it is cut as sentence-transformers cuts it. Token ids are embedded as given: nothing is added.
+Texts to be scored are read without control tokens, so that no document can end itself and go on as another query.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from numpy.typing import NDArray
 os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
 import openvino as ov
 
-from interlace.engines.local.bert_graph import build_bert
+from interlace.engines.local.encoder_graph import build_encoder
 from interlace.engines.local.tokenizer import Tokenizer, load_tokenizer
 from interlace.engines.types import Capabilities, Embeddings, EmbedRequest, GenerateRequest, Health, Outcome
 from interlace.errors import CheckpointError, ContextLengthExceeded, EngineFailed, InvalidRequest, Overloaded
-from interlace.models import BertArchitecture, open_weights, read_architecture
+from interlace.models import EncoderArchitecture, open_weights, read_architecture
 
 STEP_TOKENS = 2048  # tokens of one step: what bounds its memory, and how soon a cancelled or new request is seen
 PADDING = 0.25  # of a batch's longest text: how much shorter the others may be
@@ -44,10 +45,11 @@ _PROPERTIES = {
 
 @dataclass(frozen=True, slots=True)
 class PreparedEmbedding:
-    """An accepted request: the token ids of each of its texts."""
+    """An accepted request: the token ids of each of its texts, and where in them the second text of a pair begins."""
 
     id: str
     texts: tuple[tuple[int, ...], ...]
+    seconds: tuple[int, ...] = ()  # of a request for scores, one for each text
 
     @property
     def tokens(self) -> int:
@@ -76,12 +78,17 @@ class _Pick:
     def ids(self) -> tuple[int, ...]:
         return self.job.prepared.texts[self.index]
 
+    @property
+    def second(self) -> int:
+        seconds = self.job.prepared.seconds
+        return seconds[self.index] if seconds else len(self.ids)
 
-class Embedder:
-    """An encoder that embeds texts; the `Core` protocol tells which calls may meet."""
+
+class Encoder:
+    """An encoder that embeds texts or scores them; the `Core` protocol tells which calls may meet."""
 
     def __init__(
-        self, architecture: BertArchitecture, tokenizer: Tokenizer, compiled: ov.CompiledModel, *, truncate: bool
+        self, architecture: EncoderArchitecture, tokenizer: Tokenizer, compiled: ov.CompiledModel, *, truncate: bool
     ) -> None:
         self._arch = architecture
         self._tokenizer = tokenizer
@@ -94,16 +101,32 @@ class Embedder:
 
     def prepare(self, request: GenerateRequest | EmbedRequest) -> PreparedEmbedding:
         """Tokenise the texts; raises `InvalidRequest`."""
-        if isinstance(request, GenerateRequest):
-            raise InvalidRequest("This is an embedding model: use /v1/embeddings.", param="model")
+        if isinstance(request, GenerateRequest) or (request.purpose == "score") != bool(self._arch.labels):
+            kind = "scores texts: use /v1/classify or /v1/rerank" if self._arch.labels else "embeds: use /v1/embeddings"
+            raise InvalidRequest(f"This model {kind}.", param="model")
+        word = "input" if request.query is None else "documents"
         number = len(request.ids or request.texts)
         if number == 0:
-            raise InvalidRequest("input must not be empty: send a text, or token ids.", param="input")
+            raise InvalidRequest(f"{word} must not be empty: send a text, or token ids.", param=word)
         if number > INPUTS_MAX:
-            raise InvalidRequest(f"input has {number} texts; a request may have {INPUTS_MAX}.", param="input")
+            raise InvalidRequest(f"{word} has {number} texts; a request may have {INPUTS_MAX}.", param=word)
         if request.ids:
-            return PreparedEmbedding(request.id, tuple(self._checked(i, ids) for i, ids in enumerate(request.ids)))
+            ids = tuple(self._checked(f"{word}[{i}]", ids) for i, ids in enumerate(request.ids))
+            return PreparedEmbedding(request.id, ids, tuple(map(len, ids)) if self._arch.labels else ())
+        if self._arch.labels:
+            return self._scored(request, word)
         return PreparedEmbedding(request.id, tuple(self._encoded(i, text) for i, text in enumerate(request.texts)))
+
+    def _scored(self, request: EmbedRequest, word: str) -> PreparedEmbedding:
+        if request.query is not None and len(self._arch.labels) != 1:
+            raise InvalidRequest("This model gives a text several scores: use /v1/classify.", param="model")
+        named = {"query": request.query} | {f"{word}[{i}]": text for i, text in enumerate(request.texts)}
+        empty = next((name for name, text in named.items() if text == ""), None)
+        if empty is not None:
+            raise InvalidRequest(f"{empty} is an empty string; there is nothing to score.", param=_param(empty))
+        pairs = self._tokenizer.encode_pairs(request.query, request.texts)
+        texts = tuple(self._checked(f"{word}[{i}]", tuple(ids)) for i, (ids, _) in enumerate(pairs))
+        return PreparedEmbedding(request.id, texts, tuple(second for _, second in pairs))
 
     def count(self, request: GenerateRequest | EmbedRequest) -> int:
         """Tokens of all texts together."""
@@ -111,25 +134,27 @@ class Embedder:
 
     def _encoded(self, index: int, text: str) -> tuple[int, ...]:
         if not text:
-            raise InvalidRequest(f"input[{index}] is an empty string; there is nothing to embed.", param="input")
+            raise InvalidRequest(f"input[{index}] is an empty string; there is nothing to read.", param="input")
         ids = tuple(self._tokenizer.encode(text, special=True, framed=True))
         if self._truncate and len(ids) > self._arch.max_tokens:
             ids = ids[: self._arch.max_tokens - 1] + ids[-1:]  # the last one is [SEP]
-        return self._checked(index, ids)
+        return self._checked(f"input[{index}]", ids)
 
-    def _checked(self, index: int, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """`ids` themselves, if the model can read them."""
+    def _checked(self, name: str, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """`ids` themselves, if the model can read them; `name` is the wire's word for the text."""
+        param = _param(name)
         if not ids:
-            raise InvalidRequest(f"input[{index}] has no tokens; there is nothing to embed.", param="input")
+            raise InvalidRequest(f"{name} has no tokens; there is nothing to read.", param=param)
         if len(ids) > self._arch.max_tokens:
+            pair = " together with the query" if param == "documents" else ""
             raise ContextLengthExceeded(
-                f"This model reads at most {self._arch.max_tokens} tokens, but input[{index}] has {len(ids)}. "
+                f"This model reads at most {self._arch.max_tokens} tokens, but {name} has {len(ids)}{pair}. "
                 f"Send a shorter text, or split it. ({ContextLengthExceeded.default_code})",
-                param="input",
+                param=param,
             )
         if min(ids) < 0 or max(ids) >= self._arch.vocabulary:
             raise InvalidRequest(
-                f"input[{index}] has a token id outside this model's 0 to {self._arch.vocabulary - 1}.", param="input"
+                f"{name} has a token id outside this model's 0 to {self._arch.vocabulary - 1}.", param=param
             )
         return ids
 
@@ -160,7 +185,8 @@ class Embedder:
         """Compute the next texts, at most `STEP_TOKENS` of them; return the requests that are done."""
         picks = self._pick()
         for batch in _batches(picks):
-            for pick, row in zip(batch, self._infer([pick.ids for pick in batch]), strict=True):
+            rows = self._infer([pick.ids for pick in batch], [pick.second for pick in batch])
+            for pick, row in zip(batch, rows, strict=True):
                 pick.job.failed |= not np.isfinite(row).all()
                 pick.job.rows[pick.index] = row.astype("<f4", copy=False).tobytes()
         return [self._finish(job) for job in {id(pick.job): pick.job for pick in picks}.values() if _is_done(job)]
@@ -183,13 +209,16 @@ class Embedder:
                 self._turns.append(job)
         return picks
 
-    def _infer(self, texts: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
-        """One vector for each text, [len(texts), hidden]."""
+    def _infer(self, texts: Sequence[tuple[int, ...]], seconds: Sequence[int]) -> NDArray[np.float32]:
+        """One row a text, [len(texts), hidden or labels]; `seconds`: where in each the second of a pair begins."""
         lengths = np.array([len(ids) for ids in texts])
         mask = np.arange(lengths.max()) < lengths[:, None]
         padded = np.zeros(mask.shape, dtype=np.int64)
         padded[mask] = np.concatenate([np.array(ids, dtype=np.int64) for ids in texts])
-        self._request.infer([padded, mask.astype(np.float32)])
+        inputs = [padded, mask.astype(np.float32)]
+        if self._arch.labels:
+            inputs.append((np.arange(lengths.max()) >= np.array(seconds)[:, None]).astype(np.int64))
+        self._request.infer(inputs)
         return np.array(self._request.get_output_tensor(0).data)  # a copy: the runtime reuses its tensor
 
     def _finish(self, job: _Job) -> tuple[str, Outcome]:
@@ -197,17 +226,19 @@ class Embedder:
         prepared = job.prepared
         del self._jobs[prepared.id]
         if job.failed:
-            return prepared.id, EngineFailed("The model computed an embedding that is not finite for this input.")
+            return prepared.id, EngineFailed("The model computed numbers that are not finite for this input.")
         rows = tuple(job.rows[index] for index in range(len(prepared.texts)))
-        return prepared.id, Embeddings(rows, self._arch.hidden, prepared.tokens)
+        labels = self._arch.labels
+        return prepared.id, Embeddings(rows, len(labels) or self._arch.hidden, prepared.tokens, labels=labels)
 
     def capabilities(self) -> Capabilities:
         """What it can do."""
         return Capabilities(
-            embed=True,
+            embed=not self._arch.labels,
+            labels=self._arch.labels,
             context_length=self._arch.max_tokens,
             vocabulary=self._arch.vocabulary,
-            dimensions=self._arch.hidden,
+            dimensions=0 if self._arch.labels else self._arch.hidden,
             precision="f32",
         )
 
@@ -216,6 +247,11 @@ class Embedder:
         jobs = list(self._jobs.values())
         waiting = sum(job.next == 0 for job in jobs)
         return Health("ready", running=len(jobs) - waiting, waiting=waiting)
+
+
+def _param(name: str) -> str:
+    """The field that a text like `input[3]` stands in."""
+    return name.partition("[")[0]
 
 
 def _is_done(job: _Job) -> bool:
@@ -233,20 +269,20 @@ def _batches(picks: Sequence[_Pick]) -> list[list[_Pick]]:
     return batches
 
 
-def load_embedder(path: Path, *, threads: int, progress: Callable[[str], None], truncate: bool = False) -> Embedder:
+def load_encoder(path: Path, *, threads: int, progress: Callable[[str], None], truncate: bool = False) -> Encoder:
     """Read and compile the encoder in the folder `path`; raises `CheckpointError`.
 
     `threads`: 0 leaves the number to the runtime. `progress` is told what is under way. `truncate`: cut a long text
     to what the model reads, rather than refuse it.
     """
     architecture = read_architecture(path)
-    if not isinstance(architecture, BertArchitecture):
-        raise CheckpointError(f"{path.name} is of the {architecture.family} family, which makes no embeddings.")
+    if not isinstance(architecture, EncoderArchitecture):
+        raise CheckpointError(f"{path.name} is of the {architecture.family} family, which is no encoder.")
     progress("reading the tokenizer")
     tokenizer = load_tokenizer(path)
     progress("building the encoder")
     with open_weights(path) as weights:
-        model = build_bert(architecture, weights)
+        model = build_encoder(architecture, weights)
     progress("compiling the encoder")
     compiled = ov.Core().compile_model(model, "CPU", _PROPERTIES | {"INFERENCE_NUM_THREADS": threads})
-    return Embedder(architecture, tokenizer, compiled, truncate=truncate)
+    return Encoder(architecture, tokenizer, compiled, truncate=truncate)

@@ -6,15 +6,16 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from interlace.engines.local.bert_graph import build_bert
+from interlace.engines.local.encoder_graph import build_encoder
 from interlace.errors import CheckpointError
-from interlace.models import BertArchitecture, open_weights
+from interlace.models import EncoderArchitecture, open_weights
+from interlace.models.decoder_hf import ACTIVATIONS
 
 torch = pytest.importorskip("torch")
 
-SMALL = BertArchitecture(
-    layers=2, hidden=24, heads=3, feed_forward=40, vocabulary=50, positions=16, token_types=2, norm_epsilon=1e-5,
-    activation="gelu", max_tokens=16, pooling="mean", normalize=False,
+SMALL = EncoderArchitecture(
+    family="bert", layers=2, hidden=24, heads=3, feed_forward=40, vocabulary=50, positions=16, token_types=2,
+    norm_epsilon=1e-5, activation="gelu", max_tokens=16, pooling="mean", normalize=False,
 )  # fmt: skip
 IDS = np.random.default_rng(0).integers(0, 50, size=(3, 9))
 MASK = np.arange(9) < np.array([[9], [4], [1]])
@@ -59,7 +60,7 @@ def pooled(hidden, pooling):
 def compute(folder, architecture):
     """What our graph makes of IDS and MASK."""
     with open_weights(folder) as weights:
-        model = build_bert(architecture, weights)
+        model = build_encoder(architecture, weights)
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return compiled([IDS, MASK.astype(np.float32)])[0]
 
@@ -72,7 +73,7 @@ def test_every_activation_and_pooling_equals_transformers(tmp_path, activation):
         hidden = oracle(torch.tensor(IDS), attention_mask=torch.tensor(MASK)).last_hidden_state.numpy()
     for pooling in ("cls", "mean", "max", "mean_sqrt_len"):
         expected = pooled(hidden, pooling)
-        architecture = replace(SMALL, activation=activation, pooling=pooling)
+        architecture = replace(SMALL, activation=ACTIVATIONS[activation], pooling=pooling)
         np.testing.assert_allclose(compute(tmp_path, architecture), expected, atol=1e-5)
     unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(compute(tmp_path, replace(architecture, normalize=True)), unit, atol=1e-5)
@@ -82,6 +83,6 @@ def test_weights_of_another_shape_are_refused_by_name(tmp_path):
     """A config that does not fit its weights gets a clear error, not one from inside the runtime."""
     twin(tmp_path, "gelu")
     with open_weights(tmp_path) as weights, pytest.raises(CheckpointError, match=r"intermediate\.dense\.weight"):
-        build_bert(replace(SMALL, feed_forward=41), weights)
+        build_encoder(replace(SMALL, feed_forward=41), weights)
     with open_weights(tmp_path) as weights, pytest.raises(CheckpointError, match=r"layer\.2\."):
-        build_bert(replace(SMALL, layers=3), weights)
+        build_encoder(replace(SMALL, layers=3), weights)
