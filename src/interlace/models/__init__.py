@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interlace.models.adapter_file import Layers, LowRank, Shapes, read_adapter
     from interlace.models.architecture import Architecture, BertArchitecture, LlamaArchitecture, read_architecture
     from interlace.models.catalogue import known_models
     from interlace.models.checkpoint import Checkpoint, Manifest, SuggestedSampling
@@ -32,8 +33,11 @@ _HOMES = {
     "BertArchitecture": "architecture",
     "Checkpoint": "checkpoint",
     "HeldLock": "lock",
+    "Layers": "adapter_file",
     "LlamaArchitecture": "architecture",
+    "LowRank": "adapter_file",
     "Manifest": "checkpoint",
+    "Shapes": "adapter_file",
     "StoredTensor": "weights",
     "SuggestedSampling": "checkpoint",
     "Weights": "weights",
@@ -51,6 +55,7 @@ _HOMES = {
     "open_weights": "weights",
     "print_table": "table",
     "pull": "pulling",
+    "read_adapter": "adapter_file",
     "read_architecture": "architecture",
     "remove_checkpoint": "store",
     "resolve": "store",
@@ -63,8 +68,11 @@ __all__ = [
     "BertArchitecture",
     "Checkpoint",
     "HeldLock",
+    "Layers",
     "LlamaArchitecture",
+    "LowRank",
     "Manifest",
+    "Shapes",
     "StoredTensor",
     "SuggestedSampling",
     "Weights",
@@ -82,6 +90,7 @@ __all__ = [
     "open_weights",
     "print_table",
     "pull",
+    "read_adapter",
     "read_architecture",
     "remove_checkpoint",
     "resolve",

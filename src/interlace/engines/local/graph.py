@@ -18,6 +18,7 @@ fuse rotary embedding, norms and linear layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,9 +33,13 @@ from interlace.models import LlamaArchitecture
 BLOCK = 32  # tokens in one cache block: what the runtime's CPU kernel is built for
 
 
-def build_llama(architecture: LlamaArchitecture, make: ConstantMaker) -> ov.Model:
+Adapt = Callable[[Callable[[str, list[int], Type], ov.Node], ov.Node, ov.Node, str], ov.Node]
+"""(input, x, y, name) → what becomes of `y`, the linear layer `name` of `x`; `input` makes inputs of the model."""
+
+
+def build_llama(architecture: LlamaArchitecture, make: ConstantMaker, adapt: Adapt | None = None) -> ov.Model:
     """The whole decoder as an uncompiled model; see the module's docstring for its inputs and output."""
-    build = _Builder(architecture, make)
+    build = _Builder(architecture, make, adapt)
     x = make.table("model.embed_tokens.weight")(build.input("input_ids", [-1], Type.i64))
     for layer in range(architecture.layers):
         x = build.attention(x, layer)
@@ -52,6 +57,7 @@ def build_llama(architecture: LlamaArchitecture, make: ConstantMaker) -> ov.Mode
 class _Builder:
     arch: LlamaArchitecture
     make: ConstantMaker
+    adapt: Adapt | None = None
     inputs: dict[str, ov.Node] = field(default_factory=dict)
     rotary: tuple[ov.Node, ov.Node] | None = None
 
@@ -70,8 +76,9 @@ class _Builder:
         return ops.multiply(ops.multiply(x, scale), ops.constant(self.make.vector(name)[None]))
 
     def linear(self, x: ov.Node, name: str, rows: Array | None = None) -> ov.Node:
-        """`x @ W.T` for the weight `name`."""
-        return ops.matmul(x, self.make.matrix(name, rows), transpose_a=False, transpose_b=True)
+        """`x @ W.T` for the weight `name`, and what adapters make of it."""
+        y = ops.matmul(x, self.make.matrix(name, rows), transpose_a=False, transpose_b=True)
+        return y if self.adapt is None else self.adapt(self.input, x, y, name)
 
     def attention(self, x: ov.Node, layer: int) -> ov.Node:
         """Grouped-query attention over the paged cache, with its residual."""
