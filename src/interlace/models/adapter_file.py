@@ -67,8 +67,8 @@ def read_adapter(folder: Path, shapes: Shapes, *, most_bytes: int) -> Layers:
         needed = sum(4 * (t.shape[0] * t.shape[1]) for pair in places.values() for t in pair)
         if needed > most_bytes:
             raise CheckpointError(
-                f"{WEIGHTS_FILE} needs {needed:,} bytes of memory, over the {most_bytes:,} of adapter_memory. "
-                "Raise adapter_memory, or train with a smaller r."
+                f"{WEIGHTS_FILE} needs {needed:,} bytes of memory, over the {most_bytes:,} of adapter_bytes. "
+                "Raise adapter_bytes, or train with a smaller r."
             )
         return {
             layer: LowRank(_numbers(file, down), _scaled(_numbers(file, up), config.scale_of(layer), up.name))

@@ -19,12 +19,13 @@ import openvino as ov
 from openvino import Type
 
 from interlace.engines.local.adapted import Adapted
+from interlace.engines.local.adapter_bank import Adapter, to_bf16
 from interlace.engines.local.adapter_graph import AdapterLayers, LinearLayers, kind_of
 from interlace.engines.local.compiled import Compiled, Run
 from interlace.engines.local.constants import Array, ConstantMaker, Precision, Report
 from interlace.engines.local.graph import BLOCK, Adapt, build_llama
 from interlace.errors import ConfigError
-from interlace.models import LlamaArchitecture, open_weights
+from interlace.models import Layers, LlamaArchitecture, open_weights
 
 __all__ = ["Run", "Runner"]
 
@@ -49,6 +50,7 @@ class Runner:
         cache_bytes: int = 1 << 30,
         threads: int = 0,
     ) -> None:
+        self._adapter_type = Type.bf16 if precision == "bf16" else Type.f32
         self._path = path
         self._architecture = architecture
         self._precision = precision
@@ -65,11 +67,6 @@ class Runner:
         self._adapted: Adapted | None = None
         self._compiling = threading.Lock()
         self.cache_blocks = self._allocate_cache(cache_bytes)
-
-    @property
-    def adapter_type(self) -> Type:
-        """The type in which adapters' matrices are kept."""
-        return Type.bf16 if self._precision == "bf16" else Type.f32
 
     def _built(self, adapt: Adapt) -> tuple[ov.Model, ConstantMaker]:
         with open_weights(self._path) as weights:
@@ -101,15 +98,25 @@ class Runner:
         for name, tensor in self._cache.items():
             compiled.bind(name, tensor)
 
-    def prepare_adapters(self, layers: Iterable[str]) -> None:
-        """See to it that adapters can change those layers, compiling a graph where the present one cannot. That takes
-        seconds; `forward` goes on meanwhile. From any thread."""
+    def adapter(self, name: str, serial: int, layers: Layers) -> Adapter:
+        """An adapter for runs, from what was read. Where no graph can take it yet, one is compiled, which takes
+        seconds; `forward` goes on meanwhile. From any thread; no two have the same `serial`."""
+        self._take_adapters_in(layers)
+        short = self._adapter_type == Type.bf16
+        kept = {
+            layer: (to_bf16(low.down), to_bf16(low.up)) if short else (low.down, low.up)
+            for layer, low in layers.items()
+        }
+        size = sum(down.nbytes + up.nbytes for down, up in kept.values())
+        return Adapter(name, serial, kept, {layer: low.rank for layer, low in layers.items()}, size)
+
+    def _take_adapters_in(self, layers: Iterable[str]) -> None:
         kinds = frozenset(kind_of(layer) for layer in layers)
         with self._compiling:
             present = self._adapted.kinds if self._adapted else frozenset()
             if kinds <= present:
                 return
-            changed = AdapterLayers(kinds | present, self.adapter_type)
+            changed = AdapterLayers(kinds | present, self._adapter_type)
             model, make = self._built(changed)
             adapted = Adapted(model, changed, self._properties, make.buffers)
             self._bind_cache(adapted.compiled)
@@ -118,7 +125,7 @@ class Runner:
     def forward(self, runs: Rows[Run], wanted: Array) -> Array:
         """Compute all runs in one step; return logits [len(wanted), vocabulary] f32 for the `wanted` positions, which
         count through the runs' tokens laid end to end, in rising order. The array may be a view that the next call
-        overwrites. `prepare_adapters` comes before the first run with an adapter."""
+        overwrites. Adapters are `adapter`'s."""
         if all(run.adapter is None for run in runs):
             return self._plain.forward(runs, wanted)
         adapted = self._adapted
