@@ -169,7 +169,7 @@ class AdapterStore:
             ticket = reference()
             if ticket is None:
                 continue
-            served = not patience_ended and self._give(ticket)
+            served = self._refuse(ticket) or (not patience_ended and self._give(ticket))
             if not served and not full:
                 served = self._load(ticket)
             if not served:
@@ -179,20 +179,25 @@ class AdapterStore:
             del ticket  # its last user may have gone meanwhile
         self._waiting = still
 
+    def _refuse(self, ticket: Ticket) -> bool:
+        """Tell it where its name is gone, or its adapter known to be broken."""
+        registration = ticket.registration
+        if self._registered.get(registration.name) is not registration:
+            self._decide(ticket, _unknown(registration.name))
+            return True
+        broken = self._broken.get(registration.serial)
+        if broken and self._clock() - broken[0] < BROKEN_SECONDS:
+            self._decide(ticket, broken[1])
+            return True
+        return False
+
     def _give(self, ticket: Ticket) -> bool:
-        """Give out what is in memory, or known to be broken or gone."""
+        """Give out what is in memory."""
         serial = ticket.registration.serial
         if resident := self._resident.get(serial):
             resident.users += 1
             self._resident.move_to_end(serial)
             self._decide(ticket, resident.adapter)
-            return True
-        if self._registered.get(ticket.registration.name) is not ticket.registration:
-            self._decide(ticket, _unknown(ticket.registration.name))
-            return True
-        broken = self._broken.get(serial)
-        if broken and self._clock() - broken[0] < BROKEN_SECONDS:
-            self._decide(ticket, broken[1])
             return True
         return False
 
