@@ -91,10 +91,11 @@ def _opened(folder: Path, name: str) -> Iterator[tuple[BufferedReader, int]]:
         if error.errno == errno.ELOOP:
             raise CheckpointError(f"{name} is a link. Copy the file itself into the adapter's folder.") from error
         raise CheckpointError(f"{name} cannot be read: {error.strerror}. Mind its folder and rights.") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise CheckpointError(f"{name} is not a plain file. Save the adapter again.")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{name} is not a plain file. Save the adapter again.")
         try:
             yield file, status.st_size
         except OSError as error:

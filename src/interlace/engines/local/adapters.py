@@ -236,7 +236,8 @@ class AdapterStore:
         """Let go of the adapters used longest ago that nobody uses now, as far as needed."""
         used = sum(one.adapter.bytes for one in self._resident.values())
         idle = [serial for serial, one in self._resident.items() if not one.users]
-        if used - sum(self._resident[serial].adapter.bytes for serial in idle) + needed > self._most_bytes:
+        in_use = used - sum(self._resident[serial].adapter.bytes for serial in idle)
+        if in_use and in_use + needed > self._most_bytes:  # one alone always fits: what is too large was not read
             return False
         for serial in idle:
             if used + needed <= self._most_bytes:
