@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from interlace.config import ModelSettings
 from interlace.engines.local import load_core
@@ -13,7 +14,7 @@ from interlace.errors import InterlaceError
 Outcomes = dict[str, list[Outcome]]
 
 
-def load(checkpoint: Path, *, precision: str = "f32", cache_bytes: int = 256 << 20, **settings: int) -> Core:
+def load(checkpoint: Path, *, precision: str = "f32", cache_bytes: int = 256 << 20, **settings: Any) -> Core:
     """The real engine on `checkpoint`, at f32 unless told otherwise, with a small cache."""
     model = ModelSettings(
         name="test", checkpoint=str(checkpoint), precision=precision, cache_bytes=cache_bytes, threads=2, **settings

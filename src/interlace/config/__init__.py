@@ -26,6 +26,7 @@ from interlace.config.route_settings import (
 )
 from interlace.config.settings import (
     DEFAULT_MODEL,
+    AdapterSettings,
     GuardSettings,
     LedgerSettings,
     LimitSettings,
@@ -41,6 +42,7 @@ from interlace.config.settings import (
 from interlace.config.values import parse_size
 
 __all__ = [
+    "AdapterSettings",
     "DEFAULT_MODEL",
     "ENGINES",
     "ENVIRONMENT",

@@ -22,7 +22,14 @@ from interlace.config.edge_settings import faults_of_tls
 from interlace.config.engines import REMOTE
 from interlace.config.route_check import faults_of_routes
 from interlace.config.route_settings import RouteSettings
-from interlace.config.settings import DEFAULT_MODEL, ModelSettings, PlanSettings, PriceSettings, Settings
+from interlace.config.settings import (
+    DEFAULT_MODEL,
+    AdapterSettings,
+    ModelSettings,
+    PlanSettings,
+    PriceSettings,
+    Settings,
+)
 from interlace.config.values import KINDS, Wrong, close_to, hints_of, parse, shown
 from interlace.errors import ConfigError
 
@@ -41,7 +48,12 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 """Which variable sets which setting. `INTERLACE_CONFIG` names the file, `INTERLACE_API_KEY` the key; they are apart."""
 
 _KEY_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})\}")
-_NAMED: Mapping[Any, str] = {ModelSettings: "model", PlanSettings: "plan", RouteSettings: "route"}
+_NAMED: Mapping[Any, str] = {
+    ModelSettings: "model",
+    AdapterSettings: "adapter",
+    PlanSettings: "plan",
+    RouteSettings: "route",
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 
 
@@ -342,6 +354,9 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
         checkpoint = model.get("checkpoint")
         if isinstance(checkpoint, str) and checkpoint.startswith(("./", "../", "~")):
             model["checkpoint"] = str((folder / Path(checkpoint)).absolute())
+        for adapter in model.get("adapters") or ():
+            if isinstance(adapter.get("folder"), str):
+                adapter["folder"] = str((folder / adapter["folder"]).absolute())
 
 
 def _build(cls: Any, values: Mapping[str, Any]) -> Any:

@@ -21,6 +21,14 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterSettings:
+    """A LoRA adapter over a model's checkpoint, in PEFT's format."""
+
+    name: str = setting("What it is called among the model's adapters.")
+    folder: str = setting("The folder with adapter_config.json and adapter_model.safetensors.")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
     """One served model. `cache_bytes` caps the KV cache; `threads` 0 means one per physical core.
 
@@ -65,6 +73,16 @@ class ModelSettings:
         "Token budget of one step, prefill and decode together; four times as much while nobody is being answered.",
         256,
         minimum=1,
+        only=(LOCAL,),
+    )
+    adapters: tuple[AdapterSettings, ...] = setting(
+        "LoRA adapters over it, loaded when they are first asked for.", (), only=(LOCAL,)
+    )
+    adapter_bytes: int = setting(
+        "Cap of the adapters in memory; those in the running batch take as much again. The one used longest ago makes "
+        "room.",
+        1 << 30,
+        minimum=1 << 20,
         only=(LOCAL,),
     )
     threads: int = setting(

@@ -57,7 +57,7 @@ def parse(text: str, hint: Any, field: dataclasses.Field[Any]) -> Any:
         value = _said(parse_moment, text)
     elif field.name == "time_zone":
         value = _zone(text)
-    elif field.name == "checkpoint" and text.startswith("~"):
+    elif field.name in {"checkpoint", "folder"} and text.startswith("~"):
         value = str(_path(text))
     elif field.name == "hours":
         value = _hours(text)

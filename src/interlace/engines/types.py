@@ -247,6 +247,7 @@ class GenerateRequest(Struct, frozen=True):
     dialect: str = ""
     native: Mapping[str, Any] = msgspec.field(default_factory=dict)
     asides: tuple[str, ...] = ()  # as the caller wrote them: "speed", "tools[].eager_input_streaming"
+    adapter: str = ""  # of the model, by name; "": the base alone
 
 
 class EmbedRequest(Struct, frozen=True):

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interlace.models.adapter_file import Layers, LowRank, Shapes, read_adapter
     from interlace.models.architecture import (
         Activation,
         Architecture,
@@ -43,8 +44,11 @@ _HOMES = {
     "EncoderArchitecture": "architecture",
     "HeldLock": "lock",
     "Layer": "architecture",
+    "Layers": "adapter_file",
+    "LowRank": "adapter_file",
     "Manifest": "checkpoint",
     "Rope": "architecture",
+    "Shapes": "adapter_file",
     "StoredTensor": "weights",
     "SuggestedSampling": "checkpoint",
     "Weights": "weights",
@@ -64,6 +68,7 @@ _HOMES = {
     "open_weights": "weights",
     "print_table": "table",
     "pull": "pulling",
+    "read_adapter": "adapter_file",
     "read_architecture": "architecture",
     "remove_checkpoint": "store",
     "resolve": "store",
@@ -79,8 +84,11 @@ __all__ = [
     "EncoderArchitecture",
     "HeldLock",
     "Layer",
+    "Layers",
+    "LowRank",
     "Manifest",
     "Rope",
+    "Shapes",
     "StoredTensor",
     "SuggestedSampling",
     "Weights",
@@ -100,6 +108,7 @@ __all__ = [
     "open_weights",
     "print_table",
     "pull",
+    "read_adapter",
     "read_architecture",
     "remove_checkpoint",
     "resolve",

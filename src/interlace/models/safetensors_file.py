@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 from interlace.errors import CheckpointError
 
@@ -40,21 +40,29 @@ def read_safetensors(path: Path) -> dict[str, SafeTensor]:
     """Read and validate the header of a safetensors file; raises CheckpointError naming the file and the fault."""
     try:
         with path.open("rb") as file:
-            return _read(path, file.read(8), file)
-    except _Bad as error:
-        raise CheckpointError(f"{path.name} is not a sound safetensors file: {error}. Pull it again.") from error
+            return read_safetensors_header(path.name, file, path.stat().st_size)
     except OSError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror}.") from error
+
+
+def read_safetensors_header(
+    name: str, file: BinaryIO, size: int, most_bytes: int = MAX_HEADER_BYTES
+) -> dict[str, SafeTensor]:
+    """The same of an open file of `size` bytes, called `name` in errors, whose header has at most `most_bytes`."""
+    try:
+        return _read(file, size, most_bytes)
+    except _Bad as error:
+        raise CheckpointError(f"{name} is not a sound safetensors file: {error}. Pull it again.") from error
 
 
 class _Bad(Exception):
     """What is wrong with the file, in words."""
 
 
-def _read(path: Path, prefix: bytes, file: Any) -> dict[str, SafeTensor]:
-    size = path.stat().st_size
+def _read(file: BinaryIO, size: int, most_bytes: int) -> dict[str, SafeTensor]:
+    prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or length < 2 or length > MAX_HEADER_BYTES or length > size - 8:
+    if len(prefix) < 8 or length < 2 or length > most_bytes or length > size - 8:
         raise _Bad(f"its header claims {length} bytes in a file of {size}")
     header = _parse(file.read(length))
     data_start = 8 + length

@@ -10,6 +10,7 @@ from typing import cast
 
 from interlace.config import ModelSettings
 from interlace.engines.host.protocol import (
+    Adapter,
     Attach,
     Cancel,
     Failure,
@@ -125,6 +126,10 @@ class Connection(asyncio.Protocol):
     def attach(self) -> None:
         """Tell a host that listens who we are."""
         self._write(encode_frame(Attach(self._prefix)))
+
+    def adapter(self, name: str, folder: str) -> None:
+        """Tell the host where the adapter `name` lies from now on; "": nowhere."""
+        self._write(encode_frame(Adapter(name, folder)))
 
     def open(self, request: GenerateRequest | EmbedRequest, *, count: bool = False) -> Stream:
         """Send a request, to be run or only counted.

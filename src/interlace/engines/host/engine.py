@@ -171,8 +171,18 @@ class HostedEngine(_BehindSocket):
         policy: RestartPolicy = DEFAULT_POLICY,
         listen: Path | None = None,
     ) -> None:
-        super().__init__(Supervisor(settings, home, core, policy, listen))
+        self._supervisor = Supervisor(settings, home, core, policy, listen)
+        super().__init__(self._supervisor)
         self.listen = listen
+
+    def register_adapter(self, name: str, folder: Path) -> None:
+        """From now on requests may name the adapter in `folder`, which is read when the first one does. It is served
+        after a restart of the host, too."""
+        self._supervisor.adapter(name, str(folder))
+
+    def remove_adapter(self, name: str) -> None:
+        """From now on there is no adapter of that name; requests that have it keep it to their end."""
+        self._supervisor.adapter(name, "")
 
 
 class AttachedEngine(_BehindSocket):

@@ -16,6 +16,8 @@ whose first item is its tag, then the fields in order:
                                                             only itself; with `count` it is not run, its prompt is
                                                             only counted and told as "usage", at once
                      ["cancel", id]
+                     ["adapter", name, folder]              from now on the adapter of that name lies there; with ""
+                                                            there is none. Requests keep the one they began with
     host → gateway   ["progress", text]                     while loading
                      ["load_failed", failure, hopeless]     then the host exits
                      ["ready", capabilities, health]        once
@@ -115,6 +117,13 @@ class Cancel(Message, frozen=True, tag="cancel"):
     id: str
 
 
+class Adapter(Message, frozen=True, tag="adapter"):
+    """From now on the model's adapter `name` is the one in `folder`; "": there is none of that name."""
+
+    name: str
+    folder: str = ""
+
+
 class Progress(Message, frozen=True, tag="progress"):
     """How far loading has come, in words."""
 
@@ -145,7 +154,7 @@ class Step(Message, frozen=True, tag="step"):
     health: Health | None = None
 
 
-ToHost = Setup | Attach | Submit | Cancel
+ToHost = Setup | Attach | Submit | Cancel | Adapter
 FromHost = Progress | LoadFailed | Ready | Step
 
 _encoder = msgspec.msgpack.Encoder()

@@ -26,9 +26,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from interlace.engines.host.audience import Audience, listen
 from interlace.engines.host.protocol import (
+    Adapter,
     Attach,
     Cancel,
     Failure,
@@ -40,6 +42,7 @@ from interlace.engines.host.protocol import (
     Setup,
     Step,
     Submit,
+    ToHost,
     WireOutcome,
     decode_request,
     decode_to_host,
@@ -203,6 +206,19 @@ def _nobody_attaches(_: str) -> None:
     raise FrameError("the gateway that started this process does not attach to it")
 
 
+@runtime_checkable
+class TakesAdapters(Protocol):
+    """A core whose requests may name adapters. Called from the reading thread, while `step` runs."""
+
+    def register_adapter(self, name: str, folder: Path) -> None:
+        """From now on the adapter `name` is the one in `folder`."""
+        ...
+
+    def remove_adapter(self, name: str) -> None:
+        """From now on there is none of that name; requests keep the one they began with."""
+        ...
+
+
 class Reader:
     """A reading thread, and the preparers it feeds. `core` is set before the first request can come."""
 
@@ -244,7 +260,7 @@ class Reader:
             log.exception("the connection to the gateway failed; this process ends")
         self._gone(EXIT_GATEWAY_GONE)
 
-    def take(self, message: Setup | Attach | Submit | Cancel) -> None:
+    def take(self, message: ToHost) -> None:
         """Act on one message of the gateway."""
         if isinstance(message, Submit):
             if not message.count:
@@ -257,8 +273,18 @@ class Reader:
             self.inbox.put(message)  # for a job that is past the preparers
         elif isinstance(message, Attach):
             self.attach(message.prefix)
+        elif isinstance(message, Adapter):
+            self._take_adapter(message)
         else:
             self.setup.put(message)
+
+    def _take_adapter(self, message: Adapter) -> None:
+        if not isinstance(self.core, TakesAdapters):
+            log.error("this model takes no adapters; %s is not served", message.name)
+        elif message.folder:
+            self.core.register_adapter(message.name, Path(message.folder))
+        else:
+            self.core.remove_adapter(message.name)
 
     def _prepare(self, job: Job, message: Submit) -> None:
         if job.cancelled:

@@ -75,6 +75,7 @@ class Supervisor:
         self._deaths = 0  # in a row, without a healthy time between
         self._load_deaths = 0  # in a row, without having been ready between
         self._changed = asyncio.Event()
+        self._adapters: dict[str, str] = {}  # what was told since the settings: name → folder, "" where removed
 
     # --- what it knows, without waiting ---
 
@@ -109,6 +110,12 @@ class Supervisor:
         return EngineUnavailable(
             f"the engine of model {self._settings.name} is {health.state}{detail}", retry_after_seconds=again
         )
+
+    def adapter(self, name: str, folder: str) -> None:
+        """Tell this host, and those after it, where the adapter `name` lies from now on; "": nowhere."""
+        self._adapters[name] = folder
+        if connection := self._open_connection():
+            connection.adapter(name, folder)
 
     # --- from start to close ---
 
@@ -192,6 +199,8 @@ class Supervisor:
             self._set(self._with(detail=text))
 
     def _note_ready(self, connection: Connection, ready: Ready) -> None:
+        for name, folder in self._adapters.items():
+            connection.adapter(name, folder)  # before the first request that may name it
         self._connection = connection
         self._capabilities = ready.capabilities
         self._load_deaths = 0

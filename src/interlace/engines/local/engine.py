@@ -11,10 +11,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from interlace.engines.local.adapter_bank import Adapter
+from interlace.engines.local.adapters import AdapterStore, Ticket
 from interlace.engines.local.choice import Choice, token_logprob
 from interlace.engines.local.constants import Array
 from interlace.engines.local.constraints import Constraint
@@ -40,6 +43,7 @@ from interlace.models import SuggestedSampling
 log = logging.getLogger(__name__)
 
 MAX_CHOICES = 128  # OpenAI's bound on n
+PARKED_SECONDS = 0.005  # how long a step without work waits for an adapter, and new requests with it
 PROMPT_LOGPROB_ROWS = 128  # a row of logits is 4 bytes x vocabulary: bounds what one step holds for `echo`
 
 
@@ -51,6 +55,7 @@ class Prepared:
     ids: list[int]
     prompt_text: str | None
     constraints: list[Constraint | None]
+    ticket: Ticket | None = None  # for its adapter
 
 
 @dataclass(eq=False)
@@ -61,6 +66,7 @@ class _Task:
     prompt_ids: list[int]
     prompt_text: str | None
     choices: list[Choice]
+    ticket: Ticket | None = None  # until its end, which gives it back
     started: bool = False
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -68,6 +74,11 @@ class _Task:
     def reads_prompt(self) -> bool:
         """Whether the logprobs of prompt tokens are still being collected."""
         return self.request.sampling.prompt_logprobs and not self.started
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What its sequences are computed with."""
+        return self.ticket.adapter if self.ticket else None
 
     def usage(self) -> Usage:
         return Usage(len(self.prompt_ids), sum(choice.tokens for choice in self.choices))
@@ -88,8 +99,10 @@ class LocalEngine:
         max_waiting: int,
         step_tokens: int,
         precision: str,
+        adapters: AdapterStore,
     ) -> None:
         self._runner = runner
+        self._adapters = adapters
         self._prompts = prompts
         self._tokenizer = prompts.tokenizer
         # A head may be padded beyond the tokenizer's ids, and a tokenizer may know ids the model was not given.
@@ -100,20 +113,23 @@ class LocalEngine:
         self._max_waiting = max_waiting
         self._precision = precision
         self._tasks: dict[str, _Task] = {}
+        self._parked: list[_Task] = []  # until their adapter is in memory
         self._outcomes: list[tuple[str, Outcome]] = []
 
     # --- the contract of Core --------------------------------------------------------------------------------
 
     def prepare(self, request: GenerateRequest | EmbedRequest) -> Prepared:
-        """Render and tokenise the prompt, check lengths and ids, compile the constraint. Runs beside `step`."""
+        """Render and tokenise the prompt, check lengths and ids, compile the constraint, have the adapter loaded. Runs
+        beside `step`."""
         request = _generation(request)
+        ticket = self._adapters.ask(request.adapter) if request.adapter else None  # loads while the rest is done
         if not 1 <= request.n <= MAX_CHOICES:
             raise InvalidRequest(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", param="n")
         request = self._with_suggestions(request)
         check_sampling(request.sampling, self._vocabulary)
         ids, prompt_text = self._prompt(request)
         constraints = self._prompts.constraints(request)
-        return Prepared(request, ids, prompt_text, constraints)
+        return Prepared(request, ids, prompt_text, constraints, ticket)
 
     def count(self, request: GenerateRequest | EmbedRequest) -> int:
         """Tokens of the prompt; refuses one that `prepare` would refuse."""
@@ -124,9 +140,10 @@ class LocalEngine:
         """Queue the request's choices, or refuse with `Overloaded` when they would not fit the queue."""
         request = prepared.request
         room = self._max_waiting + self._scheduler.could_start(len(prepared.ids))
-        if len(self._scheduler.waiting) + request.n > max(room, request.n):
+        waiting = len(self._scheduler.waiting) + sum(len(task.choices) for task in self._parked)
+        if waiting + request.n > max(room, request.n):
             raise Overloaded(
-                f"The model's queue is full ({len(self._scheduler.waiting)} sequences are waiting). Try again shortly.",
+                f"The model's queue is full ({waiting} sequences are waiting). Try again shortly.",
                 retry_after_seconds=1.0,
             )
         if request.id in self._tasks:
@@ -137,15 +154,12 @@ class LocalEngine:
             Choice.create(index, request, self._prompts, prepared.ids, constraint, left if wanted is None else wanted)
             for index, constraint in enumerate(prepared.constraints)
         ]
-        task = _Task(request, prepared.ids, prepared.prompt_text, choices)
+        task = _Task(request, prepared.ids, prepared.prompt_text, choices, prepared.ticket)
         self._tasks[request.id] = task
-        if task.reads_prompt:  # the first choice reads the prompt's logprobs; the others follow it
-            task.prompt_logprobs.append(self._entry(Sampled(prepared.ids[0], None, ())))
-            self._queue(task, choices[0], slice_limit=PROMPT_LOGPROB_ROWS)
+        if task.ticket is None or task.ticket.adapter is not None:
+            self._begin(task)
         else:
-            self._start(task)
-            for choice in choices:
-                self._queue(task, choice)
+            self._parked.append(task)
 
     def cancel(self, request_id: str) -> None:
         """Forget the request and free its blocks; unknown ids are ignored."""
@@ -154,13 +168,24 @@ class LocalEngine:
             self._release(task)
             self._outcomes = [outcome for outcome in self._outcomes if outcome[0] != request_id]
 
+    def register_adapter(self, name: str, folder: Path) -> None:
+        """Serve the adapter in `folder` by that name from now on. From any thread."""
+        self._adapters.register(name, folder)
+
+    def remove_adapter(self, name: str) -> None:
+        """Serve it no more; requests that have it keep it to their end. From any thread."""
+        self._adapters.remove(name)
+
     def has_work(self) -> bool:
         """Whether any sequence waits or runs, or an outcome has not been handed out."""
-        return bool(self._outcomes or self._scheduler.running or self._scheduler.waiting)
+        return bool(self._outcomes or self._scheduler.running or self._scheduler.waiting or self._parked)
 
     def step(self) -> list[tuple[str, Outcome]]:
         """One iteration: schedule, run, sample, tell."""
+        self._begin_parked()
         plan = self._scheduler.schedule()
+        if not plan and self._parked and not self._outcomes:
+            self._adapters.wait(PARKED_SECONDS)
         if plan:
             logits, rows = self._forward(plan)
             completed = [piece.completes for piece in plan]
@@ -194,6 +219,30 @@ class LocalEngine:
             blocks_used=scheduler.total_blocks - scheduler.free_blocks,
             blocks_total=scheduler.total_blocks,
         )
+
+    # --- adapters --------------------------------------------------------------------------------------------
+
+    def _begin_parked(self) -> None:
+        """Queue the requests whose adapter has come; end those whose adapter will not."""
+        parked, self._parked = self._parked, []
+        for task in parked:
+            if task.ticket is None or not task.ticket.decided:
+                self._parked += [task] if task.ticket is not None else []
+            elif task.ticket.error is not None:
+                self._fail(task, task.ticket.error)
+            else:
+                with self._contained(task):
+                    self._begin(task)
+
+    def _begin(self, task: _Task) -> None:
+        """Queue the request's choices; where it wants its prompt's logprobs, the first one reads them for all."""
+        if task.reads_prompt:
+            task.prompt_logprobs.append(self._entry(Sampled(task.prompt_ids[0], None, ())))
+            self._queue(task, task.choices[0], slice_limit=PROMPT_LOGPROB_ROWS)
+        else:
+            self._start(task)
+            for choice in task.choices:
+                self._queue(task, choice)
 
     # --- prepare ---------------------------------------------------------------------------------------------
 
@@ -252,7 +301,7 @@ class LocalEngine:
             rows.append(range(taken, taken + needed))
             begin, taken = begin + piece.count, taken + needed
         runs = [
-            Run(s.tokens[s.computed : s.computed + piece.count], s.computed, s.blocks)
+            Run(s.tokens[s.computed : s.computed + piece.count], s.computed, s.blocks, s.owner[0].adapter)
             for piece in plan
             for s in (piece.sequence,)
         ]
@@ -320,6 +369,7 @@ class LocalEngine:
             self._scheduler.remove(choice.sequence)
         if all(choice.finished for choice in task.choices):
             del self._tasks[task.request.id]
+            task.ticket = None
             self._outcomes.append((task.request.id, task.usage()))
 
     @contextmanager
@@ -339,6 +389,8 @@ class LocalEngine:
         self._outcomes.append((task.request.id, error))
 
     def _release(self, task: _Task) -> None:
+        task.ticket = None
+        self._parked = [one for one in self._parked if one is not task]
         for choice in task.choices:
             if choice.sequence is not None:
                 self._scheduler.remove(choice.sequence)

@@ -20,6 +20,7 @@ fuse rotary embedding, norms and linear layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,9 +47,13 @@ from interlace.models import DecoderArchitecture, Rope
 BLOCK = 32  # tokens in one cache block: what the runtime's CPU kernel is built for
 
 
-def build_decoder(architecture: DecoderArchitecture, make: ConstantMaker) -> ov.Model:
+Adapt = Callable[[Callable[[str, list[int], Type], ov.Node], ov.Node, ov.Node, str], ov.Node]
+"""(input, x, y, name) → what becomes of `y`, the linear layer `name` of `x`; `input` makes inputs of the model."""
+
+
+def build_decoder(architecture: DecoderArchitecture, make: ConstantMaker, adapt: Adapt | None = None) -> ov.Model:
     """The whole decoder as an uncompiled model; see the module's docstring for its inputs and output."""
-    build = _Builder(architecture, make)
+    build = _Builder(architecture, make, adapt)
     x = build.embedding()
     for layer in range(architecture.layers):
         x = build.attention(x, layer)
@@ -63,6 +68,7 @@ def build_decoder(architecture: DecoderArchitecture, make: ConstantMaker) -> ov.
 class _Builder:
     arch: DecoderArchitecture
     make: ConstantMaker
+    adapt: Adapt | None = None
     inputs: dict[str, ov.Node] = field(default_factory=dict)
     rotary: dict[Rope, tuple[ov.Node, ov.Node]] = field(default_factory=dict)
 
@@ -88,7 +94,7 @@ class _Builder:
     def head(self, x: ov.Node) -> ov.Node:
         """Logits [R, vocabulary] f32 of normed states [R, hidden]."""
         arch = self.arch
-        logits = self.linear(x, arch.name("embed" if arch.tied_embeddings else "head") + ".weight")
+        logits = self._product(x, arch.name("embed" if arch.tied_embeddings else "head") + ".weight")
         if arch.logit_cap:
             cap = float32(arch.logit_cap)
             logits = ops.multiply(ops.tanh(ops.divide(logits, cap)), cap)
@@ -102,9 +108,14 @@ class _Builder:
         return rms_norm(x, weight + np.float32(arch.norm_offset), arch.norm_epsilon)
 
     def linear(self, x: ov.Node, name: str, rows: Array | None = None) -> ov.Node:
-        """`x @ W.T` for the weight `name`, and its bias where the checkpoint has one; every projection comes through
-        here. Without `.weight` the name is the module's path as PEFT knows it, so an adapter of `qkv_proj`,
+        """The linear layer of the weight `name` on [T, in], and what adapters make of it; every one but the head comes
+        through here. Without `.weight` the name is the module's path as PEFT knows it, so an adapter of `qkv_proj`,
         `gate_up_proj` (Phi-3) or `c_attn` (GPT-2) is one of the whole fused module."""
+        y = self._product(x, name, rows)
+        return y if self.adapt is None else self.adapt(self.input, x, y, name)
+
+    def _product(self, x: ov.Node, name: str, rows: Array | None = None) -> ov.Node:
+        """`x @ W.T` for the weight `name`, and its bias where the checkpoint has one."""
         y = ops.matmul(x, self.make.matrix(name, rows), transpose_a=False, transpose_b=True)
         bias = name.removesuffix("weight") + "bias"
         if bias not in self.make.weights.shapes():

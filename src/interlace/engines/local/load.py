@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from interlace.config import ModelSettings
 from interlace.engines.local.constants import KEPT_AS_STORED, KEPT_IN_EIGHT_BITS, Precision
@@ -16,12 +16,18 @@ from interlace.models import (
     Checkpoint,
     DecoderArchitecture,
     EncoderArchitecture,
+    Layers,
     SuggestedSampling,
     check_memory,
     open_weights,
+    read_adapter,
     read_architecture,
     resolve,
 )
+
+if TYPE_CHECKING:
+    from interlace.engines.local.adapters import AdapterStore
+    from interlace.engines.local.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +69,7 @@ def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture:
         "cache of %d blocks of 32 tokens",
         settings.name, formats, runner.report.worst_error, runner.cache_blocks,
     )  # fmt: skip
+    adapters = _adapters(settings, runner)
     return LocalEngine(
         runner,
         prompts,
@@ -73,7 +80,21 @@ def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture:
         max_waiting=settings.max_waiting,
         step_tokens=max(settings.step_tokens, settings.max_sequences),  # room for one token of each
         precision=precision,
+        adapters=adapters,
     )
+
+
+def _adapters(settings: ModelSettings, runner: Runner) -> AdapterStore:
+    """The store of the model's adapters, with those that its settings name."""
+    from interlace.engines.local.adapters import AdapterStore
+
+    def read(folder: Path) -> Layers:
+        return read_adapter(folder, runner.linear_shapes, most_bytes=settings.adapter_bytes)
+
+    store = AdapterStore(read, runner.adapter, settings.adapter_bytes)
+    for adapter in settings.adapters:
+        store.register(adapter.name, Path(adapter.folder))
+    return store
 
 
 def _kept_precision(settings: ModelSettings, checkpoint: Checkpoint) -> str:

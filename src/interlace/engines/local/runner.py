@@ -1,19 +1,33 @@
-"""One compiled model and its paged cache: a batch of token runs in, logits out. Knows nothing of requests."""
+"""A model's graphs and its paged cache: a batch of token runs in, logits out. Knows nothing of requests.
+
+A step in which no sequence has an adapter runs the plain graph. The graph with adapters is compiled once the first one
+is loaded, beside the plain one and on the same cache: it costs the memory of the weights once more, and every layer an
+adapter may change a few per cent of time.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import openvino as ov
+from openvino import Type
 
+from interlace.engines.local.adapted import Adapted
+from interlace.engines.local.adapter_bank import Adapter, to_bf16
+from interlace.engines.local.adapter_graph import AdapterLayers, LinearLayers, kind_of
+from interlace.engines.local.compiled import Compiled, Run
 from interlace.engines.local.constants import Array, ConstantMaker, Precision, Report
-from interlace.engines.local.graph import BLOCK, build_decoder
+from interlace.engines.local.graph import BLOCK, Adapt, build_decoder
 from interlace.errors import ConfigError
-from interlace.models import DecoderArchitecture, open_weights
+from interlace.models import DecoderArchitecture, Layers, open_weights
+
+__all__ = ["Run", "Runner"]
 
 # Per precision: how the CPU plugin computes, how the cache is kept, and how activations are quantised (0: never).
 _PROPERTIES: dict[Precision, dict[str, Any]] = {
@@ -22,15 +36,6 @@ _PROPERTIES: dict[Precision, dict[str, Any]] = {
     "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"},
     "int8": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "64"},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Consecutive tokens of one sequence: `past` tokens are in the cache already, `blocks` holds them and these."""
-
-    tokens: Rows[int]
-    past: int
-    blocks: Rows[int]
 
 
 class Runner:
@@ -45,25 +50,32 @@ class Runner:
         cache_bytes: int = 1 << 30,
         threads: int = 0,
     ) -> None:
-        with open_weights(path) as weights:
-            make = ConstantMaker(weights, precision)
-            model = build_decoder(architecture, make)
-            properties = _PROPERTIES[precision] | {
-                "NUM_STREAMS": 1,
-                "ENABLE_CPU_PINNING": False,
-                "INFERENCE_NUM_THREADS": threads,
-            }
-            compiled = ov.Core().compile_model(model, "CPU", properties)
-            self.report: Report = make.report
-            self._buffers = make.buffers  # read, not copied, by the compiled model: they live as long as it does
-        self._compiled = compiled  # an infer request does not keep its model alive
-        self._request = compiled.create_infer_request()
-        self._inputs: dict[str, Array] = {}
+        self._adapter_type = Type.bf16 if precision == "bf16" else Type.f32
+        self._path = path
+        self._architecture = architecture
+        self._precision = precision
+        self._properties = _PROPERTIES[precision] | {
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        linears = LinearLayers()
+        model, make = self._built(linears)
+        self.linear_shapes: Mapping[str, tuple[int, int]] = MappingProxyType(linears.shapes)
+        self.report: Report = make.report
+        self._plain = Compiled(model, self._properties, make.buffers)
+        self._adapted: Adapted | None = None
+        self._compiling = threading.Lock()
         self.cache_blocks = self._allocate_cache(cache_bytes)
+
+    def _built(self, adapt: Adapt) -> tuple[ov.Model, ConstantMaker]:
+        with open_weights(self._path) as weights:
+            make = ConstantMaker(weights, self._precision)
+            return build_decoder(self._architecture, make, adapt), make
 
     def _allocate_cache(self, cache_bytes: int) -> int:
         """Bind cache tensors of at most `cache_bytes` in all. Pages are touched only once a block is used."""
-        caches = [port for port in self._compiled.inputs if "_cache." in port.get_any_name()]
+        caches = self._plain.cache_ports()
         shapes = [[dim.get_length() for dim in list(port.partial_shape)[1:]] for port in caches]
         bytes_per_block = sum(
             int(np.prod(shape)) * port.element_type.bitwidth // 8 for port, shape in zip(caches, shapes, strict=True)
@@ -74,40 +86,48 @@ class Runner:
                 f"cache_bytes is {cache_bytes:,}, but this model keeps {BLOCK} tokens in {bytes_per_block:,} bytes: "
                 f"give at least {2 * bytes_per_block:,}, better some hundred times as much."
             )
-        for port, shape in zip(caches, shapes, strict=True):
-            self._request.set_tensor(port, ov.Tensor(port.element_type, ov.Shape([blocks, *shape])))
+        self._cache = {
+            port.get_any_name(): ov.Tensor(port.element_type, ov.Shape([blocks, *shape]))
+            for port, shape in zip(caches, shapes, strict=True)
+        }
+        self._bind_cache(self._plain)
         self.block_bytes = bytes_per_block
         return blocks
 
+    def _bind_cache(self, compiled: Compiled) -> None:
+        for name, tensor in self._cache.items():
+            compiled.bind(name, tensor)
+
+    def adapter(self, name: str, serial: int, layers: Layers) -> Adapter:
+        """An adapter for runs, from what was read. Where no graph can take it yet, one is compiled, which takes
+        seconds; `forward` goes on meanwhile. From any thread; no two have the same `serial`."""
+        self._take_adapters_in(layers)
+        short = self._adapter_type == Type.bf16
+        kept = {
+            layer: (to_bf16(low.down), to_bf16(low.up)) if short else (low.down, low.up)
+            for layer, low in layers.items()
+        }
+        size = sum(down.nbytes + up.nbytes for down, up in kept.values())
+        return Adapter(name, serial, kept, {layer: low.rank for layer, low in layers.items()}, size)
+
+    def _take_adapters_in(self, layers: Iterable[str]) -> None:
+        kinds = frozenset(kind_of(layer) for layer in layers)
+        with self._compiling:
+            present = self._adapted.kinds if self._adapted else frozenset()
+            if kinds <= present:
+                return
+            changed = AdapterLayers(kinds | present, self._adapter_type)
+            model, make = self._built(changed)
+            adapted = Adapted(model, changed, self._properties, make.buffers)
+            self._bind_cache(adapted.compiled)
+            self._adapted = adapted
+
     def forward(self, runs: Rows[Run], wanted: Array) -> Array:
         """Compute all runs in one step; return logits [len(wanted), vocabulary] f32 for the `wanted` positions, which
-        count through the runs' tokens laid end to end. The array is a view that the next call overwrites."""
-        lengths = np.fromiter((len(run.tokens) for run in runs), np.int32, len(runs))
-        past = np.fromiter((run.past for run in runs), np.int32, len(runs))
-        totals = past + lengths
-        used = (totals + BLOCK - 1) // BLOCK
-        begins = _offsets(lengths)
-        self._set("input_ids", np.concatenate([np.asarray(run.tokens, np.int64) for run in runs]))
-        # The position of token j of a run is past + j: count through all tokens, then shift each run to its past.
-        self._set("position_ids", np.arange(begins[-1], dtype=np.int64) + np.repeat(past - begins[:-1], lengths))
-        self._set("past_lens", past)
-        self._set("subsequence_begins", begins)
-        self._set("block_indices_begins", _offsets(used))
-        self._set(
-            "block_indices",
-            np.concatenate([np.asarray(run.blocks[:n], np.int32) for run, n in zip(runs, used.tolist(), strict=True)]),
-        )
-        self._set("max_context_len", np.array(totals.max(), np.int32))
-        self._set("logits_idx", wanted.astype(np.int32))
-        self._request.infer()  # releases the GIL
-        logits: Array = self._request.get_output_tensor(0).data
-        return logits
-
-    def _set(self, name: str, values: Array) -> None:
-        self._inputs[name] = values  # the tensor shares this memory
-        self._request.set_tensor(name, ov.Tensor(values, shared_memory=True))
-
-
-def _offsets(lengths: Array) -> Array:
-    """[a, b, c] → [0, a, a + b, a + b + c] as int32."""
-    return np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
+        count through the runs' tokens laid end to end, in rising order. The array may be a view that the next call
+        overwrites. Adapters are `adapter`'s."""
+        if all(run.adapter is None for run in runs):
+            return self._plain.forward(runs, wanted)
+        adapted = self._adapted
+        assert adapted is not None
+        return adapted.forward(runs, wanted)

@@ -1,0 +1,155 @@
+"""Adapters of a batch, stacked for the graph: re-stacked only where the batch changes, a slot at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import openvino as ov
+from openvino import Type
+
+from interlace.engines.local.constants import Array
+
+_WIDE_STEPS = 16  # how long a stack may be wider than its adapters before it is made anew
+_ALIGN = 16  # elements: where in the buffer a matrix may begin
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """A loaded adapter. `serial` is never used twice, whatever its name; `layers` holds (down, up) of each layer it
+    changes, float32, or bfloat16 as uint16; `ranks` their rank."""
+
+    name: str
+    serial: int
+    layers: Mapping[str, tuple[Array, Array]]
+    ranks: Mapping[str, int]
+    bytes: int
+
+
+class Bank:
+    """Stacks the adapters of one batch. `shapes`: the graph's layers, (outputs, inputs) of each."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], dtype: Type) -> None:
+        self._shapes = shapes
+        self._dtype = dtype
+        self._numpy: type[np.generic] = np.float32 if dtype == Type.f32 else np.uint16
+        self._slots: list[int] = []  # serial of the adapter in each, also of one that is not wanted any more; -1: none
+        self._ranks: dict[str, int] = dict.fromkeys(shapes, 0)
+        self._stacks: dict[str, tuple[Array, Array]] = {}
+        self._order: list[int] = []
+        self._narrower = False
+        self._wide_steps = 0
+        self.copied = 0  # slots written so far
+        self.generation = 0  # grows whenever `tensors` gives others than before
+
+    def arrange(self, adapters: Sequence[Adapter]) -> list[int]:
+        """Stack these, all different; returns their serials in the order they lie. `tensors` are theirs until the next
+        call. What lies already where it may is not copied."""
+        wanted = {adapter.serial: adapter for adapter in adapters}
+        self._wide_steps = self._wide_steps + 1 if self._narrower else 0
+        if wanted.keys() == set(self._order) and self._wide_steps < _WIDE_STEPS:
+            return self._order
+        ranks = {layer: max(adapter.ranks.get(layer, 0) for adapter in adapters) for layer in self._shapes}
+        grown = any(rank > self._ranks[layer] for layer, rank in ranks.items())
+        if grown or len(adapters) > len(self._slots) or self._wide_steps >= _WIDE_STEPS:
+            self._allocate(len(adapters), ranks)
+        self._narrower = ranks != self._ranks
+        self._fill(wanted)
+        self._order = self._slots[: len(wanted)]
+        self.generation += 1
+        return self._order
+
+    def tensors(self) -> dict[str, ov.Tensor]:
+        """The graph's inputs for the adapters last arranged; they share the bank's memory."""
+        count = len(self._order)
+        made = {}
+        for layer, (down, up) in self._stacks.items():
+            made[f"{layer}.down"] = tensor(down[:count], self._dtype)
+            made[f"{layer}.up"] = tensor(up[:count], self._dtype)
+        return made
+
+    def _allocate(self, count: int, ranks: Mapping[str, int]) -> None:
+        """Room for `count` adapters of those ranks, and some more, in one piece: large pages need it."""
+        capacity = 1 << (count - 1).bit_length()
+        sizes = [
+            -(-capacity * ranks[layer] * width // _ALIGN) * _ALIGN
+            for layer, shape in self._shapes.items()
+            for width in reversed(shape)
+        ]
+        buffer = np.empty(sum(sizes), self._numpy)
+        begins = iter(np.cumsum([0, *sizes[:-1]]).tolist())
+        for layer, (outputs, inputs) in self._shapes.items():
+            rank = ranks[layer]
+            down, up = (
+                buffer[begin : begin + capacity * rank * width]
+                for begin, width in ((next(begins), inputs), (next(begins), outputs))
+            )
+            self._stacks[layer] = down.reshape(capacity, rank, inputs), up.reshape(capacity, outputs, rank)
+        self._ranks = dict(ranks)
+        self._slots = [-1] * capacity
+        self._wide_steps = 0
+
+    def _fill(self, wanted: Mapping[int, Adapter]) -> None:
+        """Let the first slots hold exactly the wanted ones."""
+        count = len(wanted)
+        there = set(self._slots[:count])
+        missing = (adapter for serial, adapter in wanted.items() if serial not in there)
+        for slot in range(count):
+            if self._slots[slot] not in wanted:
+                self._write(slot, next(missing))
+
+    def _write(self, slot: int, adapter: Adapter) -> None:
+        for layer, (downs, ups) in self._stacks.items():
+            down, up = downs[slot], ups[slot]
+            rank = adapter.ranks.get(layer, 0)
+            if rank:
+                down[:rank], up[:, :rank] = adapter.layers[layer]
+            if rank < self._ranks[layer]:
+                down[rank:] = 0
+                up[:, rank:] = 0
+        self._slots = [-1 if serial == adapter.serial else serial for serial in self._slots]  # no slot has it twice
+        self._slots[slot] = adapter.serial
+        self.copied += 1
+
+
+def alone(adapter: Adapter, shapes: Mapping[str, tuple[int, int]], dtype: Type) -> dict[str, ov.Tensor]:
+    """The graph's inputs for one adapter alone: its own memory, not copied."""
+    made = {}
+    for layer, (outputs, inputs) in shapes.items():
+        empty = np.float32 if dtype == Type.f32 else np.uint16
+        down, up = adapter.layers.get(layer) or (np.empty((0, inputs), empty), np.empty((outputs, 0), empty))
+        made[f"{layer}.down"] = tensor(down[None], dtype)
+        made[f"{layer}.up"] = tensor(up[None], dtype)
+    return made
+
+
+def tensor(values: Array, dtype: Type) -> ov.Tensor:
+    """A tensor that shares the memory of a contiguous array."""
+    if dtype == Type.f32:
+        return ov.Tensor(values, shared_memory=True)
+    return ov.Tensor(values, ov.Shape(list(values.shape)), dtype)
+
+
+def to_bf16(values: Array) -> Array:
+    """float32 → bfloat16 as uint16, to the nearest, ties to even."""
+    bits = values.view(np.uint32)
+    rounded: Array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return rounded
+
+
+def split_by_rows(rows: Sequence[int], worth: float) -> list[list[int]]:
+    """Which adapters run together, as indices into `rows`, how many rows each has: a grid is as wide as its longest
+    line, so a prompt beside many single tokens is computed apart where that saves more than `worth` places."""
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    return [[order[at] for at in part] for part in _cut([rows[at] for at in order], 0, worth)]
+
+
+def _cut(rows: Sequence[int], begin: int, worth: float) -> list[range]:
+    """`rows`, in rising order, in as many pieces as pay."""
+    saved = [cut * (rows[-1] - rows[cut - 1]) for cut in range(1, len(rows))]
+    best = max(saved, default=0)
+    if best <= worth:
+        return [range(begin, begin + len(rows))]
+    cut = saved.index(best) + 1
+    return _cut(rows[:cut], begin, worth) + _cut(rows[cut:], begin + cut, worth)

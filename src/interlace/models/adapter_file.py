@@ -1,0 +1,197 @@
+"""A LoRA adapter in PEFT's format: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+
+The folder may come from anybody. Both files are opened once, must be plain files and no links, are bounded before they
+are read, and are copied rather than mapped, so that whoever cuts one short meanwhile cannot crash us. Nothing else in
+the folder is looked at; a pickle beside them least of all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from interlace.errors import CheckpointError
+from interlace.models.adapter_config import MAX_CONFIG_BYTES, LoraConfig, parse_lora_config
+from interlace.models.safetensors_file import SafeTensor, read_safetensors_header
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+MAX_HEADER_BYTES = 1 << 20  # of some hundred bytes a layer; parsing a larger one would hold up the engine's steps
+_PREFIX = "base_model.model."
+_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+Matrix = npt.NDArray[np.float32]
+Shapes = Mapping[str, tuple[int, int]]
+"""The base's linear layers: dotted name without `.weight` → (outputs, inputs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What an adapter adds to one layer's output: `up @ (down @ x)`. `down` is [rank, inputs]; `up` is
+    [outputs, rank], with the adapter's scale in it."""
+
+    down: Matrix
+    up: Matrix
+
+    @property
+    def rank(self) -> int:
+        """The width between the two."""
+        return len(self.down)
+
+
+Layers = Mapping[str, LowRank]
+
+
+def read_adapter(folder: Path, shapes: Shapes, *, most_bytes: int) -> Layers:
+    """The adapter in `folder`, for a base with linear layers of those `shapes`, by layer.
+
+    Raises `CheckpointError`, naming file and field, for anything unsound: what does not fit the base, numbers that are
+    none, more than `most_bytes` in memory.
+    """
+    with _opened(folder, CONFIG_FILE) as (file, size):
+        if size > MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{CONFIG_FILE} has {size:,} bytes. No config of an adapter is so large.")
+        config = parse_lora_config(file.read(MAX_CONFIG_BYTES + 1))
+    with _opened(folder, WEIGHTS_FILE) as (file, size):
+        tensors = read_safetensors_header(WEIGHTS_FILE, file, size, MAX_HEADER_BYTES)
+        places = _places(tensors, config, shapes)
+        needed = sum(4 * (t.shape[0] * t.shape[1]) for pair in places.values() for t in pair)
+        if needed > most_bytes:
+            raise CheckpointError(
+                f"{WEIGHTS_FILE} needs {needed:,} bytes of memory, over the {most_bytes:,} of adapter_bytes. "
+                "Raise adapter_bytes, or train with a smaller r."
+            )
+        return {
+            layer: LowRank(_numbers(file, down), _scaled(_numbers(file, up), config.scale_of(layer), up.name))
+            for layer, (down, up) in places.items()
+        }
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(folder: Path, name: str) -> Iterator[tuple[BufferedReader, int]]:
+    """The file and its size; a plain file, in `folder` itself."""
+    try:
+        # Not followed: a link could lead to anybody's file. Not waited for: a pipe could make us wait for ever.
+        handle = os.open(folder / name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError as error:
+        raise CheckpointError(_missing(folder, name)) from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise CheckpointError(f"{name} is a link. Copy the file itself into the adapter's folder.") from error
+        raise CheckpointError(f"{name} cannot be read: {error.strerror}. Mind its folder and rights.") from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise CheckpointError(f"{name} is not a plain file. Save the adapter again.")
+    with os.fdopen(handle, "rb") as file:
+        try:
+            yield file, status.st_size
+        except OSError as error:
+            raise CheckpointError(f"{name} cannot be read: {error.strerror}.") from error
+
+
+def _missing(folder: Path, name: str) -> str:
+    if name == WEIGHTS_FILE and (folder / "adapter_model.bin").exists():
+        return (
+            "adapter_model.bin is a pickle, which may run code when it is read, and is never loaded. Save the adapter "
+            f"again with safe_serialization=True, which writes {WEIGHTS_FILE}."
+        )
+    return f"{name} is missing. An adapter is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as PEFT saves it."
+
+
+# --- tensors ------------------------------------------------------------------------------------------------------
+
+
+def _places(
+    tensors: Mapping[str, SafeTensor], config: LoraConfig, shapes: Shapes
+) -> dict[str, tuple[SafeTensor, SafeTensor]]:
+    """Where `down` and `up` of each layer lie, their shapes checked. Every tensor has a layer, and every layer both."""
+    targets = set(config.targets_of(shapes))
+    found: dict[str, dict[str, SafeTensor]] = {}
+    for tensor in tensors.values():
+        layer, part = _part(tensor.name, targets, shapes)
+        _check_shape(tensor, layer, part, config.rank_of(layer), shapes[layer])
+        found.setdefault(layer, {})[part] = tensor
+    if missing := sorted(layer for layer in targets if len(found.get(layer, ())) < 2):
+        raise CheckpointError(
+            f"{WEIGHTS_FILE} lacks lora_A or lora_B of {missing[0]}, which target_modules in {CONFIG_FILE} names. "
+            "Save the adapter again."
+        )
+    if not found:
+        raise CheckpointError(f"{CONFIG_FILE}: target_modules fits no layer of the base. Is it of another model?")
+    return {layer: (parts["lora_A"], parts["lora_B"]) for layer, parts in sorted(found.items())}
+
+
+def _part(name: str, targets: set[str], shapes: Shapes) -> tuple[str, str]:
+    """The layer a tensor belongs to, and which of the two it is there."""
+    for part in ("lora_A", "lora_B"):
+        ending = f".{part}.weight"
+        if name.startswith(_PREFIX) and name.endswith(ending):
+            layer = name[len(_PREFIX) : -len(ending)]
+            if layer in targets:
+                return layer, part
+            if layer in shapes:
+                mend = f"target_modules in {CONFIG_FILE} does not name it. Save the adapter again"
+            elif layer.endswith("lm_head"):
+                mend = "the output layer is shared by all. Train without lm_head in target_modules"
+            else:
+                mend = "the base has no such linear layer. Is the adapter of another model?"
+            raise CheckpointError(f"{WEIGHTS_FILE} has the tensor {name[:200]!r}, but {mend}.")
+    if "lm_head" in name or "embed_tokens" in name:
+        mend = "Train without modules_to_save and without embeddings and lm_head in target_modules"
+    else:
+        mend = f"Only lora_A and lora_B of linear layers can be served, named {_PREFIX}LAYER.lora_A.weight"
+    raise CheckpointError(f"{WEIGHTS_FILE} has the tensor {name[:200]!r}, which has no place here. {mend}.")
+
+
+def _check_shape(tensor: SafeTensor, layer: str, part: str, rank: int, shape: tuple[int, int]) -> None:
+    outputs, inputs = shape
+    expected = (rank, inputs) if part == "lora_A" else (outputs, rank)
+    if tensor.shape != expected:
+        raise CheckpointError(
+            f"{WEIGHTS_FILE}: {part} of {layer} has the shape {tensor.shape}; the base and r in {CONFIG_FILE} say "
+            f"{expected}. Is the adapter of another model?"
+        )
+    if tensor.kind not in _TYPES:
+        raise CheckpointError(
+            f"{WEIGHTS_FILE}: {part} of {layer} is stored as {tensor.kind}. Save it as float32, float16 or bfloat16."
+        )
+
+
+def _numbers(file: BufferedReader, tensor: SafeTensor) -> Matrix:
+    """The tensor in float32, all its numbers finite."""
+    stored = np.empty(tensor.shape, _TYPES[tensor.kind])
+    file.seek(tensor.start)
+    if file.readinto(stored.reshape(-1).view(np.uint8).data) != tensor.bytes:
+        raise CheckpointError(f"{WEIGHTS_FILE} ends within {tensor.name[:200]!r}. Copy it again.")
+    if tensor.kind == "BF16":
+        values: npt.NDArray[Any] = (stored.astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = stored.astype(np.float32, copy=False)
+    return _finite(values, tensor.name)
+
+
+def _scaled(values: Matrix, scale: float, name: str) -> Matrix:
+    with np.errstate(over="ignore"):
+        return _finite(values * np.float32(scale), name)
+
+
+def _finite(values: Matrix, name: str) -> Matrix:
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"{WEIGHTS_FILE}: {name[:200]!r} has numbers that are not finite (NaN or infinity). Train it again: the "
+            "run has diverged."
+        )
+    return values
