@@ -22,7 +22,8 @@ from interlace.engines.local.graph import BLOCK
 from interlace.engines.local.prompts import Prompts
 from interlace.engines.local.runner import Run, Runner
 from interlace.engines.local.sampler import Sampled, check_sampling, prompt_logprobs, sample
-from interlace.engines.local.scheduler import Scheduler, Sequence, Slice
+from interlace.engines.local.scheduler import Scheduler
+from interlace.engines.local.sequences import Sequence, Slice
 from interlace.engines.types import (
     Capabilities,
     Delta,
@@ -62,6 +63,7 @@ class _Task:
     prompt_text: str | None
     choices: list[Choice]
     started: bool = False
+    cached_tokens: int = 0  # of the prompt, found in the cache
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
     @property
@@ -70,7 +72,8 @@ class _Task:
         return self.request.sampling.prompt_logprobs and not self.started
 
     def usage(self) -> Usage:
-        return Usage(len(self.prompt_ids), sum(choice.tokens for choice in self.choices))
+        written = sum(choice.tokens for choice in self.choices)
+        return Usage(len(self.prompt_ids), written, cached_tokens=self.cached_tokens)
 
 
 class LocalEngine:
@@ -124,9 +127,9 @@ class LocalEngine:
         """Queue the request's choices, or refuse with `Overloaded` when they would not fit the queue."""
         request = prepared.request
         room = self._max_waiting + self._scheduler.could_start(len(prepared.ids))
-        if len(self._scheduler.waiting) + request.n > max(room, request.n):
+        if self._scheduler.waiting + request.n > max(room, request.n):
             raise Overloaded(
-                f"The model's queue is full ({len(self._scheduler.waiting)} sequences are waiting). Try again shortly.",
+                f"The model's queue is full ({self._scheduler.waiting} sequences are waiting). Try again shortly.",
                 retry_after_seconds=1.0,
             )
         if request.id in self._tasks:
@@ -143,7 +146,6 @@ class LocalEngine:
             task.prompt_logprobs.append(self._entry(Sampled(prepared.ids[0], None, ())))
             self._queue(task, choices[0], slice_limit=PROMPT_LOGPROB_ROWS)
         else:
-            self._start(task)
             for choice in choices:
                 self._queue(task, choice)
 
@@ -162,6 +164,7 @@ class LocalEngine:
         """One iteration: schedule, run, sample, tell."""
         plan = self._scheduler.schedule()
         if plan:
+            self._start_admitted(plan)
             logits, rows = self._forward(plan)
             completed = [piece.completes for piece in plan]
             self._scheduler.computed(plan)
@@ -190,9 +193,13 @@ class LocalEngine:
         return Health(
             state="ready",
             running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            blocks_used=scheduler.total_blocks - scheduler.free_blocks,
-            blocks_total=scheduler.total_blocks,
+            waiting=scheduler.waiting,
+            blocks_used=scheduler.blocks.total - scheduler.blocks.available,
+            blocks_total=scheduler.blocks.total,
+            blocks_cached=scheduler.blocks.kept,
+            waiting_by_class=scheduler.queues.waiting_by_class(),
+            preemptions=scheduler.preemptions,
+            prefix_tokens=scheduler.found_tokens,
         )
 
     # --- prepare ---------------------------------------------------------------------------------------------
@@ -345,16 +352,27 @@ class LocalEngine:
 
     def _queue(self, task: _Task, choice: Choice, slice_limit: int | None = None) -> None:
         if choice.max_tokens == 0 and not task.reads_prompt:
+            if not task.started:
+                self._start(task)
             self._told(task, choice, choice.end_without_tokens())
             return
-        choice.sequence = Sequence(list(task.prompt_ids), (task, choice), slice_limit)
+        request = task.request
+        choice.sequence = Sequence(
+            list(task.prompt_ids), (task, choice), slice_limit, request.tenant, request.adapter, request.priority
+        )
         self._scheduler.add(choice.sequence)
+
+    def _start_admitted(self, plan: list[Slice]) -> None:
+        """Requests whose turn has come are told so, and how much of their prompt was there already."""
+        for piece in plan:
+            task, _ = piece.sequence.owner
+            if not task.started and not task.reads_prompt:
+                task.cached_tokens = piece.sequence.found
+                self._start(task)
 
     def _start(self, task: _Task) -> None:
         task.started = True
-        started = Started(
-            len(task.prompt_ids), prompt_logprobs=tuple(task.prompt_logprobs), prompt_text=task.prompt_text
-        )
+        started = Started(len(task.prompt_ids), task.cached_tokens, task.prompt_text, tuple(task.prompt_logprobs))
         self._outcomes.append((task.request.id, started))
 
     def _entry(self, sampled: Sampled | EngineFailed) -> TokenLogprob:
