@@ -1,4 +1,4 @@
-"""A make-believe model over a paged cache: it remembers what it was told to write where, and answers by what it reads."""
+"""A make-believe model over a paged cache: it remembers what was written where, and answers by what it reads."""
 
 from __future__ import annotations
 

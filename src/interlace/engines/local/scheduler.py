@@ -5,8 +5,8 @@ A step takes one token of every sequence that decodes, then fills the rest of it
 budget is `ALONE` times as large.
 
 A sequence is admitted once there are a slot and room for its prompt, less what it finds in the cache (`blocks`). Where
-there are not, it takes the place of one of a lower class, or of an organisation (or an adapter of its own one) that has
-no less than it afterwards (`shares`): what was taken from that one mostly lies in the cache still.
+there are not, it takes the place of one of a lower class, or of an organisation (or an adapter of its own one) that was
+given no less so far and has no less afterwards (`shares`): what was taken from it mostly lies in the cache still.
 
 Should the cache run out later, the lowest class gives way, in it whoever has the largest share, and of theirs the one
 admitted last; it waits before its group's others to be computed again. Who gave way three times gives way last. One
@@ -28,7 +28,7 @@ from interlace.engines.local.shares import Shares
 
 ALONE = 4  # long steps read prompts faster, but are pauses to whoever is being answered (decision 0010)
 QUANTUM = 2 * BLOCK  # prompt tokens of one turn, where others have something to read
-ATTEMPTS = 4  # in one step, to have others give way: whose turn it is has the best claim, so more would be in vain
+ATTEMPTS = 2  # in one step, to have others give way: whose turn it is has the best claim, so more would be in vain
 
 Plan = dict[Sequence, int]
 
@@ -107,7 +107,7 @@ class Scheduler:
             group = self.queues.first(groups)
             sequence = self._reader(group, plan) or self._admitted(groups, group, door, plan)
             if sequence is None:
-                groups.remove(group)
+                groups = [g for g in groups if g is not group and (g.reading or not door.closed)]
                 continue
             taken = plan.get(sequence, 0)
             count = min(_left(sequence, plan), budget, budget if len(groups) == 1 else QUANTUM)
@@ -131,8 +131,10 @@ class Scheduler:
         if door.closed or not group.waiting:
             return None
         sequence = group.waiting[0]
+        if _left(sequence, plan) <= 0:
+            return None
         found = self._find(sequence)
-        if self._follows(sequence, group, len(found)) or _left(sequence, plan) <= 0:
+        if self._follows(sequence, group, len(found)):
             return None
         if not self._fits(sequence, found) and not self._makes_room(sequence, found, plan):
             first_class = all(group.rank >= other.rank for other in groups)
@@ -181,10 +183,10 @@ class Scheduler:
         shares = Shares(self.running, self.max_running, self.blocks.total)
         slots, room = self.max_running - len(self.running), self._room() - self._missing(sequence, found)
         giving: list[Sequence] = []
-        for other in shares.weakest_first():
+        for other in shares.weakest_first(lambda other: shares.yields(other, sequence)):
             if slots > 0 and room >= 0:
                 break
-            if shares.yields(other, sequence):
+            if shares.yields(other, sequence):  # still, when those before it have given way
                 shares.gone(other)
                 giving.append(other)
                 slots += 1

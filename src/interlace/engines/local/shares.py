@@ -7,7 +7,7 @@ blocks (dominant resource fairness: Ghodsi et al., 2011).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from interlace.engines.local.blocks import blocks_for
 from interlace.engines.local.fairness import Group, Tenant, group_of
@@ -27,18 +27,18 @@ class Shares:
         for sequence in self._running:
             self._count(sequence, 1, len(sequence.blocks))
 
-    def weakest_first(self) -> list[Sequence]:
-        """In the order in which they give way: those of the lowest class, of them those of whoever has the largest
-        share, of those the one admitted last; the patient at the end."""
-        return sorted(self._running, key=self._strength)
+    def weakest_first(self, wanted: Callable[[Sequence], bool]) -> list[Sequence]:
+        """The wanted ones in the order in which they give way: those of the lowest class, of them those of whoever has
+        the largest share, of those the one admitted last; the patient at the end."""
+        return sorted(filter(wanted, self._running), key=self._strength)
 
     def weakest(self) -> Sequence:
-        """The first of those."""
+        """Of all, the first in that order."""
         return min(self._running, key=self._strength)
 
     def yields(self, running: Sequence, newcomer: Sequence) -> bool:
         """Whether the one has to make place for the other: it is of a lower class, or its organisation (in the same one
-        its adapter) has no less than the newcomer's even afterwards."""
+        its adapter) was given no less so far, and has no less even afterwards."""
         if running.gave_way >= PATIENCE:
             return False
         one, other = group_of(running), group_of(newcomer)
@@ -53,6 +53,8 @@ class Shares:
         self._count(sequence, -1, -len(sequence.blocks))
 
     def _yields(self, one: Tenant | Group, other: Tenant | Group, running: Sequence, newcomer: Sequence) -> bool:
+        if one.spent < other.spent:
+            return False
         left = self._share(one, -1, -len(running.blocks))
         return left >= self._share(other, 1, blocks_for(len(newcomer.tokens) + 1))
 
