@@ -28,6 +28,11 @@ def messages(endpoint: Endpoint) -> Any:
     client.close()
 
 
+def _prompt(usage: Any) -> int:
+    """All tokens of the prompt: `input_tokens` leaves out those that were found in the cache."""
+    return int(usage.input_tokens) + int(usage.cache_read_input_tokens)
+
+
 @pytest.mark.parametrize("beginning", ["The capital of France is", "The capital of France"])
 def test_a_prefill_goes_on(messages: Any, beginning: str) -> None:
     """The answer is the rest of what an unprompted answer says, from where the prefill ends, and not a new answer."""
@@ -71,5 +76,5 @@ def test_a_bill_is_what_the_answer_says(messages: Any, real: Served) -> None:
 
     answer = messages(FRANCE)
     spent = httpx.get(f"{real.url}/v1/usage/{answer.id}", headers={"x-api-key": real.key}, trust_env=False).json()
-    assert spent["tokens"]["prompt"] == answer.usage.input_tokens
+    assert spent["tokens"]["prompt"] == _prompt(answer.usage)
     assert spent["tokens"]["completion"] == answer.usage.output_tokens

@@ -63,6 +63,11 @@ def raw(endpoint: Endpoint) -> Any:
     return send
 
 
+def _prompt(usage: Any) -> int:
+    """All tokens of the prompt: `input_tokens` leaves out those that were found in a cache."""
+    return int(usage.input_tokens) + int(usage.cache_read_input_tokens)
+
+
 # --- messages ----------------------------------------------------------------------------------------------------
 
 
@@ -108,7 +113,7 @@ def test_the_stream_helper_says_the_same(client: anthropic.Anthropic, ask: Any, 
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
     assert text == whole.content[0].text
-    assert (final.stop_reason, final.usage.input_tokens) == (whole.stop_reason, whole.usage.input_tokens)
+    assert (final.stop_reason, _prompt(final.usage)) == (whole.stop_reason, _prompt(whole.usage))
     assert final.usage.output_tokens == whole.usage.output_tokens
 
 
@@ -213,7 +218,8 @@ def test_a_count_is_what_is_billed(raw: Any, more: dict[str, Any]) -> None:
     """Counted and then sent, the numbers agree; a local model's count is no estimate."""
     counted = raw("/messages/count_tokens", **more)
     assert "x-interlace-estimated" not in counted.headers
-    assert checked(COUNT, counted.content).input_tokens == raw(**more).json()["usage"]["input_tokens"]
+    used = raw(**more).json()["usage"]
+    assert checked(COUNT, counted.content).input_tokens == used["input_tokens"] + used["cache_read_input_tokens"]
 
 
 # --- models ------------------------------------------------------------------------------------------------------

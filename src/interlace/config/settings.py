@@ -309,7 +309,13 @@ class PlanSettings:
     tpm: int | None = setting("Tokens in any sixty seconds.", None, minimum=0, maximum=10**12)
     concurrency: int | None = setting("Requests that run at once.", None, minimum=0, maximum=10**6)
     budget_usd: Nanos | None = setting("Dollars in a calendar month.", None)
-    priority: int = setting("Who goes first when requests queue: the greater.", 0, minimum=-1000, maximum=1000)
+    priority: int = setting(
+        "Who goes first when requests queue: the greater. A model on this machine knows four classes: above 0, 0, "
+        "below 0, and batches.",
+        0,
+        minimum=-1000,
+        maximum=1000,
+    )
     default_max_tokens: int | None = setting(
         "Longest answer of a request that does not say `max_tokens`.", None, minimum=1, maximum=10**9
     )

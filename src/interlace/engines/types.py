@@ -220,6 +220,10 @@ class Options(Struct, frozen=True):
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
+BATCH_PRIORITY = -1_000_000
+"""Below that of every plan: of what can wait for hours."""
+
+
 class GenerateRequest(Struct, frozen=True):
     """One prompt (or conversation) and how to continue it `n` times.
 
@@ -248,6 +252,7 @@ class GenerateRequest(Struct, frozen=True):
     native: Mapping[str, Any] = msgspec.field(default_factory=dict)
     asides: tuple[str, ...] = ()  # as the caller wrote them: "speed", "tools[].eager_input_streaming"
     adapter: str = ""  # of the model, by name; "": the base alone
+    priority: int = 0  # whom an engine that queues serves first: the greater
 
 
 class EmbedRequest(Struct, frozen=True):
@@ -314,7 +319,7 @@ class Thought(Struct, frozen=True):
 
 
 class Started(Struct, frozen=True, tag="started"):
-    """The first event: the prompt is tokenised and accepted.
+    """The first event: the prompt is tokenised and accepted, and its turn has come.
 
     `prompt_logprobs` is filled when asked for (then the event comes after prefill). `prompt_text` is the decoded
     prompt where it came as token ids, so that `echo` can show it.
@@ -403,7 +408,9 @@ class Capabilities(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """How an engine is, with counters for `/metrics` (running and waiting sequences, KV blocks used and in all)."""
+    """How an engine is, with counters for `/metrics`: running and waiting sequences, the latter by class too; KV blocks
+    used, in all, and of those not used the ones that prompts may yet find; since it began, how often a sequence gave
+    way, and how many prompt tokens were found in the cache."""
 
     state: Literal["loading", "ready", "restarting", "failed", "closed"]
     detail: str = ""
@@ -412,6 +419,10 @@ class Health(Struct, frozen=True):
     blocks_used: int = 0
     blocks_total: int = 0
     restarts: int = 0
+    blocks_cached: int = 0
+    waiting_by_class: Mapping[str, int] = msgspec.field(default_factory=dict)
+    preemptions: int = 0
+    prefix_tokens: int = 0
 
 
 class Engine(Protocol):

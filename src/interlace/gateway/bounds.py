@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from interlace.engines.types import EmbedRequest, Engine, GenerateRequest, Usage
+from interlace.engines.types import BATCH_PRIORITY, EmbedRequest, Engine, GenerateRequest, Usage
 from interlace.errors import InvalidRequest
-from interlace.ledger import Bound, Plan, Tokens
+from interlace.gateway.calls import Call
+from interlace.ledger import Bound, Caller, Plan, Tokens
 
 UNSTOPPABLE_TOKENS = 4096
 """The bound sent to an engine that cannot be stopped, where neither caller nor plan has one."""
@@ -32,6 +33,11 @@ def within_plan(work: GenerateRequest, plan: Plan, *, stoppable: bool) -> Genera
             bounded = wanted if largest is None else min(wanted, largest)
             work = msgspec.structs.replace(work, sampling=msgspec.structs.replace(work.sampling, max_tokens=bounded))
     return work
+
+
+def priority_of(call: Call, caller: Caller) -> int:
+    """Whom an engine serves first: a batch can wait, others go by their plan."""
+    return caller.plan.priority if call.batch is None else BATCH_PRIORITY
 
 
 async def bound_of(

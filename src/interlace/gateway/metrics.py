@@ -142,15 +142,27 @@ class _Gauges(Collector):
             ("waiting", "Sequences queued in the engine."),
             ("blocks_used", "KV cache blocks in use."),
             ("blocks_total", "KV cache blocks in all."),
+            ("blocks_cached", "KV cache blocks not in use that prompts may yet find."),
         ):
             yield self._family(f"interlace_engine_{field}", doc, {n: getattr(h, field) for n, h in health.items()})
         yield self._family(
             "interlace_engine_ready", "1 when the engine is ready.", {n: h.state == "ready" for n, h in health.items()}
         )
-        restarts = CounterMetricFamily("interlace_engine_restarts", "Times the engine was restarted.", labels=["model"])
-        for name, engine_health in health.items():
-            restarts.add_metric([name], engine_health.restarts)
-        yield restarts
+        for field, doc in (
+            ("restarts", "Times the engine was restarted."),
+            ("preemptions", "Times a sequence gave its slot or blocks to another."),
+            ("prefix_tokens", "Prompt tokens found in the KV cache."),
+        ):
+            family = CounterMetricFamily(f"interlace_engine_{field}", doc, labels=["model"])
+            for model, engine_health in health.items():
+                family.add_metric([model], getattr(engine_health, field))
+            yield family
+        doc = "Sequences queued in the engine: high, normal, low, batch."
+        classes = GaugeMetricFamily("interlace_engine_waiting_by_class", doc, labels=["model", "class"])
+        for model, engine_health in health.items():
+            for name, count in engine_health.waiting_by_class.items():
+                classes.add_metric([model, name], count)
+        yield classes
 
     def _family(self, name: str, doc: str, values: Mapping[str, float]) -> Metric:
         family = GaugeMetricFamily(name, doc, labels=["model"])

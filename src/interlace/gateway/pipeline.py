@@ -22,11 +22,11 @@ from interlace.config import RouteSettings
 from interlace.deposits import Deposits
 from interlace.engines.bursts import bursts_of
 from interlace.engines.fields import check_fields
-from interlace.engines.types import Delta, EmbedRequest, Engine, GenerateRequest, Started
+from interlace.engines.types import BATCH_PRIORITY, Delta, EmbedRequest, Engine, GenerateRequest, Started
 from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
 from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches
-from interlace.gateway.bounds import bound_of, goes_on_from, tokens_of, within_plan
+from interlace.gateway.bounds import bound_of, goes_on_from, priority_of, tokens_of, within_plan
 from interlace.gateway.calls import (
     Ask,
     Call,
@@ -163,7 +163,7 @@ class Pipeline:
         """What is to be done: the work of the one model that was named, or attempts by a route, best first, or giving
         an answer again."""
         if (route := self.routes.route(ask.model, caller)) is None:
-            work = self._work(ask, ask.model, self.routes.find(ask.model, caller), caller)
+            work = self._work(ask, ask.model, self.routes.find(ask.model, caller), caller, priority_of(call, caller))
             call.meter.times = self.metrics.times(ask.model)
             call.tell_unused(work.unused)
             return work
@@ -181,7 +181,7 @@ class Pipeline:
             call.tell_route(work.model, why)
 
         doing = Doing(
-            work=lambda model: self._work(ask, model, self.routes.engines[model], caller),
+            work=lambda model: self._work(ask, model, self.routes.engines[model], caller, priority_of(call, caller)),
             bound=lambda work: self._bound(call, work, caller),
             streams=self._streams,
             meter=lambda model: Meter(times=self.metrics.times(model)),
@@ -228,7 +228,7 @@ class Pipeline:
         quick = live.first_tokens.percentile(50)
         return Standing(self.routes.kind(model) == "local", problem, live.breaker.state, price, quick)
 
-    def _work(self, ask: Ask, model: str, engine: Engine, caller: Caller) -> Work:
+    def _work(self, ask: Ask, model: str, engine: Engine, caller: Caller, priority: int) -> Work:
         """The ask as the caller's plan lets it pass, the engine for it, ready and able, and what it costs."""
         price = self.ledger.price(model, embedding=ask.embed is not None)
         can = ready_capabilities(engine)
@@ -237,7 +237,7 @@ class Pipeline:
         unused = {name for work in ask.generate for name in check_fields(work, engine.fields(), ask.words)}
         open_ended = can.stoppable and any(work.sampling.max_tokens is None for work in ask.generate)
         planned = (within_plan(work, caller.plan, stoppable=can.stoppable) for work in ask.generate)
-        requests = tuple(msgspec.structs.replace(work, tenant=caller.tenant) for work in planned)
+        requests = tuple(msgspec.structs.replace(work, tenant=caller.tenant, priority=priority) for work in planned)
         return Work(ask, model, requests, engine, price, open_ended, frozenset(unused.union(ask.unused)))
 
     # --- reserve, and settle -------------------------------------------------------------------------------------
@@ -325,7 +325,8 @@ class Pipeline:
             self.metrics.routes.shadows.labels(way.route.name, model, "left_out").inc()
             return  # token ids are guarded as the engine that answers decodes them: nobody would hear this one
         try:
-            self.shadows.begin(way.route.name, self._work(way.ask, model, self.routes.engines[model], caller))
+            work = self._work(way.ask, model, self.routes.engines[model], caller, BATCH_PRIORITY)
+            self.shadows.begin(way.route.name, work)
         except InterlaceError:
             self.metrics.routes.shadows.labels(way.route.name, model, "failed").inc()
 

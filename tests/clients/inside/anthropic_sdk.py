@@ -33,6 +33,11 @@ def asked(server, **more) -> dict:
     return {"model": server.model, "messages": HELLO, "max_tokens": 12, "extra_body": greedy, **more}
 
 
+def prompt(usage) -> int:
+    """All tokens of the prompt: `input_tokens` leaves out those that were found in the cache."""
+    return usage.input_tokens + (usage.cache_read_input_tokens or 0)
+
+
 def test_a_message_counts_what_is_billed(client, server, agrees) -> None:
     """Text, stop reason, and usage as billed."""
     message = client.messages.create(**asked(server))
@@ -40,7 +45,7 @@ def test_a_message_counts_what_is_billed(client, server, agrees) -> None:
     assert [block.type for block in message.content] == ["text"]
     assert "Paris" in message.content[0].text
     assert message.stop_reason in {"end_turn", "max_tokens"}
-    agrees(message._request_id, message.usage.input_tokens, message.usage.output_tokens)
+    agrees(message._request_id, prompt(message.usage), message.usage.output_tokens)
 
 
 def test_a_stream_in_anthropics_order(client, server, agrees) -> None:
@@ -54,10 +59,8 @@ def test_a_stream_in_anthropics_order(client, server, agrees) -> None:
     assert wire[-3:] == ["content_block_stop", "message_delta", "message_stop"]
     assert set(wire[2:-3]) == {"content_block_delta"}
     assert (final.content[0].text, final.stop_reason) == (whole.content[0].text, whole.stop_reason)
-    assert (final.usage.input_tokens, final.usage.output_tokens) == (
-        whole.usage.input_tokens, whole.usage.output_tokens,
-    )  # fmt: skip
-    agrees(request_id, final.usage.input_tokens, final.usage.output_tokens)
+    assert (prompt(final.usage), final.usage.output_tokens) == (prompt(whole.usage), whole.usage.output_tokens)
+    agrees(request_id, prompt(final.usage), final.usage.output_tokens)
 
 
 def test_a_bearer_token_is_a_key_too(server) -> None:
@@ -85,11 +88,11 @@ def test_a_prefill_is_continued(client, server) -> None:
 
 
 def test_counting_is_what_is_billed(client, server) -> None:
-    """`count_tokens` of a conversation with system and tools is its `input_tokens`."""
+    """`count_tokens` of a conversation with system and tools is what is read of it, from the cache or not."""
     body = {"model": server.model, "system": [{"type": "text", "text": "Be brief."}], "messages": HELLO}
     for more in ({}, {"tools": [WEATHER]}):
         counted = client.messages.count_tokens(**body, **more).input_tokens
-        assert counted == client.messages.create(**body, **more, max_tokens=1).usage.input_tokens
+        assert counted == prompt(client.messages.create(**body, **more, max_tokens=1).usage)
 
 
 @pytest.mark.parametrize("stream", [False, True])

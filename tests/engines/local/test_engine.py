@@ -251,14 +251,8 @@ def test_a_small_cache_and_small_steps_change_nothing(smollm2_gguf: Path, decode
         _ask(f"r{i}", prompt=f"Number {i} on the list of the most beautiful cities of Europe is", max_tokens=60)
         for i in range(8)
     ]
-    gave_way = 0
-
-    def watch(_: Outcomes) -> None:
-        nonlocal gave_way
-        gave_way += any(len(s.tokens) > len(s.owner[0].prompt_ids) for s in tight._scheduler.waiting)  # type: ignore[attr-defined]
-
-    small, large = run(tight, requests, each_step=watch), run(decoder, requests)
-    assert gave_way, "the cache was too large for this test to show anything"
+    small, large = run(tight, requests), run(decoder, requests)
+    assert tight.health().preemptions, "the cache was too large for this test to show anything"
     for request in requests:
         assert text(small[request.id]) == text(large[request.id])
     health = tight.health()

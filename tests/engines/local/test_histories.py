@@ -1,7 +1,8 @@
 """Random histories of the whole engine on a tiny model: whatever runs beside a request, it answers as it does alone.
 
 A cache of seven blocks for sequences of up to four, and steps of eleven tokens, make sequences give way and prompts
-be read in pieces while stop strings and half characters are held back and grammars are half way.
+be read in pieces while stop strings and half characters are held back and grammars are half way. Many prompts begin
+with the same text, so that blocks are found again, of the same organisation's requests and of one's own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interlace.engines.types import Core, Delta, GenerateRequest, OutputRule, Sampling, Started, Usage
+from interlace.engines.types import BATCH_PRIORITY, Core, Delta, GenerateRequest, OutputRule, Sampling, Started, Usage
 from interlace.errors import InterlaceError
 from tests.support.driving import Outcomes, deltas, load, run
 from tests.support.tiny import CONTEXT, TOKENS, VOCABULARY, tiny_llama_safetensors
@@ -24,6 +25,7 @@ BLOCK_BYTES = 2 * 2 * 2 * 32 * 16 * 4  # layers, keys and values, heads, tokens,
 EOS = 2
 EURO = {"#": "â", "$": "Ĥ", "%": "¬"}  # three tokens become the bytes of "€", as byte-level vocabularies write them
 EURO_IDS = [TOKENS.index(token) for token in EURO]
+COMMON = tuple(3 + (7 * i) % (VOCABULARY - 3) for i in range(CONTEXT))  # what many prompts begin with
 SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 22, 333]}}, "required": ["a"]}
 RULES = [
     OutputRule("regex", "[a-c]*"),
@@ -73,13 +75,16 @@ def visits(draw: st.DrawFn) -> list[Visit]:
     found = []
     for number in range(draw(st.integers(1, 9))):
         size = draw(st.integers(1, CONTEXT - 1))
-        ids = tuple(draw(st.lists(st.integers(3, VOCABULARY - 1), min_size=size, max_size=size)))
+        alike = draw(st.one_of(st.just(0), st.integers(0, size)))
+        own = draw(st.lists(st.integers(3, VOCABULARY - 1), min_size=size - alike, max_size=size - alike))
         request = GenerateRequest(
             id=f"r{number}",
-            prompt_ids=ids,
+            prompt_ids=(*COMMON[:alike], *own),
             n=draw(st.sampled_from([1, 1, 1, 2, 3])),
             sampling=draw(samplings(CONTEXT - size)),
             output=draw(st.one_of(st.none(), st.sampled_from(RULES))),
+            tenant=draw(st.sampled_from(["one", "other"])),
+            priority=draw(st.sampled_from([BATCH_PRIORITY, -1, 0, 0, 1])),
         )
         stays = draw(st.one_of(st.none(), st.none(), st.integers(0, 30)))
         found.append(Visit(request, draw(st.integers(0, 60)), stays))

@@ -1,4 +1,5 @@
-"""The scheduler alone, without a model: its invariants hold after every step of any history."""
+"""The scheduler alone, over a make-believe model: its invariants hold after every step of any history, and every
+sequence gets the tokens that it would get alone."""
 
 from __future__ import annotations
 
@@ -10,35 +11,48 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from interlace.engines.local.graph import BLOCK
-from interlace.engines.local.scheduler import ALONE, Scheduler, Sequence
+from interlace.engines.local.scheduler import ALONE, Scheduler
+from interlace.engines.local.sequences import Sequence
+from interlace.engines.types import BATCH_PRIORITY
+from tests.support.paged import ALPHABET, PagedModel, next_token, step
 
 BLOCKS, MAX_RUNNING, STEP_TOKENS, LIMIT = 12, 5, 48, 7
 CAPACITY = BLOCKS * BLOCK - 1  # tokens of the longest sequence that fits alone
 
 
 class SchedulerHistory(RuleBasedStateMachine):
-    """Sequences come, are cancelled, and decode to their wished length, in any order."""
+    """Sequences of several organisations, adapters and classes come, are cancelled, and decode to their wished length,
+    in any order. Their prompts are pieces of few texts, so that they often begin alike."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scheduler = Scheduler(blocks=BLOCKS, max_running=MAX_RUNNING, step_tokens=STEP_TOKENS)
+        self.model = PagedModel(BLOCKS)
         self.wished: dict[Sequence, int] = {}  # tokens in all at which a sequence ends
+        self.prompts: dict[Sequence, int] = {}  # how long each one's was
 
     @rule(prompt=st.integers(1, CAPACITY - 1), output=st.integers(1, 3 * BLOCK), data=st.data())
     def come(self, prompt: int, output: int, data: st.DataObject) -> None:
-        """A new sequence is queued."""
-        limit = data.draw(st.sampled_from([None, LIMIT]))
-        sequence = Sequence(list(range(prompt)), slice_limit=limit)
-        self.wished[sequence] = min(prompt + output, CAPACITY)
-        self.scheduler.add(sequence)
+        """A new sequence is queued, perhaps with siblings."""
+        first = data.draw(st.integers(0, ALPHABET - 1))
+        sequence = {
+            "slice_limit": data.draw(st.sampled_from([None, None, LIMIT])),
+            "tenant": data.draw(st.sampled_from(["a", "b", "c"])),
+            "adapter": data.draw(st.sampled_from(["", "x"])),
+            "priority": data.draw(st.sampled_from([BATCH_PRIORITY, -5, 0, 0, 0, 9])),
+        }
+        for _ in range(data.draw(st.sampled_from([1, 1, 1, 3]))):
+            tokens = [(first * i) % ALPHABET for i in range(prompt)]
+            one = Sequence(tokens, **sequence)  # type: ignore[arg-type]
+            self.wished[one], self.prompts[one] = min(prompt + output, CAPACITY), prompt
+            self.scheduler.add(one)
 
     @precondition(lambda self: self.wished)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        """Any sequence is given up, wherever it is."""
+        """Any sequence is given up, wherever it is; it is in no step from then on."""
         sequence = data.draw(st.sampled_from(list(self.wished)))
-        del self.wished[sequence]
-        self.scheduler.remove(sequence)
+        self._end(sequence)
 
     @rule(times=st.integers(1, 40))
     def step(self, times: int) -> None:
@@ -56,45 +70,83 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert sum(limited) <= LIMIT, "whose logits are all kept, share what one step may hold of them"
         for piece in plan:
             sequence = piece.sequence
+            assert sequence in self.wished, "only what is wished for is computed"
             assert 1 <= piece.count <= sequence.remaining
             assert len(sequence.blocks) * BLOCK >= sequence.computed + piece.count, "each token has a place"
-        completed = [piece.sequence for piece in plan if piece.completes]
+            if sequence.slice_limit is not None:
+                assert sequence.found == 0, "who wants the logits of every position computes every position"
+        told = self.model.forward(plan)
         self.scheduler.computed(plan)
-        for sequence in completed:
-            sequence.tokens.append(0)
+        for sequence, token in told.items():
+            sequence.tokens.append(token)
             if len(sequence.tokens) >= self.wished[sequence]:
-                del self.wished[sequence]
-                self.scheduler.remove(sequence)
+                self._end(sequence)
+
+    def _end(self, sequence: Sequence) -> None:
+        """Gone, with the tokens that it would have got alone."""
+        self.scheduler.remove(sequence)
+        assert not sequence.blocks
+        alone = sequence.tokens[: self.prompts[sequence]]
+        while len(alone) < len(sequence.tokens):
+            alone.append(next_token((sequence.tenant, sequence.adapter), alone))
+        assert sequence.tokens == alone
+        del self.wished[sequence], self.prompts[sequence]
 
     @invariant()
-    def blocks_are_held_once(self) -> None:
-        """Every block is free or held by exactly one running sequence."""
-        held = [block for sequence in self.scheduler.running for block in sequence.blocks]
-        assert len(held) == len(set(held))
-        assert len(held) + self.scheduler.free_blocks == BLOCKS
-        assert all(not sequence.blocks and sequence.computed == 0 for sequence in self.scheduler.waiting)
+    def blocks_are_counted(self) -> None:
+        """A block is held by as many as hold it, and is free or kept when there are none."""
+        held = Counter(block for sequence in self.scheduler.running for block in sequence.blocks)
+        assert all(self.scheduler.blocks.holders(block) == held[block] for block in range(BLOCKS))
+        assert len(held) + self.scheduler.blocks.available == BLOCKS
+        waiting = list(self.scheduler.queues.waiting())
+        assert len(waiting) == self.scheduler.waiting
+        assert all(not sequence.blocks and sequence.computed == 0 for sequence in waiting)
+
+    @invariant()
+    def no_block_is_shared_across_walls(self) -> None:
+        """Whoever holds the same block is of one organisation and computed by one adapter."""
+        owners: dict[int, set[tuple[str, str]]] = {}
+        for sequence in self.scheduler.running:
+            for block in sequence.blocks:
+                owners.setdefault(block, set()).add((sequence.tenant, sequence.adapter))
+        assert all(len(each) == 1 for each in owners.values())
 
     @invariant()
     def nothing_is_lost(self) -> None:
         """Every sequence waits or runs, never both, and no more run than may."""
-        known = [*self.scheduler.running, *self.scheduler.waiting]
+        known = [*self.scheduler.running, *self.scheduler.queues.waiting()]
         assert sorted(map(id, known)) == sorted(map(id, self.wished))
         assert len(self.scheduler.running) <= MAX_RUNNING
+        groups = self.scheduler.queues.groups.values()
+        assert sum(group.members for group in groups) == len(known)
+        reading = [sequence for group in groups for sequence in group.reading]
+        assert set(reading) == {sequence for sequence in self.scheduler.running if sequence in reading}
+        assert all(sequence in reading for sequence in self.scheduler.running if sequence.remaining > 1)
 
     def teardown(self) -> None:
-        """Whatever the history, all that is left comes to its end in bounded steps."""
+        """Whatever the history, all that is left comes to its end in bounded steps, and every block is given back."""
         owed = sum(3 * length for length in self.wished.values()) + 10
         for _ in range(owed * 4):
             if not self.wished:
                 break
             self._step()
         assert not self.wished, "a sequence never finished"
-        assert self.scheduler.free_blocks == BLOCKS
+        assert self.scheduler.blocks.available == BLOCKS
+        assert not self.scheduler.queues.groups
 
 
 TestSchedulerHistory = SchedulerHistory.TestCase
 TestSchedulerHistory.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestSchedulerHistory.__doc__ = "Random histories of the scheduler."
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_histories_at_length() -> None:
+    """The same, for many histories."""
+    machine = SchedulerHistory.TestCase()
+    machine.settings = settings(max_examples=3000, stateful_step_count=60, deadline=None)
+    machine.runTest()
 
 
 def test_decodes_go_before_prefills_and_share_a_step() -> None:
@@ -125,29 +177,33 @@ def test_a_full_cache_queues_the_next() -> None:
     scheduler.add(first)
     scheduler.add(second)
     assert [piece.sequence for piece in scheduler.schedule()] == [first]
-    assert list(scheduler.waiting) == [second]
+    assert list(scheduler.queues.waiting()) == [second]
     scheduler.remove(first)
     assert [piece.sequence for piece in scheduler.schedule()] == [second]
 
 
 def test_the_youngest_gives_way_and_is_computed_again() -> None:
-    """When the cache runs out, the sequence admitted last waits at the head of the queue, its output kept."""
-    scheduler = Scheduler(blocks=4, max_running=4, step_tokens=512)
-    old, young = Sequence(list(range(20))), Sequence(list(range(20)))
+    """When the cache runs out, the sequence admitted last waits at the head of the queue, its output kept, and finds
+    what of its blocks is left."""
+    scheduler, model = Scheduler(blocks=5, max_running=4, step_tokens=512), PagedModel(5)
+    old, young = Sequence([1] * 20), Sequence([2] * 20)
     scheduler.add(old)
     scheduler.add(young)
-    for _ in range(200):
-        plan = scheduler.schedule()
-        ends = [piece.sequence for piece in plan if piece.completes]
-        scheduler.computed(plan)
-        for sequence in ends:
-            sequence.tokens.append(7)
-        if young in scheduler.waiting:
-            break
+    step(scheduler, model)
+    while not scheduler.waiting:
+        step(scheduler, model)
     assert scheduler.running == [old]
-    assert young.computed == 0
-    assert young.blocks == []
-    assert set(young.tokens[20:]) == {7}
+    assert scheduler.preemptions == 1
+    assert (young.computed, young.blocks) == (0, [])
+    written = len(young.tokens)
+    assert written > BLOCK
+    later = Sequence([3] * 20)
+    scheduler.add(later)
+    scheduler.remove(old)
+    step(scheduler, model)
+    assert scheduler.running == [young, later], "who gave way goes before who came later"
+    assert young.found == (written - 1) // BLOCK * BLOCK > 0
+    assert len(young.tokens) == written + 1
 
 
 def test_a_step_without_room_for_all_is_refused() -> None:

@@ -11,7 +11,7 @@ from interlace.engines.local.constraints import Constraint
 from interlace.engines.local.decoder import Decoder
 from interlace.engines.local.prompts import Prompts
 from interlace.engines.local.sampler import Sampled, SamplerState
-from interlace.engines.local.scheduler import Sequence
+from interlace.engines.local.sequences import Sequence
 from interlace.engines.local.stops import StopFinder
 from interlace.engines.local.tokenizer import Tokenizer
 from interlace.engines.local.toolcalls import ToolCallParser

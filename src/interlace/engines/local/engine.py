@@ -25,7 +25,8 @@ from interlace.engines.local.graph import BLOCK
 from interlace.engines.local.prompts import Prompts
 from interlace.engines.local.runner import Run, Runner
 from interlace.engines.local.sampler import Sampled, check_sampling, prompt_logprobs, sample
-from interlace.engines.local.scheduler import Scheduler, Sequence, Slice
+from interlace.engines.local.scheduler import Scheduler
+from interlace.engines.local.sequences import Sequence, Slice
 from interlace.engines.types import (
     Capabilities,
     Delta,
@@ -68,6 +69,7 @@ class _Task:
     choices: list[Choice]
     ticket: Ticket | None = None  # until its end, which gives it back
     started: bool = False
+    cached_tokens: int = 0  # of the prompt, found in the cache
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
     @property
@@ -81,7 +83,8 @@ class _Task:
         return self.ticket.adapter if self.ticket else None
 
     def usage(self) -> Usage:
-        return Usage(len(self.prompt_ids), sum(choice.tokens for choice in self.choices))
+        written = sum(choice.tokens for choice in self.choices)
+        return Usage(len(self.prompt_ids), written, cached_tokens=self.cached_tokens)
 
 
 class LocalEngine:
@@ -140,7 +143,7 @@ class LocalEngine:
         """Queue the request's choices, or refuse with `Overloaded` when they would not fit the queue."""
         request = prepared.request
         room = self._max_waiting + self._scheduler.could_start(len(prepared.ids))
-        waiting = len(self._scheduler.waiting) + sum(len(task.choices) for task in self._parked)
+        waiting = self._scheduler.waiting + sum(len(task.choices) for task in self._parked)
         if waiting + request.n > max(room, request.n):
             raise Overloaded(
                 f"The model's queue is full ({waiting} sequences are waiting). Try again shortly.",
@@ -187,6 +190,7 @@ class LocalEngine:
         if not plan and self._parked and not self._outcomes:
             self._adapters.wait(PARKED_SECONDS)
         if plan:
+            self._start_admitted(plan)
             logits, rows = self._forward(plan)
             completed = [piece.completes for piece in plan]
             self._scheduler.computed(plan)
@@ -215,9 +219,13 @@ class LocalEngine:
         return Health(
             state="ready",
             running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            blocks_used=scheduler.total_blocks - scheduler.free_blocks,
-            blocks_total=scheduler.total_blocks,
+            waiting=scheduler.waiting,
+            blocks_used=scheduler.blocks.total - scheduler.blocks.available,
+            blocks_total=scheduler.blocks.total,
+            blocks_cached=scheduler.blocks.kept,
+            waiting_by_class=scheduler.queues.waiting_by_class(),
+            preemptions=scheduler.preemptions,
+            prefix_tokens=scheduler.found_tokens,
         )
 
     # --- adapters --------------------------------------------------------------------------------------------
@@ -240,7 +248,6 @@ class LocalEngine:
             task.prompt_logprobs.append(self._entry(Sampled(task.prompt_ids[0], None, ())))
             self._queue(task, task.choices[0], slice_limit=PROMPT_LOGPROB_ROWS)
         else:
-            self._start(task)
             for choice in task.choices:
                 self._queue(task, choice)
 
@@ -397,16 +404,28 @@ class LocalEngine:
 
     def _queue(self, task: _Task, choice: Choice, slice_limit: int | None = None) -> None:
         if choice.max_tokens == 0 and not task.reads_prompt:
+            if not task.started:
+                self._start(task)
             self._told(task, choice, choice.end_without_tokens())
             return
-        choice.sequence = Sequence(list(task.prompt_ids), (task, choice), slice_limit)
+        # By its serial: what another adapter of the same name computed before is none of its prefixes.
+        request, weights = task.request, "" if task.adapter is None else str(task.adapter.serial)
+        choice.sequence = Sequence(
+            list(task.prompt_ids), (task, choice), slice_limit, request.tenant, weights, request.priority
+        )
         self._scheduler.add(choice.sequence)
+
+    def _start_admitted(self, plan: list[Slice]) -> None:
+        """Requests whose turn has come are told so, and how much of their prompt was there already."""
+        for piece in plan:
+            task, _ = piece.sequence.owner
+            if not task.started and not task.reads_prompt:
+                task.cached_tokens = piece.sequence.found
+                self._start(task)
 
     def _start(self, task: _Task) -> None:
         task.started = True
-        started = Started(
-            len(task.prompt_ids), prompt_logprobs=tuple(task.prompt_logprobs), prompt_text=task.prompt_text
-        )
+        started = Started(len(task.prompt_ids), task.cached_tokens, task.prompt_text, tuple(task.prompt_logprobs))
         self._outcomes.append((task.request.id, started))
 
     def _entry(self, sampled: Sampled | EngineFailed) -> TokenLogprob:
