@@ -282,6 +282,16 @@ class Redis:
             process.kill()
             process.wait()
 
+    def pause(self) -> None:
+        """Let it answer nobody; the system still takes connections for it."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After a pause."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+
     @contextlib.contextmanager
     def client(self) -> Iterator[redis.Redis]:
         """A connection."""

@@ -22,7 +22,14 @@ from interlace.config.edge_settings import faults_of_tls
 from interlace.config.engines import REMOTE
 from interlace.config.route_check import faults_of_routes
 from interlace.config.route_settings import RouteSettings
-from interlace.config.settings import DEFAULT_MODEL, ModelSettings, PlanSettings, PriceSettings, Settings
+from interlace.config.settings import (
+    DEFAULT_MODEL,
+    ModelSettings,
+    PlanSettings,
+    PriceSettings,
+    Settings,
+    faults_of_redis,
+)
 from interlace.config.values import KINDS, Wrong, close_to, hints_of, parse, shown
 from interlace.errors import ConfigError
 
@@ -305,6 +312,8 @@ class _Reader:
             self._add(self.lines.get(where, 0), where, problem, mend)
         for where, problem, mend in faults_of_tls(values.get("tls", {})):
             self._add(self.lines[where], where, problem, mend)
+        for where, problem, mend in faults_of_redis(values):
+            self._add(self.lines.get(where, 0), where, problem, mend)
         for i, plan in enumerate(values.get("plans", ())):
             named += [(f"plans[{i}].models[{j}]", name) for j, name in enumerate(plan.get("models", ()))]
         for where, name in named:

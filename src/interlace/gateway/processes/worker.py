@@ -24,6 +24,7 @@ from interlace.engines.host import AttachedEngine
 from interlace.errors import InterlaceError
 from interlace.gateway.app import State, make_app
 from interlace.gateway.logs import set_up_logs
+from interlace.gateway.processes.across import Across
 from interlace.gateway.processes.at_bank import AtBank
 from interlace.gateway.processes.counters import Counters
 from interlace.gateway.processes.link import Link
@@ -86,7 +87,9 @@ class Worker:
             self._engine_changed(host)
         engines = {model.name: self._build(model, settings.home) for model in settings.models}
         self.bank = AtBank(link, registry)
-        shared = Shared(welcome.worker, self.bank.teller, self.bank.taken, self.counters.limits)
+        across = await Across.open(settings, self.env, registry, self.counters, welcome.worker)
+        far = None if across is None else across.limits
+        shared = Shared(welcome.worker, self.bank.teller, self.bank.taken, self.counters.limits, far)
         common = Common(self.counters.breakers.breaker, lambda read, route: FarMemory(link, route, digest_of(read)))
         state = State()
         state.reload = self._ask_to_reload
@@ -144,6 +147,8 @@ class Worker:
             await asyncio.gather(starting, self.reloader.close(), return_exceptions=True)
             await loads.close()
             await self._until_all_is_durable()
+            if across is not None:
+                await across.close()
             with contextlib.suppress(InterlaceError):  # then our lock says it
                 await link.ask("leave", None, None)
             registry.close()

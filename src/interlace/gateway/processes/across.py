@@ -1,0 +1,75 @@
+"""What a worker counts together with those of other machines, where `redis.url` names a server for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from interlace.config import Settings
+from interlace.errors import InterlaceError
+from interlace.gateway.processes.counters import Counters
+from interlace.ledger import LinkedRegistry, RedisLimits, bank
+from interlace.ledger.escrow import Worker
+from interlace.redis_link import RedisLink
+
+log = logging.getLogger(__name__)
+
+MACHINES_SECONDS = 5.0  # from one look at how many machines there are to the next
+
+
+def address_of(settings: Settings, env: Mapping[str, str]) -> str:
+    """The server's address, which may hold a password; "" where none is named."""
+    return env.get(settings.redis.url[2:-1], "").strip() if settings.redis.url else ""
+
+
+@dataclass(eq=False)
+class Across:
+    """See the module. `machines`: how many share the database; while the server is away, limits are divided by it."""
+
+    registry: LinkedRegistry
+    link: RedisLink
+    machines: int = 1
+    limits: RedisLimits = field(init=False)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        env: Mapping[str, str] | None,
+        registry: LinkedRegistry,
+        counters: Counters,
+        worker: Worker,
+    ) -> Across | None:
+        """Connected, if the server is there; None where the configuration names none. Raises `ConfigError`."""
+        address = address_of(settings, os.environ if env is None else env)
+        if not address:
+            return None
+        across = cls(registry, RedisLink(address, worker.id, settings.redis.timeout_seconds))
+        across.limits = RedisLimits(across.link, counters.limits, lambda: across.machines)
+        await across._count_machines()
+        across._tasks = [asyncio.create_task(across.link.keep()), asyncio.create_task(across._keep_counting())]
+        await across.link.tried()
+        return across
+
+    async def close(self) -> None:
+        """Nothing runs here any more."""
+        await self.link.leave()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep_counting(self) -> None:
+        while True:
+            await asyncio.sleep(MACHINES_SECONDS)
+            await self._count_machines()
+
+    async def _count_machines(self) -> None:
+        """Those with a worker that is not closed: one that cannot be reached may still answer callers."""
+        with contextlib.suppress(InterlaceError):  # then nothing is admitted anyway
+            living = await asyncio.to_thread(self.registry.store.read, bank.living)
+            self.machines = max(1, len({row.machine for row in living}))
