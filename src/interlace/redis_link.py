@@ -23,7 +23,7 @@ import logging
 import math
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -337,6 +337,15 @@ def _why(error: BaseException) -> str:
     return str(error)[:200] if not isinstance(error, TimeoutError) else "no connection in time"
 
 
+def address_of(reference: str, env: Mapping[str, str]) -> str:
+    """The address that a setting such as `${REDIS_URL}` stands for; "" where there is none. Raises `ConfigError`, which
+    does not quote it, for one that cannot be used here."""
+    address = env.get(reference[2:-1], "").strip() if reference else ""
+    if address:
+        _pool(address)
+    return address
+
+
 def _pool(url: str) -> Any:
     """Makes connections by a URL; raises `ConfigError`, which does not quote it."""
     try:
@@ -344,7 +353,7 @@ def _pool(url: str) -> Any:
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
     except ImportError as error:
-        raise ConfigError("redis.url needs a package: pip install 'interlace[redis]'.") from error
+        raise ConfigError("A package for it is missing. Install it: pip install 'interlace[redis]'") from error
     try:
         return ConnectionPool.from_url(
             url,
@@ -356,6 +365,6 @@ def _pool(url: str) -> Any:
         )
     except ValueError as error:
         raise ConfigError(
-            "The variable that redis.url names holds no address of a server. It is written redis://HOST:6379/0, or "
-            "rediss:// with TLS, with a user and a password as redis://USER:PASSWORD@HOST:6379/0."
+            "The variable that it names holds no address of a server. Write redis://HOST:6379/0, or rediss:// for TLS, "
+            "and with a password redis://USER:PASSWORD@HOST:6379/0"
         ) from error

@@ -84,7 +84,6 @@ class OnRedis:
 
     def left(self, key_id: str, rates: Rates, now: float) -> dict[str, Left]:
         """As `Limiter` has it, as of now."""
-
         self.now = now
 
         async def looked() -> dict[str, Left]:

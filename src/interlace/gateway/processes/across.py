@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from interlace.config import Settings
 from interlace.errors import InterlaceError
 from interlace.gateway.processes.counters import Counters
 from interlace.ledger import LinkedRegistry, RedisLimits, bank
 from interlace.ledger.escrow import Worker
-from interlace.redis_link import RedisLink
-
-log = logging.getLogger(__name__)
+from interlace.redis_link import RedisLink, address_of
 
 MACHINES_SECONDS = 5.0  # from one look at how many machines there are to the next
 
 
-def address_of(settings: Settings, env: Mapping[str, str]) -> str:
-    """The server's address, which may hold a password; "" where none is named."""
-    return env.get(settings.redis.url[2:-1], "").strip() if settings.redis.url else ""
+class RedisGauges(Collector):
+    """Read when asked; of one worker, and of all of them added up."""
+
+    def __init__(self, across: Across) -> None:
+        self._across, self._link, self._limits = across, across.link, across.limits
+
+    def collect(self) -> Iterator[Metric]:
+        """One family after the other."""
+        yield GaugeMetricFamily("interlace_redis_up", "Workers that are connected to Redis.", int(self._link.up))
+        yield GaugeMetricFamily(
+            "interlace_redis_machines", "By how many limits are divided while Redis is away.", self._across.machines
+        )
+        yield CounterMetricFamily("interlace_redis_losses", "Times a worker lost Redis.", self._link.losses)
+        yield CounterMetricFamily(
+            "interlace_redis_alone", "Limits that were looked at without Redis, while it was away.", self._limits.alone
+        )
 
 
 @dataclass(eq=False)
@@ -46,7 +60,7 @@ class Across:
         worker: Worker,
     ) -> Across | None:
         """Connected, if the server is there; None where the configuration names none. Raises `ConfigError`."""
-        address = address_of(settings, os.environ if env is None else env)
+        address = address_of(settings.redis.url, os.environ if env is None else env)
         if not address:
             return None
         across = cls(registry, RedisLink(address, worker.id, settings.redis.timeout_seconds))
@@ -55,6 +69,10 @@ class Across:
         across._tasks = [asyncio.create_task(across.link.keep()), asyncio.create_task(across._keep_counting())]
         await across.link.tried()
         return across
+
+    def show(self, registry: CollectorRegistry) -> None:
+        """In `/metrics`."""
+        registry.register(RedisGauges(self))
 
     async def close(self) -> None:
         """Nothing runs here any more."""

@@ -127,6 +127,8 @@ class Worker:
         link.answers["reserved"] = self.bank.reserved
         link.answers["metrics"] = lambda _: loads.current.pipeline.metrics.text().decode()
         state.metrics = self._metrics
+        if across is not None:
+            across.show(loads.current.pipeline.metrics.registry)
         link.tell_living()
         passing = Passing(self.run, welcome.worker, loads)
         state.running.runner, state.running.pass_on = runner_of(welcome.worker), passing.pass_on
