@@ -12,9 +12,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from interlace.config import Settings
+from interlace.config import RouteSettings, Settings
 from interlace.errors import InterlaceError
 from interlace.gateway.processes.counters import Counters
+from interlace.gateway.processes.redis_answers import RedisMemory, knows_answers
+from interlace.gateway.routing import RedisBreakers
 from interlace.ledger import LinkedRegistry, RedisLimits, bank
 from interlace.ledger.escrow import Worker
 from interlace.redis_link import RedisLink, address_of
@@ -48,6 +50,7 @@ class Across:
     link: RedisLink
     machines: int = 1
     limits: RedisLimits = field(init=False)
+    breakers: RedisBreakers = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @classmethod
@@ -65,10 +68,16 @@ class Across:
             return None
         across = cls(registry, RedisLink(address, worker.id, settings.redis.timeout_seconds))
         across.limits = RedisLimits(across.link, counters.limits, lambda: across.machines)
+        knows_answers(across.link)
+        across.breakers = RedisBreakers(across.link, counters.breakers.breaker)
         await across._count_machines()
         across._tasks = [asyncio.create_task(across.link.keep()), asyncio.create_task(across._keep_counting())]
         await across.link.tried()
         return across
+
+    def memory(self, settings: Settings, route: RouteSettings) -> RedisMemory:
+        """What a route remembers under these settings."""
+        return RedisMemory.of(self.link, settings, route)
 
     def show(self, registry: CollectorRegistry) -> None:
         """In `/metrics`."""

@@ -90,7 +90,11 @@ class Worker:
         across = await Across.open(settings, self.env, registry, self.counters, welcome.worker)
         far = None if across is None else across.limits
         shared = Shared(welcome.worker, self.bank.teller, self.bank.taken, self.counters.limits, far)
-        common = Common(self.counters.breakers.breaker, lambda read, route: FarMemory(link, route, digest_of(read)))
+        common = (
+            Common(self.counters.breakers.breaker, lambda read, route: FarMemory(link, route, digest_of(read)))
+            if across is None
+            else Common(across.breakers.breaker, across.memory)
+        )
         state = State()
         state.reload = self._ask_to_reload
 
