@@ -4,6 +4,7 @@ machine or the server goes."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import time
@@ -17,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlace.errors import ConfigError
-from interlace.ledger.limits import WINDOW_SECONDS, Counted, Exceeded, Limits, Rates
+from interlace.ledger.limits import WINDOW_SECONDS, Counted, Exceeded, Rates
+from interlace.ledger.mapped_limits import MappedLimits
 from interlace.ledger.redis_limits import RedisLimits
+from interlace.mapped import area_file
 from interlace.redis_link import ALIVE, LEASE_SECONDS, RedisLink
 from tests.support.limiters import compare, histories, on_redis
 from tests.support.stores import Redis
@@ -43,7 +46,7 @@ class Machine:
 
     def __init__(self, server: Redis, place: str, machines: int = MACHINES, seconds: float = 5.0) -> None:
         self.link = RedisLink(server.url, place, timeout_seconds=seconds)
-        self.near = Limits()
+        self.near = MappedLimits(area_file(Path()), 1, 0)
         self.far = RedisLimits(self.link, self.near, lambda: machines)
         self.keeping: asyncio.Task[None] | None = None
 
@@ -207,7 +210,7 @@ async def test_while_redis_is_paused_each_machine_lets_its_part_through(
                 begun = await asyncio.gather(*(one.far.begin("k", rates, NOW) for _ in range(12)))
                 assert time.monotonic() - began < 2.0
                 assert sum(answer is None for answer in begun) == 2
-                assert [answer.most for answer in begun if answer is not None] == [2] * 10
+                assert {answer.most for answer in begun if answer is not None} <= {2, 6}
                 one.far.end("k")
                 one.far.end("k")
                 taken = await asyncio.gather(*(one.far.take_tokens("k", rates, 30, NOW) for _ in range(12)))
@@ -308,3 +311,36 @@ async def test_a_password_is_in_no_log_and_no_message(
     said = json.dumps([{**record.__dict__, "msg": record.getMessage()} for record in caplog.records], default=str)
     assert "Redis is away" in said
     assert secret not in said + str(refused.value) + repr(refused.value.__cause__)
+
+
+async def test_what_is_asked_together_is_sent_together(server: Redis) -> None:
+    """One packet and one answer for each of many requests would be most of what they cost."""
+    packets: list[bytes] = []
+
+    async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back_reader, back_writer = await asyncio.open_connection("127.0.0.1", server.port)
+
+        async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, seen: bool) -> None:
+            while data := await source.read(1 << 20):
+                if seen:
+                    packets.append(data)
+                sink.write(data)
+            sink.close()
+
+        await asyncio.gather(
+            pass_on(reader, back_writer, seen=True), pass_on(back_reader, writer, seen=False), return_exceptions=True
+        )
+
+    async with await asyncio.start_server(between, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        one = Machine(dataclasses.replace(server, port=port, process=None), "m-w1")
+        await one.start()
+        packets.clear()
+        rates = Rates(rpm=100, tpm=1000, concurrency=50)
+        asked = await asyncio.gather(
+            *(one.far.begin(f"k{n}", rates, NOW) for n in range(20)),
+            *(one.far.take_tokens(f"k{n}", rates, 5, NOW) for n in range(20)),
+        )
+        assert not any(isinstance(answer, Exceeded) for answer in asked)
+        assert [packet.count(b"EVALSHA") for packet in packets if b"EVALSHA" in packet][:1] == [40]
+        await one.die()

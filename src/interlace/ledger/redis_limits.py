@@ -69,33 +69,22 @@ class RedisLimits:
         """As `Limiter` has it."""
         if rates.rpm is None and rates.concurrency is None:
             return self._near.begin(key_id, rates, now, idle=idle)
-        most = half_of(rates.rpm) if idle and rates.rpm is not None else rates.rpm
-        runs = rates.concurrency is not None and not idle
-        words = self._now(now), _word(most), _word(rates.concurrency), "idle" if idle else "", self._link.token
-        keys = f"{PREFIX}requests:{key_id}", f"{PREFIX}running:{key_id}", ALIVE
-        forsaken = self._take_back_begin(key_id, self._link.token) if runs else _nothing
+        here = Rates(concurrency=rates.concurrency)  # what runs at this machine is known for sure
+        if (exceeded := self._near.begin(key_id, here, now, idle=idle)) is not None:
+            return exceeded
         try:
-            kind, *said = (await self._link.ask(BEGIN, keys, words, forsaken)).split()
-            if kind == b"?":
-                self._link.forgotten()
-                raise RedisAway
+            exceeded = await self._begin(key_id, rates, now, idle=idle)
         except RedisAway:
+            if not idle:
+                self._near.end(key_id)
             return self._begin_alone(key_id, rates, now, idle=idle)
-        if kind == b"concurrency":
-            assert rates.concurrency is not None
-            return Exceeded("concurrent requests", rates.concurrency, int(said[0]), 1, 1.0)
-        if most is not None:
-            self._saw(key_id, REQUESTS, said, now)
-        if kind == b"requests":
-            assert most is not None
-            return Exceeded("requests per minute", most, int(said[0]), 1, float(said[2]))
-        if not idle:
-            self._near.begin(key_id, NO_RATES, now)
-        if runs:
-            self._running[key_id] += 1
-            if words[-1] == self._link.token:
-                self._stated[key_id] += 1
-        return None
+        except BaseException:
+            if not idle:
+                self._near.end(key_id)
+            raise
+        if exceeded is not None and not idle:
+            self._near.end(key_id)
+        return exceeded
 
     async def visit(self, key_id: str, rates: Rates, now: float) -> Exceeded | None:
         """As `Limiter` has it."""
@@ -231,6 +220,31 @@ class RedisLimits:
                     self._link.tell(TAKE, (f"{PREFIX}{name}:{key_id}",), ("", min(used, MOST), ""))
 
     # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _begin(self, key_id: str, rates: Rates, now: float, *, idle: bool) -> Exceeded | None:
+        """Count it at the server, or say what is in its way there. Raises `RedisAway`."""
+        most = half_of(rates.rpm) if idle and rates.rpm is not None else rates.rpm
+        runs, token = rates.concurrency is not None and not idle, self._link.token
+        words = self._now(now), _word(most), _word(rates.concurrency), "idle" if idle else "", token
+        keys = f"{PREFIX}requests:{key_id}", f"{PREFIX}running:{key_id}", ALIVE
+        forsaken = self._take_back_begin(key_id, token) if runs else _nothing
+        kind, *said = (await self._link.ask(BEGIN, keys, words, forsaken)).split()
+        if kind == b"?":
+            self._link.forgotten()
+            raise RedisAway
+        if kind == b"concurrency":
+            assert rates.concurrency is not None
+            return Exceeded("concurrent requests", rates.concurrency, int(said[0]), 1, 1.0)
+        if most is not None:
+            self._saw(key_id, REQUESTS, said, now)
+        if kind == b"requests":
+            assert most is not None
+            return Exceeded("requests per minute", most, int(said[0]), 1, float(said[2]))
+        if runs:
+            self._running[key_id] += 1
+            if token == self._link.token:
+                self._stated[key_id] += 1
+        return None
 
     async def _take(self, key_id: str, name: str, amount: int, most: int, now: float) -> FarCounted | tuple[int, float]:
         """Count it, or say what is used and how long to wait. Raises `RedisAway`."""
