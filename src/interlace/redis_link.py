@@ -35,6 +35,7 @@ BEAT_SECONDS = 1.0  # from one sign of life to the next
 LEASE_SECONDS = 30.0  # without one, so long, a process counts as dead
 AGAIN_SECONDS = 0.25  # from the loss of a connection to the next try, and from one try to the next
 CONNECT_SECONDS = 2.0  # no request waits for it
+TRUST_SECONDS = 1.0  # after it was away: by then all machines are back, and have told it what they let through
 GRACE_SECONDS = 0.02  # answers that came while this process was busy are read first
 _ONE_KEYS_FAULTS = ("WRONGTYPE", "ERR")  # errors of a script with what a key holds; all others are the server's
 PREFIX: Final = "interlace:"
@@ -99,7 +100,7 @@ class RedisLink:
     risen: list[Callable[[], None]] = field(default_factory=list)
     beats: list[Callable[[], None]] = field(default_factory=list)
     token: str = ""
-    up: bool = False
+    up: bool = False  # connected: it may be told
     losses: int = 0  # how often it was lost, or not found at the start
     _scripts: dict[str, Script] = field(default_factory=dict)
     _waiting: deque[_Asked] = field(default_factory=deque)
@@ -107,6 +108,7 @@ class RedisLink:
     _filled: asyncio.Event = field(default_factory=asyncio.Event)
     _broken: asyncio.Future[None] | None = None
     _timer: asyncio.TimerHandle | None = None
+    _trusted_from: float = 0.0  # by the loop's clock
     _told: bool = False  # the log has said that it is away
     _faulty: bool = False  # and that something strange lies there
     _tried: asyncio.Event = field(default_factory=asyncio.Event)  # to connect, once at least
@@ -114,6 +116,11 @@ class RedisLink:
     def __post_init__(self) -> None:
         self._pool = _pool(self.url)
         self.knows(JOIN, BEAT, LEAVE)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it may be asked: it knows what all machines have counted."""
+        return self.up and asyncio.get_running_loop().time() >= self._trusted_from
 
     def knows(self, *scripts: Script) -> None:
         """Scripts that will be asked; before `keep`."""
@@ -141,6 +148,8 @@ class RedisLink:
             if not answered.done():
                 answered.set_exception(RedisAway("it did not answer"))
 
+        if not self.trusted:
+            raise RedisAway("it is not there, or has just come back")
         self._send(script, keys, words, heard, lost)
         try:
             return await answered
@@ -156,7 +165,7 @@ class RedisLink:
         words: Iterable[Word],
         heard: Callable[[Any], None] = lambda _: None,
     ) -> None:
-        """Ask, and hear the answer if there is one; while the server is away nothing is sent."""
+        """Say it, and hear the answer if there is one; while the server is away nothing is sent."""
         if self.up:
             self._send(script, keys, words, heard, lambda: None)
 
@@ -168,8 +177,6 @@ class RedisLink:
         heard: Callable[[Any], None],
         lost: Callable[[], None],
     ) -> None:
-        if not self.up:
-            raise RedisAway("there is no connection")
         loop = asyncio.get_running_loop()
         keys = tuple(keys)
         self._waiting.append(_Asked(heard, lost, loop.time() + self.timeout_seconds))
@@ -241,9 +248,9 @@ class RedisLink:
             works: tuple[Coroutine[Any, Any, None], ...] = (self._write(connection), self._read(connection))
             self._filled.clear()
             self.up = True
+            self._come()
             for hook in self.risen:
                 hook()
-            self._come()
             tasks = [asyncio.create_task(work) for work in (*works, self._beat())]
             done, _ = await asyncio.wait([*tasks, self._broken], return_when=asyncio.FIRST_COMPLETED)
             for one in done:
@@ -309,16 +316,16 @@ class RedisLink:
 
     async def leave(self) -> None:
         """The end of this process, which runs nothing any more; another may take its place at once."""
-        if self.up:
-            try:
-                await self.ask(LEAVE, (ALIVE,), (self.token,))
-            except RedisAway:
-                return
+        try:
+            await self.ask(LEAVE, (ALIVE,), (self.token,))
+        except RedisAway:
+            return
 
     # --- what the operator hears -------------------------------------------------------------------------------------
 
     def _come(self) -> None:
         if self._told:
+            self._trusted_from = asyncio.get_running_loop().time() + TRUST_SECONDS
             log.info("Redis answers: limits are counted by all machines together again")
         self._told = False
         self._tried.set()

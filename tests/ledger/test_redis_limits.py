@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
@@ -17,15 +18,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interlace.config import BreakerSettings, ModelSettings, ReuseSettings, RouteSettings
+from interlace.engines.types import Delta, Usage
 from interlace.errors import ConfigError
+from interlace.gateway.processes.redis_answers import RedisMemory, knows_answers
+from interlace.gateway.routing import AnyBreaker, Kept, RedisBreakers
+from interlace.gateway.routing.live import Breaker
 from interlace.ledger.limits import WINDOW_SECONDS, Counted, Exceeded, Rates
 from interlace.ledger.mapped_limits import MappedLimits
 from interlace.ledger.redis_limits import RedisLimits
 from interlace.mapped import area_file
 from interlace.redis_link import ALIVE, LEASE_SECONDS, RedisLink
+from tests.support.certificates import pair
 from tests.support.limiters import compare, histories, on_redis
+from tests.support.serving import free_port
 from tests.support.stores import Redis
 
+ROOT = Path(__file__).parents[2]
 MACHINES = 3
 NOW = time.monotonic()  # where the server's own clock counts, nobody looks at it
 
@@ -72,7 +81,7 @@ class Machine:
     async def until(self, up: bool) -> None:
         """Wait until the connection is there, or gone."""
         deadline = time.monotonic() + 30
-        while self.link.up != up:
+        while self.link.trusted != up:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
 
@@ -265,6 +274,24 @@ async def test_a_server_that_has_lost_its_data_lets_one_window_through_again_and
         assert await there[0].far.look("runs", NOW) == 0
 
 
+async def test_one_machine_that_loses_redis_keeps_to_what_it_has_let_through_itself(server: Redis) -> None:
+    """A connection that was cut for a moment would be another minute's worth, whenever it happens."""
+    rates = Rates(rpm=20, tpm=100)
+    async with machines(server, 1) as (one,):
+        assert sum([await one.begins(rates) for _ in range(25)]) == 20
+        counted = await one.far.take_tokens("k", rates, 90, NOW)
+        one.far.settle_tokens("k", counted, 90, 60, NOW)  # type: ignore[arg-type]
+        one.link.give_up("it is cut")
+        assert not await one.begins(rates)
+        assert isinstance(await one.far.take_tokens("k", rates, 41, NOW), Exceeded)
+        assert isinstance(await one.far.take_tokens("k", rates, 40, NOW), Counted)
+        assert one.far.alone == 3
+        await one.until(up=True)
+        assert not await one.begins(rates)
+        assert await one.far.look("k", NOW) == 0
+        assert one.far.left("k", rates, NOW)["tokens"].remaining == 0
+
+
 async def test_a_clock_that_is_set_back_locks_nobody_out(server: Redis) -> None:
     """What lies ahead of the server's clock counts as of now: no more than the limit, and for a minute at most."""
     with server.client() as client:
@@ -344,3 +371,56 @@ async def test_what_is_asked_together_is_sent_together(server: Redis) -> None:
         assert not any(isinstance(answer, Exceeded) for answer in asked)
         assert [packet.count(b"EVALSHA") for packet in packets if b"EVALSHA" in packet][:1] == [40]
         await one.die()
+
+
+async def test_with_tls_and_a_user_that_may_do_no_more_than_the_docs_say(tmp_path: Path) -> None:
+    """A right that is missing would be found by an operator, at night; a certificate of nobody's must not do."""
+    rights = re.search(r"`(~interlace:[^`]+)`", (ROOT / "docs/how-to/postgresql.md").read_text())
+    assert rights is not None
+    identity, authority = pair(tmp_path), tmp_path / "authority.pem"
+    identity.authority.cert_pem.write_to_path(str(authority))
+    port = free_port()
+    files = ("--tls-cert-file", str(identity.certificate), "--tls-key-file", str(identity.key))
+    words = ("--tls-port", str(port), *files, "--tls-ca-cert-file", str(authority), "--tls-auth-clients", "no")
+    secured = Redis(tmp_path, words=(*words, "--user", "interlace", "on", ">hunter2", *rights[1].split()))
+    secured.start()
+    try:
+        url = f"rediss://interlace:hunter2@127.0.0.1:{port}/0"
+        for address, trusted in ((url, False), (f"{url}?ssl_ca_certs={authority}", True)):
+            link = RedisLink(address, "m-w1", timeout_seconds=5.0)
+            far = RedisLimits(link, MappedLimits(area_file(tmp_path), 1, 0))
+            breakers = RedisBreakers(link, lambda model: Breaker(model.breaker))
+            breaker = breakers.breaker(ModelSettings(name="m", engine="anthropic", breaker=BreakerSettings(failures=1)))
+            knows_answers(link)
+            keeping = asyncio.create_task(link.keep())
+            await link.tried()
+            assert link.up == trusted
+            if trusted:
+                await _ask_everything(link, far, breaker)
+                assert (link.up, link.losses, far.alone) == (True, 0, 0)
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+    finally:
+        secured.stop()
+
+
+async def _ask_everything(link: RedisLink, far: RedisLimits, breaker: AnyBreaker) -> None:
+    rates = Rates(rpm=5, tpm=50, concurrency=5)
+    assert await far.begin("k", rates, NOW) is None
+    counted = await far.take_tokens("k", rates, 9, NOW)
+    assert isinstance(counted, Counted)
+    far.settle_tokens("k", counted, 9, 5, NOW)
+    far.end("k")
+    assert await far.look("k", NOW) == 0
+    breaker.failed()
+    breaker.leave()
+    await breaker.claim()
+    breaker.succeeded()
+    memory = RedisMemory(link, RouteSettings(name="r", models=(), reuse=ReuseSettings(seconds=60)), "d")
+    kept = Kept("m", (Delta(index=0, text="zebra"),), Usage(1, 2))
+    assert await memory.find(b"key") is None
+    await memory.keep(b"key", kept)
+    assert await memory.find(b"key") == kept
+    for hook in link.beats:
+        hook()
+    await far.look("k", NOW)

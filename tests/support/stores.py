@@ -259,6 +259,7 @@ class Redis:
     folder: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    words: tuple[str, ...] = ()  # of its command line, further ones
 
     @property
     def url(self) -> str:
@@ -271,7 +272,7 @@ class Redis:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--dir", str(self.folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*command, "--dir", str(self.folder), *self.words], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         _until(self._answers, self.process, self.folder / "log")
 

@@ -4,10 +4,11 @@ A limit is looked at and counted there in one step, so that no two machines give
 What a plan does not limit is not asked. One round trip before a request begins, for requests and what runs at once, and
 one before it is admitted, for its tokens, where the plan limits them; corrections are sent and not waited for.
 
-While the server is away this machine counts in its own memory, by each limit's part: the limit divided by the number of
-machines, and at least one. So all together they let no more through than the limit, but for limits smaller than their
-number; and what was let through meanwhile is counted at the server once it is back. A server that has lost its data has
-forgotten a minute at most: one window's worth may pass again, and nothing of money is there.
+All of it is counted in this machine's memory as well. While the server is away, and for a second after it is back, that
+decides, by each limit's part: the limit divided by the number of machines, and at least one. So all together they let
+no more through than the limit, but for limits smaller than their number; and the server is told what was let through
+meanwhile before it decides again. A server that has lost its data has forgotten a minute at most: one window's worth
+may pass again, and nothing of money is there.
 
 What runs is counted by token (see `redis_link`): that of a machine which is not heard of is dropped after 30 seconds,
 that of a worker which died once the next one has its place.
@@ -20,19 +21,22 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from interlace.ledger.limits import NO_RATES, Counted, Exceeded, Left, Limiter, Limits, Rates, half_of
+from interlace.ledger.limits import Counted, Exceeded, Left, Limiter, Limits, Rates, half_of
 from interlace.ledger.redis_scripts import BACK, BEGIN, END, LOOK, STATE, TAKE
 from interlace.redis_link import ALIVE, PREFIX, RedisAway, RedisLink
 
 MOST = 10**15  # a provider may claim any number of tokens; more than this is not counted at once
 REQUESTS, TOKENS = "requests", "tokens"
+ANY = Rates(rpm=MOST)  # counted, whatever there is
+NOWHERE = Counted(-1, 0)
 
 
 @dataclass(slots=True)
 class FarCounted(Counted):
-    """Counted at the server; `second` -1 until it has said when. `token`: of whom."""
+    """Counted at the server; `second` -1 until it has said when. `token`: of whom; `near`: as it is counted here."""
 
     token: str
+    near: Counted
 
 
 @dataclass(slots=True)
@@ -95,9 +99,10 @@ class RedisLimits:
         except RedisAway:
             exceeded = self._near.visit(key_id, self._share(rates), now)
             if exceeded is None:
-                self._meanwhile.visit(key_id, NO_RATES, now)
+                self._count_alone(key_id, REQUESTS, 1, now)
             return exceeded
         if isinstance(counted, FarCounted):
+            self._near.visit(key_id, ANY, now)
             return None
         used, wait = counted
         return Exceeded("requests per minute", rates.rpm, used, 1, wait)
@@ -114,6 +119,7 @@ class RedisLimits:
         except RedisAway:
             return self._take_alone(key_id, rates, tokens, now, idle=idle)
         if isinstance(counted, FarCounted):
+            counted.near = self._near.more_tokens(key_id, tokens, now)
             return counted
         used, wait = counted
         return Exceeded("tokens per minute", most, used, tokens, wait, tokens > rates.tpm)
@@ -140,10 +146,11 @@ class RedisLimits:
 
     def more_tokens(self, key_id: str, tokens: int, now: float) -> Counted:
         """As `Limiter` has it."""
-        if not self._link.up:
-            self._meanwhile.more_tokens(key_id, tokens, now)
-            return self._near.more_tokens(key_id, tokens, now)
-        counted = FarCounted(-1, tokens, self._link.token)
+        near = self._near.more_tokens(key_id, tokens, now)
+        if not self._link.trusted:
+            self._count_alone(key_id, TOKENS, tokens, now)
+            return near
+        counted = FarCounted(-1, tokens, self._link.token, near)
 
         def heard(reply: bytes) -> None:
             _, *words = reply.split()
@@ -158,16 +165,19 @@ class RedisLimits:
         """As `Limiter` has it."""
         if not isinstance(counted, FarCounted):
             self._near.settle_tokens(key_id, counted, tokens, used, now)
-        elif used > tokens:
+            return
+        if used > tokens:
             self.more_tokens(key_id, used - tokens, now)
-        elif used < tokens and counted.token == self._link.token:
+            return
+        self._near.settle_tokens(key_id, counted.near, tokens, used, now)
+        if used < tokens and counted.token == self._link.token:
             second = "" if counted.second < 0 else counted.second
             words = self._now(now), min(tokens - used, MOST), second
             self._link.tell(BACK, (f"{PREFIX}tokens:{key_id}",), words, self._hears(key_id, TOKENS, now))
 
     def left(self, key_id: str, rates: Rates, now: float) -> dict[str, Left]:
         """As `Limiter` has it, by what the server last said of the key."""
-        if not self._link.up:
+        if not self._link.trusted:
             return self._near.left(key_id, self._share(rates), now)
         found: dict[str, Left] = {}
         for name, limit in ((REQUESTS, rates.rpm), (TOKENS, rates.tpm)):
@@ -193,9 +203,10 @@ class RedisLimits:
         exceeded = self._near.begin(key_id, self._share(rates), now, idle=idle)
         if exceeded is None:
             if rates.rpm is not None:
-                self._meanwhile.visit(key_id, NO_RATES, now)
+                self._count_alone(key_id, REQUESTS, 1, now)
             if rates.concurrency is not None and not idle:
                 self._running[key_id] += 1
+                self._state_running(key_id)
         return exceeded
 
     def _take_alone(self, key_id: str, rates: Rates, tokens: int, now: float, *, idle: bool) -> Counted | Exceeded:
@@ -204,15 +215,30 @@ class RedisLimits:
         if isinstance(answer, Exceeded):
             assert rates.tpm is not None
             return replace(answer, hopeless=tokens > rates.tpm)  # what is too large for a part may fit again later
-        self._meanwhile.more_tokens(key_id, tokens, now)
+        self._count_alone(key_id, TOKENS, tokens, now)
         return answer
+
+    def _count_alone(self, key_id: str, name: str, amount: int, now: float) -> None:
+        """The server hears of it: now, or once it is back."""
+        if self._link.up:
+            words = self._now(now), min(amount, MOST), ""
+            self._link.tell(TAKE, (f"{PREFIX}{name}:{key_id}",), words)
+        else:
+            use = self._meanwhile.use(key_id)
+            (use.requests if name == REQUESTS else use.tokens).add(amount, now)
+
+    def _state_running(self, key_id: str) -> None:
+        if self._link.up:
+            self._stated[key_id] = self._running[key_id]
+            words = self._link.token, self._running[key_id]
+            self._link.tell(STATE, (f"{PREFIX}running:{key_id}", ALIVE), words)
 
     def _state(self) -> None:
         """Over a new connection: what runs here, and what was let through meanwhile."""
-        token, meanwhile = self._link.token, self._meanwhile
-        self._stated, self._meanwhile = Counter(self._running), Limits()
-        for key_id, count in self._running.items():
-            self._link.tell(STATE, (f"{PREFIX}running:{key_id}", ALIVE), (token, count))
+        meanwhile, self._meanwhile = self._meanwhile, Limits()
+        self._stated.clear()
+        for key_id in self._running:
+            self._state_running(key_id)
         now = time.monotonic()
         for key_id, use in meanwhile.uses():
             for name, window in ((REQUESTS, use.requests), (TOKENS, use.tokens)):
@@ -240,6 +266,8 @@ class RedisLimits:
         if kind == b"requests":
             assert most is not None
             return Exceeded("requests per minute", most, int(said[0]), 1, float(said[2]))
+        if most is not None:
+            self._near.visit(key_id, ANY, now)
         if runs:
             self._running[key_id] += 1
             if token == self._link.token:
@@ -258,7 +286,7 @@ class RedisLimits:
 
         kind, *said = (await self._link.ask(TAKE, keys, words, forsaken)).split()
         self._saw(key_id, name, said, now)
-        return FarCounted(int(said[2]), amount, token) if kind == b"ok" else (int(said[0]), float(said[2]))
+        return FarCounted(int(said[2]), amount, token, NOWHERE) if kind == b"ok" else (int(said[0]), float(said[2]))
 
     def _take_back_begin(self, key_id: str, token: str) -> Callable[[bytes], None]:
         """Whoever began has gone before it heard so."""

@@ -32,7 +32,7 @@ class RedisGauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family after the other."""
-        yield GaugeMetricFamily("interlace_redis_up", "Workers that are connected to Redis.", int(self._link.up))
+        yield GaugeMetricFamily("interlace_redis_up", "Workers that are connected to Redis.", int(self._link.trusted))
         yield GaugeMetricFamily(
             "interlace_redis_machines", "By how many limits are divided while Redis is away.", self._across.machines
         )
