@@ -51,6 +51,7 @@ BY_DAY = {
     ("kill -9: coordinator", False, 3),
     ("kill -9: all of them", True, 1),
     ("PostgreSQL: stopped", True, 3),
+    ("Redis: paused", True, 3),
     ("provider: liar", False, 3),
     ("provider: hangs-mid", True, 3),
     ("provider: cuts", True, 3),
@@ -144,6 +145,11 @@ def _surroundings(
     if fault.store == "postgresql":
         hands.postgresql = request.getfixturevalue("postgresql")
         stack.enter_context(on_postgresql(hands.postgresql))
+    if fault.needs == "redis":
+        hands.redis = request.getfixturevalue("redis_server")
+        stack.callback(hands.redis.go_on)
+        stack.enter_context(pytest.MonkeyPatch.context()).setenv("REDIS_URL", hands.redis.url)
+        more["redis"] = {"url": "${REDIS_URL}"}
     if fault.needs == "disk":
         hands.disk = stack.enter_context(contextlib.closing(FullDisk(folder / "home", "32m")))
     if fault.needs == "clock":
@@ -183,8 +189,7 @@ async def _blow_over(
 ) -> None:
     books = Books(there.folder)
     ports = (int(provider.url.rpartition(":")[2].partition("/")[0]),)
-    if hands.postgresql is not None:
-        ports += (hands.postgresql.port,)
+    ports += tuple(server.port for server in (hands.postgresql, hands.redis) if server is not None)
     provider.most_of.clear()
     async with storm_of(there, provider, books, payers, stream=stream) as storm:
         storm.begin(all=False)

@@ -32,13 +32,14 @@ from tests.support.ledgers import open_ledger, record, used
 from tests.support.provider import Provider, running_provider
 from tests.support.served import patiently
 from tests.support.serving import environment, free_port
+from tests.support.stores import Redis
 from tests.support.tenants import tenant
 from tests.support.tiny import tiny_llama_gguf
 
 COMMAND = (sys.executable, "-m", "interlace")
 CHECKS = (
-    "configuration", "home", "disk", "files", "packages", "checkpoints", "database", "drift", "clock", "certificate",
-    "providers", "prices", "server",
+    "configuration", "home", "disk", "files", "packages", "checkpoints", "database", "drift", "clock", "redis",
+    "certificate", "providers", "prices", "server",
 )  # fmt: skip
 
 
@@ -377,6 +378,29 @@ def _tls_server(files: Pair) -> Iterator[int]:
         threading.Thread(target=serve, daemon=True).start()
         yield listening.getsockname()[1]
         listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_the_server_that_machines_count_in(place: Place, redis_server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Away, forgetful, a replica, or with an address that is none: limits would not hold, or each machine would
+    go by its own. Its password is not shown."""
+    assert "counts limits for itself" in place.said("redis", "ok")
+    place.write(redis={"url": "${REDIS_URL}"}, ledger={"url": "postgresql://nobody@127.0.0.1:1/none"})
+    assert "REDIS_URL is not set" in place.said("redis", "fail")
+    monkeypatch.setenv("REDIS_URL", "http://:hunter2-quartz@redis.example")
+    assert "hunter2" not in place.said("redis", "fail")
+    monkeypatch.setenv("REDIS_URL", f"redis://:hunter2-quartz@127.0.0.1:{free_port()}/0")
+    said = place.said("redis", "fail")
+    assert "it does not answer" in said
+    assert "hunter2" not in said
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    assert "answers in" in place.said("redis", "ok")
+    with redis_server.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        assert "noeviction" in place.said("redis", "warn")
+        client.config_set("maxmemory-policy", "noeviction")
+        client.replicaof("127.0.0.1", str(free_port()))
+        assert "takes no writes" in place.said("redis", "fail")
+        client.replicaof("NO", "ONE")
 
 
 def test_a_provider_whose_certificate_is_not_trusted(place: Place) -> None:

@@ -154,7 +154,8 @@ def test_configurations_in_the_prose_are_good(path: Path, tmp_path: Path) -> Non
 
 def test_every_metric_is_documented() -> None:
     """The metrics page names exactly the metrics that exist, and the how-to asks for no others."""
-    source = "".join((ROOT / f"src/interlace/gateway/{name}.py").read_text() for name in ("metrics", "route_metrics"))
+    names = "metrics", "route_metrics", "processes/across"
+    source = "".join((ROOT / f"src/interlace/gateway/{name}.py").read_text() for name in names)
     reference = (ROOT / "docs/reference/metrics.md").read_text()
     shown = set(re.findall(r"`(interlace_\w+)`", reference))
     literal = set(re.findall(r'"(interlace_\w+)"', source))

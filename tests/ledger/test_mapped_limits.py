@@ -17,22 +17,11 @@ from hypothesis import strategies as st
 
 from interlace import mapped
 from interlace.errors import LedgerUnavailable
-from interlace.ledger.limits import WINDOW_SECONDS, Counted, Exceeded, Limits, Rates
+from interlace.ledger.limits import WINDOW_SECONDS, Exceeded, Rates
 from interlace.ledger.mapped_limits import FIRST, KEPT_SECONDS, REQUESTS, RUNNING, TOKENS, TOTAL, MappedLimits
 from interlace.mapped import SEGMENT_SLOTS, Area, Slot, area_file
+from tests.support.limiters import RATES, compare, histories
 from tests.support.mapped import counting
-
-RATES = Rates(rpm=6, tpm=60, concurrency=3)
-pauses = st.sampled_from([0.0, 0.001, 0.4, 0.999, 1.0, 5.0, 29.5, 59.0, 60.0, 61.0, 200.0])
-operations = st.lists(
-    st.tuples(
-        pauses,
-        st.sampled_from(["begin", "idle", "visit", "end", "take", "take idle", "more", "settle"]),
-        st.integers(0, 70),
-        st.integers(0, 10),
-    ),
-    max_size=60,
-)
 
 
 @pytest.fixture
@@ -43,55 +32,15 @@ def fd(tmp_path: Path) -> Iterator[int]:
     os.close(made)
 
 
-@given(st.floats(0, 1e6, allow_nan=False), operations)
+@given(st.floats(0, 1e6, allow_nan=False), histories)
 def test_one_process_counts_as_it_does_alone(start: float, history: list[tuple[float, str, int, int]]) -> None:
     """A plan means the same with one process and with several: whatever happens, both say the same, with the same
     numbers in their refusals and headers."""
     file = area_file(Path())
     try:
-        _compare(file, start, history)
+        compare(MappedLimits(file, 3, 1), start, history)
     finally:
         os.close(file)
-
-
-def _compare(file: int, start: float, history: list[tuple[float, str, int, int]]) -> None:
-    alone, mapping, now = Limits(), MappedLimits(file, 3, 1), start
-    running: list[tuple[Counted, Counted, int]] = []
-    begun = 0
-    for wait, what, amount, pick in history:
-        now += wait
-        if what in {"begin", "idle"}:
-            one, other = (each.begin("k", RATES, now, idle=what == "idle") for each in (alone, mapping))
-            begun += what == "begin" and one is None
-            assert _told(one) == _told(other)
-        elif what == "visit":
-            assert _told(alone.visit("k", RATES, now)) == _told(mapping.visit("k", RATES, now))
-        elif what == "end" and begun:
-            begun -= 1
-            alone.end("k")
-            mapping.end("k")
-        elif what in {"take", "take idle"}:
-            first, second = (
-                each.take_tokens("k", RATES, amount, now, idle=what == "take idle") for each in (alone, mapping)
-            )
-            assert _told(first) == _told(second)
-            if not isinstance(first, Exceeded) and not isinstance(second, Exceeded):
-                running.append((first, second, amount))
-        elif what == "more" and running:
-            _, _, tokens = running.pop(pick % len(running))
-            running.append((alone.more_tokens("k", 9, now), mapping.more_tokens("k", 9, now), tokens + 9))
-        elif what == "settle" and running:
-            first, second, tokens = running.pop(pick % len(running))
-            alone.settle_tokens("k", first, tokens, amount, now)
-            mapping.settle_tokens("k", second, tokens, amount, now)
-        left = alone.left("k", RATES, now)
-        assert mapping.left("k", RATES, now) == left
-        assert mapping.running("k") == alone.running("k") == begun
-
-
-def _told(answer: object) -> object:
-    """What can be compared: where something was counted is everybody's own."""
-    return None if isinstance(answer, Counted) else answer
 
 
 HAMMER = """

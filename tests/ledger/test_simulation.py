@@ -32,7 +32,7 @@ from interlace.ledger.audit import Finding, audit, audit_book
 from interlace.ledger.book import AccountKey, Accounts
 from interlace.ledger.registry import add, alter
 from interlace.ledger.schema import api_keys, organisations, prices, projects, usage_events
-from tests.support.simulation import Died, Fate, Hands, World
+from tests.support.simulation import Died, Fate, Hands, World, at_once
 from tests.support.tenants import Tenant, tenant
 
 EXAMPLES, STEPS = 150, 100
@@ -143,7 +143,7 @@ class LedgerMachine(RuleBasedStateMachine):
         caller = self._caller(who)
         price = ledger.price("m", embedding=False)
         try:
-            ledger.begin(caller)
+            at_once(ledger.begin(caller))
         except RateLimited:
             assert caller.plan.rates.concurrency is not None
             assert self._alive(who) >= caller.plan.rates.concurrency

@@ -34,6 +34,7 @@ class Hands:
     """What a fault may take hold of beside the installation; what a cell does not need is not there."""
 
     postgresql: Any = None
+    redis: Any = None
     disk: Any = None
     clock: Any = None
 
@@ -52,7 +53,7 @@ class Fault:
     name: str
     make: Make
     store: str = "sqlite"
-    needs: str = ""  # "disk", "clock", "host": what its installation must have
+    needs: str = ""  # "disk", "clock", "host", "redis": what its installation must have
     own: bool = True  # an installation that nothing else happens to
     only: tuple[int, ...] = (1, 3)  # processes
     why_only: str = ""
@@ -165,8 +166,21 @@ async def set_clock_back(_: Storm, hands: Hands) -> None:
     hands.clock.right()
 
 
-async def no_redis(storm: Storm, hands: Hands) -> None:
-    """There is no Redis in use."""
+async def redis_goes(_: Storm, hands: Hands, *, how: str) -> None:
+    """Redis stops answering for a while, loses its data, or both."""
+    if how == "paused":
+        hands.redis.pause()
+        await asyncio.sleep(BROKEN_SECONDS)
+        hands.redis.go_on()
+    elif how == "flushed":
+        for _ in range(4):
+            with hands.redis.client() as client:
+                client.flushall()
+            await asyncio.sleep(BROKEN_SECONDS / 4)
+    else:
+        hands.redis.stop()
+        await asyncio.sleep(BROKEN_SECONDS)
+        hands.redis.start()
 
 
 # --- providers ---------------------------------------------------------------------------------------------------
@@ -329,7 +343,7 @@ FAULTS: Sequence[Fault] = (
     Fault("PostgreSQL: cut", cut_postgresql, store="postgresql", refuses=frozenset(NO_LEDGER)),
     Fault("PostgreSQL: read-only", read_only, store="postgresql", refuses=frozenset(NO_LEDGER)),
     *(
-        Fault(f"Redis: {how}", no_redis, only=(), why_only="no Redis in use")
+        Fault(f"Redis: {how}", partial(redis_goes, how=how), store="postgresql", needs="redis", forgets=1)
         for how in ("paused", "flushed", "restarted")
     ),
     Fault("disk: full", fill_disk, needs="disk", refuses=frozenset(NO_LEDGER)),

@@ -85,6 +85,16 @@ class TurnedLoop(asyncio.SelectorEventLoop):
         return task.result()
 
 
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """What work gives that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise AssertionError("it waits")
+
+
 class Fate(Enum):
     """What becomes of one commit."""
 

@@ -259,6 +259,7 @@ class Redis:
     folder: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    words: tuple[str, ...] = ()  # of its command line, further ones
 
     @property
     def url(self) -> str:
@@ -271,7 +272,7 @@ class Redis:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--dir", str(self.folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*command, "--dir", str(self.folder), *self.words], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         _until(self._answers, self.process, self.folder / "log")
 
@@ -281,6 +282,16 @@ class Redis:
         if process is not None:
             process.kill()
             process.wait()
+
+    def pause(self) -> None:
+        """Let it answer nobody; the system still takes connections for it."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After a pause."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
 
     @contextlib.contextmanager
     def client(self) -> Iterator[redis.Redis]:

@@ -29,6 +29,7 @@ from interlace.config.settings import (
     PlanSettings,
     PriceSettings,
     Settings,
+    faults_of_redis,
 )
 from interlace.config.values import KINDS, Wrong, close_to, hints_of, parse, shown
 from interlace.errors import ConfigError
@@ -317,6 +318,8 @@ class _Reader:
             self._add(self.lines.get(where, 0), where, problem, mend)
         for where, problem, mend in faults_of_tls(values.get("tls", {})):
             self._add(self.lines[where], where, problem, mend)
+        for where, problem, mend in faults_of_redis(values):
+            self._add(self.lines.get(where, 0), where, problem, mend)
         for i, plan in enumerate(values.get("plans", ())):
             named += [(f"plans[{i}].models[{j}]", name) for j, name in enumerate(plan.get("models", ()))]
         for where, name in named:

@@ -8,8 +8,10 @@ knows the line a value came from.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from interlace.config.edge_settings import CorsSettings, ProxySettings, TlsSettings
 from interlace.config.engines import EMBEDDING, ENGINES, LOCAL, OPENAI, REMOTE
@@ -346,6 +348,25 @@ class LedgerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """A Redis or Valkey server that several machines on one PostgreSQL count limits in. Its address may hold a
+    password, so it stays in the environment."""
+
+    url: str = setting(
+        "The environment variable that holds its address, such as redis://redis.internal:6379/0, or rediss:// with "
+        "TLS, written `${NAME}`; left out: each machine counts limits for itself.",
+        "",
+        secret=True,
+    )
+    timeout_seconds: float = setting(
+        "How long a request waits for it; without an answer this machine counts by itself.",
+        0.25,
+        minimum=0.005,
+        maximum=5.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """JSON lines on standard error. `prompts` writes prompt and answer text too; off unless switched on."""
 
@@ -373,8 +394,17 @@ class Settings:
     prices: tuple[PriceSettings, ...] = setting("What models cost. A model without a price is not served.", ())
     plans: tuple[PlanSettings, ...] = setting("Tiers for keys.", ())
     ledger: LedgerSettings = setting("The record of usage.", factory=LedgerSettings)
+    redis: RedisSettings = setting("Limits that several machines share.", factory=RedisSettings)
     guards: GuardSettings = setting("Checks of every input and output.", factory=GuardSettings)
     limits: LimitSettings = setting("What is taken on at once.", factory=LimitSettings)
     responses: ResponseSettings = setting("Stored responses.", factory=ResponseSettings)
     log: LogSettings = setting("Logging.", factory=LogSettings)
     drain_seconds: float = setting("How long running requests may finish after SIGTERM.", 30.0, minimum=0)
+
+
+def faults_of_redis(values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """A server for several machines where there can be one only: the setting, the problem, the mend."""
+    url = (values.get("redis") or {}).get("url")
+    if url and not str((values.get("ledger") or {}).get("url") or "").startswith("postgresql"):
+        mend = "Remove it: one machine's processes count together without it; or name PostgreSQL in ledger.url"
+        yield "redis.url", "is for several machines, and a ledger in SQLite is one machine's", mend

@@ -74,7 +74,11 @@ def _source(found: Path | None, env: Mapping[str, str], overrides: Mapping[str, 
     read = partial(load_settings, found, env, overrides)
     first = settings = read()
     # Nobody waits for a download to hear this.
-    for where, problem, mend in [*certificate_faults(settings), *key_faults(settings, env)]:
+    for where, problem, mend in [
+        *certificate_faults(settings),
+        *redis_faults(settings, env),
+        *key_faults(settings, env),
+    ]:
         raise ConfigError(f"{where}: {problem.removesuffix('.')}. {mend}".rstrip())
     settings = _pull_missing(settings)
     from interlace.gateway.reloading import Source  # the HTTP server is heavy; other verbs don't need it
@@ -208,6 +212,7 @@ def faults_elsewhere(settings: Settings, env: Mapping[str, str]) -> Iterator[tup
     """What is wrong with settings that are sound in form, because of what they name."""
     yield from certificate_faults(settings)
     yield from checkpoint_faults(settings)
+    yield from redis_faults(settings, env)
     yield from key_faults(settings, env)
 
 
@@ -223,6 +228,19 @@ def certificate_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
         where, _, rest = error.message.partition(": ")
         problem, _, mend = rest.removesuffix(".").partition(". ")
         yield where, problem, mend or "Name one that can be read"
+
+
+def redis_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Of an address that cannot be one, or a package that is not there; whether it answers, only time can tell."""
+    if not settings.redis.url:
+        return
+    from interlace.redis_link import address_of
+
+    try:
+        address_of(settings.redis.url, env)
+    except ConfigError as error:
+        problem, _, mend = error.message.partition(". ")
+        yield "redis.url", problem, mend
 
 
 def key_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

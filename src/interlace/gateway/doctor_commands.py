@@ -12,7 +12,7 @@ import msgspec
 from interlace.config import check_config, find_config, load_settings
 from interlace.errors import ConfigError
 from interlace.gateway.chat import server_url
-from interlace.gateway.doctor import machine, outside, stores
+from interlace.gateway.doctor import machine, outside, redis_server, stores
 from interlace.gateway.doctor.findings import Case, Check, Finding, fail, ok
 from interlace.models import print_table
 
@@ -26,6 +26,7 @@ CHECKS: Mapping[str, Check] = {
     "database": stores.database,
     "drift": stores.drift,
     "clock": stores.clock,
+    "redis": redis_server.redis,
     "certificate": outside.certificate,
     "providers": outside.providers,
     "prices": stores.prices,

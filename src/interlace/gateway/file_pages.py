@@ -68,14 +68,14 @@ def file_routes(ledger: Ledger, deposits: Deposits, limits: LimitSettings) -> li
     ]
 
 
-def caller_of(ledger: Ledger, scope: Scope, endpoint: str) -> Caller:
+async def caller_of(ledger: Ledger, scope: Scope, endpoint: str) -> Caller:
     """Who asks, counted among the requests per minute of its plan before anything is looked up; raises
     `Unauthenticated`, `Forbidden` and `RateLimited`."""
     exchange: Exchange = scope["interlace.exchange"]
     exchange.endpoint = endpoint
     caller = ledger.authenticate(credential_of(scope))
     try:
-        ledger.visit(caller)
+        await ledger.visit(caller)
     finally:
         exchange.tell_limits(ledger.left(caller))
     return caller
@@ -185,7 +185,7 @@ class Methods:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        caller = caller_of(self._ledger, scope, self._endpoint)
+        caller = await caller_of(self._ledger, scope, self._endpoint)
         answer = self._methods["GET" if scope["method"] == "HEAD" else scope["method"]]
         await answer(caller, scope, receive, send)  # type: ignore[operator]
 

@@ -83,20 +83,19 @@ class Pipeline:
         done."""
         caller = self._authenticate(call)
         ask = await call.read()
-        with _Begun(self.ledger, call, caller):
-            async with self._admitted(call, caller) as slot:
-                if names_uploads(ask):
-                    ask = await with_uploads(ask, caller.project.id, self.deposits)
-                ask = await self._guard_input(ask)
-                way = await self._route(call, ask, caller)
-                async with (
-                    _Held(self, call, caller, way, slot) as hold,
-                    self._attempted(call, way, hold) as batches,
-                ):
-                    if call.accepted is not None:
-                        await call.accepted(ask)
-                    async for batch in batches:
-                        yield batch
+        async with _Begun(self.ledger, call, caller), self._admitted(call, caller) as slot:
+            if names_uploads(ask):
+                ask = await with_uploads(ask, caller.project.id, self.deposits)
+            ask = await self._guard_input(ask)
+            way = await self._route(call, ask, caller)
+            async with (
+                _Held(self, call, caller, way, slot) as hold,
+                self._attempted(call, way, hold) as batches,
+            ):
+                if call.accepted is not None:
+                    await call.accepted(ask)
+                async for batch in batches:
+                    yield batch
         yield [Done(call.meter.usage())]
 
     async def count(self, call: Call) -> Counted:
@@ -104,7 +103,7 @@ class Pipeline:
         engine runs, counts against the rates, and leaves no usage event: nothing was used."""
         caller = self.ledger.authenticate(call.credential)
         ask = await call.read()
-        with _Begun(self.ledger, call, caller):
+        async with _Begun(self.ledger, call, caller):
             async with self.admission.slot(caller.plan.priority):
                 if names_uploads(ask):
                     ask = await with_uploads(ask, caller.project.id, self.deposits)
@@ -416,14 +415,14 @@ class _Begun:
     def __init__(self, ledger: Ledger, call: Call, caller: Caller) -> None:
         self._ledger, self._call, self._caller = ledger, call, caller
 
-    def __enter__(self) -> None:
+    async def __aenter__(self) -> None:
         try:
-            self._ledger.begin(self._caller, batch=self._call.batch is not None)
+            await self._ledger.begin(self._caller, batch=self._call.batch is not None)
         except InterlaceError:
             self._call.tell_limits(self._ledger.left(self._caller))
             raise
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._ledger.end(self._caller, batch=self._call.batch is not None)
         if isinstance(error, InterlaceError):
             self._call.tell_limits(self._ledger.left(self._caller))

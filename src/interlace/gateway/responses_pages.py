@@ -91,7 +91,7 @@ class ResponsePages:
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As it stands, or as the stream of its events."""
-        project, id = self._who(scope)
+        project, id = await self._who(scope)
         wanted = convert(_query(scope), Retrieval, strict=False)
         if wanted.starting_after is not None and not wanted.stream:
             raise InvalidRequest("'starting_after' needs 'stream' to be true.", param="starting_after")
@@ -118,7 +118,7 @@ class ResponsePages:
 
     async def input_items(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """A page of the items that it was given itself; those of the responses before it are theirs."""
-        project, id = self._who(scope)
+        project, id = await self._who(scope)
         wanted = convert(_query(scope), Listing, strict=False)
         running = await self._running(project, id)
         given = encode(running.rendering.input) if running is not None else (await self._find(project, id)).input
@@ -126,7 +126,7 @@ class ResponsePages:
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Forget it; one that runs is stopped first."""
-        project, id = self._who(scope)
+        project, id = await self._who(scope)
         running = await self._running(project, id)
         if running is not None:
             await running.cancel()
@@ -136,7 +136,7 @@ class ResponsePages:
 
     async def cancel(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Stop one that runs in the background; a second time changes nothing."""
-        project, id = self._who(scope)
+        project, id = await self._who(scope)
         running = await self._running(project, id)
         if running is not None:
             await running.cancel()
@@ -149,9 +149,9 @@ class ResponsePages:
             raise InvalidRequest(f"Cannot cancel a response that is {turn.status}.", param="id")
         await send_whole(send, 200, JSON, shown(turn.body, seals=False))
 
-    def _who(self, scope: Scope) -> tuple[str, str]:
+    async def _who(self, scope: Scope) -> tuple[str, str]:
         """The caller's project, and the response in the path."""
-        caller = caller_of(self.endpoint.pipeline.ledger, scope, "responses")
+        caller = await caller_of(self.endpoint.pipeline.ledger, scope, "responses")
         return caller.project.id, scope["path_params"]["id"]
 
     async def _running(self, project: str, id: str) -> Background | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from interlace.ledger.outcomes import RULES, Outcome
     from interlace.ledger.prices import Price, Tokens
     from interlace.ledger.private_files import installation_of, make_private, read_private
+    from interlace.ledger.redis_limits import RedisLimits
     from interlace.ledger.registry import Registry
     from interlace.ledger.retention import Retention
     from interlace.ledger.store import Store
@@ -49,6 +50,7 @@ _HOMES = {
     "Plan": "directory",
     "Price": "prices",
     "RULES": "outcomes",
+    "RedisLimits": "redis_limits",
     "Rates": "limits",
     "Registry": "registry",
     "Retention": "retention",
@@ -89,6 +91,7 @@ __all__ = [
     "Price",
     "Project",
     "Rates",
+    "RedisLimits",
     "Registry",
     "Retention",
     "Share",

@@ -1,12 +1,13 @@
 """The ledger of a running gateway: who asks, whether there is room, the hold before a request runs, the charge after.
 
     caller = authenticate(key)          who
-    begin(caller) … end(caller)         requests per minute, concurrency
+    await begin(caller) … end(caller)   requests per minute, concurrency
     hold = await reserve(…)             tokens per minute and every budget: the most the request can cost
     hold.cover(tokens)                  grows the hold while an open-ended answer comes
     await settle(hold, used)            the exact charge, durable when this returns
 
-All of it runs on the gateway's event loop and none of it waits for the disk but `settle`. Amounts are nano-dollars.
+All of it runs on the gateway's event loop and none of it waits for the disk but `settle`; where several machines count
+limits together, `begin`, `visit` and `reserve` ask for them. Amounts are nano-dollars.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from interlace.ledger.directory import Caller
 from interlace.ledger.escrow import Draws, Teller, Worker
 from interlace.ledger.events import Attempt, UsageEvent
 from interlace.ledger.holds import STEP_TOKENS, Bound, Hold, Share, Tried, Used, amounts, covered_by
-from interlace.ledger.limits import Counted, Exceeded, Left, Limiter, Limits
+from interlace.ledger.limits import Counted, Counting, Exceeded, FarLimiter, Left, Limiter, Limits
 from interlace.ledger.outcomes import RULES
 from interlace.ledger.prices import Price, charge
 from interlace.ledger.registry import Registry
@@ -50,12 +51,14 @@ Operate = Callable[[str, Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What a worker has of what is shared: itself, as the bank knows it, its leases, and the plans' limits."""
+    """What a worker has of what is shared: itself, as the bank knows it, its leases, and the plans' limits: of this
+    machine, and where `far` counts them, of all."""
 
     worker: Worker
     teller: Teller
     taken: Callable[[Accounts], Awaitable[dict[AccountKey, tuple[int, int]]]]  # spent and leased, of each account
     limits: Limiter
+    far: FarLimiter | None = None
 
 
 class Ledger:
@@ -64,6 +67,8 @@ class Ledger:
     def __init__(self, registry: Registry, shared: Shared | None = None) -> None:
         self.registry = registry
         self.limits: Limiter = shared.limits if shared else Limits()
+        self._far = shared.far if shared else None
+        self._counting: Counting = self._far or self.limits
         self._loop: asyncio.AbstractEventLoop | None = None
         self._durable: dict[str, asyncio.Future[None]] = {}
         self.unwritten: dict[str, UsageEvent] = {}  # counted as spent, and not known to be durable
@@ -114,31 +119,44 @@ class Ledger:
 
     # --- rates ---------------------------------------------------------------------------------------------------
 
-    def begin(self, caller: Caller, *, batch: bool = False) -> None:
+    async def begin(self, caller: Caller, *, batch: bool = False) -> None:
         """Count a request of the caller that begins; raises `RateLimited`. Whoever begins must `end`.
 
         A `batch` takes what is idle only: half of every limit is left to others, and it fills no place among the
         requests that run.
         """
-        exceeded = self.limits.begin(caller.key.id, caller.plan.rates, self.registry.clock.monotonic(), idle=batch)
+        key_id, rates, now = caller.key.id, caller.plan.rates, self.registry.clock.monotonic()
+        if self._far is None:
+            exceeded = self.limits.begin(key_id, rates, now, idle=batch)
+        else:
+            exceeded = await self._far.begin(key_id, rates, now, idle=batch)
         if exceeded is not None:
             raise _rate_limited(exceeded)
 
-    def visit(self, caller: Caller) -> None:
+    async def visit(self, caller: Caller) -> None:
         """Count a request for what lies here already, such as a file: it counts among the plan's requests per minute,
         takes no tokens and fills no place. Raises `RateLimited`."""
-        exceeded = self.limits.visit(caller.key.id, caller.plan.rates, self.registry.clock.monotonic())
+        key_id, rates, now = caller.key.id, caller.plan.rates, self.registry.clock.monotonic()
+        if self._far is None:
+            exceeded = self.limits.visit(key_id, rates, now)
+        else:
+            exceeded = await self._far.visit(key_id, rates, now)
         if exceeded is not None:
             raise _rate_limited(exceeded)
 
     def end(self, caller: Caller, *, batch: bool = False) -> None:
         """The request is over."""
         if not batch:
-            self.limits.end(caller.key.id)
+            self._counting.end(caller.key.id)
 
     def left(self, caller: Caller) -> dict[str, Left]:
         """What is left of the plan's requests and tokens."""
-        return self.limits.left(caller.key.id, caller.plan.rates, self.registry.clock.monotonic())
+        return self._counting.left(caller.key.id, caller.plan.rates, self.registry.clock.monotonic())
+
+    async def running(self, caller: Caller) -> int:
+        """How many requests of the key run now, everywhere; after this, `left` is as of now."""
+        running = None if self._far is None else await self._far.look(caller.key.id, self.registry.clock.monotonic())
+        return self.limits.running(caller.key.id) if running is None else running
 
     # --- what it costs -------------------------------------------------------------------------------------------
 
@@ -203,7 +221,7 @@ class Ledger:
         if self.trouble:
             raise LedgerUnavailable("Usage cannot be recorded now, so nothing is taken on.", retry_after_seconds=5)
         tokens = bound.prompt + (STEP_TOKENS if bound.completion is None else bound.completion)
-        counted = self._count_tokens(caller, tokens, batch=bound.batch)
+        counted = await self._count_tokens(caller, tokens, batch=bound.batch)
         try:
             meanwhile = None if bound.batch else while_waiting
             now, day, reservation = await self._reservation(id, caller, price, bound, meanwhile)
@@ -302,9 +320,12 @@ class Ledger:
             batch=hold.batch,
         )
 
-    def _count_tokens(self, caller: Caller, tokens: int, *, batch: bool) -> Counted:
-        now = self.registry.clock.monotonic()
-        counted = self.limits.take_tokens(caller.key.id, caller.plan.rates, tokens, now, idle=batch)
+    async def _count_tokens(self, caller: Caller, tokens: int, *, batch: bool) -> Counted:
+        key_id, rates, now = caller.key.id, caller.plan.rates, self.registry.clock.monotonic()
+        if self._far is None:
+            counted = self.limits.take_tokens(key_id, rates, tokens, now, idle=batch)
+        else:
+            counted = await self._far.take_tokens(key_id, rates, tokens, now, idle=batch)
         if isinstance(counted, Exceeded):
             raise _rate_limited(counted)
         return counted
@@ -313,11 +334,11 @@ class Ledger:
         """Counts what a running answer takes beyond what was counted; None where the plan does not ask."""
         if caller.plan.rates.tpm is None:
             return None
-        limits, key_id, clock = self.limits, caller.key.id, self.registry.clock
+        limits, key_id, clock = self._counting, caller.key.id, self.registry.clock
         return lambda more: limits.more_tokens(key_id, more, clock.monotonic())
 
     def _settle_tokens(self, caller: Caller, counted: Counted, tokens: int, used: int) -> None:
-        self.limits.settle_tokens(caller.key.id, counted, tokens, used, self.registry.clock.monotonic())
+        self._counting.settle_tokens(caller.key.id, counted, tokens, used, self.registry.clock.monotonic())
 
     async def _reservation(
         self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile | None

@@ -6,6 +6,7 @@ request and end no answer, so they alone may go beyond. In memory: after a resta
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import ItemsView
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -113,28 +114,12 @@ class Left(msgspec.Struct, frozen=True):
     reset_seconds: float
 
 
-class Limiter(Protocol):
-    """The uses of all keys: `Limits` in this process's memory, `MappedLimits` in memory that several share. `now` is in
-    seconds of the machine's monotonic clock."""
-
-    def begin(self, key_id: str, rates: Rates, now: float, *, idle: bool = False) -> Exceeded | None:
-        """Count one request that begins, or say what stands in its way. Whoever begins must `end`, but for one that
-        takes `idle` capacity only: it leaves half of every limit to others, and does not count as running."""
-        ...
-
-    def visit(self, key_id: str, rates: Rates, now: float) -> Exceeded | None:
-        """Count one request that is over at once, or say what stands in its way: requests per minute alone."""
-        ...
+class Counting(Protocol):
+    """What needs no answer, wherever the uses of keys are counted. `now` is in seconds of the machine's monotonic
+    clock."""
 
     def end(self, key_id: str) -> None:
         """One request of the key is over."""
-        ...
-
-    def take_tokens(
-        self, key_id: str, rates: Rates, tokens: int, now: float, *, idle: bool = False
-    ) -> Counted | Exceeded:
-        """Count the tokens a request may use before it runs, or say when there is room for them; with `idle`, room that
-        leaves half of the limit to others, unless the request itself is larger than that."""
         ...
 
     def more_tokens(self, key_id: str, tokens: int, now: float) -> Counted:
@@ -154,6 +139,49 @@ class Limiter(Protocol):
         ...
 
 
+class Limiter(Counting, Protocol):
+    """The uses of all keys: `Limits` in this process's memory, `MappedLimits` in memory that several share."""
+
+    def begin(self, key_id: str, rates: Rates, now: float, *, idle: bool = False) -> Exceeded | None:
+        """Count one request that begins, or say what stands in its way. Whoever begins must `end`, but for one that
+        takes `idle` capacity only: it leaves half of every limit to others, and does not count as running."""
+        ...
+
+    def visit(self, key_id: str, rates: Rates, now: float) -> Exceeded | None:
+        """Count one request that is over at once, or say what stands in its way: requests per minute alone."""
+        ...
+
+    def take_tokens(
+        self, key_id: str, rates: Rates, tokens: int, now: float, *, idle: bool = False
+    ) -> Counted | Exceeded:
+        """Count the tokens a request may use before it runs, or say when there is room for them; with `idle`, room that
+        leaves half of the limit to others, unless the request itself is larger than that."""
+        ...
+
+
+class FarLimiter(Counting, Protocol):
+    """The uses of all keys where several machines count them (`RedisLimits`): the same questions, which are waited for.
+    Whoever is cancelled meanwhile has counted nothing that runs."""
+
+    async def begin(self, key_id: str, rates: Rates, now: float, *, idle: bool = False) -> Exceeded | None:
+        """As `Limiter` has it."""
+        ...
+
+    async def visit(self, key_id: str, rates: Rates, now: float) -> Exceeded | None:
+        """As `Limiter` has it."""
+        ...
+
+    async def take_tokens(
+        self, key_id: str, rates: Rates, tokens: int, now: float, *, idle: bool = False
+    ) -> Counted | Exceeded:
+        """As `Limiter` has it."""
+        ...
+
+    async def look(self, key_id: str, now: float) -> int | None:
+        """How many requests of the key run at all machines; None while nobody can say. `left` is exact after it."""
+        ...
+
+
 class Limits:
     """The uses of all keys, in memory; a `Limiter`."""
 
@@ -166,6 +194,10 @@ class Limits:
         if found is None:
             found = self._uses[key_id] = KeyUse()
         return found
+
+    def uses(self) -> ItemsView[str, KeyUse]:
+        """All keys that did something, with what."""
+        return self._uses.items()
 
     def begin(self, key_id: str, rates: Rates, now: float, *, idle: bool = False) -> Exceeded | None:
         """As `Limiter` has it."""

@@ -76,18 +76,18 @@ async def standing(ledger: Ledger, caller: Caller) -> Standing:
         organisation=caller.organisation.name,
         month=month,
         time_zone=ledger.registry.settings.ledger.time_zone,
-        limits=_limits(ledger, caller),
+        limits=await _limits(ledger, caller),
         budgets=await _budgets(ledger, caller, month),
     )
 
 
-def _limits(ledger: Ledger, caller: Caller) -> LimitsLeft:
-    plan, left = caller.plan, ledger.left(caller)
+async def _limits(ledger: Ledger, caller: Caller) -> LimitsLeft:
+    plan, running = caller.plan, await ledger.running(caller)
     rates = {
         name: RateLeft(limit=one.limit, remaining=one.remaining, reset_seconds=round(one.reset_seconds, 3))
-        for name, one in left.items()
+        for name, one in ledger.left(caller).items()
     }
-    most, running = plan.rates.concurrency, ledger.limits.running(caller.key.id)
+    most = plan.rates.concurrency
     return LimitsLeft(
         requests=rates.get("requests"),
         tokens=rates.get("tokens"),

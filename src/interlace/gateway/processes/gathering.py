@@ -10,8 +10,11 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-_SEEN_BY_ALL = ("interlace_engine_", "interlace_breaker_", "interlace_route_first_token_")
-"""Of engine hosts that all share, and of models: each process says the same, or knows only its part of it."""
+_SEEN_BY_ALL = (
+    "interlace_engine_", "interlace_breaker_", "interlace_route_first_token_", "interlace_redis_machines",
+)  # fmt: skip
+"""Of engine hosts that all share, of models, and of machines: each process says the same, or knows only
+its part of it."""
 
 _Labels = tuple[tuple[str, str], ...]
 

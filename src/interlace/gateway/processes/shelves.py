@@ -36,6 +36,17 @@ class _Answer(msgspec.Struct, array_like=True):
 _answer = msgspec.msgpack.Decoder(_Answer)
 
 
+def bytes_of(kept: Kept) -> bytes:
+    """An answer, to be kept elsewhere."""
+    return msgspec.msgpack.encode((kept.model, kept.events, kept.usage, sorted(kept.unused)))
+
+
+def answer_of(data: bytes) -> Kept:
+    """The answer again; raises `DecodeError` for what is none."""
+    answer = _answer.decode(data)
+    return Kept(answer.model, answer.events, answer.usage, answer.unused)
+
+
 def digest_of(settings: Settings) -> bytes:
     """The same for the same configuration, in every process."""
     return hashlib.blake2b(_settings.encode(settings), digest_size=16).digest()
@@ -55,18 +66,14 @@ class FarMemory:
             found = await self.link.ask("find", (self.digest, self.route.name, key), bytes | None)
         except LedgerUnavailable:
             return None
-        if found is None:
-            return None
-        answer = _answer.decode(found)
-        return Kept(answer.model, answer.events, answer.usage, answer.unused)
+        return None if found is None else answer_of(found)
 
     async def keep(self, key: bytes, kept: Kept) -> None:
         """As `AnyMemory` has it."""
         if not fits(kept, self.route.reuse):
             return
-        data = msgspec.msgpack.encode((kept.model, kept.events, kept.usage, sorted(kept.unused)))
         try:
-            await self.link.ask("keep", (self.digest, self.route.name, key, data), None)
+            await self.link.ask("keep", (self.digest, self.route.name, key, bytes_of(kept)), None)
         except LedgerUnavailable:
             return
 

@@ -24,6 +24,7 @@ from interlace.engines.host import AttachedEngine
 from interlace.errors import InterlaceError
 from interlace.gateway.app import State, make_app
 from interlace.gateway.logs import set_up_logs
+from interlace.gateway.processes.across import Across
 from interlace.gateway.processes.at_bank import AtBank
 from interlace.gateway.processes.counters import Counters
 from interlace.gateway.processes.link import Link
@@ -86,8 +87,14 @@ class Worker:
             self._engine_changed(host)
         engines = {model.name: self._build(model, settings.home) for model in settings.models}
         self.bank = AtBank(link, registry)
-        shared = Shared(welcome.worker, self.bank.teller, self.bank.taken, self.counters.limits)
-        common = Common(self.counters.breakers.breaker, lambda read, route: FarMemory(link, route, digest_of(read)))
+        across = await Across.open(settings, self.env, registry, self.counters, welcome.worker)
+        far = None if across is None else across.limits
+        shared = Shared(welcome.worker, self.bank.teller, self.bank.taken, self.counters.limits, far)
+        common = (
+            Common(self.counters.breakers.breaker, lambda read, route: FarMemory(link, route, digest_of(read)))
+            if across is None
+            else Common(across.breakers.breaker, across.memory)
+        )
         state = State()
         state.reload = self._ask_to_reload
 
@@ -124,6 +131,8 @@ class Worker:
         link.answers["reserved"] = self.bank.reserved
         link.answers["metrics"] = lambda _: loads.current.pipeline.metrics.text().decode()
         state.metrics = self._metrics
+        if across is not None:
+            across.show(loads.current.pipeline.metrics.registry)
         link.tell_living()
         passing = Passing(self.run, welcome.worker, loads)
         state.running.runner, state.running.pass_on = runner_of(welcome.worker), passing.pass_on
@@ -144,6 +153,8 @@ class Worker:
             await asyncio.gather(starting, self.reloader.close(), return_exceptions=True)
             await loads.close()
             await self._until_all_is_durable()
+            if across is not None:
+                await across.close()
             with contextlib.suppress(InterlaceError):  # then our lock says it
                 await link.ask("leave", None, None)
             registry.close()

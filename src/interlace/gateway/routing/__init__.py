@@ -5,6 +5,7 @@ from interlace.gateway.routing.choice import Choice, PassedOver, Step, choose
 from interlace.gateway.routing.facts import Asked, Standing, asked_of, models_of, seed_of
 from interlace.gateway.routing.live import AnyBreaker, FirstTokens, Live, is_the_models_fault
 from interlace.gateway.routing.mapped_breakers import MappedBreakers
+from interlace.gateway.routing.redis_breakers import RedisBreakers
 from interlace.gateway.routing.reuse import AnyMemory, Kept, Memory, Remembered, Shelf, fits, key_of
 from interlace.gateway.routing.shadow import Shadows
 
@@ -21,6 +22,7 @@ __all__ = [
     "MappedBreakers",
     "Memory",
     "PassedOver",
+    "RedisBreakers",
     "Remembered",
     "Shadows",
     "Shelf",

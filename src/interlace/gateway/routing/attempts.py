@@ -245,7 +245,7 @@ class Attempts:
 
     async def _asked(self, step: Step, hold: Hold) -> tuple[Running, list[Happening]] | None:
         """One step, with its retries; None where the next one must be asked."""
-        if self._steps and self._broke(step):
+        if await self._broke(step) and self._steps:
             self._steps.append(replace(step, broken=True))
             return None
         for again in range(self.route.retries.times + 1):
@@ -261,9 +261,12 @@ class Attempts:
             await asyncio.sleep(pause)
         return None
 
-    def _broke(self, step: Step) -> bool:
-        """Whether its model is taken for broken since the choice was made."""
-        return not step.broken and self.doing.live(step.model).breaker.state in {"open", "probing"}
+    async def _broke(self, step: Step) -> bool:
+        """Whether its model is taken for broken since the choice was made, or somebody else probes it."""
+        breaker = self.doing.live(step.model).breaker
+        if (state := breaker.state) == "half_open":
+            return not await breaker.claim() and not step.broken
+        return not step.broken and state in {"open", "probing"}
 
     def _pause(self, error: InterlaceError, again: int) -> float | None:
         """Seconds to wait before the same model is asked again; None: it is not."""
@@ -366,7 +369,7 @@ class Attempts:
         """The next step, begun beside the first; None where it cannot be asked now. Where only the budget is too small
         for both at once, it keeps its place."""
         step = self._steps.popleft()
-        if self._broke(step):
+        if await self._broke(step):
             self._steps.append(replace(step, broken=True))
             return None
         try:

@@ -1,6 +1,7 @@
 """What a process knows of its models from the requests it has sent them: whether they are broken, and how quick they
 are. Shared by all routes and callers; for the event loop only. Of several processes of one machine, each knows how
-quick they are, and all together whether they are broken (`mapped_breakers.py`)."""
+quick they are, and all together whether they are broken (`mapped_breakers.py`), and
+so may several machines (`redis_breakers.py`)."""
 
 from __future__ import annotations
 
@@ -39,6 +40,11 @@ class AnyBreaker(Protocol):
         """How it is now."""
         ...
 
+    async def claim(self) -> bool:
+        """Before an attempt while it is half open: whether there may be one, as far as others than this machine are
+        concerned. Where there may, `enter` follows before anything else is waited for."""
+        ...
+
     def enter(self) -> bool:
         """An attempt begins; whether it is the probe."""
         ...
@@ -75,6 +81,10 @@ class Breaker:
         if self._probing:
             return "probing"
         return "half_open" if self.clock() >= self._opened + self.settings.open_seconds else "open"
+
+    async def claim(self) -> bool:
+        """There are no others."""
+        return True
 
     def enter(self) -> bool:
         """An attempt begins; whether it is the probe. Whoever probes must say how it ended, or `leave`."""

@@ -69,6 +69,10 @@ class MappedBreaker:
             return "probing"
         return "half_open" if self._now() >= opened + self.settings.open_seconds * MICROS else "open"
 
+    async def claim(self) -> bool:
+        """There are no others."""
+        return True
+
     def enter(self) -> bool:
         """An attempt begins; whether it is the probe. Whoever probes must say how it ended, or `leave`."""
         return self.state == "half_open" and self._alone(self._probe)
