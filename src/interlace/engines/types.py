@@ -220,13 +220,15 @@ class Options(Struct, frozen=True):
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-class GenerateRequest(Struct, frozen=True):
+class GenerateRequest(Struct, frozen=True, dict=True):
     """One prompt (or conversation) and how to continue it `n` times.
 
     Exactly one of `messages`, `prompt` and `prompt_ids` is given. `tenant` keeps cached prefixes apart. With `prefill`
     the last message is the assistant's, and the answer goes on where it ends. `native` holds fields of the dialect
     `dialect` that have no neutral form; only a provider that speaks that very dialect gets them. `asides` names those
     of them, and of the tools' own, that only say how it goes about its work: any other engine leaves them out.
+
+    What is worked out of a request, which never changes, may be kept in its `__dict__`.
     """
 
     id: str
