@@ -136,6 +136,12 @@ class Added:
         return asdict(self) | {"met": self.met}
 
 
+def _together(ours: Rate, theirs: Rate) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Their values of the rounds that both took part in: whoever drops out does so for good."""
+    rounds = min(len(ours.values), len(theirs.values))
+    return ours.values[:rounds], theirs.values[:rounds]
+
+
 def added(rates: Sequence[Rate], phase: str, contestant: str, against: str, most: float | None) -> list[Added]:
     """What `contestant` takes beyond `against` in one phase, round by round."""
     of_phase = [rate for rate in rates if rate.phase == phase]
@@ -143,7 +149,7 @@ def added(rates: Sequence[Rate], phase: str, contestant: str, against: str, most
     found = []
     for ours in of_phase:
         if ours.contestant == contestant and ours.shape in theirs:
-            more = [a - b for a, b in zip(ours.values, theirs[ours.shape].values, strict=True)]
+            more = [a - b for a, b in zip(*_together(ours, theirs[ours.shape]), strict=True)]
             found.append(Added(phase, ours.shape, contestant, against, Spread.of(more), most))
     return found
 
@@ -157,7 +163,7 @@ def compare(rates: Sequence[Rate], contestant: str, against: str, goal: float | 
             ours.shape,
             contestant,
             against,
-            Spread.of(paired_ratios(ours.values, theirs[ours.phase, ours.shape].values)),
+            Spread.of(paired_ratios(*_together(ours, theirs[ours.phase, ours.shape]))),
             goal,
         )
         for ours in rates

@@ -12,8 +12,9 @@ from typing import Any
 
 from benchmarks.peers.lines import Run, Stopwatch, answer_jobs, chat_text
 from interlace.config import ModelSettings
+from interlace.engines.core import Core
 from interlace.engines.local import load_core
-from interlace.engines.types import Core, Delta, GenerateRequest, Message, Sampling
+from interlace.engines.types import Delta, GenerateRequest, Message, Sampling
 from interlace.errors import InterlaceError
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.figures import Comparison, Rate, Spread, compare, paired_ratios
+from benchmarks.figures import Comparison, Rate, Spread, added, compare, paired_ratios
 from benchmarks.peers.lines import Stopwatch
 from benchmarks.report import Report
 from benchmarks.turns import Shape, gather, take_turns
@@ -95,3 +95,10 @@ def test_the_table_shows_every_rate_and_says_which_goal_was_missed():
     assert "2030-01-02, Some CPU, 2 cores" in text
     assert "| interlace f32 | 12 (10–14) |" in text
     assert "| 1.20 (1.10–1.30) | ≥ 1.5 | **missed** |" in text
+
+
+def test_a_contestant_that_drops_out_is_compared_in_the_rounds_it_had():
+    """Otherwise one peer that fails in its third round takes the whole report with it."""
+    measured = [Rate("cpu", "64 streams", "a", (10.0, 20.0, 30.0)), Rate("cpu", "64 streams", "b", (5.0,))]
+    assert compare(measured, "a", "b", None)[0].ratio == Spread(2.0, 2.0, 2.0, 1)
+    assert added(measured, "cpu", "a", "b", None)[0].amount == Spread(5.0, 5.0, 5.0, 1)

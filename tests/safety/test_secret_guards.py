@@ -136,16 +136,22 @@ async def test_decoded_token_ids_are_refused(settings: SecretSettings) -> None:
         await made.check_decoded(f"card {CARD}", param="prompt")
 
 
-async def test_a_failing_secret_guard_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Default deny, on both sides: an error inside the search is no pass and no 500."""
+@pytest.mark.parametrize(("part", "text"), [("may_find", "hello"), ("start", "sk-hello")])
+async def test_a_failing_secret_guard_refuses(monkeypatch: pytest.MonkeyPatch, part: str, text: str) -> None:
+    """Default deny, on both sides: an error inside the search, or inside the glance before it, is no pass and no 500.
+    An answer that comes whole is no exception."""
     made = guards(into=MASK, out=MASK)
-    monkeypatch.setattr("interlace.safety.redactor.Search.start", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(f"interlace.safety.redactor.Search.{part}", lambda *_, **__: 1 / 0)
     with pytest.raises(ContentFiltered, match="could not be checked"):
         await made.clean((REQUESTS["message"],), param="messages")
     with pytest.raises(ContentFiltered, match="could not be checked"):
-        await made.check_decoded("x", param="prompt")
-    shown = run(made, Delta(text="hello"), Delta(text="more", finish_reason="stop"))
-    assert (text_of(shown), shown[-1].finish_reason, len(shown)) == ("", "content_filter", 1)
+        await made.check_decoded(text, param="prompt")
+    for deltas in (
+        [Delta(text=text), Delta(text="more", finish_reason="stop")],
+        [Delta(text=text, finish_reason="stop")],
+    ):
+        shown = run(made, *deltas)
+        assert (text_of(shown), shown[-1].finish_reason, len(shown)) == ("", "content_filter", 1)
 
 
 def test_off_is_off() -> None:

@@ -11,8 +11,11 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interlace.engines.types import Delta
 from interlace.safety.effort import harmless_length, limit_of
+from interlace.safety.output import OutputGuard
 from interlace.safety.redactor import Redactor, Search
+from interlace.safety.secret_output import SecretGuard
 from interlace.safety.secrets import DETECTORS, Glance
 
 PIECES = st.sampled_from(
@@ -75,6 +78,38 @@ def test_what_a_glance_passes_holds_no_secret(text: str, actions: Any) -> None:
     """A request is passed by a glance at all of its texts together: then no search of any of them finds anything."""
     if not Search(actions).may_find(text):
         assert read(staring(actions), [text], json=False)[-1][1] == []
+
+
+class Plodding(OutputGuard):
+    """Takes no answer for whole."""
+
+    def _passes_whole(self, delta: Delta) -> bool:
+        return bool(delta) and False
+
+
+class PloddingSecrets(SecretGuard):
+    """Takes no answer for whole."""
+
+    def _passes_whole(self, delta: Delta) -> bool:
+        return bool(delta) and False
+
+
+DENIED = (regex.compile(r"PRIVATE.*Z9"), regex.compile(r"^a"), regex.compile(r"411$"), regex.compile("(a+)+b"))
+DELTAS = st.builds(Delta, index=st.integers(0, 1), text=TEXTS, tokens=st.just(1),
+                   finish_reason=st.sampled_from([None, "stop", "length"]))  # fmt: skip
+
+
+@given(deltas=st.lists(DELTAS, max_size=4), actions=ACTIONS, json=st.booleans(), before=st.sampled_from(["", "a"]))
+@settings(max_examples=400, deadline=None)
+def test_an_answer_that_comes_whole_is_judged_as_if_it_came_in_pieces(
+    deltas: list[Delta], actions: Any, json: bool, before: str
+) -> None:
+    """Otherwise something denied is shown, or a secret, because it came in one piece; or what follows an end."""
+    search, seen = Search(actions), lambda _kind, _action: None
+    quick, slow = (one(DENIED, 64, json=json, before=before) for one in (OutputGuard, Plodding))
+    assert [quick.feed(delta) for delta in deltas] == [slow.feed(delta) for delta in deltas]
+    secret, slow_secret = SecretGuard(search, seen, json=json), PloddingSecrets(search, seen, json=json)
+    assert [secret.feed(delta) for delta in deltas] == [slow_secret.feed(delta) for delta in deltas]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from interlace.config import ModelSettings
+from interlace.engines.core import Core
 from interlace.engines.local import load_core
-from interlace.engines.types import Core, Delta, EmbedRequest, GenerateRequest, Outcome, Usage
+from interlace.engines.types import Delta, EmbedRequest, GenerateRequest, Outcome, Usage
 from interlace.errors import InterlaceError
 
 Outcomes = dict[str, list[Outcome]]

@@ -201,6 +201,8 @@ def fields_of(request: GenerateRequest) -> set[str]:
 def check_fields(request: GenerateRequest, fields: Fields, wire: Mapping[str, str]) -> list[str]:
     """The names, as the caller wrote them, of what this engine has no use for. Raises `InvalidRequest` for the first
     field that it refuses. `wire` gives the caller's word for a name here."""
+    if request.__dict__.get("kept_by") is fields:
+        return []
     unused: list[str] = []
     names = [name for name in fields_of(request) if type(fields[name]) not in _THROUGH]
     for name in sorted(names):
@@ -211,6 +213,8 @@ def check_fields(request: GenerateRequest, fields: Fields, wire: Mapping[str, st
             raise InvalidRequest(f"'{said}' cannot be used here: {fate.why}", param=said, code="unsupported_parameter")
         if isinstance(fate, Unused):
             unused += request.asides if name == "native.aside" else [wire.get(name, _common(name))]
+    if not unused:
+        request.__dict__["kept_by"] = fields  # the pipeline asks, and an engine that is asked for itself asks again
     return unused
 
 

@@ -19,57 +19,60 @@ from interlace.engines.types import (
 )
 
 
-def texts_of(request: GenerateRequest) -> Iterator[str]:
+def texts_of(request: GenerateRequest) -> list[str]:
     """Every text that a model would read, or that shapes what it writes. Pictures, sounds and sealed thoughts hold no
     text that could be read here; of those that a provider fetches, the address is one."""
-    if request.prompt is not None:
-        yield request.prompt
+    texts = [] if request.prompt is None else [request.prompt]
     for message in request.messages or ():
-        yield from texts_of_message(message)
+        if type(message.content) is str and not (message.name or message.tool_call_id or message.tool_calls):
+            texts.append(message.content)  # as most are
+        else:
+            texts += texts_of_message(message)
     for tool in request.tools:
-        yield f"{tool.name}: {tool.description}"
-        yield msgspec.json.encode(tool.parameters).decode()
+        texts += (f"{tool.name}: {tool.description}", msgspec.json.encode(tool.parameters).decode())
         if tool.native:
-            yield msgspec.json.encode(tool.native).decode()
+            texts.append(msgspec.json.encode(tool.native).decode())
     if request.output is not None:
-        yield request.output.rule
-        yield request.output.name
-        yield request.output.description
-    yield from request.sampling.stop
-    yield from names_of(request)
+        texts += (request.output.rule, request.output.name, request.output.description)
+    texts += request.sampling.stop
+    texts += names_of(request)
     if request.options.metadata:
-        yield msgspec.json.encode(request.options.metadata).decode()
+        texts.append(msgspec.json.encode(request.options.metadata).decode())
     if request.native:
-        yield msgspec.json.encode(request.native).decode()
+        texts.append(msgspec.json.encode(request.native).decode())
+    return texts
 
 
-def names_of(request: GenerateRequest) -> Iterator[str]:
+def names_of(request: GenerateRequest) -> list[str]:
     """What a caller calls itself and its work: a provider reads it, though no model may."""
     options = request.options
-    yield from filter(None, (options.user, options.safety_identifier, options.cache_key))
+    return [name for name in (options.user, options.safety_identifier, options.cache_key) if name]
 
 
-def inner_texts_of(request: GenerateRequest) -> Iterator[str]:
+def inner_texts_of(request: GenerateRequest) -> list[str]:
     """The texts of a request as they are read once more: what JSON says in escapes, and texts that stand side by side
     as one. All of it is in `texts_of`, too, in pieces."""
+    inner: list[str] = []
     for message in request.messages or ():
-        if isinstance(message.content, str) and not message.tool_calls and message.kind in ("", "custom"):
+        if type(message.content) is str and not message.tool_calls and message.kind in ("", "custom"):
             continue  # nothing stands beside it, or in its escapes
         texts = [part.text for part in message.parts if not isinstance(part, ImagePart | AudioPart)]
         if len(texts) > 1:
-            yield "".join(texts)
-            yield "\n".join(texts)
+            inner += ("".join(texts), "\n".join(texts))
         if message.kind not in ("", "custom"):
-            yield from strings_in_json(message.text)
+            inner += strings_in_json(message.text)
         for call in message.tool_calls:
-            yield from strings_in_json(call.arguments)
+            inner += strings_in_json(call.arguments)
     for tool in request.tools:
-        yield from strings_in(tool.parameters)
-        yield from strings_in(tool.native)
+        inner += strings_in(tool.parameters)
+        inner += strings_in(tool.native)
     if request.output is not None:
-        yield from strings_in_json(request.output.rule)
-    yield from strings_in(request.options.metadata)
-    yield from strings_in(request.native)
+        inner += strings_in_json(request.output.rule)
+    if request.options.metadata:
+        inner += strings_in(request.options.metadata)
+    if request.native:
+        inner += strings_in(request.native)
+    return inner
 
 
 def strings_in(value: Any) -> Iterator[str]:

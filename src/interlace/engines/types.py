@@ -224,13 +224,15 @@ BATCH_PRIORITY = -1_000_000
 """Below that of every plan: of what can wait for hours."""
 
 
-class GenerateRequest(Struct, frozen=True):
+class GenerateRequest(Struct, frozen=True, dict=True):
     """One prompt (or conversation) and how to continue it `n` times.
 
     Exactly one of `messages`, `prompt` and `prompt_ids` is given. `tenant` keeps cached prefixes apart. With `prefill`
     the last message is the assistant's, and the answer goes on where it ends. `native` holds fields of the dialect
     `dialect` that have no neutral form; only a provider that speaks that very dialect gets them. `asides` names those
     of them, and of the tools' own, that only say how it goes about its work: any other engine leaves them out.
+
+    What is worked out of a request, which never changes, may be kept in its `__dict__`.
     """
 
     id: str
@@ -385,6 +387,10 @@ class Embeddings(Struct, frozen=True, tag="embeddings"):
     labels: tuple[str, ...] = ()  # of scores: what each number of a row is for
 
 
+Outcome = Started | Delta | Usage | Embeddings | InterlaceError
+"""What becomes of a request in an engine host."""
+
+
 # --- the engine ------------------------------------------------------------------------------------------------
 
 
@@ -465,50 +471,4 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop all work and free everything; safe to call twice."""
-        ...
-
-
-# --- inside an engine host -------------------------------------------------------------------------------------
-
-Outcome = Started | Delta | Usage | Embeddings | InterlaceError
-
-
-class Core(Protocol):
-    """A local engine as its host drives it: plain calls, no event loop.
-
-    `prepare` and `count` may run on other threads while `step` runs; everything else is called from the stepping
-    thread only.
-    """
-
-    def prepare(self, request: GenerateRequest | EmbedRequest) -> Any:
-        """Tokenise, render and compile one request; raises `InvalidRequest` for the caller's fault."""
-        ...
-
-    def count(self, request: GenerateRequest | EmbedRequest) -> int:
-        """Tokens of the request's prompt; raises `InvalidRequest` as `prepare` does for a prompt that cannot be."""
-        ...
-
-    def add(self, prepared: Any) -> None:
-        """Queue what `prepare` returned; raises `Overloaded` when the queue is full."""
-        ...
-
-    def cancel(self, request_id: str) -> None:
-        """Forget a request at once, freeing its blocks; unknown ids are ignored."""
-        ...
-
-    def has_work(self) -> bool:
-        """Whether `step` has anything to do."""
-        ...
-
-    def step(self) -> list[tuple[str, Outcome]]:
-        """Run one iteration (some prefill, one token for each running sequence) and return what came of it, by
-        request id. A request ends with `Usage`, `Embeddings` or an `InterlaceError`."""
-        ...
-
-    def capabilities(self) -> Capabilities:
-        """What it can do."""
-        ...
-
-    def health(self) -> Health:
-        """Counters now; `state` is "ready"."""
         ...

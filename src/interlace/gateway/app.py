@@ -23,7 +23,7 @@ from interlace.gateway.dialects import PARSED, style_of
 from interlace.gateway.endpoint import Endpoint
 from interlace.gateway.file_pages import file_routes
 from interlace.gateway.http import ClientGone, Exchange, header, send_error
-from interlace.gateway.logs import ACCESS
+from interlace.gateway.logs import ACCESS, say_request
 from interlace.gateway.metrics import NO_MODEL
 from interlace.gateway.pages import MetricsPage, ModelPages, health_page, hello_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
@@ -171,7 +171,7 @@ class Gateway:
             "latency_seconds": round(seconds, 4),
             "outcome": exchange.outcome or exchange.meter.outcome or "ok",
         }
-        _access.info("request", extra={"fields": fields})
+        say_request(fields)
 
 
 def _of_router(scope: Scope, error: HTTPException) -> InterlaceError:

@@ -9,7 +9,7 @@ and `max_tokens`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -75,9 +75,10 @@ class Batches(Generic[T]):
     def __aiter__(self) -> Batches[T]:
         return self
 
-    async def __anext__(self) -> list[T]:
-        if self._alone is not None:
-            return await anext(self._alone)
+    def __anext__(self) -> Awaitable[list[T]]:
+        return self._next() if self._alone is None else anext(self._alone)
+
+    async def _next(self) -> list[T]:
         while not self._ready:
             if self._error is not None:
                 raise self._error

@@ -111,6 +111,8 @@ Happening = PartStarted | Delta | Embeddings | Done
 
 def input_texts(ask: Ask) -> list[str]:
     """Every text of the ask that a model would read, or that shapes what it writes."""
+    if ask.embed is None and len(ask.generate) == 1:
+        return texts_of(ask.generate[0])
     texts = [] if ask.embed is None else [*ask.embed.read]
     for request in ask.generate:
         texts += texts_of(request)

@@ -81,10 +81,22 @@ class Exchange:
     @classmethod
     def of(cls, scope: Scope, style: Style) -> Exchange:
         """The exchange of a request that just arrived."""
-        made = f"{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"  # in the order of time, as in UUIDv7
+        made = f"{time.time_ns() // 1_000_000:012x}{_twelve_digits()}"  # in the order of time, as in UUIDv7
         given = header(scope, b"x-request-id")
         label = given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{made}".encode()
         return cls(made, label, style=style)
+
+
+_digits: list[str] = []
+os.register_at_fork(after_in_child=_digits.clear)
+
+
+def _twelve_digits() -> str:
+    """Random ones of base 16, asked for many at a time: each question gives up the interpreter's lock."""
+    if not _digits:
+        many = os.urandom(6 * 256).hex()
+        _digits.extend([many[at : at + 12] for at in range(0, len(many), 12)])
+    return _digits.pop()
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:

@@ -126,9 +126,9 @@ def _refuse_what_we_cannot(chat: ChatBody, max_sequences: int) -> None:
         raise InvalidRequest(f"At most {max_sequences} answers to one request; 'n' is {chat.n}.", param="n")
     if chat.modalities is not None and chat.modalities != ["text"]:
         raise InvalidRequest("This model makes text only: 'modalities' can only be [\"text\"].", param="modalities")
-    if cannot := [(name, mend) for name, mend in _CANNOT if getattr(chat, name) is not None]:
-        name, mend = cannot[0]
-        raise InvalidRequest(mend, param=name, code="unsupported_parameter")
+    for name, mend in _CANNOT:
+        if getattr(chat, name) is not None:
+            raise InvalidRequest(mend, param=name, code="unsupported_parameter")
     if chat.top_logprobs is not None and not chat.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
 
@@ -168,7 +168,15 @@ def _prefills(chat: ChatBody) -> bool:
     return True
 
 
+_NO_OPTIONS = Options()
+
+
 def _options(chat: ChatBody) -> Options:
+    if not (
+        chat.verbosity or chat.service_tier or chat.user or chat.safety_identifier
+        or chat.prompt_cache_key or chat.prompt_cache_retention or chat.metadata
+    ):  # fmt: skip
+        return _NO_OPTIONS  # as most
     return Options(
         verbosity=chat.verbosity or "",
         service_tier=chat.service_tier or "",
@@ -182,16 +190,21 @@ def _options(chat: ChatBody) -> Options:
 
 def _messages(chat: ChatBody) -> tuple[Message, ...]:
     """The turns; a result is of the kind that its call is."""
-    messages = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(chat.messages))
-    kinds = {call.id: call.kind for message in messages for call in message.tool_calls if call.kind}
+    messages = tuple([_message(message, i) for i, message in enumerate(chat.messages)])
+    calls = [call for message in messages if message.tool_calls for call in message.tool_calls]
+    kinds = {call.id: call.kind for call in calls if call.kind}
     if not kinds:
         return messages
     return tuple(msgspec.structs.replace(one, kind=kinds.get(one.tool_call_id or "", "")) for one in messages)
 
 
-def _message(message: ChatMessage, where: str) -> Message:
-    if type(message) is UserMessage and type(message.content) is str:  # most are
-        return Message("user", message.content, message.name)
+def _message(message: ChatMessage, place: int) -> Message:
+    if type(message.content) is str:  # as of most
+        if type(message) is UserMessage:
+            return Message("user", message.content, message.name)
+        if type(message) is SystemMessage:
+            return Message("system", message.content, message.name)
+    where = f"messages[{place}]"
     match message:
         case ToolMessage():
             content = _content(message.content, where)

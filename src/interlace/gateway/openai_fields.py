@@ -87,10 +87,13 @@ def sampling_of(body: SampledBody, *, max_tokens: int | None, logprobs: int | No
     )
 
 
+_LEFT_OPEN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
 def left_open(body: SampledBody) -> tuple[str, ...]:
     """What the caller left to the model's own defaults, as `GenerateRequest.unset` wants it."""
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    return tuple([name for name in names if getattr(body, name) is None])
+    given = (body.temperature, body.top_p, body.top_k, body.min_p, body.repetition_penalty)
+    return tuple([name for name, value in zip(_LEFT_OPEN, given, strict=True) if value is None])
 
 
 def check_stream_options(body: SampledBody) -> None:

@@ -91,8 +91,10 @@ def check_fits(work: GenerateRequest | EmbedRequest, can: Capabilities, dimensio
         )
     if work.tools and work.tool_choice != "none" and not can.chat:
         raise InvalidRequest("This model cannot call tools.", param="tools", code="model_not_supported")
-    _check_ids(work.prompt_ids or (), can, "prompt")
-    _check_ids(work.sampling.logit_bias, can, "logit_bias")
+    if work.prompt_ids:
+        _check_ids(work.prompt_ids, can, "prompt")
+    if work.sampling.logit_bias:
+        _check_ids(work.sampling.logit_bias, can, "logit_bias")
 
 
 def _check_scores(work: EmbedRequest, can: Capabilities) -> None:

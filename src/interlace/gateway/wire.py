@@ -90,27 +90,18 @@ async def read_beside(body: bytes, read: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(_large, read)
 
 
+_UNPLAIN = (b" :", b"\n:", b"\t:", b"\r:", b"\\u0022", b"\\u003a", b"\\u003A")
+
+
 def _plainly_unique(body: bytes) -> bool:
-    """Whether it is plain at a glance that no object of a valid body has a key twice. Where no colon follows a blank,
-    every key is followed by a quote and a colon, so there are no more keys than those; and those that are left when a
-    key that stands twice counts once are as many only if none does."""
-    if b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body:
-        return False
-    return body.count(b'":') == _keys_in(msgspec.json.decode(body))
-
-
-def _keys_in(value: Any) -> int:
-    """Of all objects in a decoded value, however deep."""
-    keys, left = 0, [value]
-    while left:
-        one = left.pop()
-        if type(one) is dict:
-            keys += len(one)
-            one = one.values()
-        elif type(one) is not list:
-            continue
-        left += [inner for inner in one if type(inner) is dict or type(inner) is list]
-    return keys
+    """Whether it is plain at a glance that no object of a valid body has a key twice: written again from what is
+    decoded, where of a key that stands twice one is lost, it has as many quotes before a colon. Every key ends with
+    one, and what texts have of them is the same both times, or less where a text is lost with its key. More it could
+    only be where quotes or colons stand in other words."""
+    for one in _UNPLAIN:  # a generator would cost as much as the search
+        if one in body:
+            return False
+    return body.count(b'":') == msgspec.json.encode(msgspec.json.decode(body)).count(b'":')
 
 
 def _unique(pairs: list[tuple[str, object]]) -> None:

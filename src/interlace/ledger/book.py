@@ -103,8 +103,12 @@ class Book:
         """Nano-dollars that could be reserved now; None: any amount. Negative where a budget is exceeded."""
         room: int | None = None
         for key in accounts:
-            left = self._left(key)
-            if left is not None and (room is None or left < room):
+            budget = self._budget(key)
+            if budget is None:
+                continue
+            account = self.accounts.get(key) or self.account(key)
+            left = budget - account.spent - account.reserved
+            if room is None or left < room:
                 room = left
         return room
 
@@ -182,7 +186,8 @@ class Book:
             account.reserved -= reservation.nanos
             account.spent += nanos
             assert account.reserved >= 0, "more came back than was held"
-        self._serve(reservation.accounts[0])
+        if self._queues or self._growing:
+            self._serve(reservation.accounts[0])
         return max(0, nanos - reservation.nanos)
 
     def budgets_changed(self) -> None:
@@ -213,7 +218,8 @@ class Book:
 
     def _hold(self, accounts: Accounts, nanos: int) -> None:
         for key in accounts:
-            self.account(key).reserved += nanos
+            account = self.accounts.get(key) or self.account(key)
+            account.reserved += nanos
 
     def _left(self, key: AccountKey) -> int | None:
         budget = self._budget(key)

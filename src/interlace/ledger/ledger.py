@@ -192,8 +192,9 @@ class Ledger:
 
     def bounded(self, caller: Caller) -> bool:
         """Whether any budget holds for the caller."""
+        budget = self.registry.directory.budget
         for account in caller.accounts(""):  # noqa: SIM110 - a generator costs more than what it asks
-            if self.registry.directory.budget(account) is not None:
+            if budget(account) is not None:
                 return True
         return False
 
@@ -223,12 +224,12 @@ class Ledger:
         tokens = bound.prompt + (STEP_TOKENS if bound.completion is None else bound.completion)
         counted = await self._count_tokens(caller, tokens, batch=bound.batch)
         try:
-            meanwhile = None if bound.batch else while_waiting
-            now, day, reservation = await self._reservation(id, caller, price, bound, meanwhile)
+            meanwhile, bounded = None if bound.batch else while_waiting, self.bounded(caller)
+            least, wanted = amounts(price, bound) if bounded else (0, 0)
+            now, day, reservation = await self._reservation(id, caller, price, least, wanted, meanwhile)
         except BaseException:
             self._settle_tokens(caller, counted, tokens, 0)
             raise
-        bounded = self.bounded(caller)
         hold = Hold(
             id=id,
             caller=caller,
@@ -341,11 +342,10 @@ class Ledger:
         self._counting.settle_tokens(caller.key.id, counted, tokens, used, self.registry.clock.monotonic())
 
     async def _reservation(
-        self, id: str, caller: Caller, price: Price, bound: Bound, while_waiting: _Meanwhile | None
+        self, id: str, caller: Caller, price: Price, least: int, wanted: int, while_waiting: _Meanwhile | None
     ) -> tuple[int, str, Reservation]:
         """Moment and day of admission, and the reservation; over the end of a month, of the new month's budgets.
         `while_waiting` None: it is a batch's, which does not wait."""
-        least, wanted = amounts(price, bound) if self.bounded(caller) else (0, 0)
         while True:
             now, day = self._today()
             accounts = caller.accounts(day[:7])

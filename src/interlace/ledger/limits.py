@@ -64,13 +64,13 @@ class Window:
     def seconds_until(self, amount: int, limit: int, now: float) -> float:
         """How long until `amount` more fits under `limit`; 0 when it does. A window's length when it never will."""
         excess = self.used(now) + amount - limit
+        if excess <= 0:
+            return 0.0
         for entry in self._seconds:
-            if excess <= 0:
-                break
             excess -= entry.amount
             if excess <= 0:
                 return entry.second + WINDOW_SECONDS + 1 - now
-        return 0.0 if excess <= 0 else float(WINDOW_SECONDS)
+        return float(WINDOW_SECONDS)
 
 
 @dataclass(slots=True)
@@ -206,13 +206,15 @@ class Limits:
             return self._begin_idle(use, rates, now)
         if rates.concurrency is not None and use.running >= rates.concurrency:
             return Exceeded("concurrent requests", rates.concurrency, use.running, 1, 1.0)
-        exceeded = self.visit(key_id, rates, now)
+        exceeded = self._visit(use, rates, now)
         use.running += exceeded is None
         return exceeded
 
     def visit(self, key_id: str, rates: Rates, now: float) -> Exceeded | None:
         """As `Limiter` has it."""
-        use = self.use(key_id)
+        return self._visit(self.use(key_id), rates, now)
+
+    def _visit(self, use: KeyUse, rates: Rates, now: float) -> Exceeded | None:
         if rates.rpm is not None and (wait := use.requests.seconds_until(1, rates.rpm, now)):
             return Exceeded("requests per minute", rates.rpm, use.requests.used(now), 1, wait)
         use.requests.add(1, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -43,7 +44,7 @@ class Tokens(msgspec.Struct, frozen=True):
     cache_write_1h: int = 0
 
 
-class Price(msgspec.Struct, frozen=True, kw_only=True):
+class Price(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Nano-dollars per million tokens of each kind (None: the parent's), and per request.
 
     It holds for `model` from `since` (microseconds) on, until a later one does. `batch_percent` is what a request of
@@ -86,6 +87,16 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
             return False
         return not any(self.of(kind) for kind in KINDS)
 
+    @cached_property
+    def dearest_read(self) -> int:
+        """Of a prompt token, whatever it turns out to be."""
+        return _dearest(self, *_READ)
+
+    @cached_property
+    def dearest_said(self) -> int:
+        """Of a completion token, whatever it turns out to be."""
+        return _dearest(self, "completion", "reasoning")
+
 
 def charge(price: Price, tokens: Tokens, *, batch: bool = False, percent: int = 100) -> Nanos:
     """Nano-dollars for one request, rounded once, upwards. All that money arithmetic there is. `percent`: of the price,
@@ -96,7 +107,7 @@ def charge(price: Price, tokens: Tokens, *, batch: bool = False, percent: int = 
     assert plain >= 0, "cached tokens are prompt tokens"
     assert written >= 0, "what is written for an hour is written"
     assert spoken >= 0, "reasoning tokens are completion tokens"
-    millionths = plain * (price.of("prompt") or 0) + spoken * (price.of("completion") or 0)
+    millionths = plain * (price.prompt or 0) + spoken * (price.completion or 0)
     if tokens.cached or tokens.cache_write or tokens.reasoning or tokens.embedding:
         millionths += (
             tokens.cached * (price.of("cached") or 0)
@@ -113,18 +124,17 @@ def most(price: Price, prompt: int, completion: int, *, embedding: bool = False,
     completion token. `charge` of the same or fewer tokens is never more."""
     if embedding:
         return _rounded(price, prompt * _dearest(price, "embedding"), batch=batch)
-    millionths = prompt * _dearest(price, *_READ)
-    return _rounded(price, millionths + completion * _dearest(price, "completion", "reasoning"), batch=batch)
+    return _rounded(price, prompt * price.dearest_read + completion * price.dearest_said, batch=batch)
 
 
 def affordable(price: Price, prompt: int, nanos: int, *, batch: bool = False) -> int | None:
     """How many completion tokens fit into `nanos` beside the prompt (negative: not even it); None: any number."""
-    each = _dearest(price, "completion", "reasoning")
+    each = price.dearest_said
     percent = price.batch_percent if batch else 100
     if each * percent == 0:
         return None if most(price, prompt, 0, batch=batch) <= nanos else -1
     millionths = nanos * 100 * MILLION // percent - price.request * MILLION
-    return (millionths - prompt * _dearest(price, *_READ)) // each
+    return (millionths - prompt * price.dearest_read) // each
 
 
 def price_at(prices: Iterable[Price], moment: int) -> Price | None:

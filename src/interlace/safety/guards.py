@@ -16,7 +16,7 @@ import regex
 from interlace.config import GuardSettings, SecretSettings
 from interlace.engines.types import Delta, OutputRule
 from interlace.errors import ContentFiltered, InterlaceError
-from interlace.safety.effort import limit_of
+from interlace.safety.effort import harmless_length
 from interlace.safety.output import OutputGuard
 from interlace.safety.redactor import Action, Search, masked
 from interlace.safety.secret_input import Cleaner, Work, size_of
@@ -172,8 +172,9 @@ class Guards:
 
     def _denied(self, texts: list[str], *, release_gil: bool = False) -> str | None:
         for pattern in self.patterns:
+            harmless = harmless_length(pattern.pattern)
             for text in texts:
-                limit = limit_of(pattern, len(text), INPUT_SECONDS)
+                limit = None if len(text) <= harmless else INPUT_SECONDS
                 if pattern.search(text, timeout=limit, concurrent=release_gil):
                     return (
                         "The request was refused by the content guard of this server. Change the input and try again."

@@ -18,6 +18,7 @@ import msgspec
 import regex
 
 from interlace.engines.types import Delta, Thought, TokenLogprob
+from interlace.safety.effort import harmless_length
 from interlace.safety.scanner import SEARCH_SECONDS, StreamScanner
 from interlace.safety.unescape import Unescaper
 
@@ -62,6 +63,9 @@ class _Choice:
     ended: bool = False
 
 
+_ENDED = _Choice(StreamScanner((), 0), ended=True)  # of those that came whole: nothing more is taken of them
+
+
 class OutputGuard:
     """The output guard of one request, for all of its choices. `json`: its text is JSON, as the arguments of calls
     always are, and is looked at out of its escapes as well. `before`: the text that the answer goes on from, which is
@@ -79,11 +83,14 @@ class OutputGuard:
     def feed(self, delta: Delta) -> list[Delta]:
         """The deltas that may be shown now. Deltas of a choice that has ended are dropped."""
         choice = self._choices.get(delta.index)
-        if choice is None:
-            choice = self._choices[delta.index] = _Choice(self._scanner())
-        if choice.ended:
-            return []
         try:
+            if choice is None:
+                if self._passes_whole(delta):
+                    self._choices[delta.index] = _ENDED
+                    return [delta]
+                choice = self._opened(delta.index)
+            if choice.ended:
+                return []
             if self._before and not choice.text.text:
                 self._feed(choice, choice.text, self._before)
             if not self._json and _plain(choice, delta):
@@ -93,11 +100,26 @@ class OutputGuard:
                 self._scan(choice, delta)
         except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
             _log.exception("an output guard failed, so the answer is refused")
-            return [self._end(choice, delta.index, "")]
+            return [self._end(choice or self._opened(delta.index), delta.index, "")]
         if choice.denied:
             return self._refuse(choice, delta.index)
         choice.ended = delta.finish_reason is not None
         return self._release(choice)
+
+    def _opened(self, index: int) -> _Choice:
+        choice = self._choices[index] = _Choice(self._scanner())
+        return choice
+
+    def _passes_whole(self, delta: Delta) -> bool:
+        """A glance at a delta that is all of its choice, and nothing but text: whether there is nothing denied in it.
+        Where it is not plain to see, it goes the long way."""
+        if delta.finish_reason is None or self._json or self._before or not _only_text(delta):
+            return False
+        text, length = delta.text, len(delta.text)
+        for pattern in self._patterns:
+            if length > harmless_length(pattern.pattern) or pattern.search(text):
+                return False
+        return True
 
     def _passes(self, choice: _Choice, delta: Delta) -> bool:
         """Take a delta that is nothing but text; whether all of it may be shown now. Else it waits."""
@@ -229,16 +251,13 @@ class OutputGuard:
 
 def _plain(choice: _Choice, delta: Delta) -> bool:
     """Whether there is nothing but text, in the delta and before it."""
-    return not (
-        delta.tool_calls
-        or delta.logprobs
-        or delta.thought is not None
-        or delta.stop
-        or choice.thought is not None
-        or choice.tools
-        or choice.inner
-        or choice.logprobs is not None
+    return _only_text(delta) and not (
+        choice.thought is not None or choice.tools or choice.inner or choice.logprobs is not None
     )
+
+
+def _only_text(delta: Delta) -> bool:
+    return not (delta.tool_calls or delta.logprobs or delta.thought is not None or delta.stop)
 
 
 def _sealed(delta: Delta) -> bool:

@@ -89,9 +89,10 @@ class Redactor:
         self._text += piece
         self.fed += len(piece)
         if self._rest is None and self.refused is None and not self._search.may_find(self._text, self._at, final=final):
-            self._at = len(self._text)
-        while self.refused is None and self._step(final=final):
-            pass
+            self._at = len(self._text)  # where a search would find nothing either
+        else:
+            while self.refused is None and self._step(final=final):
+                pass
         if not self._json and self._at > 2 * _BEFORE:
             self._gone += self._at - _BEFORE
             self._text = self._text[self._at - _BEFORE :]

@@ -90,6 +90,9 @@ class _Choice:
         return hidden or any(redactor.refused for redactor in self.redactors())
 
 
+_ENDED = _Choice(Redactor(Search({})), ended=True)  # of those that came whole: nothing more is taken of them
+
+
 class SecretGuard:
     """The secret guard of one request's output, for all of its choices. `json`: its text is JSON and stays valid."""
 
@@ -102,11 +105,14 @@ class SecretGuard:
     def feed(self, delta: Delta) -> list[Delta]:
         """The deltas that may be shown now. Deltas of a choice that has ended are dropped."""
         choice = self._choices.get(delta.index)
-        if choice is None:
-            choice = self._choices[delta.index] = _Choice(Redactor(self._search, json=self._json))
-        if choice.ended:
-            return []
         try:
+            if choice is None:
+                if self._passes_whole(delta):
+                    self._choices[delta.index] = _ENDED
+                    return [delta]
+                choice = self._opened(delta.index)
+            if choice.ended:
+                return []
             if not self._json and _plain(choice, delta):
                 if self._passes(choice, delta):
                     return [delta]
@@ -115,13 +121,24 @@ class SecretGuard:
             released = self._release(choice)
         except Exception:  # noqa: BLE001 - default deny: a guard that cannot decide refuses
             _log.exception("the secret guard failed, so the answer is refused")
-            return [_end(choice, delta.index, "")]
+            return [_end(choice or self._opened(delta.index), delta.index, "")]
         if choice.refused():
             clean = _clean(choice)
             released = [msgspec.structs.replace(shown, finish_reason=None) for shown in released]
             return [*released, _end(choice, delta.index, clean)]
         choice.ended = delta.finish_reason is not None
         return released
+
+    def _opened(self, index: int) -> _Choice:
+        choice = self._choices[index] = _Choice(Redactor(self._search, json=self._json))
+        return choice
+
+    def _passes_whole(self, delta: Delta) -> bool:
+        """A glance at a delta that is all of its choice, and nothing but text: whether there can be no secret in it.
+        Where it is not plain to see, it goes the long way."""
+        if delta.finish_reason is None or self._json or not _only_text(delta):
+            return False
+        return not self._search.may_find(delta.text)
 
     def _passes(self, choice: _Choice, delta: Delta) -> bool:
         """Take a delta that is nothing but text; whether all of it may be shown as it is. Else it waits."""
@@ -224,15 +241,11 @@ class SecretGuard:
 
 def _plain(choice: _Choice, delta: Delta) -> bool:
     """Whether there is nothing but text, in the delta and before it."""
-    return not (
-        delta.tool_calls
-        or delta.logprobs
-        or delta.thought is not None
-        or delta.stop
-        or choice.thoughts
-        or choice.calls
-        or choice.names
-    )
+    return _only_text(delta) and not (choice.thoughts or choice.calls or choice.names)
+
+
+def _only_text(delta: Delta) -> bool:
+    return not (delta.tool_calls or delta.logprobs or delta.thought is not None or delta.stop)
 
 
 def _decided(choice: _Choice, held: _Held) -> bool:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from interlace.config import AdapterSettings
-from interlace.engines.types import Core, GenerateRequest, Sampling
+from interlace.engines.core import Core
+from interlace.engines.types import GenerateRequest, Sampling
 from tests.support.driving import load, run, token_ids
 from tests.support.tiny import tiny_llama_safetensors
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from interlace.config import AdapterSettings
+from interlace.engines.core import Core
 from interlace.engines.local.adapter_bank import Adapter
 from interlace.engines.local.runner import Run, Runner
-from interlace.engines.types import Core, GenerateRequest, Sampling
+from interlace.engines.types import GenerateRequest, Sampling
 from interlace.models import DecoderArchitecture, read_adapter, read_architecture
 from tests.support.adapters import random_adapter
 from tests.support.driving import load, run, token_ids

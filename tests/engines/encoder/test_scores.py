@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interlace.engines.types import Core, Embeddings, EmbedRequest
+from interlace.engines.core import Core
+from interlace.engines.types import Embeddings, EmbedRequest
 from interlace.errors import ContextLengthExceeded, InvalidRequest
 from tests.support.driving import load, run
 from tests.support.encoders import FRAMES, WORDS, tiny_encoder

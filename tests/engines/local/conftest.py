@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from interlace.engines.types import Core
+from interlace.engines.core import Core
 from tests.support.driving import load
 
 

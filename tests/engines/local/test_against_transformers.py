@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interlace.engines.types import Core, Delta, GenerateRequest, Outcome, Sampling, Started
+from interlace.engines.core import Core
+from interlace.engines.types import Delta, GenerateRequest, Outcome, Sampling, Started
 from tests.support.driving import deltas, load, run, token_ids
 
 TOKENS = 64

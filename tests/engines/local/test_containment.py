@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from interlace.engines.types import Core, Delta, GenerateRequest, OutputRule, Sampling, Started, Usage
+from interlace.engines.core import Core
+from interlace.engines.types import Delta, GenerateRequest, OutputRule, Sampling, Started, Usage
 from interlace.errors import InvalidRequest
 from tests.support.driving import run, text
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from interlace.engines.core import Core
 from interlace.engines.types import (
-    Core,
     Delta,
     EmbedRequest,
     GenerateRequest,

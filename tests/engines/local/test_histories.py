@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interlace.engines.types import BATCH_PRIORITY, Core, Delta, GenerateRequest, OutputRule, Sampling, Started, Usage
+from interlace.engines.core import Core
+from interlace.engines.types import BATCH_PRIORITY, Delta, GenerateRequest, OutputRule, Sampling, Started, Usage
 from interlace.errors import InterlaceError
 from tests.support.driving import Outcomes, deltas, load, run
 from tests.support.tiny import CONTEXT, TOKENS, VOCABULARY, tiny_llama_safetensors

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from interlace.engines.core import Core
 from interlace.engines.local.blocks import Blocks, Names
 from interlace.engines.local.graph import BLOCK
 from interlace.engines.local.scheduler import Scheduler
 from interlace.engines.local.sequences import Sequence
-from interlace.engines.types import Core, GenerateRequest, Sampling, Started, Usage
+from interlace.engines.types import GenerateRequest, Sampling, Started, Usage
 from tests.support.driving import Outcomes, load, run, text
 from tests.support.paged import PagedModel, step
 from tests.support.tiny import CONTEXT, VOCABULARY, tiny_llama_safetensors

@@ -7,10 +7,12 @@ import time
 from email.utils import formatdate
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interlace.engines.fields import ALL_KEPT, Refused, check_fields
 from interlace.engines.remote.counting import (
     FETCHED_FILE_TOKENS,
     IMAGE_TOKENS,
@@ -37,7 +39,7 @@ from interlace.engines.types import (
     Tool,
     ToolCall,
 )
-from interlace.errors import EngineFailed, EngineUnavailable
+from interlace.errors import EngineFailed, EngineUnavailable, InvalidRequest
 from tests.support.asking import chat, collect, remote, text_of
 from tests.support.provider import Provider
 
@@ -119,6 +121,22 @@ def test_a_bound_leaves_room_for_what_a_template_writes() -> None:
     assert most_prompt_tokens(chat(messages=(called,))) >= REQUEST_TOKENS + 3 * MESSAGE_TOKENS
     assert most_prompt_tokens(chat("", tools=(Tool("a"),))) >= REQUEST_TOKENS + MESSAGE_TOKENS + TOOLS_TOKENS
     assert most_prompt_tokens(EmbedRequest(id="r", texts=("", "a"))) == 1 + 2 * INPUT_TOKENS
+
+
+def test_what_is_kept_with_a_request_is_not_said_of_another_made_from_it() -> None:
+    """Its length and that its fields are kept are worked out once: a copy with longer texts, or a field that is
+    refused, would pass for the first one, and nobody would pay for it."""
+    fields = dict(ALL_KEPT) | {"n": Refused("no.")}
+    plain = chat("hi")
+    short = most_prompt_tokens(plain)
+    assert check_fields(plain, fields, {}) == check_fields(plain, fields, {}) == []
+    longer = msgspec.structs.replace(plain, messages=(Message("user", "hi" * 1000),))
+    assert most_prompt_tokens(longer) == short + 1998
+    picky = msgspec.structs.replace(plain, n=2)
+    with pytest.raises(InvalidRequest, match="'n'"):
+        check_fields(picky, fields, {})
+    with pytest.raises(InvalidRequest, match="messages"):
+        check_fields(plain, dict(ALL_KEPT) | {"messages": Refused("no.")}, {})
 
 
 def test_token_ids_are_counted_exactly() -> None:

@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from interlace.engines.core import Core
 from interlace.engines.host.audience import Audience, listen
 from interlace.engines.host.protocol import (
     Adapter,
@@ -50,7 +51,7 @@ from interlace.engines.host.protocol import (
     wire_outcome,
 )
 from interlace.engines.host.stepper import CoreBroken, Job, Note, Prepared, Stepper, bug, step_frames
-from interlace.engines.types import Core, Usage
+from interlace.engines.types import Usage
 from interlace.errors import EngineFailed, InterlaceError
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from interlace.engines.core import Core
 from interlace.engines.host.protocol import Cancel, FrameError, Step, WireOutcome, encode_frame, wire_outcome
-from interlace.engines.types import Core, Embeddings, Outcome, Usage
+from interlace.engines.types import Embeddings, Outcome, Usage
 from interlace.errors import EngineFailed, InterlaceError
 
 log = logging.getLogger(__name__)

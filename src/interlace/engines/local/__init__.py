@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from interlace.config import ModelSettings
-from interlace.engines.types import Core
+from interlace.engines.core import Core
 
 __all__ = ["load_core"]
 

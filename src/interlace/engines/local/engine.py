@@ -88,7 +88,7 @@ class _Task:
 
 
 class LocalEngine:
-    """Continuous batching over one decoder: see `interlace.engines.types.Core` for the contract of each method."""
+    """Continuous batching over one decoder: see `interlace.engines.core.Core` for the contract of each method."""
 
     def __init__(
         self,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from interlace.config import ModelSettings
+from interlace.engines.core import Core
 from interlace.engines.local.constants import KEPT_AS_STORED, KEPT_IN_EIGHT_BITS, Precision
-from interlace.engines.types import Core
 from interlace.errors import ConfigError
 from interlace.models import (
     Checkpoint,

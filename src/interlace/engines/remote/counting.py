@@ -38,23 +38,14 @@ def most_prompt_tokens(request: GenerateRequest | EmbedRequest) -> int:
         if request.ids:
             return sum(map(len, request.ids)) + INPUT_TOKENS * len(request.ids)
         return sum(_bytes(text) + INPUT_TOKENS for text in request.texts)
-    if request.prompt_ids is not None:
-        return len(request.prompt_ids)
-    most = REQUEST_TOKENS + _bytes_of_texts(request)
-    for message in request.messages or ():
-        most += MESSAGE_TOKENS * (1 + len(message.tool_calls))
-    most += sum([most for most, _ in _media(request)])
-    return most + (TOOLS_TOKENS if request.tools else 0)
+    return _tokens(request)[0]
 
 
 def likely_prompt_tokens(request: GenerateRequest | EmbedRequest) -> int:
     """About how many tokens the prompt has: a quarter of its bytes, rounded up, and four for each message."""
     if isinstance(request, EmbedRequest):
         return sum(map(len, request.ids)) if request.ids else sum(map(_likely, request.texts))
-    if request.prompt_ids is not None:
-        return len(request.prompt_ids)
-    likely = _likely_of_bytes(_bytes_of_texts(request)) + 4 * len(request.messages or ())
-    return likely + sum([likely for _, likely in _media(request)])
+    return _tokens(request)[1]
 
 
 def likely_chunk_tokens(text: str) -> int:
@@ -64,6 +55,26 @@ def likely_chunk_tokens(text: str) -> int:
         return 1 if text else 0
     size = _bytes(text)
     return 1 if size <= _LONG_TOKEN_BYTES else _likely_of_bytes(size)
+
+
+def _tokens(request: GenerateRequest) -> tuple[int, int]:
+    """The most tokens, and about how many. Asked several times for each request, and so kept with it."""
+    kept: tuple[int, int] | None = request.__dict__.get("prompt_tokens")
+    if kept is None:
+        kept = request.__dict__["prompt_tokens"] = _counted(request)
+    return kept
+
+
+def _counted(request: GenerateRequest) -> tuple[int, int]:
+    if request.prompt_ids is not None:
+        return len(request.prompt_ids), len(request.prompt_ids)
+    size, messages = _bytes_of_texts(request), request.messages or ()
+    most = REQUEST_TOKENS + size + MESSAGE_TOKENS * sum([1 + len(message.tool_calls) for message in messages])
+    likely = _likely_of_bytes(size) + 4 * len(messages)
+    for media_most, media_likely in _media(request):
+        most += media_most
+        likely += media_likely
+    return most + (TOOLS_TOKENS if request.tools else 0), likely
 
 
 def _media(request: GenerateRequest) -> Iterator[tuple[int, int]]:

@@ -249,8 +249,7 @@ class Reply:
         self._pool = pool
         self.status = connection.status
         self._headers = connection.headers
-        kind = self._headers.get(b"content-type", b"")
-        self.content_type = kind.partition(b";")[0].strip().lower().decode("latin-1")
+        self.content_type = _kind_of(self._headers.get(b"content-type", b""))
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -303,6 +302,12 @@ class Reply:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._provider.let_go(connection, self._pool)
+
+
+@functools.lru_cache(maxsize=64)
+def _kind_of(content_type: bytes) -> str:
+    """Without its parameters. A server has few."""
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
 
 
 class _Unheard(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from interlace.engines.remote.counting import most_prompt_tokens
@@ -29,7 +29,8 @@ class Seen:
         """One delta of the answer."""
         self.completion_tokens += delta.tokens
         self._bytes += len(delta.text) + (len(delta.thought.text) if delta.thought else 0)
-        self._bytes += sum(len(call.arguments) for call in delta.tool_calls)
+        for call in delta.tool_calls:
+            self._bytes += len(call.arguments)
 
     def contradicted_by(self, prompt: int, completion: int) -> bool:
         """Whether so many tokens cannot be: nothing for something, fewer than the text can have, more than the bound
@@ -50,6 +51,7 @@ def final_usage(reported: Mapping[str, Any] | None, seen: Seen, service_tier: st
     prompt = number_in(reported, "prompt_tokens")
     completion = number_in(reported, "completion_tokens")
     reasoning = number_in(_details(reported, "completion_tokens_details"), "reasoning_tokens") or 0
+    read = _details(reported, "prompt_tokens_details")
     if prompt == 0 == completion and seen.completion_tokens:
         prompt = completion = None
     total = number_in(reported, "total_tokens")
@@ -60,8 +62,9 @@ def final_usage(reported: Mapping[str, Any] | None, seen: Seen, service_tier: st
         seen,
         prompt=prompt,
         completion=completion,
-        cached=_cached(reported),
-        cache_write=_cache_write(reported),
+        cached=_first_of(read, ("cached_tokens",)) or _first_of(reported, ("prompt_cache_hit_tokens",)),
+        cache_write=_first_of(read, ("cache_write_tokens", "cache_creation_tokens"))
+        or _first_of(reported, ("cache_creation_input_tokens",)),
         reasoning=reasoning,
         disputed=not adds_up,
         service_tier=service_tier,
@@ -110,17 +113,12 @@ def prompt_usage(reported: Mapping[str, Any] | None, prompt_tokens: int) -> tupl
     return (prompt_tokens, True) if not told else (told, False)
 
 
-def _cached(reported: Mapping[str, Any]) -> int:
-    details = _details(reported, "prompt_tokens_details")
-    return number_in(details, "cached_tokens") or number_in(reported, "prompt_cache_hit_tokens") or 0
-
-
-def _cache_write(reported: Mapping[str, Any]) -> int:
-    details = _details(reported, "prompt_tokens_details")
-    for name in ("cache_write_tokens", "cache_creation_tokens"):
-        if found := number_in(details, name):
+def _first_of(values: Mapping[str, Any], names: Sequence[str]) -> int:
+    """Of the counts by these names, the first that is there and not zero; 0 without any."""
+    for name in names:
+        if name in values and (found := number_in(values, name)):
             return found
-    return number_in(reported, "cache_creation_input_tokens") or 0
+    return 0
 
 
 def _details(reported: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -131,6 +129,8 @@ def _details(reported: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def number_in(values: Mapping[str, Any], name: str) -> int | None:
     """A count of tokens; None where there is none that can be."""
     value = values.get(name)
+    if type(value) is int and 0 <= value < _MOST:
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST else None

@@ -251,10 +251,11 @@ class OpenAIAnswer:
             text += gained.content if isinstance(gained.content, str) else _text_of_parts(gained.content)
         calls = choice.calls(gained.tool_calls) if gained.tool_calls else ()
         logprobs = () if self._logprobs is None or not wire.logprobs else read_logprobs(wire.logprobs)
-        called = sum(likely_chunk_tokens((call.name or "") + call.arguments) for call in calls)
-        tokens = max(
-            likely_chunk_tokens(text) + likely_chunk_tokens(thought) + called, 0 if gained.refusal else len(logprobs)
-        )
+        tokens = likely_chunk_tokens(text) + likely_chunk_tokens(thought)
+        for call in calls:
+            tokens += likely_chunk_tokens((call.name or "") + call.arguments)
+        if logprobs and not gained.refusal:
+            tokens = max(tokens, len(logprobs))
         made: list[Delta] = []
         if tokens or calls:
             shown = Thought(thought) if thought else None

@@ -13,12 +13,13 @@ import msgspec
 from interlace.config import ModelSettings
 from interlace.engines.remote.providers.openai_messages import messages_of
 from interlace.engines.remote.providers.openai_peculiar import EXTENSIONS, Peculiarities, peculiarities_of
-from interlace.engines.types import EmbedRequest, GenerateRequest, OutputRule, Reasoning, Sampling, Tool
+from interlace.engines.types import EmbedRequest, GenerateRequest, Options, OutputRule, Reasoning, Sampling, Tool
 from interlace.errors import InvalidRequest
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/chat/completions", "/completions", "/embeddings"
 DIALECT = "openai.chat"
 STANDARD_ONLY = "standard_only"  # Anthropic's word for the tier that everybody gets
+_EXTENSIONS = tuple((name, getattr(Sampling(), name)) for name in EXTENSIONS)  # with what changes nothing
 _EFFORTS = ((4096, "low"), (16384, "medium"))  # the most tokens of thought, and the effort that takes about as many
 
 
@@ -85,11 +86,10 @@ def _add_sampling(
         body["stop"] = list(sampling.stop)
     if sampling.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
-    plain = Sampling()
-    for name in EXTENSIONS:
+    for name, plain in _EXTENSIONS:
         value = getattr(sampling, name)
         if name not in peculiar.sampling:
-            if value != getattr(plain, name):
+            if value != plain:
                 raise _unknown(name)
         elif name not in request.unset and (name != "ignore_eos" or value):
             body[name] = value
@@ -99,6 +99,8 @@ def _add_options(
     body: dict[str, Any], request: GenerateRequest, settings: ModelSettings, peculiar: Peculiarities
 ) -> None:
     options, chat = request.options, request.messages is not None
+    if options == _NO_OPTIONS and request.reasoning is None and not request.native:
+        return
     if options.user and "user" in peculiar.options:
         body["user"] = options.user
     if not chat:
@@ -115,6 +117,9 @@ def _add_options(
         body["reasoning_effort"] = effort
     if request.dialect == DIALECT:
         body.update(request.native)
+
+
+_NO_OPTIONS = Options()
 
 
 def effort_of(reasoning: Reasoning) -> str:
