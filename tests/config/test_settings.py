@@ -11,12 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interlace.config import DEFAULT_MODEL, Settings, check_config, load_settings
+from interlace.config import DEFAULT_MODEL, LedgerSettings, RedisSettings, Settings, check_config, load_settings
 from interlace.errors import ConfigError
+from interlace.gateway.commands import redis_faults
 
 MODEL = "models:\n  - {name: a, checkpoint: b"
 FAR = "models:\n  - {name: a, engine: openai, base_url: http://x, model: m"
 
+SHARED = "ledger: {url: postgresql://i@db/i}\n"
 ROUTE = FAR + "}\nroutes:\n  - {name: r, models: [{model: a"
 
 # file → line, setting and words of the one problem in it
@@ -216,6 +218,33 @@ def test_without_a_home_folder_one_must_be_named(monkeypatch: pytest.MonkeyPatch
 
 def _nobody(uid: int) -> Any:
     raise KeyError(uid)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (SHARED + "redis: {url: '${REDIS_URL}'}", []),
+        ("redis: {url: '${REDIS_URL}'}", ["is for several machines, and a ledger in SQLite is one machine's"]),
+        (SHARED + "redis: {url: '${NONE}'}", ["the environment variable NONE is not set"]),
+        (SHARED + "redis: {url: 'redis://:hunter2@r'}", ["is not written as ${NAME}"]),
+    ],
+)
+def test_redis_is_for_several_machines_and_its_address_stays_in_the_environment(
+    tmp_path: Path, text: str, found: list[str]
+) -> None:
+    """Its address may hold a password; and where one machine is all there is, whoever sets it up has misread us."""
+    (tmp_path / "interlace.yaml").write_text(text)
+    problems = check_config(tmp_path / "interlace.yaml", {"REDIS_URL": "redis://:hunter2@r"})
+    assert [(one.where, one.problem) for one in problems] == [("redis.url", problem) for problem in found]
+    assert "hunter2" not in " ".join(map(str, problems))
+
+
+def test_an_address_that_is_none_is_found_before_the_start() -> None:
+    """Else every worker would end as soon as it begins; and what it might be is not shown."""
+    read = Settings(ledger=LedgerSettings(url="postgresql://i@db/i"), redis=RedisSettings(url="${REDIS_URL}"))
+    (fault,) = redis_faults(read, {"REDIS_URL": "hunter2@r"})
+    assert (fault[0], "hunter2" in str(fault)) == ("redis.url", False)
+    assert not list(redis_faults(read, {"REDIS_URL": "rediss://:hunter2@r:6380/1"}))
 
 
 def test_a_key_stays_in_the_environment(tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ from interlace.ledger import Registry
 
 _log = logging.getLogger(__name__)
 
-FIXED = ("home", "host", "port", "workers", "tls.certificate", "tls.key", "ledger.url", "ledger.time_zone")
+FIXED = (
+    "home", "host", "port", "workers", "tls.certificate", "tls.key", "ledger.url", "ledger.time_zone", "redis.url",
+    "redis.timeout_seconds",
+)  # fmt: skip
 """What a running server cannot change: where it listens, and what its ledger is. The certificate's files may change."""
 
 _LOOK_SECONDS = 0.05  # from one look at a loading engine's health to the next
