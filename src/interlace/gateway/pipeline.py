@@ -233,14 +233,11 @@ class Pipeline:
         can = ready_capabilities(engine)
         for work in ask.generate if ask.embed is None else (ask.embed,):
             check_fits(work, can, ask.dimensions)
-        fields, tenant, open_ended = engine.fields(), caller.tenant, False
-        unused, requests = [*ask.unused], list[GenerateRequest]()
-        for work in ask.generate:
-            open_ended |= can.stoppable and work.sampling.max_tokens is None
-            planned = within_plan(work, caller.plan, stoppable=can.stoppable)
-            requests.append(request := msgspec.structs.replace(planned, tenant=tenant, priority=priority))
-            unused += check_fields(request, fields, ask.words)
-        return Work(ask, model, tuple(requests), engine, price, open_ended, frozenset(unused))
+        open_ended = can.stoppable and any(work.sampling.max_tokens is None for work in ask.generate)
+        planned = [within_plan(work, caller.plan, stoppable=can.stoppable) for work in ask.generate]
+        requests = tuple([msgspec.structs.replace(work, tenant=caller.tenant, priority=priority) for work in planned])
+        unused = {name for work in requests for name in check_fields(work, engine.fields(), ask.words)}
+        return Work(ask, model, requests, engine, price, open_ended, frozenset(unused.union(ask.unused)))
 
     # --- reserve, and settle -------------------------------------------------------------------------------------
 
