@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-VOCABULARY = 96
+from tests.support.tiny import VOCABULARY, tiny_tokenizer
+
 _SIZES = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256,
@@ -90,9 +92,10 @@ def oracle(variant: str) -> Any:
 @cache
 def _saved(variant: str, folder: Path) -> Path:
     oracle(variant).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(json.dumps(tiny_tokenizer()))
     return folder
 
 
 def checkpoint(variant: str, folder: Path) -> Path:
-    """The oracle's weights and config in `folder`, as transformers saves them."""
+    """The oracle's weights and config in `folder`, as transformers saves them, and a tokenizer."""
     return _saved(variant, folder)

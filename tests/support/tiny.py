@@ -148,7 +148,7 @@ def tiny_llama_safetensors(
     path.mkdir(parents=True, exist_ok=True)
     tensors = weights or tiny_weights()
     (path / "config.json").write_text(json.dumps(tiny_config() | (config or {})))
-    (path / "tokenizer.json").write_text(json.dumps(_tokenizer()))
+    (path / "tokenizer.json").write_text(json.dumps(tiny_tokenizer()))
     (path / "tokenizer_config.json").write_text(
         json.dumps({"bos_token": "<s>", "eos_token": "</s>", "chat_template": CHAT_TEMPLATE})
     )
@@ -165,7 +165,7 @@ def tiny_llama_safetensors(
     return path
 
 
-def _tokenizer() -> dict[str, Any]:
+def tiny_tokenizer() -> dict[str, Any]:
     """A byte-level BPE with the same tokens and merges as the GGUF's metadata."""
     special = [
         {"id": number, "content": TOKENS[number], "special": True, "single_word": False, "lstrip": False,

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from interlace.engines.local.runner import Run, Runner
+from interlace.engines.types import GenerateRequest, Sampling
 from interlace.models import DecoderArchitecture, check_tensors, open_weights, read_architecture
-from tests.support.families import VARIANTS, VOCABULARY, checkpoint, oracle
+from tests.support.driving import load, run, token_ids
+from tests.support.families import VARIANTS, checkpoint, oracle
 from tests.support.family_gguf import family_gguf
+from tests.support.tiny import VOCABULARY
 
 Array = np.ndarray[Any, Any]
 
@@ -102,6 +105,18 @@ def test_greedy_equals_transformers(runner_of: Callable[[str], Runner], variant:
         assert ((theirs.argmax(1) == answer) | tied).all()
         assert tied.mean() < 0.05, "ties prove nothing"
     assert [greedy(runner_of(variant), [prompt])[0] for prompt in PROMPTS[::2]] == together[::2]
+
+
+@pytest.mark.parametrize("variant", ["qwen3", "gemma2", "gpt2"])
+def test_the_engine_serves_a_family(runner_of: Callable[[str], Runner], tmp_path: Path, variant: str) -> None:
+    """Loaded from its folder and asked for all at once, the engine's greedy tokens are those of the bare graph."""
+    core = load(checkpoint(variant, tmp_path), cache_bytes=4 << 20, max_sequences=4)
+    sampling = Sampling(max_tokens=NEW, temperature=0, ignore_eos=True, logprobs=0)
+    outcomes = run(
+        core,
+        [GenerateRequest(id=str(i), prompt_ids=tuple(prompt), sampling=sampling) for i, prompt in enumerate(PROMPTS)],
+    )
+    assert [token_ids(outcomes[str(i)]) for i in range(len(PROMPTS))] == greedy(runner_of(variant), PROMPTS)
 
 
 # Not what a GGUF file of the family can say: scaled rope of local layers, an activation, a window of some layers.
