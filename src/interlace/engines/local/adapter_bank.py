@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,19 +45,19 @@ class Bank:
         self.generation = 0  # grows whenever `tensors` gives others than before
 
     def arrange(self, adapters: Sequence[Adapter]) -> list[int]:
-        """Stack these, all different; returns their serials in the order they lie. `tensors` are theirs until the next
-        call. What lies already where it may is not copied."""
-        wanted = {adapter.serial: adapter for adapter in adapters}
+        """Stack these, one as often as it is there; returns their serials in the order they lie. `tensors` are theirs
+        until the next call. What lies already where it may is not copied."""
+        wanted = Counter(adapter.serial for adapter in adapters)
         self._wide_steps = self._wide_steps + 1 if self._narrower else 0
-        if wanted.keys() == set(self._order) and self._wide_steps < _WIDE_STEPS:
+        if wanted == Counter(self._order) and self._wide_steps < _WIDE_STEPS:
             return self._order
         ranks = {layer: max(adapter.ranks.get(layer, 0) for adapter in adapters) for layer in self._shapes}
         grown = any(rank > self._ranks[layer] for layer, rank in ranks.items())
         if grown or len(adapters) > len(self._slots) or self._wide_steps >= _WIDE_STEPS:
             self._allocate(len(adapters), ranks)
         self._narrower = ranks != self._ranks
-        self._fill(wanted)
-        self._order = self._slots[: len(wanted)]
+        self._fill(adapters, wanted)
+        self._order = self._slots[: len(adapters)]
         self.generation += 1
         return self._order
 
@@ -90,14 +91,19 @@ class Bank:
         self._slots = [-1] * capacity
         self._wide_steps = 0
 
-    def _fill(self, wanted: Mapping[int, Adapter]) -> None:
+    def _fill(self, adapters: Sequence[Adapter], wanted: Counter[int]) -> None:
         """Let the first slots hold exactly the wanted ones."""
-        count = len(wanted)
-        there = set(self._slots[:count])
-        missing = (adapter for serial, adapter in wanted.items() if serial not in there)
-        for slot in range(count):
-            if self._slots[slot] not in wanted:
-                self._write(slot, next(missing))
+        missing = Counter(wanted)
+        free = []
+        for slot, serial in enumerate(self._slots[: len(adapters)]):
+            if missing[serial] > 0:
+                missing[serial] -= 1
+            else:
+                free.append(slot)
+        for adapter in adapters:
+            if missing[adapter.serial] > 0:
+                missing[adapter.serial] -= 1
+                self._write(free.pop(), adapter)
 
     def _write(self, slot: int, adapter: Adapter) -> None:
         for layer, (downs, ups) in self._stacks.items():
@@ -108,7 +114,6 @@ class Bank:
             if rank < self._ranks[layer]:
                 down[rank:] = 0
                 up[:, rank:] = 0
-        self._slots = [-1 if serial == adapter.serial else serial for serial in self._slots]  # no slot has it twice
         self._slots[slot] = adapter.serial
         self.copied += 1
 
@@ -136,20 +141,3 @@ def to_bf16(values: Array) -> Array:
     bits = values.view(np.uint32)
     rounded: Array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     return rounded
-
-
-def split_by_rows(rows: Sequence[int], worth: float) -> list[list[int]]:
-    """Which adapters run together, as indices into `rows`, how many rows each has: a grid is as wide as its longest
-    line, so a prompt beside many single tokens is computed apart where that saves more than `worth` places."""
-    order = sorted(range(len(rows)), key=rows.__getitem__)
-    return [[order[at] for at in part] for part in _cut([rows[at] for at in order], 0, worth)]
-
-
-def _cut(rows: Sequence[int], begin: int, worth: float) -> list[range]:
-    """`rows`, in rising order, in as many pieces as pay."""
-    saved = [cut * (rows[-1] - rows[cut - 1]) for cut in range(1, len(rows))]
-    best = max(saved, default=0)
-    if best <= worth:
-        return [range(begin, begin + len(rows))]
-    cut = saved.index(best) + 1
-    return _cut(rows[:cut], begin, worth) + _cut(rows[cut:], begin + cut, worth)
