@@ -19,7 +19,7 @@ _ALIGN = 16  # elements: where in the buffer a matrix may begin
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
     """A loaded adapter. `serial` is never used twice, whatever its name; `layers` holds (down, up) of each layer it
-    changes, float32, or bfloat16 as uint16; `ranks` their rank."""
+    changes: float32, or bfloat16 as uint16 and `up` transposed; `ranks` their rank."""
 
     name: str
     serial: int
@@ -86,7 +86,8 @@ class Bank:
                 buffer[begin : begin + capacity * rank * width]
                 for begin, width in ((next(begins), inputs), (next(begins), outputs))
             )
-            self._stacks[layer] = down.reshape(capacity, rank, inputs), up.reshape(capacity, outputs, rank)
+            wide = (outputs, rank) if self._dtype == Type.f32 else (rank, outputs)
+            self._stacks[layer] = down.reshape(capacity, rank, inputs), up.reshape(capacity, *wide)
         self._ranks = dict(ranks)
         self._slots = [-1] * capacity
         self._wide_steps = 0
@@ -107,10 +108,11 @@ class Bank:
 
     def _write(self, slot: int, adapter: Adapter) -> None:
         for layer, (downs, ups) in self._stacks.items():
-            down, up = downs[slot], ups[slot]
+            down, up = downs[slot], ups[slot] if self._dtype == Type.f32 else ups[slot].T
             rank = adapter.ranks.get(layer, 0)
             if rank:
-                down[:rank], up[:, :rank] = adapter.layers[layer]
+                down[:rank], own = adapter.layers[layer]
+                up[:, :rank] = own if self._dtype == Type.f32 else own.T
             if rank < self._ranks[layer]:
                 down[rank:] = 0
                 up[:, rank:] = 0
@@ -122,8 +124,10 @@ def alone(adapter: Adapter, shapes: Mapping[str, tuple[int, int]], dtype: Type) 
     """The graph's inputs for one adapter alone: its own memory, not copied."""
     made = {}
     for layer, (outputs, inputs) in shapes.items():
-        empty = np.float32 if dtype == Type.f32 else np.uint16
-        down, up = adapter.layers.get(layer) or (np.empty((0, inputs), empty), np.empty((outputs, 0), empty))
+        full = dtype == Type.f32
+        kind = np.float32 if full else np.uint16
+        nothing = np.empty((0, inputs), kind), np.empty((outputs, 0) if full else (0, outputs), kind)
+        down, up = adapter.layers.get(layer, nothing)
         made[f"{layer}.down"] = tensor(down[None], dtype)
         made[f"{layer}.up"] = tensor(up[None], dtype)
     return made
