@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ _ALIGN = 16  # elements: where in the buffer a matrix may begin
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
     """A loaded adapter. `serial` is never used twice, whatever its name; `layers` holds (down, up) of each layer it
-    changes, float32, or bfloat16 as uint16; `ranks` their rank."""
+    changes: float32, or bfloat16 as uint16 and `up` transposed; `ranks` their rank."""
 
     name: str
     serial: int
@@ -44,19 +45,19 @@ class Bank:
         self.generation = 0  # grows whenever `tensors` gives others than before
 
     def arrange(self, adapters: Sequence[Adapter]) -> list[int]:
-        """Stack these, all different; returns their serials in the order they lie. `tensors` are theirs until the next
-        call. What lies already where it may is not copied."""
-        wanted = {adapter.serial: adapter for adapter in adapters}
+        """Stack these, one as often as it is there; returns their serials in the order they lie. `tensors` are theirs
+        until the next call. What lies already where it may is not copied."""
+        wanted = Counter(adapter.serial for adapter in adapters)
         self._wide_steps = self._wide_steps + 1 if self._narrower else 0
-        if wanted.keys() == set(self._order) and self._wide_steps < _WIDE_STEPS:
+        if wanted == Counter(self._order) and self._wide_steps < _WIDE_STEPS:
             return self._order
         ranks = {layer: max(adapter.ranks.get(layer, 0) for adapter in adapters) for layer in self._shapes}
         grown = any(rank > self._ranks[layer] for layer, rank in ranks.items())
         if grown or len(adapters) > len(self._slots) or self._wide_steps >= _WIDE_STEPS:
             self._allocate(len(adapters), ranks)
         self._narrower = ranks != self._ranks
-        self._fill(wanted)
-        self._order = self._slots[: len(wanted)]
+        self._fill(adapters, wanted)
+        self._order = self._slots[: len(adapters)]
         self.generation += 1
         return self._order
 
@@ -85,30 +86,36 @@ class Bank:
                 buffer[begin : begin + capacity * rank * width]
                 for begin, width in ((next(begins), inputs), (next(begins), outputs))
             )
-            self._stacks[layer] = down.reshape(capacity, rank, inputs), up.reshape(capacity, outputs, rank)
+            wide = (outputs, rank) if self._dtype == Type.f32 else (rank, outputs)
+            self._stacks[layer] = down.reshape(capacity, rank, inputs), up.reshape(capacity, *wide)
         self._ranks = dict(ranks)
         self._slots = [-1] * capacity
         self._wide_steps = 0
 
-    def _fill(self, wanted: Mapping[int, Adapter]) -> None:
+    def _fill(self, adapters: Sequence[Adapter], wanted: Counter[int]) -> None:
         """Let the first slots hold exactly the wanted ones."""
-        count = len(wanted)
-        there = set(self._slots[:count])
-        missing = (adapter for serial, adapter in wanted.items() if serial not in there)
-        for slot in range(count):
-            if self._slots[slot] not in wanted:
-                self._write(slot, next(missing))
+        missing = Counter(wanted)
+        free = []
+        for slot, serial in enumerate(self._slots[: len(adapters)]):
+            if missing[serial] > 0:
+                missing[serial] -= 1
+            else:
+                free.append(slot)
+        for adapter in adapters:
+            if missing[adapter.serial] > 0:
+                missing[adapter.serial] -= 1
+                self._write(free.pop(), adapter)
 
     def _write(self, slot: int, adapter: Adapter) -> None:
         for layer, (downs, ups) in self._stacks.items():
-            down, up = downs[slot], ups[slot]
+            down, up = downs[slot], ups[slot] if self._dtype == Type.f32 else ups[slot].T
             rank = adapter.ranks.get(layer, 0)
             if rank:
-                down[:rank], up[:, :rank] = adapter.layers[layer]
+                down[:rank], own = adapter.layers[layer]
+                up[:, :rank] = own if self._dtype == Type.f32 else own.T
             if rank < self._ranks[layer]:
                 down[rank:] = 0
                 up[:, rank:] = 0
-        self._slots = [-1 if serial == adapter.serial else serial for serial in self._slots]  # no slot has it twice
         self._slots[slot] = adapter.serial
         self.copied += 1
 
@@ -117,8 +124,10 @@ def alone(adapter: Adapter, shapes: Mapping[str, tuple[int, int]], dtype: Type) 
     """The graph's inputs for one adapter alone: its own memory, not copied."""
     made = {}
     for layer, (outputs, inputs) in shapes.items():
-        empty = np.float32 if dtype == Type.f32 else np.uint16
-        down, up = adapter.layers.get(layer) or (np.empty((0, inputs), empty), np.empty((outputs, 0), empty))
+        full = dtype == Type.f32
+        kind = np.float32 if full else np.uint16
+        nothing = np.empty((0, inputs), kind), np.empty((outputs, 0) if full else (0, outputs), kind)
+        down, up = adapter.layers.get(layer, nothing)
         made[f"{layer}.down"] = tensor(down[None], dtype)
         made[f"{layer}.up"] = tensor(up[None], dtype)
     return made
@@ -136,20 +145,3 @@ def to_bf16(values: Array) -> Array:
     bits = values.view(np.uint32)
     rounded: Array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     return rounded
-
-
-def split_by_rows(rows: Sequence[int], worth: float) -> list[list[int]]:
-    """Which adapters run together, as indices into `rows`, how many rows each has: a grid is as wide as its longest
-    line, so a prompt beside many single tokens is computed apart where that saves more than `worth` places."""
-    order = sorted(range(len(rows)), key=rows.__getitem__)
-    return [[order[at] for at in part] for part in _cut([rows[at] for at in order], 0, worth)]
-
-
-def _cut(rows: Sequence[int], begin: int, worth: float) -> list[range]:
-    """`rows`, in rising order, in as many pieces as pay."""
-    saved = [cut * (rows[-1] - rows[cut - 1]) for cut in range(1, len(rows))]
-    best = max(saved, default=0)
-    if best <= worth:
-        return [range(begin, begin + len(rows))]
-    cut = saved.index(best) + 1
-    return _cut(rows[:cut], begin, worth) + _cut(rows[cut:], begin + cut, worth)

@@ -8,11 +8,11 @@ The rows of a step are laid out as a grid, one line for each adapter, as long as
 | adapter_rows | [G * t] i32 | which row of the step lies at each place; one past the last: none |
 | adapter_places | [T] i32 | where in the grid each row of the step lies; G * t: nowhere, it has no adapter |
 | LAYER.down | [G, rank, inputs] | A of each adapter, stacked |
-| LAYER.up | [G, outputs, rank] | B of each adapter, stacked, with the scale in it |
+| LAYER.up | [G, outputs, rank] f32, [G, rank, outputs] bf16 | B of each adapter, stacked, with the scale in it |
 
 Both products are batched over G. A rank of 0 leaves a layer as it is. `Gather` gives zeros for an index past the end,
-as its specification says and a test holds it to. Stored [outputs, rank], as PEFT stores it, `up` is read half again as
-fast as transposed.
+as its specification says and a test holds it to. How `up` lies decides how fast it is read: in float32 as PEFT stores
+it, half again as fast as transposed; in bfloat16 transposed, ten times as fast as not.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ class AdapterLayers:
             return y
         outputs, inputs = self.shapes[layer] = (_width(y), _width(x))
         down = self._matrix(make_input, f"{layer}.down", [-1, -1, inputs])
-        up = self._matrix(make_input, f"{layer}.up", [-1, outputs, -1])
+        full = self.dtype == Type.f32
+        up = self._matrix(make_input, f"{layer}.up", [-1, outputs, -1] if full else [-1, -1, outputs])
         narrow = ops.matmul(self._in_grid(make_input, x), down, transpose_a=False, transpose_b=True)
-        wide = ops.matmul(narrow, up, transpose_a=False, transpose_b=True)
+        wide = ops.matmul(narrow, up, transpose_a=False, transpose_b=full)
         places = make_input("adapter_places", [-1], Type.i32)
         flat = ops.reshape(wide, _integers(-1, outputs), special_zero=False)
         return ops.add(y, ops.gather(flat, places, _axis()))

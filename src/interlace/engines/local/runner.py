@@ -104,7 +104,7 @@ class Runner:
         self._take_adapters_in(layers)
         short = self._adapter_type == Type.bf16
         kept = {
-            layer: (to_bf16(low.down), to_bf16(low.up)) if short else (low.down, low.up)
+            layer: (to_bf16(low.down), to_bf16(np.ascontiguousarray(low.up.T))) if short else (low.down, low.up)
             for layer, low in layers.items()
         }
         size = sum(down.nbytes + up.nbytes for down, up in kept.values())
