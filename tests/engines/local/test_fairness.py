@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from interlace.engines.local.graph import BLOCK
 from interlace.engines.local.scheduler import Scheduler
 from interlace.engines.local.sequences import Sequence
@@ -171,7 +173,8 @@ def test_nobody_waits_for_ever() -> None:
     assert server.computed["", ""] > 0.8 * sum(server.computed.values())
 
 
-def test_a_large_prompt_finds_its_room() -> None:
+@pytest.mark.parametrize("priority", [-1, 0])
+def test_a_large_prompt_finds_its_room(priority: int) -> None:
     """A prompt that needs most of the cache is not passed over for ever by small ones that always fit."""
     server = Server(blocks=32)
 
@@ -181,5 +184,5 @@ def test_a_large_prompt_finds_its_room() -> None:
 
     keep_busy()
     server.run(lambda: server.steps == 20, keep_busy)
-    large = server.ask(25 * BLOCK, 10, "large", priority=-1)
+    large = server.ask(25 * BLOCK, 10, "large", priority=priority)
     server.run(lambda: large not in server.ends, keep_busy)

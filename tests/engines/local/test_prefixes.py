@@ -149,6 +149,18 @@ def test_the_one_held_longest_ago_goes_first() -> None:
     assert use(1, 3) == 1
 
 
+def test_the_last_token_is_always_computed() -> None:
+    """A prompt of whole blocks that are all there finds all but the last, whose logits choose the next token."""
+    scheduler, model = Scheduler(blocks=8, max_running=2, step_tokens=64), PagedModel(8)
+    for found in (0, 1):
+        sequence = Sequence([1] * 2 * BLOCK)
+        scheduler.add(sequence)
+        plan, told = step(scheduler, model)
+        assert [piece.count for piece in plan] == [(2 - found) * BLOCK]
+        assert told == [sequence]
+        scheduler.remove(sequence)
+
+
 @pytest.mark.parametrize("names", [("a", "bc"), ("ab", "c"), ("abc", ""), ("", "abc")])
 def test_names_tell_owners_apart(names: tuple[str, str]) -> None:
     """The root is made of both words, each in its place: no two owners share a name, nor do two processes."""

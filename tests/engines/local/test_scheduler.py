@@ -185,23 +185,19 @@ def test_a_full_cache_queues_the_next() -> None:
 def test_the_youngest_gives_way_and_is_computed_again() -> None:
     """When the cache runs out, the sequence admitted last waits at the head of the queue, its output kept, and finds
     what of its blocks is left."""
-    scheduler, model = Scheduler(blocks=5, max_running=4, step_tokens=512), PagedModel(5)
-    old, young = Sequence([1] * 20), Sequence([2] * 20)
-    scheduler.add(old)
-    scheduler.add(young)
-    step(scheduler, model)
-    while not scheduler.waiting:
+    scheduler, model = Scheduler(blocks=5, max_running=2, step_tokens=512), PagedModel(5)
+    old, young, later = Sequence([1] * 20), Sequence([2] * 20), Sequence([3] * 20)
+    for sequence in (old, young, later):
+        scheduler.add(sequence)
+    while not scheduler.preemptions:
         step(scheduler, model)
     assert scheduler.running == [old]
-    assert scheduler.preemptions == 1
     assert (young.computed, young.blocks) == (0, [])
     written = len(young.tokens)
     assert written > BLOCK
-    later = Sequence([3] * 20)
-    scheduler.add(later)
     scheduler.remove(old)
     step(scheduler, model)
-    assert scheduler.running == [young, later], "who gave way goes before who came later"
+    assert scheduler.running == [young, later], "who gave way goes before who waited already"
     assert young.found == (written - 1) // BLOCK * BLOCK > 0
     assert len(young.tokens) == written + 1
 
