@@ -258,11 +258,8 @@ class GenerateRequest(Struct, frozen=True, dict=True):
 
 
 class EmbedRequest(Struct, frozen=True):
-    """Texts (or token ids) to turn into a row of numbers each, answered together and in order.
-
-    `purpose` "embed" asks for vectors, "score" for one score for each of the model's labels. With a `query` each text
-    is scored as the second of a pair, whose first is the query.
-    """
+    """Texts (or token ids) to turn into a row of numbers each, answered together and in order: vectors, or a score for
+    each of the model's labels. With a `query`, each text is scored as the second of a pair with it."""
 
     id: str
     texts: tuple[str, ...] = ()
