@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
@@ -128,17 +127,15 @@ def test_configs(tmp_path: Path, fields: dict[str, Any], words: list[str]) -> No
     _refused(write_adapter(tmp_path / "a", _tensors(), **fields), *words)
 
 
-@pytest.mark.parametrize(
-    "pattern", [r"(.*a)*(.*b)*(.*c)*(.*d)*(.*e)*x", r"((([a-z_.0-9]+)+)+)+!", r"(?:(?:.*)*)*\d\d\d\d\d"]
-)
+@pytest.mark.parametrize("end", ["(?=Z)", "[A-Z]", "(?P=x)(?P=x)(?P=x)(?P=x)"])
 @pytest.mark.parametrize("field", ["target_modules", "rank_pattern"])
-def test_patterns_that_never_end(tmp_path: Path, pattern: str, field: str) -> None:
+def test_patterns_that_never_end(tmp_path: Path, end: str, field: str) -> None:
     """A pattern made to run for years costs a second at most."""
+    pattern = f"(?:(?P<x>.)(?P=x)?|.|..)*{end}"
     value = pattern if field == "target_modules" else {pattern: 4}
     folder = write_adapter(tmp_path / "a", _tensors(), **{field: value})
     began = time.monotonic()
-    with contextlib.suppress(CheckpointError):
-        _read(folder)
+    _refused(folder, field, "too long")
     assert time.monotonic() - began < 10
 
 
