@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +198,23 @@ def _crowded(folder: Path) -> LocalEngine:
         engine._adapters._most_bytes = 60_000
         _crowded_engines[folder] = engine
     return _crowded_engines[folder]
+
+
+def test_an_engine_that_nobody_has_is_gone(folder: Path) -> None:
+    """The thread that loads adapters would keep a whole model in memory, or outlive it."""
+    loaders = _loaders()
+    engine = _engine(folder)
+    run(engine, [_request("a", "1")])
+    assert len(_loaders()) == len(loaders) + 1
+    gone = weakref.ref(engine._runner)
+    del engine
+    gc.collect()
+    for loader in _loaders() - loaders:
+        loader.join(10)
+    assert _loaders() <= loaders
+    gc.collect()
+    assert gone() is None
+
+
+def _loaders() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "adapter loader"}

@@ -75,7 +75,12 @@ class _GivenBack:
     serial: int
 
 
-_Note = weakref.ref[Ticket] | _GivenBack | None
+@dataclass(frozen=True, slots=True)
+class _End:
+    pass
+
+
+_Note = weakref.ref[Ticket] | _GivenBack | _End | None
 
 
 class AdapterStore:
@@ -96,7 +101,11 @@ class AdapterStore:
         self._unfitting: Adapter | None = None  # loaded for the first of those that wait, until there is room
         self._broken: dict[int, tuple[float, InterlaceError]] = {}
         self.loads = 0
-        threading.Thread(target=self._run, name="adapter loader", daemon=True).start()
+        # The loader does not keep the store, and so not the model, in memory: it ends when nobody else does either.
+        weakref.finalize(self, self._notes.put, _End())
+        loader = threading.Thread(target=_load, args=(weakref.ref(self), self._notes), daemon=True)
+        loader.name = "adapter loader"
+        loader.start()
 
     # --- from any thread -------------------------------------------------------------------------------------
 
@@ -137,18 +146,18 @@ class AdapterStore:
 
     # --- the loader ------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        while True:
+    def work(self, note: _Note) -> None:
+        """One round of the loader: that note and those that have come meanwhile."""
+        self._take(note)
+        while not self._notes.empty():
             self._take(self._notes.get())
-            while not self._notes.empty():
-                self._take(self._notes.get())
-            self._let_go_of_removed()
-            self._serve()
+        self._let_go_of_removed()
+        self._serve()
 
     def _take(self, note: _Note) -> None:
         if isinstance(note, _GivenBack):
             self._resident[note.serial].users -= 1
-        elif note is not None:
+        elif isinstance(note, weakref.ref):
             self._waiting.append(note)
 
     def _let_go_of_removed(self) -> None:
@@ -251,6 +260,14 @@ class AdapterStore:
         else:
             ticket.error = outcome
         self._decided.set()
+
+
+def _load(reference: weakref.ref[AdapterStore], notes: queue.SimpleQueue[_Note]) -> None:
+    while not isinstance(note := notes.get(), _End):
+        store = reference()
+        if store is not None:
+            store.work(note)
+        del store, note  # while it waits
 
 
 def _unknown(name: str) -> NotFound:
