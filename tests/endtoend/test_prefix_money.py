@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.support.billing import tenants
+from tests.support.gateway_thread import wait_for
 from tests.support.served import CHAT, Served, served
 from tests.support.tenants import Tenant
 from tests.support.tiny import tiny_llama_safetensors
@@ -79,5 +80,5 @@ def test_what_was_found_is_told_and_charged(there: Served, somebody: tuple[Path,
         price = CACHED if model == "priced" else PROMPT
         cost = (prompt - event.tokens.cached) * PROMPT + event.tokens.cached * price + event.tokens.completion * ANSWER
         assert event.cost_nanos == cost
-    assert there.metric("interlace_engine_prefix_tokens_total", model=model) == 2 * found
+    wait_for(lambda: there.metric("interlace_engine_prefix_tokens_total", model=model) == 2 * found)
     assert there.metric("interlace_tokens_total", model=model, kind="cached") == 2 * found

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types import CompletionUsage
 
 from interlace.engines.remote.counting import most_prompt_tokens
 from interlace.gateway.openai_chat import parse_chat
@@ -48,7 +49,8 @@ EXTENSIONS = ("top_k", "structured_outputs")
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("case", ASKED)
 def test_the_same_answer_here_as_there(near: openai.OpenAI, far: openai.OpenAI, case: str, stream: bool) -> None:
-    """Text, logprobs, tool calls, ends and usage are those of the server where the model runs."""
+    """Text, logprobs, tool calls, ends and usage are those of the server where the model runs; but for what its cache
+    had of the prompt, which grows from one to the other."""
     answers = [_told(client, ASKED[case], stream=stream) for client in (near, far)]
     assert answers[0] == answers[1]
 
@@ -79,7 +81,7 @@ def _told(client: openai.OpenAI, more: dict[str, Any], *, stream: bool) -> list[
     body: dict[str, Any] = {"model": "talker", "messages": FRANCE, **asked, "extra_body": extra}
     if not stream:
         answer = client.chat.completions.create(**body)
-        return [[_plain(choice.model_dump()) for choice in answer.choices], answer.usage]
+        return [[_plain(choice.model_dump()) for choice in answer.choices], _counts(answer.usage)]
     body |= {"stream": True, "stream_options": {"include_usage": True}}
     chunks = list(client.chat.completions.create(**body))
     pieces = [choice for chunk in chunks for choice in chunk.choices]
@@ -91,7 +93,13 @@ def _told(client: openai.OpenAI, more: dict[str, Any], *, stream: bool) -> list[
             texts[piece.index] += (call.function.name or "") + (call.function.arguments or "")
     ends = sorted((piece.index, piece.finish_reason) for piece in pieces if piece.finish_reason)
     logprobs = [token for piece in pieces if piece.logprobs for token in piece.logprobs.content or ()]
-    return [texts, ends, logprobs, chunks[-1].usage]
+    return [texts, ends, logprobs, _counts(chunks[-1].usage)]
+
+
+def _counts(usage: CompletionUsage | None) -> tuple[int, int, int]:
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    return usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
 
 
 def _plain(choice: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,11 @@ from tests.support.stores import Redis
 
 ROOT = Path(__file__).parents[2]
 MACHINES = 3
-NOW = time.monotonic()  # where the server's own clock counts, nobody looks at it
+
+
+def now() -> float:
+    """As callers have it; where the server's own clock counts, nobody looks at it."""
+    return time.monotonic()
 
 
 @pytest.fixture
@@ -73,7 +77,7 @@ class Machine:
 
     async def begins(self, rates: Rates, key: str = "k") -> bool:
         """Whether a request may begin; it ends at once where nothing is said of what runs."""
-        begun = await self.far.begin(key, rates, NOW) is None
+        begun = await self.far.begin(key, rates, now()) is None
         if begun and rates.concurrency is None:
             self.far.end(key)
         return begun
@@ -122,18 +126,18 @@ async def test_machines_together_keep_to_the_limits(server: Redis) -> None:
         there[0].far.end("at once")
         assert await crowd(Rates(concurrency=7), "at once") == 1
         taken = await asyncio.gather(
-            *(there[n % MACHINES].far.take_tokens("tokens", Rates(tpm=1000), 30, NOW) for n in range(60))
+            *(there[n % MACHINES].far.take_tokens("tokens", Rates(tpm=1000), 30, now()) for n in range(60))
         )
         assert sum(not isinstance(one, Exceeded) for one in taken) == 33
         refused = next(one for one in taken if isinstance(one, Exceeded))
         assert (refused.most, refused.used, refused.wanted, refused.hopeless) == (1000, 990, 30, False)
         assert 0 < refused.retry_after_seconds <= WINDOW_SECONDS + 1
         for one in there:
-            assert await one.far.look("at once", NOW) == 7
-            left = one.far.left("at once", Rates(concurrency=7), NOW)
+            assert await one.far.look("at once", now()) == 7
+            left = one.far.left("at once", Rates(concurrency=7), now())
             assert left == {}
-            await one.far.look("tokens", NOW)
-            assert one.far.left("tokens", Rates(tpm=1000), NOW)["tokens"].remaining == 10
+            await one.far.look("tokens", now())
+            assert one.far.left("tokens", Rates(tpm=1000), now())["tokens"].remaining == 10
             assert one.far.alone == 0
 
 
@@ -143,14 +147,14 @@ async def test_where_nothing_is_limited_nothing_is_asked(server: Redis) -> None:
         with server.client() as client:
             client.config_resetstat()
             for rates in (Rates(), Rates(tpm=5)):
-                assert await one.far.begin("k", rates, NOW) is None
+                assert await one.far.begin("k", rates, now()) is None
                 one.far.end("k")
-            counted = await one.far.take_tokens("k", Rates(rpm=5), 3, NOW)
-            one.far.settle_tokens("k", counted, 3, 2, NOW)
-            assert await one.far.visit("k", Rates(tpm=5), NOW) is None
+            counted = await one.far.take_tokens("k", Rates(rpm=5), 3, now())
+            one.far.settle_tokens("k", counted, 3, 2, now())
+            assert await one.far.visit("k", Rates(tpm=5), now()) is None
             await asyncio.sleep(0.05)
             assert client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"] <= 1  # a sign of life
-            await one.far.begin("k", Rates(rpm=5), NOW)
+            await one.far.begin("k", Rates(rpm=5), now())
             assert client.keys("interlace:*k") == [b"interlace:requests:k"]
 
 
@@ -166,7 +170,7 @@ async def test_what_a_dead_machine_ran_is_free_after_half_a_minute(server: Redis
             assert not await second.begins(rates)
             client.zincrby(ALIVE, -4, first.link.token)
         assert await second.begins(rates)
-        assert await second.far.look("k", NOW) == 1
+        assert await second.far.look("k", now()) == 1
 
 
 async def test_what_a_dead_worker_ran_is_free_when_another_has_its_place(server: Redis) -> None:
@@ -191,18 +195,18 @@ async def test_a_request_whose_caller_goes_while_redis_is_asked_holds_nothing(se
     async with machines(server, 1) as (one,):
         for pause in (0, 0, 0.0003, 0.001):
             for _ in range(5):
-                begin = asyncio.create_task(one.far.begin("k", rates, NOW))
-                take = asyncio.create_task(one.far.take_tokens("k", rates, 50, NOW))
+                begin = asyncio.create_task(one.far.begin("k", rates, now()))
+                take = asyncio.create_task(one.far.take_tokens("k", rates, 50, now()))
                 await asyncio.sleep(pause)
                 gone = [task.cancel() for task in (begin, take)]
                 began, took = await asyncio.gather(begin, take, return_exceptions=True)
                 if not gone[0] and began is None:
                     one.far.end("k")
                 if not gone[1] and isinstance(took, Counted):
-                    one.far.settle_tokens("k", took, 50, 0, NOW)
+                    one.far.settle_tokens("k", took, 50, 0, now())
         await asyncio.sleep(0.05)
-        assert await one.far.look("k", NOW) == 0
-        assert one.far.left("k", rates, NOW)["tokens"].remaining == 100
+        assert await one.far.look("k", now()) == 0
+        assert one.far.left("k", rates, now())["tokens"].remaining == 100
 
 
 async def test_while_redis_is_paused_each_machine_lets_its_part_through(
@@ -216,15 +220,15 @@ async def test_while_redis_is_paused_each_machine_lets_its_part_through(
         with caplog.at_level(logging.INFO):
             for one in there:
                 began = time.monotonic()
-                begun = await asyncio.gather(*(one.far.begin("k", rates, NOW) for _ in range(12)))
+                begun = await asyncio.gather(*(one.far.begin("k", rates, now()) for _ in range(12)))
                 assert time.monotonic() - began < 2.0
                 assert sum(answer is None for answer in begun) == 2
                 assert {answer.most for answer in begun if answer is not None} <= {2, 6}
                 one.far.end("k")
                 one.far.end("k")
-                taken = await asyncio.gather(*(one.far.take_tokens("k", rates, 30, NOW) for _ in range(12)))
+                taken = await asyncio.gather(*(one.far.take_tokens("k", rates, 30, now()) for _ in range(12)))
                 assert sum(not isinstance(answer, Exceeded) for answer in taken) == 3
-                large = await one.far.take_tokens("k", rates, 200, NOW)
+                large = await one.far.take_tokens("k", rates, 200, now())
                 assert isinstance(large, Exceeded)
                 assert not large.hopeless, "it fits the limit"
                 assert one.far.alone
@@ -235,8 +239,8 @@ async def test_while_redis_is_paused_each_machine_lets_its_part_through(
         away = [record for record in caplog.records if record.message.startswith("Redis is away")]
         assert len(away) == MACHINES
         assert sum(record.message.startswith("Redis answers") for record in caplog.records) == MACHINES
-        await there[0].far.look("k", NOW)
-        left = there[0].far.left("k", rates, NOW)
+        await there[0].far.look("k", now())
+        left = there[0].far.left("k", rates, now())
         remaining = left["requests"].remaining
         assert 0 < remaining <= 30 - 6, "what was let through meanwhile is counted, and what was on its way, too"
         assert left["tokens"].remaining == 300 - 270
@@ -271,7 +275,7 @@ async def test_a_server_that_has_lost_its_data_lets_one_window_through_again_and
         for one in there:
             while one.near.running("runs"):
                 one.far.end("runs")
-        assert await there[0].far.look("runs", NOW) == 0
+        assert await there[0].far.look("runs", now()) == 0
 
 
 async def test_one_machine_that_loses_redis_keeps_to_what_it_has_let_through_itself(server: Redis) -> None:
@@ -279,17 +283,17 @@ async def test_one_machine_that_loses_redis_keeps_to_what_it_has_let_through_its
     rates = Rates(rpm=20, tpm=100)
     async with machines(server, 1) as (one,):
         assert sum([await one.begins(rates) for _ in range(25)]) == 20
-        counted = await one.far.take_tokens("k", rates, 90, NOW)
-        one.far.settle_tokens("k", counted, 90, 60, NOW)  # type: ignore[arg-type]
+        counted = await one.far.take_tokens("k", rates, 90, now())
+        one.far.settle_tokens("k", counted, 90, 60, now())  # type: ignore[arg-type]
         one.link.give_up("it is cut")
         assert not await one.begins(rates)
-        assert isinstance(await one.far.take_tokens("k", rates, 41, NOW), Exceeded)
-        assert isinstance(await one.far.take_tokens("k", rates, 40, NOW), Counted)
+        assert isinstance(await one.far.take_tokens("k", rates, 41, now()), Exceeded)
+        assert isinstance(await one.far.take_tokens("k", rates, 40, now()), Counted)
         assert one.far.alone == 3
         await one.until(up=True)
         assert not await one.begins(rates)
-        assert await one.far.look("k", NOW) == 0
-        assert one.far.left("k", rates, NOW)["tokens"].remaining == 0
+        assert await one.far.look("k", now()) == 0
+        assert one.far.left("k", rates, now())["tokens"].remaining == 0
 
 
 async def test_a_clock_that_is_set_back_locks_nobody_out(server: Redis) -> None:
@@ -299,7 +303,7 @@ async def test_a_clock_that_is_set_back_locks_nobody_out(server: Redis) -> None:
         client.hset("interlace:requests:k", mapping={str(ahead): 4, str(ahead + 1): 5})
         async with machines(server, 1) as (one,):
             assert await one.begins(Rates(rpm=10))
-            refused = await one.far.begin("k", Rates(rpm=10), NOW)
+            refused = await one.far.begin("k", Rates(rpm=10), now())
             assert refused is not None
             assert (refused.used, refused.retry_after_seconds <= WINDOW_SECONDS + 1) == (10, True)
             assert len(client.hgetall("interlace:requests:k")) <= 2
@@ -365,8 +369,8 @@ async def test_what_is_asked_together_is_sent_together(server: Redis) -> None:
         packets.clear()
         rates = Rates(rpm=100, tpm=1000, concurrency=50)
         asked = await asyncio.gather(
-            *(one.far.begin(f"k{n}", rates, NOW) for n in range(20)),
-            *(one.far.take_tokens(f"k{n}", rates, 5, NOW) for n in range(20)),
+            *(one.far.begin(f"k{n}", rates, now()) for n in range(20)),
+            *(one.far.take_tokens(f"k{n}", rates, 5, now()) for n in range(20)),
         )
         assert not any(isinstance(answer, Exceeded) for answer in asked)
         assert [packet.count(b"EVALSHA") for packet in packets if b"EVALSHA" in packet][:1] == [40]
@@ -406,12 +410,12 @@ async def test_with_tls_and_a_user_that_may_do_no_more_than_the_docs_say(tmp_pat
 
 async def _ask_everything(link: RedisLink, far: RedisLimits, breaker: AnyBreaker) -> None:
     rates = Rates(rpm=5, tpm=50, concurrency=5)
-    assert await far.begin("k", rates, NOW) is None
-    counted = await far.take_tokens("k", rates, 9, NOW)
+    assert await far.begin("k", rates, now()) is None
+    counted = await far.take_tokens("k", rates, 9, now())
     assert isinstance(counted, Counted)
-    far.settle_tokens("k", counted, 9, 5, NOW)
+    far.settle_tokens("k", counted, 9, 5, now())
     far.end("k")
-    assert await far.look("k", NOW) == 0
+    assert await far.look("k", now()) == 0
     breaker.failed()
     breaker.leave()
     await breaker.claim()
@@ -423,4 +427,4 @@ async def _ask_everything(link: RedisLink, far: RedisLimits, breaker: AnyBreaker
     assert await memory.find(b"key") == kept
     for hook in link.beats:
         hook()
-    await far.look("k", NOW)
+    await far.look("k", now())

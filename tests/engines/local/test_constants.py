@@ -141,7 +141,7 @@ def test_importing_the_runtime_calls_nobody() -> None:
         "def refuse(event, args):\n"
         "    if event.startswith('socket.'): raise SystemExit(f'{event} {args}')\n"
         "sys.addaudithook(refuse)\n"
-        "import interlace.engines.local.runner, interlace.engines.local.embedder\n"
+        "import interlace.engines.local.runner, interlace.engines.local.encoder\n"
         "assert 'openvino_telemetry.main' not in sys.modules\n"
     )
     clean = {"PATH": "/usr/bin", "HOME": "/nonexistent"}  # CI=true would switch it off by itself
