@@ -148,9 +148,9 @@ class Gateway:
 
     def _count(self, scope: Scope, exchange: Exchange) -> None:
         metrics, seconds = self.pipeline.metrics, exchange.meter.latency_seconds()
-        known = exchange.model in self.pipeline.routes.engines or exchange.model in self.pipeline.routes.routes
-        model = exchange.model if known else NO_MODEL
         status = exchange.status or 499  # nothing was answered: the caller had gone
+        known = self.pipeline.routes.label(exchange.model, status)
+        model = known or NO_MODEL
         metrics.requests.labels(exchange.endpoint, model, str(status)).inc()
         if model != NO_MODEL:
             metrics.duration.labels(exchange.endpoint, model).observe(seconds)
