@@ -30,8 +30,8 @@ from tests.support.tenants import Tenant, tenant
 
 OURS, ALLS, THEIRS = "base:ours", "base:alls", "base:theirs"
 GUESSES = (
-    "base:", "base::", "base:../theirs", "base:theirs/", "base:theirs ", "base:THEIRS", "base:%74heirs", "base:./theirs",
-    "base:theirs#", "base:*", ":theirs", "theirs", "base/theirs", "base:ours:theirs", "base:theirs\0", "nobody",
+    "base:", "base::", "base:../theirs", "base:theirs/", "base:theirs ", "base:THEIRS", "base:%74heirs",
+    "base:./theirs",    "base:theirs#", "base:*", ":theirs", "theirs", "base/theirs", "base:ours:theirs", "base:theirs\0", "nobody",
 )  # fmt: skip
 
 
@@ -129,7 +129,9 @@ def test_billed_by_its_name_at_its_price_or_its_bases(gateway: Gateway, us: Tena
     assert base.cost_nanos > 0
     assert (ours.cost_nanos, alls.cost_nanos) == (10 * base.cost_nanos, base.cost_nanos)
     assert ours.price_id != base.price_id == alls.price_id
-    wrong = gateway.registry.store.read(lambda connection: [f for f in audit(connection, "UTC") if f.severity == "wrong"])
+    wrong = gateway.registry.store.read(
+        lambda connection: [f for f in audit(connection, "UTC") if f.severity == "wrong"]
+    )
     assert not wrong
 
 
