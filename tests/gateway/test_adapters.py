@@ -31,7 +31,8 @@ from tests.support.tenants import Tenant, tenant
 OURS, ALLS, THEIRS = "base:ours", "base:alls", "base:theirs"
 GUESSES = (
     "base:", "base::", "base:../theirs", "base:theirs/", "base:theirs ", "base:THEIRS", "base:%74heirs",
-    "base:./theirs",    "base:theirs#", "base:*", ":theirs", "theirs", "base/theirs", "base:ours:theirs", "base:theirs\0", "nobody",
+    "base:./theirs", "base:theirs#", "base:*", ":theirs", "theirs", "base/theirs", "base:ours:theirs",
+    "base:theirs\0", "nobody",
 )  # fmt: skip
 
 

@@ -38,8 +38,8 @@ def show_adapter(name: str, where: Where, *, as_json: bool) -> int:
 
 
 def add_adapter(folder: Path, model: str, name: str, owner: str | None, where: Where, *, as_json: bool) -> int:
-    """Copy the folder's adapter into the home folder and have the server serve the copy. Exit codes: 0, or 2 for one
-    that is refused, and then nothing is changed."""
+    """Copy the folder's adapter into the home folder and have the server serve the copy. Raises what the server says
+    against it, and then nothing is changed."""
     settings = _settings(where)
     served = next((one for one in settings.models if one.name == model), None)
     if served is None:

@@ -31,7 +31,7 @@ from interlace.engines.types import (
     Health,
     Sampling,
 )
-from interlace.errors import EngineFailed, InvalidRequest, Overloaded
+from interlace.errors import EngineFailed, EngineUnavailable, InvalidRequest, NotFound, Overloaded
 from interlace.gateway.routing import models_of
 from interlace.ledger import Caller
 
@@ -66,18 +66,32 @@ class TakesAdapters(Protocol):
 class Adapted:
     """A base's engine with one of its adapters: an `Engine` like any other, equal to another with the same of both."""
 
-    base: str  # the base's public name
+    name: str  # the adapter's public name
+    base: str  # the base's
     adapter: str  # what its engine calls it
     owner: str
     engine: Engine
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """As the base's."""
-        return self.engine.generate(self._named(request))
+        async with contextlib.aclosing(self.bursts(request)) as bursts:
+            async for burst in bursts:
+                for event in burst:
+                    yield event
 
-    def bursts(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
-        """As the base's."""
-        return bursts_of(self.engine, self._named(request))
+    async def bursts(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
+        """As the base's; what its engine says of the adapter is said of its public name."""
+        named = msgspec.structs.replace(request, adapter=self.adapter)
+        try:
+            async with contextlib.aclosing(bursts_of(self.engine, named)) as bursts:
+                async for burst in bursts:
+                    yield burst
+        except NotFound as error:  # of an engine that has just begun again, and is being told
+            raise EngineUnavailable("The model is restarting. Try again soon.", retry_after_seconds=1) from error
+        except EngineFailed as error:
+            if self.adapter not in error.message:
+                raise
+            raise EngineFailed(error.message.replace(self.adapter, self.name)) from error
 
     async def embed(self, request: EmbedRequest) -> Embeddings:  # noqa: ARG002 - an engine's signature
         """Never what the base alone would say."""
@@ -107,15 +121,12 @@ class Adapted:
     async def close(self) -> None:
         """Nothing: the engine is the base's."""
 
-    def _named(self, request: GenerateRequest) -> GenerateRequest:
-        return msgspec.structs.replace(request, adapter=self.adapter)
-
 
 def adapted(settings: Settings, engines: Mapping[str, Engine]) -> dict[str, Adapted]:
     """Every adapter of the served models, by its public name."""
     return {
-        public_name(model.name, adapter.name): Adapted(
-            model.name, engine_name(adapter), unicodedata.normalize("NFC", adapter.owner), engines[model.name]
+        (name := public_name(model.name, adapter.name)): Adapted(
+            name, model.name, engine_name(adapter), unicodedata.normalize("NFC", adapter.owner), engines[model.name]
         )
         for model in settings.models
         if model.name in engines
