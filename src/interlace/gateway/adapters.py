@@ -184,16 +184,19 @@ async def arriving(
     """The adapters that engines of this process have not been told of are, and each answers once before anybody may
     name it; they are let go again where the block fails. Raises `InvalidRequest` for one that cannot be served, and
     `EngineUnavailable`."""
+    new: list[tuple[TakesAdapters, str]] = []
     try:
         for model in models:
             engine = engines[model.name]
             for adapter in model.adapters:
                 if isinstance(engine, TakesAdapters) and (id(engine), engine_name(adapter)) not in there:
                     hold(engine, (adapter,))
+                    new.append((engine, engine_name(adapter)))
                     await _tried(engine, adapter, public_name(model.name, adapter.name))
         yield
     except BaseException:
-        let_go(models, engines, there)
+        for told_engine, name in new:
+            told_engine.remove_adapter(name)
         raise
 
 

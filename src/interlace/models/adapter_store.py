@@ -82,7 +82,7 @@ def read_added(home: Path) -> tuple[Added, ...]:
     file = _store(home) / "added.json"
     try:
         found = _decoder.decode(file.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ()
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}. Restore it from a backup, or remove it.") from error
