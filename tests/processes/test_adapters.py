@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -83,7 +84,7 @@ def there(folder: Path, workers: int, *numbers: int) -> Iterator[There]:
     base = tiny_llama_safetensors(folder / "base")
     for number in range(6):
         random_adapter(folder / str(number), number)
-    model = {"name": "tiny", "checkpoint": str(base), "cache_bytes": "2MiB", "threads": 1}
+    model = {"name": "tiny", "checkpoint": str(base), "cache_bytes": "2MiB", "threads": 1, "adapter_bytes": "1MiB"}
     entries = [{"name": f"a{n}", "folder": str(folder / str(n))} for n in numbers]
     with served(folder, [{**model, "adapters": entries}], workers=workers) as running:
         yield There(running, folder, model)
@@ -156,7 +157,9 @@ def test_what_cannot_be_served_is_not_added(tmp_path: Path) -> None:
         (tmp_path / "2" / weights).write_bytes(b"\xff" * 64)
         (tmp_path / "3" / weights).unlink()
         (tmp_path / "3" / weights).symlink_to(tmp_path / "1" / weights)
+        os.truncate(tmp_path / "4" / weights, 2 << 20)
         for number, name, more, reason in (
+            (4, "x", (), "over the 1,048,576 that an adapter may have here"),
             (1, "a0", (), "There is something called tiny:a0 already"),
             (1, "a:b", (), "`name` must be"),
             (1, "../x", (), "`name` must be"),

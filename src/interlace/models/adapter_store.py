@@ -44,11 +44,9 @@ _decoder = msgspec.json.Decoder(tuple[Added, ...])
 def copy_adapter(folder: Path, home: Path, most_bytes: int) -> tuple[str, bool]:
     """Copy an adapter's two files into the store; the digest of the copy, and whether it is a new one. Raises
     `CheckpointError` for files that are none, links, or larger than `most_bytes`, before they are copied."""
-    store = _store(home)
-    store.mkdir(parents=True, exist_ok=True)
-    partial = store / f".partial-{secrets.token_hex(8)}"
-    partial.mkdir(mode=0o700)
+    partial = _store(home) / f".partial-{secrets.token_hex(8)}"
     try:
+        partial.mkdir(mode=0o700, parents=True)
         for name, most in ((CONFIG_FILE, MAX_CONFIG_BYTES), (WEIGHTS_FILE, most_bytes)):
             _copy(folder, partial, name, most)
         digest = _digest_of(partial)
@@ -57,6 +55,10 @@ def copy_adapter(folder: Path, home: Path, most_bytes: int) -> tuple[str, bool]:
             return digest, False
         partial.rename(place)
         return digest, True
+    except OSError as error:  # a full disk, a folder that is not ours
+        raise CheckpointError(
+            f"The adapter cannot be copied into {partial.parent}: {error.strerror or error}. Mind its space and rights."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
