@@ -19,6 +19,7 @@ MODEL = "models:\n  - {name: a, checkpoint: b"
 FAR = "models:\n  - {name: a, engine: openai, base_url: http://x, model: m"
 
 SHARED = "ledger: {url: postgresql://i@db/i}\n"
+ADAPTED = MODEL + ", adapters: [{name: x, folder: f"
 ROUTE = FAR + "}\nroutes:\n  - {name: r, models: [{model: a"
 
 # file → line, setting and words of the one problem in it
@@ -51,6 +52,17 @@ MISTAKES: dict[str, tuple[str, int, str, str]] = {
     "a canary that is nobody": (ROUTE + "}],\n     canary: {percent: 5}}\n", 5, "routes[0].canary", "names no model"),
     "a route called as a model": (ROUTE.replace("name: r", "name: a") + "}]}\n", 4, "routes[0].name",
                                   "is a model's name too"),
+    "an adapter with a colon": (ADAPTED.replace("x", "x:y") + "}]}\n", 2, "models[0].adapters[0].name",
+                                "cannot be an adapter's name"),
+    "an adapter called as a model": (ADAPTED + "}]}\n  - {name: 'a:x', checkpoint: b}\n", 2,
+                                     "models[0].adapters[0].name", "a:x is a model's name too"),
+    "a route through two walls": (
+        ADAPTED + ", owner: o}, {name: y, folder: f, owner: p}]}\nroutes:\n"
+        "  - {name: r, models: [{model: 'a:x'}], fallbacks: [{model: 'a:y'}]}\n", 4, "routes[0].name", "of o and p"),
+    "a price of no adapter": (ADAPTED + "}]}\nprices:\n  - {model: 'a:y', since: 2026-01-01, "
+                              "usd_per_million: {prompt: '1'}}\n", 4, "prices[0].model", "Did you mean `a:x`?"),
+    "a star of no model": (ADAPTED + "}]}\nplans:\n  - {name: p, models: [a, 'a:x', 'a:*', 'zzz:*']}\n", 4,
+                           "plans[0].models[3]", "not among the models"),
     "a route without weight": (ROUTE + ", weight: 0}]}\n", 4, "routes[0].models", "no weight above zero"),
     "two routes of a name": (ROUTE + "}]}\n  - {name: r, models: [{model: a}]}\n", 5, "routes", "given twice"),
     "a route with a strange name": (ROUTE.replace("name: r", "name: 'r r'") + "}]}\n", 4, "routes", "a route's name"),

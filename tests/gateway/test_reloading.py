@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from interlace.config import Faults, ModelSettings, Settings
+from interlace.config import AdapterSettings, Faults, ModelSettings, Settings
 from interlace.engines.types import Engine
 from interlace.errors import CheckpointError, ConfigError, EngineFailed, InvalidRequest
 from interlace.gateway.app import State, make_app
@@ -23,6 +23,21 @@ from tests.support.scripted_engine import ScriptedEngine
 
 
 @dataclass
+class Adaptable(ScriptedEngine):
+    """One that can be told of adapters."""
+
+    folders: dict[str, str] = field(default_factory=dict)
+
+    def register_adapter(self, name: str, folder: Path) -> None:
+        """Remember it."""
+        self.folders[name] = str(folder)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget it."""
+        del self.folders[name]
+
+
+@dataclass
 class Bench:
     """A reloader over engines that load for as long as a test wants, and a file that is a list of models' names."""
 
@@ -30,13 +45,14 @@ class Bench:
     names: list[str] = field(default_factory=lambda: ["a"])
     built: dict[str, list[ScriptedEngine]] = field(default_factory=dict)
     state: str = "ready"  # of an engine when it is built
+    adapters: tuple[AdapterSettings, ...] = ()  # of every model
     loads: Loads = field(init=False)
     reloader: Reloader = field(init=False)
 
     def settings(self) -> Settings:
         """As the file is now; a name after `=` is another checkpoint."""
         pairs = [(name.partition("=")[0], name.partition("=")[2] or "c") for name in self.names]
-        models = tuple(ModelSettings(name=name, checkpoint=checkpoint) for name, checkpoint in pairs)
+        models = tuple(ModelSettings(name, checkpoint, adapters=self.adapters) for name, checkpoint in pairs)
         return Settings(home=self.home, models=models, prices=free(name for name, _ in pairs))
 
     def read(self, faults: Faults) -> Settings:
@@ -56,7 +72,7 @@ class Bench:
         """An engine, remembered."""
         if model.name == "keyless":
             raise ConfigError("its key is not set")
-        engine = ScriptedEngine(state=self.state)
+        engine = Adaptable(state=self.state)
         self.built.setdefault(model.name, []).append(engine)
         return engine
 
@@ -211,3 +227,35 @@ async def test_models_as_they_were_fetched_are_kept(bench: Bench) -> None:
     done = await bench.reloader.reload("test")
     assert (done.replaced, done.kept) == (["b"], ["a"])
     assert list(bench.loads.current.engines) == ["b", "a"]
+
+
+async def test_an_adapter_is_kept_for_the_requests_that_began_with_it(bench: Bench) -> None:
+    """A name that goes to another folder and owner leads to the new one from now on only: were the old one let go, or
+    the new one put in its place, a request on its way would fail, or be answered by another organisation's weights."""
+    engine = bench.engine("a")
+    assert isinstance(engine, Adaptable)
+    bench.adapters = (AdapterSettings("x", "/one", "us"),)
+    assert (await bench.reloader.reload("first")).changed == ["models.a.adapters"]
+    (first,) = engine.folders
+    with bench.loads.held() as load:
+        bench.adapters = (AdapterSettings("x", "/two", "them"),)
+        await bench.reloader.reload("second")
+        assert sorted(engine.folders.values()) == ["/one", "/two"]
+        assert load.pipeline.routes.engines["a:x"] != bench.loads.current.pipeline.routes.engines["a:x"]
+    assert list(engine.folders.values()) == ["/two"]
+    assert first not in engine.folders
+    assert bench.built["a"] == [engine]
+    assert engine.finished == 2, "each was tried once"
+
+
+async def test_an_adapter_that_cannot_be_served_changes_nothing(bench: Bench) -> None:
+    """One that fails when it is tried is refused with the whole configuration, and the engine forgets it again."""
+    engine = bench.engine("a")
+    assert isinstance(engine, Adaptable)
+    engine.fail_after = 0
+    bench.adapters = (AdapterSettings("x", "/one"), AdapterSettings("y", "/two"))
+    with pytest.raises(InvalidRequest, match="Nothing was changed") as refused:
+        await bench.reloader.reload("first")
+    assert refused.value.code == "adapter_not_loaded"
+    assert not engine.folders
+    assert list(bench.loads.current.pipeline.routes.engines) == ["a"]

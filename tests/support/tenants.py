@@ -41,19 +41,21 @@ def tenant(
     scopes: tuple[str, ...] = ("inference",),
     models: tuple[str, ...] | None = None,
     beside: Tenant | None = None,
+    org: str = "",
     **plan: Any,
 ) -> Tenant:
     """A fresh tenant; budgets in nano-dollars, and whatever a plan has. `beside`: only key and plan are fresh, in the
-    project of that one."""
+    project of that one. `org`: the organisation's name."""
     number, text, now = next(_numbers), new_key(), registry.clock.now()
     made: list[Entry] = []
 
     def work(connection: Connection) -> list[Entry]:
         if beside is None:
-            org = add(connection, organisations, name=f"org-{number}", budget_nanos=org_budget, created_at=now)
-            project = add(connection, projects, org_id=org.id, name="p", budget_nanos=project_budget, created_at=now)
+            named = {"name": org or f"org-{number}", "budget_nanos": org_budget}
+            owner = add(connection, organisations, created_at=now, **named)
+            project = add(connection, projects, org_id=owner.id, name="p", budget_nanos=project_budget, created_at=now)
         else:
-            org, project = beside.organisation, beside.project
+            owner, project = beside.organisation, beside.project
         values = {"name": f"plan-{number}", "priority": 0, "source": "db", "created_at": now, **plan}
         tier = add(connection, plans, **values)
         key = add(
@@ -69,12 +71,12 @@ def tenant(
             budget_nanos=key_budget,
             created_at=now,
         )
-        made[:] = [org, project, tier, key]
+        made[:] = [owner, project, tier, key]
         return made
 
     registry.change(work)
-    org, project, _, key = made
-    assert isinstance(org, Organisation)
+    owner, project, _, key = made
+    assert isinstance(owner, Organisation)
     assert isinstance(project, Project)
     assert isinstance(key, Key)
-    return Tenant(text, key, project, org)
+    return Tenant(text, key, project, owner)

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from interlace import __version__
+from interlace.cli.adapters import adapters
 from interlace.cli.bench import bench
 from interlace.cli.costs import plans, prices, usage
 from interlace.cli.ledger import ledger
@@ -28,6 +29,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions
 checkpoints = typer.Typer(no_args_is_help=True, help="What lies on disk: list, show, verify or remove checkpoints.")
 config = typer.Typer(no_args_is_help=True, help="The configuration file.")
 app.add_typer(checkpoints, name="checkpoints")
+app.add_typer(adapters, name="adapters")
 app.add_typer(config, name="config")
 app.add_typer(orgs, name="orgs")
 app.add_typer(projects, name="projects")

@@ -1,5 +1,6 @@
 """`interlace.yaml` plus environment → one frozen `Settings` per load. Read once, no I/O afterwards."""
 
+from interlace.config.adapter_check import is_adapter_name, public_name
 from interlace.config.edge_settings import CorsSettings, ProxySettings, TlsSettings
 from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE
 from interlace.config.reader import (
@@ -81,7 +82,9 @@ __all__ = [
     "TlsSettings",
     "check_config",
     "find_config",
+    "is_adapter_name",
     "load_settings",
     "parse_size",
+    "public_name",
     "settings_reference",
 ]

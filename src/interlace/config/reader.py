@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+from interlace.config.adapter_check import faults_of_adapters, owners_of
 from interlace.config.edge_settings import faults_of_tls
 from interlace.config.engines import REMOTE
 from interlace.config.route_check import faults_of_routes
@@ -311,10 +312,13 @@ class _Reader:
 
     def _check_models_named(self, values: Mapping[str, Any]) -> None:
         """Prices and plans name models that are served: a slip of the pen would leave a model without its price."""
-        served = [str(model.get("name")) for model in values.get("models", ())]
+        models = [str(model.get("name")) for model in values.get("models", ())]
+        served = [*models, *owners_of(values.get("models", ()))]
         named = [(f"prices[{i}].model", price.get("model")) for i, price in enumerate(values.get("prices", ()))]
         routes = [str(route.get("name")) for route in values.get("routes", ())]
         for where, problem, mend in faults_of_routes(values.get("routes", ()), values.get("plans", ()), served):
+            self._add(self.lines.get(where, 0), where, problem, mend)
+        for where, problem, mend in faults_of_adapters(values.get("models", ()), values.get("routes", ())):
             self._add(self.lines.get(where, 0), where, problem, mend)
         for where, problem, mend in faults_of_tls(values.get("tls", {})):
             self._add(self.lines[where], where, problem, mend)
@@ -324,6 +328,8 @@ class _Reader:
             named += [(f"plans[{i}].models[{j}]", name) for j, name in enumerate(plan.get("models", ()))]
         for where, name in named:
             allowed = served if where.startswith("prices") else [*served, *routes]
+            if where.startswith("plans") and isinstance(name, str) and name.removesuffix(":*") in models:
+                continue  # the model itself, or all its adapters
             if isinstance(name, str) and name not in allowed:
                 close = close_to(name, allowed) or f" Served are: {shown(', '.join(allowed))}"
                 problem = f"names {shown(repr(name))}, which is not among the models"

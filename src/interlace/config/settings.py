@@ -26,8 +26,12 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 class AdapterSettings:
     """A LoRA adapter over a model's checkpoint, in PEFT's format."""
 
-    name: str = setting("What it is called among the model's adapters.")
+    name: str = setting("What it is called among the model's adapters; callers write MODEL:NAME.")
     folder: str = setting("The folder with adapter_config.json and adapter_model.safetensors.")
+    owner: str = setting(
+        "The organisation that it belongs to, by name or id: for others there is no such model. Left out: everybody's.",
+        "",
+    )
 
 
 @dataclass(frozen=True, slots=True)

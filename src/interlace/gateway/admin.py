@@ -70,6 +70,8 @@ class AdminPage:
         given = await self._input(operation, scope, receive)
         if operation.looks_only:
             result = operation.run(self.ledger.registry, given)
+        elif operation.runs_here:
+            result = await operation.run(self.ledger.registry, given)
         elif self.ledger.operate is not None and operation.method != "GET":
             result = await self.ledger.operate(operation.name, given)
         else:

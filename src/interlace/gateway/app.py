@@ -14,6 +14,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from interlace.config import Settings
 from interlace.errors import InterlaceError, NotFound
+from interlace.gateway.adapter_operations import adapter_operations
 from interlace.gateway.admin import PREFIX, admin_routes
 from interlace.gateway.anthropic_count import CountEndpoint
 from interlace.gateway.batch_pages import batch_routes
@@ -54,6 +55,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
     """The application. `Gateway` is around all pages."""
     limits = settings.limits
     models = ModelPages(pipeline, state.started, settings.models)
+    adapters = adapter_operations(pipeline, settings, lambda: state.reload)
     if state.batches is None:  # one for the process, whatever is loaded: `serve` tells it what is current
         state.batches = BatchRunner(pipeline.deposits, Fixed(settings, pipeline).held)
     deposits = state.batches.deposits
@@ -72,7 +74,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route(f"{PREFIX}/reload", ReloadPage(pipeline.ledger, limits, lambda: state.reload), methods=["POST"]),
             *file_routes(pipeline.ledger, deposits, limits),
             *batch_routes(pipeline.ledger, deposits, limits, state.batches.changed),
-            *admin_routes(pipeline.ledger, limits, route_operations(pipeline)),
+            *admin_routes(pipeline.ledger, limits, (*route_operations(pipeline), *adapters)),
             Route("/healthz", health_page(), methods=["GET"]),
             Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),
             Route("/metrics", MetricsPage(pipeline.metrics, lambda: state.metrics), methods=["GET"]),
@@ -148,9 +150,9 @@ class Gateway:
 
     def _count(self, scope: Scope, exchange: Exchange) -> None:
         metrics, seconds = self.pipeline.metrics, exchange.meter.latency_seconds()
-        known = exchange.model in self.pipeline.routes.engines or exchange.model in self.pipeline.routes.routes
-        model = exchange.model if known else NO_MODEL
         status = exchange.status or 499  # nothing was answered: the caller had gone
+        known = self.pipeline.routes.label(exchange.model, status)
+        model = known or NO_MODEL
         metrics.requests.labels(exchange.endpoint, model, str(status)).inc()
         if model != NO_MODEL:
             metrics.duration.labels(exchange.endpoint, model).observe(seconds)

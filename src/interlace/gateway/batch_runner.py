@@ -375,8 +375,8 @@ class BatchRunner:
         endpoint, model, meter = attempt.endpoint, attempt.batch.model or NO_MODEL, attempt.meter
         with self.held() as now:
             metrics, routes, guards = now.pipeline.metrics, now.pipeline.routes, now.pipeline.guards
-        served = model if model in routes.engines or model in routes.routes else NO_MODEL
         status = 200 if error is None else endpoint.style.status(error)
+        served = routes.label(model, status) or NO_MODEL
         metrics.requests.labels(endpoint.name, served, str(status)).inc()
         reason = "" if error is None else type(error).default_code or "server_error"
         if reason:
@@ -386,7 +386,7 @@ class BatchRunner:
             "id": attempt.id,
             "batch": attempt.batch.id,
             "status": status,
-            "model": model if served == model else guards.loggable(model[:200]),
+            "model": guards.loggable(model[:200]) if served == NO_MODEL else model,
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "cost_nanos": meter.cost_nanos,

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interlace.config import ModelSettings, Settings, check_config, find_config, load_settings
+from interlace.config import Faults, ModelSettings, Settings, check_config, find_config, load_settings
 from interlace.errors import CheckpointError, ConfigError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -71,8 +71,14 @@ def coordinate_command(said: str, env: Mapping[str, str]) -> int:
 
 def _source(found: Path | None, env: Mapping[str, str], overrides: Mapping[str, Any]) -> tuple[Settings, Source]:
     """Settings that can be served by, their checkpoints on the disk, and where another load comes from."""
-    read = partial(load_settings, found, env, overrides)
+    from interlace import models
+    from interlace.gateway.adapter_operations import with_added
+
+    def read(faults: Faults | None = None) -> Settings:
+        return with_added(load_settings(found, env, overrides, faults=faults))
+
     first = settings = read()
+    models.sweep_copies(settings.home)
     # Nobody waits for a download to hear this.
     for where, problem, mend in [
         *certificate_faults(settings),
@@ -83,7 +89,7 @@ def _source(found: Path | None, env: Mapping[str, str], overrides: Mapping[str, 
     settings = _pull_missing(settings)
     from interlace.gateway.reloading import Source  # the HTTP server is heavy; other verbs don't need it
 
-    return settings, Source(first, lambda faults: read(faults=faults), _fetched)
+    return settings, Source(first, read, _fetched)
 
 
 def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,12 +103,19 @@ def _ask(operation: Operation, given: Mapping[str, Any], url: str, settings: Set
 
 
 def ask_server(
-    method: str, path: str, body: Mapping[str, Any] | None, url: str, settings: Settings, where: Where
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    url: str,
+    settings: Settings,
+    where: Where,
+    *,
+    seconds: float | None = 60.0,
 ) -> Any:
     """What the admin API of a running server says; raises what it raised, `ChatError` and `NoServer`."""
     server = Server.reached_as(url, where.key, settings, where.env)
     try:
-        response = server.send(method, PREFIX + path, None, body)
+        response = server.send(method, PREFIX + path, None, body, seconds=seconds)
     finally:
         server.close()
     if response.is_error:

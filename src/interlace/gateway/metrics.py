@@ -17,6 +17,7 @@ from interlace.gateway.tallies import Count, Observed, Spread, Tally
 from interlace.ledger import RULES, Outcome
 
 if TYPE_CHECKING:  # it is made of what is measured here
+    from interlace.gateway.routes import Routes
     from interlace.gateway.routing import Live
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -67,8 +68,9 @@ class Metrics:
         self._breakers = BreakerGauges()
         self.registry.register(self._breakers)
 
-    def serve(self, engines: Mapping[str, Engine]) -> None:
-        """These are served from now on. What was counted of others stays: a counter never goes back."""
+    def serve(self, engines: Mapping[str, Engine], routes: Routes | None = None) -> None:
+        """These are served from now on. What was counted of others stays: a counter never goes back. Adapters count
+        as their bases: there are many of them, they come and go, and their names are their owners'."""
         for name in engines:
             self._times[name] = TokenTimes(self._first.labels(name), self._between.labels(name))
             kinds = (self.tokens.labels(name, kind) for kind in ("prompt", "cached", "completion"))
@@ -77,6 +79,10 @@ class Metrics:
                 if rule.recorded:
                     self._ended[name, outcome] = self._outcomes.labels(name, outcome.value)
         self._gauges.engines = engines
+        for name in routes.engines if routes else ():
+            if routes and (base := routes.base(name)):
+                self._times[name], self._settled[name] = self._times[base], self._settled[base]
+                self._ended |= {(name, end): self._ended[base, end] for end in RULES if (base, end) in self._ended}
 
     def watch(self, live: Mapping[str, Live]) -> None:
         """Show how models stand towards routes."""

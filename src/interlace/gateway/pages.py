@@ -78,7 +78,7 @@ def ready_page(routes: Routes, draining: Callable[[], bool]) -> Page:
     """`/readyz`: 200 once every model is ready; until then, and while draining, 503 that says what is missing."""
 
     def ready(_: Scope) -> tuple[int, bytes, bytes]:
-        health = {name: engine.health() for name, engine in routes.engines.items()}
+        health = {name: engine.health() for name, engine in routes.bases.items()}
         good = not draining() and all(each.state == "ready" for each in health.values())
         status = "draining" if draining() else "ready" if good else "not ready"
         models = {name: {"state": each.state, "detail": each.detail} for name, each in health.items()}
@@ -100,8 +100,9 @@ class ModelPages:
 
     def _all(self, scope: Scope) -> tuple[int, bytes, bytes]:
         caller = self._authenticate(scope)
-        names = [name for name in self._pipeline.routes.engines if caller.may_use(name)]
-        routes = [route for name, route in self._pipeline.routes.routes.items() if caller.may_use(name)]
+        there = self._pipeline.routes
+        names = [name for name in there.engines if there.shown(name, caller)]
+        routes = [route for name, route in there.routes.items() if there.shown(name, caller)]
         if _style(scope) is ANTHROPIC:
             infos = [*map(self._model_info, names), *map(self._route_info, routes)]
             return 200, JSON, encode(model_page(scope, infos))
@@ -138,7 +139,8 @@ class ModelPages:
         return model_info(route.name, self._created, Capabilities())
 
     def _model(self, name: str) -> dict[str, Any]:
-        engine, settings = self._pipeline.routes.engines[name], self._settings.get(name)
+        routes = self._pipeline.routes
+        engine, settings = routes.engines[name], self._settings.get(routes.base(name) or name)
         can = _known(engine)
         return {
             "id": name,

@@ -186,7 +186,7 @@ class Pipeline:
             meter=lambda model: Meter(times=self.metrics.times(model)),
             live=self.routes.live.__getitem__,
             kind=self.routes.kind,
-            price=lambda model: self.ledger.registry.directory.price(model, self.ledger.registry.clock.now()),
+            price=self._price_now,
         )
         keep = None if memory is None else functools.partial(memory.keep, key)
         return Attempts(route, ask, choice, doing, call.meter, call.streams(), served, keep)
@@ -196,15 +196,17 @@ class Pipeline:
         self.metrics.routes.reused.labels(route.name, "no" if kept is None else "yes").inc()
         if kept is None:
             return None
-        now = self.ledger.registry.clock.now()
-        price = self.ledger.registry.directory.price(kept.model, now)
+        price = self._price_now(kept.model)
         if price is None or not price.covers(embedding=ask.embed is not None):
             return None
         call.tell_unused(kept.unused)
         held = part_of(price, route.reuse.percent)
         work = Work(ask, kept.model, (), self.routes.engines[kept.model], held, open_ended=False)
-        kind = self.routes.kind(kept.model)
-        return Remembered(route, ask, work, price, kept, kind, call.meter, call.tell_route)
+        return Remembered(route, ask, work, price, kept, self.routes.kind(kept.model), call.meter, call.tell_route)
+
+    def _price_now(self, model: str) -> Price | None:
+        registry = self.ledger.registry
+        return registry.directory.price(model, registry.clock.now(), self.routes.base(model))
 
     def standings(self, route: RouteSettings, ask: Ask) -> dict[str, Standing]:
         """How every model of a route stands towards a request now."""
@@ -220,7 +222,7 @@ class Pipeline:
                 check_fits(work, can, ask.dimensions)
             for work in ask.generate:
                 check_fields(work, engine.fields(), ask.words)
-            price = self.ledger.price(model, embedding=ask.embed is not None)
+            price = self.ledger.price(model, embedding=ask.embed is not None, base=self.routes.base(model))
         except InterlaceError as error:
             problem = error
         live = self.routes.live[model]
@@ -229,7 +231,7 @@ class Pipeline:
 
     def _work(self, ask: Ask, model: str, engine: Engine, caller: Caller, priority: int) -> Work:
         """The ask as the caller's plan lets it pass, the engine for it, ready and able, and what it costs."""
-        price = self.ledger.price(model, embedding=ask.embed is not None)
+        price = self.ledger.price(model, embedding=ask.embed is not None, base=self.routes.base(model))
         can = ready_capabilities(engine)
         for work in ask.generate if ask.embed is None else (ask.embed,):
             check_fits(work, can, ask.dimensions)

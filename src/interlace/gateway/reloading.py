@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from interlace.config import Faults, ModelSettings, Settings
 from interlace.engines.types import Engine
 from interlace.errors import CheckpointError, ConfigError, InterlaceError, InvalidRequest
+from interlace.gateway.adapters import Held, arriving, bare, let_go, told
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reloaded
 from interlace.gateway.tls import Tls
@@ -118,8 +119,13 @@ class Loads:
 
     @property
     def models(self) -> frozenset[str]:
-        """Names of all models that somebody is being answered by, or can be."""
-        return frozenset(name for load in self._living for name in load.engines)
+        """Names of all models, adapters among them, that somebody is being answered by, or can be."""
+        return frozenset(name for load in self._living for name in load.pipeline.routes.engines)
+
+    @property
+    def adapters(self) -> Held:
+        """The same of adapters, as their engines know them."""
+        return frozenset().union(*(told(load.settings.models, load.engines) for load in self._living))
 
     async def close(self) -> None:
         """Close every engine there is."""
@@ -129,6 +135,7 @@ class Loads:
 
     def _end(self, load: Load) -> None:
         self._living.remove(load)
+        let_go(load.settings.models, load.engines, self.adapters)
         left = {id(engine) for other in self._living for engine in other.engines.values()}
         for name, engine in load.engines.items():
             if id(engine) not in left:
@@ -228,27 +235,33 @@ class Reloader:
         before = self.loads.current
         read = await asyncio.to_thread(self._read, before)
         renew = await asyncio.to_thread(self._read_certificate)
-        old = dict(zip(before.read.models, before.settings.models, strict=True))  # as read → as served
-        kept = {model.name: old[model] for model in read.models if model in old}
+        # As read → as served. Adapters come and go over the engine there is.
+        old = {bare(one): other for one, other in zip(before.read.models, before.settings.models, strict=True)}
+        kept = {
+            model.name: dataclasses.replace(old[bare(model)], adapters=model.adapters)
+            for model in read.models
+            if bare(model) in old
+        }
         fresh = [model for model in read.models if model.name not in kept]
         served = kept | {model.name: model for model in await asyncio.to_thread(self._complete, fresh, read.home)}
         settings = dataclasses.replace(read, models=tuple(served[model.name] for model in read.models))
         async with self._started([served[model.name] for model in fresh], read.home) as new:
             engines = {model.name: new.get(model.name) or before.engines[model.name] for model in read.models}
-            load = self.make(read, settings, engines, before)
-            leftover = self.loads.models - engines.keys()
-            await asyncio.to_thread(self.registry.follow, settings, keep=leftover)
-            renew()
-            new.clear()  # they are the load's from now on: from here to the swap nothing waits and nothing fails
-            self._apply(load)
-            self._leftover = leftover
-            self.loads.swap(load)
+            async with arriving(settings.models, engines, self.loads.adapters):
+                load = self.make(read, settings, engines, before)
+                leftover = self.loads.models - load.pipeline.routes.engines.keys()
+                await asyncio.to_thread(self.registry.follow, settings, keep=leftover)
+                renew()
+                new.clear()  # they are the load's from now on: from here to the swap nothing waits and nothing fails
+                self._apply(load)
+                self._leftover = leftover
+                self.loads.swap(load)
         return Reloaded(
             added=[model.name for model in fresh if model.name not in before.engines],
             replaced=[model.name for model in fresh if model.name in before.engines],
             removed=[name for name in before.engines if name not in served],
             kept=list(kept),
-            changed=list(_differences(before.read, read)),
+            changed=[*_differences(before.read, read), *_adapters_changed(before.read.models, kept)],
         )
 
     def _read(self, before: Load) -> Settings:
@@ -306,8 +319,8 @@ class Reloader:
         settings = load.settings
         self.registry.settings = settings
         load.pipeline.admission.resize(settings.limits.concurrency, settings.limits.queue)
-        load.pipeline.metrics.serve(load.engines)
-        load.pipeline.metrics.watch(load.pipeline.routes.live)
+        load.pipeline.metrics.serve(load.engines, load.pipeline.routes)
+        load.pipeline.metrics.watch(load.pipeline.routes.watched)
         self.applied(load)
 
     # --- what is left of earlier loads ---------------------------------------------------------------------------
@@ -321,7 +334,7 @@ class Reloader:
         still. Should the process end before, the next start does this."""
         async with self._lock:
             settings = self.loads.current.settings
-            self._leftover = self.loads.models - {model.name for model in settings.models}
+            self._leftover = self.loads.models - self.loads.current.pipeline.routes.engines.keys()
             try:
                 await asyncio.to_thread(self.registry.follow, settings, keep=self._leftover)
             except InterlaceError as error:
@@ -340,6 +353,12 @@ def _not_started(name: str, reason: str) -> InvalidRequest:
     return InvalidRequest(
         f"The model {name} could not be started, so nothing was changed: {reason}", code="model_not_started"
     )
+
+
+def _adapters_changed(before: Sequence[ModelSettings], kept: Mapping[str, ModelSettings]) -> Iterator[str]:
+    for model in before:
+        if model.name in kept and kept[model.name].adapters != model.adapters:
+            yield f"models.{model.name}.adapters"
 
 
 def _differences(before: Any, after: Any, only: tuple[str, ...] = (), where: str = "") -> Iterator[str]:

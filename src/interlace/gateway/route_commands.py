@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from interlace.config import load_settings
+from interlace.config import load_settings, public_name
 from interlace.errors import InvalidRequest
 from interlace.gateway.chat import ChatError, NoServer, server_url
 from interlace.gateway.ledger_client import Where, ask_server
@@ -32,6 +32,7 @@ def explain_command(text: str, who: Mapping[str, Any], where: Where, *, as_json:
     except NoServer:
         settings = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
         local = {model.name: model.engine == "local" for model in settings.models}
+        local |= {public_name(model.name, one.name): True for model in settings.models for one in model.adapters}
         try:
             explanation = offline(settings.routes, local, convert(given, Explain), time.time_ns() // 1000)
         except InvalidRequest as error:

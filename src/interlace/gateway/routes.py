@@ -8,36 +8,66 @@ from dataclasses import dataclass, field
 from interlace.config import RouteSettings
 from interlace.engines.types import Capabilities, EmbedRequest, Engine, GenerateRequest
 from interlace.errors import EngineUnavailable, Forbidden, InvalidRequest, NotFound
+from interlace.gateway.adapters import Adapted, passes
 from interlace.gateway.routing import AnyMemory, Live
 from interlace.ledger import Caller
 
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """The served models by name, and the routes to them."""
+    """The served models by name, adapters among them, and the routes to them. What stands behind a wall of `walls` is
+    to other organisations, in every way, a name that means nothing."""
 
     engines: Mapping[str, Engine]
     kinds: Mapping[str, str] = field(default_factory=dict)  # model → what runs it, as the settings call it
     routes: Mapping[str, RouteSettings] = field(default_factory=dict)
     live: Mapping[str, Live] = field(default_factory=dict)  # model → what is known of it from what it was asked
     memories: Mapping[str, AnyMemory] = field(default_factory=dict)  # route → its answers, where it remembers them
+    walls: Mapping[str, frozenset[str]] = field(default_factory=dict)  # adapter or route → whose it is, if not all's
 
     def kind(self, model: str) -> str:
         """What runs a served model: "local", ..."""
         return self.kinds.get(model, "local")
 
+    def base(self, model: str) -> str:
+        """The base of an adapter; "" of any other name."""
+        engine = self.engines.get(model)
+        return engine.base if isinstance(engine, Adapted) else ""
+
+    def label(self, name: str, status: int) -> str | None:
+        """What is counted where a request named that and got that status: a route, a model, an adapter's base; None
+        where there is none such, or the caller was told so."""
+        if (name not in self.engines and name not in self.routes) or (status == 404 and name in self.walls):
+            return None
+        return self.base(name) or name
+
+    @property
+    def watched(self) -> dict[str, Live]:
+        """What is known of the models, without adapters."""
+        return {name: self.live[name] for name in self.bases}
+
+    @property
+    def bases(self) -> dict[str, Engine]:
+        """The served models without their adapters."""
+        return {name: engine for name, engine in self.engines.items() if not isinstance(engine, Adapted)}
+
+    def shown(self, name: str, caller: Caller) -> bool:
+        """Whether the caller may know that there is a model or route of that name, and may use it."""
+        return caller.may_use(name) and passes(self.walls.get(name, ()), caller)
+
     def route(self, name: str, caller: Caller) -> RouteSettings | None:
         """The route of that name, None where there is none; raises `Forbidden` where key or plan do not allow it. What
-        is behind it needs no allowance of its own."""
+        is behind it needs no allowance of its own, but a wall before it is the route's, too."""
         route = self.routes.get(name)
-        if route is not None:
-            _check_allowed(name, caller)
+        if route is None or not passes(self.walls.get(name, ()), caller):
+            return None
+        _check_allowed(name, caller)
         return route
 
     def find(self, model: str, caller: Caller) -> Engine:
         """The engine behind a model's own name; raises `NotFound`, or `Forbidden` where key or plan do not allow it."""
         engine = self.engines.get(model)
-        if engine is None:
+        if engine is None or not passes(self.walls.get(model, ()), caller):
             raise NotFound(
                 f"The model `{model[:200]}` does not exist or you do not have access to it.",
                 param="model",

@@ -25,6 +25,7 @@ from interlace.config import REMOTE, BreakerSettings, ModelSettings, RouteSettin
 from interlace.deposits import Deposits
 from interlace.engines.types import Capabilities, Engine
 from interlace.errors import ConfigError
+from interlace.gateway.adapters import adapted, bare, hold, walls
 from interlace.gateway.admission import Admission
 from interlace.gateway.app import State, make_app
 from interlace.gateway.connection import Connection, Connections
@@ -106,9 +107,17 @@ def build_engine(model: ModelSettings, home: Path, env: Mapping[str, str] | None
         from interlace.engines.remote import RemoteEngine
 
         return RemoteEngine(model, env)
+    return host_engine(model, home)
+
+
+def host_engine(model: ModelSettings, home: Path, listen: Path | None = None) -> StartingEngine:
+    """The engine of a model on this machine, in a host of its own, which is told of adapters rather than made for
+    them."""
     from interlace.engines.host import HostedEngine
 
-    return HostedEngine(model, home)
+    engine = HostedEngine(bare(model), home, listen=listen)
+    hold(engine, model.adapters)
+    return engine
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -147,7 +156,8 @@ def make_pipeline(
     metrics = before.metrics if before else Metrics(admission, engines)
     routes = make_routes(settings, engines, before.routes if before else None, common)
     if before is None:
-        metrics.watch(routes.live)
+        metrics.serve(engines, routes)
+        metrics.watch(routes.watched)
     return Pipeline(
         ledger=before.ledger if before else Ledger(registry, shared),
         admission=admission,
@@ -169,14 +179,17 @@ def make_routes(
     """The served models, and the routes to them. How they do is known of engines that were there `before`, else not
     yet."""
     breakers = dict.fromkeys(engines, BreakerSettings()) | {model.name: model.breaker for model in settings.models}
+    adapters = adapted(settings, engines)
+    breakers |= {name: breakers[one.base] for name, one in adapters.items()}  # a broken adapter breaks no base
     live = {name: Live.of(each) for name, each in breakers.items()}
     if common is not None:
         live |= {model.name: Live(common.breaker(model), FirstTokens()) for model in settings.models}
-    for name, engine in engines.items():
-        if before and before.engines.get(name) is engine and before.live[name].breaker.settings == breakers[name]:
+    served = {**engines, **adapters}
+    for name, engine in served.items():
+        if before and before.engines.get(name) == engine and before.live[name].breaker.settings == breakers[name]:
             live[name] = before.live[name]
     return Routes(
-        engines,
+        served,
         {model.name: model.engine for model in settings.models},
         {route.name: route for route in settings.routes},
         live,
@@ -185,6 +198,7 @@ def make_routes(
             for route in settings.routes
             if route.reuse.seconds
         },
+        walls(settings, adapters),
     )
 
 

@@ -242,7 +242,7 @@ def _cost(event: Event, prices: PriceList, *, charged: bool) -> Iterator[Finding
     if price is None:
         yield _wrong("its price is not there", found=f"price {event.price_id}")
         return
-    if price.model != event.model:
+    if not price.may_be_of(event.model):
         yield _wrong("its price is of another model", event.model, f"{price.model} (price {price.id})")
     if not price.held(event.started_us):
         yield Finding(

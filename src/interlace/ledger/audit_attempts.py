@@ -44,7 +44,7 @@ def _one(event: Event, one: dict[str, Any], prices: PriceList, *, charged: bool)
         yield problem, "", ""
         return
     price = prices.by_id.get(one["price_id"])
-    if price is None or price.model != one["model"]:
+    if price is None or not price.may_be_of(one["model"]):
         yield "its price is not one of its model", one["model"], f"price {one['price_id']}"
         return
     if not 0 <= one["percent"] <= 100 or (one["percent"] != 100 and one["end"] != "reused"):

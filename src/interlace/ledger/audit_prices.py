@@ -87,6 +87,10 @@ class PriceRow:
                 return name
         return None
 
+    def may_be_of(self, model: str) -> bool:
+        """Whether it is the model's price, or that of the base whose adapter (`base:adapter`) the model is."""
+        return self.model in (model, model.rpartition(":")[0])
+
     def held(self, moment: int) -> bool:
         """Whether it was its model's price at a moment, or so shortly before that a request may have waited since."""
         return any(begin <= moment < end + _SLACK_US for begin, end in self.spans)

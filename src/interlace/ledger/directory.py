@@ -106,8 +106,12 @@ class Caller:
         return self.organisation.id
 
     def may_use(self, model: str) -> bool:
-        """Whether key and plan both allow the model."""
-        return all(models is None or model in models for models in (self.key.models, self.plan.models))
+        """Whether key and plan both allow the model: a list names models exactly, or all adapters of one, `base:*`."""
+        lists = (self.key.models, self.plan.models)
+        if all(models is None or model in models for models in lists):
+            return True
+        base = model.rpartition(":")[0]
+        return bool(base) and all(models is None or model in models or f"{base}:*" in models for models in lists)
 
     def accounts(self, month: str) -> Accounts:
         """Those that pay for a request of this month."""
@@ -187,9 +191,10 @@ class Directory:
             return key.budget_nanos if planned is None else planned
         return min(planned, key.budget_nanos)
 
-    def price(self, model: str, moment: int) -> Price | None:
-        """The price of a model at a moment."""
-        return price_at(self.prices.get(model, ()), moment)
+    def price(self, model: str, moment: int, base: str = "") -> Price | None:
+        """The price of a model at a moment; of an adapter without one of its own, its base's."""
+        own = price_at(self.prices.get(model, ()), moment)
+        return price_at(self.prices.get(base, ()), moment) if own is None and base else own
 
 
 def entry_of(table: Table, row: Row[Any]) -> Organisation | Project | Plan | Key | Price:

@@ -160,9 +160,9 @@ class Ledger:
 
     # --- what it costs -------------------------------------------------------------------------------------------
 
-    def price(self, model: str, *, embedding: bool) -> Price:
-        """The price of a model now; raises `Forbidden`: what has no price is not served."""
-        price = self.registry.directory.price(model, self.registry.clock.now())
+    def price(self, model: str, *, embedding: bool, base: str = "") -> Price:
+        """The price of a model (an adapter of `base`) now; raises `Forbidden`: what has no price is not served."""
+        price = self.registry.directory.price(model, self.registry.clock.now(), base)
         if price is None or not price.covers(embedding=embedding):
             kind = "embeddings" if embedding else "prompt and answer"
             raise Forbidden(

@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interlace.models.adapter_file import Layers, LowRank, Shapes, read_adapter
+    from interlace.models.adapter_store import (
+        Added,
+        change_added,
+        copy_adapter,
+        copy_folder,
+        find_copy,
+        forget_copy,
+        read_added,
+        sweep_copies,
+    )
     from interlace.models.architecture import (
         Activation,
         Architecture,
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
 # name → the module that has it
 _HOMES = {
     "Activation": "architecture",
+    "Added": "adapter_store",
     "Architecture": "architecture",
     "Checkpoint": "checkpoint",
     "DecoderArchitecture": "architecture",
@@ -52,13 +63,18 @@ _HOMES = {
     "StoredTensor": "weights",
     "SuggestedSampling": "checkpoint",
     "Weights": "weights",
+    "change_added": "adapter_store",
     "check_memory": "room",
     "check_source": "pulling",
     "check_tensors": "tensors",
+    "copy_adapter": "adapter_store",
+    "copy_folder": "adapter_store",
     "default_home": "store",
     "dequantise": "weights",
     "expected_shapes": "tensors",
     "find_checkpoint": "store",
+    "find_copy": "adapter_store",
+    "forget_copy": "adapter_store",
     "get_checkpoint": "store",
     "gguf_metadata": "metadata",
     "head_modules": "tensors",
@@ -69,15 +85,18 @@ _HOMES = {
     "print_table": "table",
     "pull": "pulling",
     "read_adapter": "adapter_file",
+    "read_added": "adapter_store",
     "read_architecture": "architecture",
     "remove_checkpoint": "store",
     "resolve": "store",
+    "sweep_copies": "adapter_store",
     "try_lock": "lock",
     "verify_checkpoint": "store",
 }
 
 __all__ = [
     "Activation",
+    "Added",
     "Architecture",
     "Checkpoint",
     "DecoderArchitecture",
@@ -92,13 +111,18 @@ __all__ = [
     "StoredTensor",
     "SuggestedSampling",
     "Weights",
+    "change_added",
     "check_memory",
     "check_source",
     "check_tensors",
+    "copy_adapter",
+    "copy_folder",
     "default_home",
     "dequantise",
     "expected_shapes",
     "find_checkpoint",
+    "find_copy",
+    "forget_copy",
     "get_checkpoint",
     "gguf_metadata",
     "head_modules",
@@ -109,9 +133,11 @@ __all__ = [
     "print_table",
     "pull",
     "read_adapter",
+    "read_added",
     "read_architecture",
     "remove_checkpoint",
     "resolve",
+    "sweep_copies",
     "try_lock",
     "verify_checkpoint",
 ]

@@ -57,11 +57,11 @@ def read_adapter(folder: Path, shapes: Shapes, *, most_bytes: int) -> Layers:
     Raises `CheckpointError`, naming file and field, for anything unsound: what does not fit the base, numbers that are
     none, more than `most_bytes` in memory.
     """
-    with _opened(folder, CONFIG_FILE) as (file, size):
+    with opened(folder, CONFIG_FILE) as (file, size):
         if size > MAX_CONFIG_BYTES:
             raise CheckpointError(f"{CONFIG_FILE} has {size:,} bytes. No config of an adapter is so large.")
         config = parse_lora_config(file.read(MAX_CONFIG_BYTES + 1))
-    with _opened(folder, WEIGHTS_FILE) as (file, size):
+    with opened(folder, WEIGHTS_FILE) as (file, size):
         tensors = read_safetensors_header(WEIGHTS_FILE, file, size, MAX_HEADER_BYTES)
         places = _places(tensors, config, shapes)
         needed = sum(4 * (t.shape[0] * t.shape[1]) for pair in places.values() for t in pair)
@@ -80,7 +80,7 @@ def read_adapter(folder: Path, shapes: Shapes, *, most_bytes: int) -> Layers:
 
 
 @contextmanager
-def _opened(folder: Path, name: str) -> Iterator[tuple[BufferedReader, int]]:
+def opened(folder: Path, name: str) -> Iterator[tuple[BufferedReader, int]]:
     """The file and its size; a plain file, in `folder` itself."""
     try:
         # Not followed: a link could lead to anybody's file. Not waited for: a pipe could make us wait for ever.

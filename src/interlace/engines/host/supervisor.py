@@ -113,7 +113,10 @@ class Supervisor:
 
     def adapter(self, name: str, folder: str) -> None:
         """Tell this host, and those after it, where the adapter `name` lies from now on; "": nowhere."""
-        self._adapters[name] = folder
+        if folder or any(one.name == name for one in self._settings.adapters):
+            self._adapters[name] = folder
+        else:
+            self._adapters.pop(name, None)
         if connection := self._open_connection():
             connection.adapter(name, folder)
 

@@ -16,7 +16,7 @@ from interlace.gateway.processes.coordinator import Coordinator
 from interlace.gateway.processes.counters import CounterFiles, Counters
 from interlace.gateway.processes.places import RunFolder
 from interlace.gateway.reloading import Source, StartingEngine
-from interlace.gateway.serve import build_engine, calm_collector, greet, loop_factory, open_registry
+from interlace.gateway.serve import build_engine, calm_collector, greet, host_engine, loop_factory, open_registry
 from interlace.ledger import Registry, installation_of
 
 
@@ -50,10 +50,8 @@ async def _coordinate(
         nonlocal hosts
         if model.engine in REMOTE:
             return build_engine(model, home, env)
-        from interlace.engines.host import HostedEngine
-
         hosts += 1
-        return HostedEngine(model, home, listen=run.place(f"engine-{hosts}"))
+        return host_engine(model, home, run.place(f"engine-{hosts}"))
 
     coordinator = Coordinator(registry, run, source, build, installation_of(registry.settings.home), counters)
     ended, loop = asyncio.Event(), asyncio.get_running_loop()

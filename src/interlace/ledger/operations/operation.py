@@ -17,7 +17,8 @@ class Operation:
 
     `path` is below `/admin/v1`; what it names in braces are fields of the input, and so are the query's parameters of a
     GET and the body's fields of anything else. Raises `InterlaceError`s only. `looks_only`: it reads what the running
-    server has in memory, so it runs on its event loop, and changes nothing.
+    server has in memory, so it runs on its event loop, and changes nothing. `runs_here`: `run` is a coroutine function
+    that changes the running server, awaited on its loop.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Operation:
     output: Any
     run: Callable[[Registry, Any], Any]
     looks_only: bool = False
+    runs_here: bool = False
 
     @property
     def in_path(self) -> tuple[str, ...]:
