@@ -152,3 +152,13 @@ def minilm(test_home: Path) -> Path:
         shutil.rmtree(unpacked)
 
     return _made_once(test_home / "minilm", make)
+
+
+NIGHTLY_SECONDS = 1800
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the nightly set may take their time, but for those that say how much."""
+    for item in items:
+        if item.get_closest_marker("nightly") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(NIGHTLY_SECONDS))
