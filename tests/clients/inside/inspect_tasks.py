@@ -62,7 +62,8 @@ def test_a_task_counts_what_is_billed(server, tmp_path, monkeypatch, agrees, str
     (sample,) = log.samples
     calls = [event.call for event in sample.events if event.event == "model"]
     assert len(calls) == 1
-    agrees(calls[0].response["id"], usage.input_tokens, usage.output_tokens)
+    prompt = usage.input_tokens + (usage.input_tokens_cache_read or 0)  # it counts apart what the cache had
+    agrees(calls[0].response["id"], prompt, usage.output_tokens)
 
 
 @pytest.mark.parametrize("dialect", ["responses", "anthropic"])
