@@ -21,7 +21,7 @@ import msgspec
 
 from interlace.errors import CheckpointError, ConfigError
 from interlace.models.adapter_config import MAX_CONFIG_BYTES
-from interlace.models.adapter_file import CONFIG_FILE, WEIGHTS_FILE, opened
+from interlace.models.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, opened
 from interlace.models.lock import locked
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
