@@ -157,6 +157,23 @@ def test_an_answer_that_is_lost_is_learnt_at_the_next_connection() -> None:
     assert request.reservation is not None
 
 
+def test_what_is_called_back_before_it_has_come_goes_back_once_it_has() -> None:
+    """A slice that nobody here has a use for would stay, and a request elsewhere would be refused in error: whoever
+    calls back does so from what the bank has written, of which the worker may hear later."""
+    office, here, there = two(100)
+    here.arrive("k1", 40, 40)
+    office.deliver(office.net.pop())
+    here.leave(here.waiting[0])
+    here.teller.recalled({ORG: 40})
+    (answer,) = [message for message in office.net if isinstance(message.what, Answer)]
+    office.net.remove(answer)
+    office.deliver(answer)
+    assert here.teller.leases[ORG].nanos == 0
+    request = there.arrive("k1", 100, 100)
+    pass_on(office)
+    assert request.reservation is not None
+
+
 def test_a_return_that_is_lost_is_made_again_at_the_next_connection() -> None:
     """The bank would keep for the worker what that one has given up."""
     office, here, there = two(100)

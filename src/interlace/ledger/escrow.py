@@ -273,6 +273,8 @@ class Teller:
             elif answer.verdict == "granted":
                 self._queued.difference_update(ask.needs)
         self.book.budgets_changed()
+        for key in answer.granted:  # called back before it was here: nobody calls twice
+            self._give(key, self._free(key))
         self._review_all()
 
     def acknowledged(self, totals: Totals) -> None:

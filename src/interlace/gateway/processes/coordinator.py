@@ -320,7 +320,7 @@ class Coordinator:
             return  # nobody can be granted anything either
         for desk in self.desks.values():
             wanted = sorted(called.get(desk.at_bank, {}).items()) if desk.at_bank else []
-            if wanted != desk.recalled:
+            if wanted or desk.recalled:  # again while it lasts: the next that is lacking may be as much as the last
                 desk.recalled = wanted
                 desk.send(Recall(wanted))
 
