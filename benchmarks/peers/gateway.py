@@ -22,11 +22,14 @@ from typing import Any
 import uvloop
 
 from interlace.config import LogSettings, PerMillion, PriceSettings, Settings
+from interlace.engines.fields import Fields
+from interlace.engines.host.fields import LOCAL_FIELDS
 from interlace.engines.types import (
     Capabilities,
     Delta,
     Embeddings,
     EmbedRequest,
+    Engine,
     Event,
     GenerateRequest,
     Health,
@@ -66,6 +69,14 @@ class InstantEngine:
         """As generated."""
         return 10
 
+    async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
+        """Exactly so many."""
+        return await self.count(request), False
+
+    def fields(self) -> Fields:
+        """As a local model's."""
+        return LOCAL_FIELDS
+
     def capabilities(self) -> Capabilities:
         """Chat."""
         return Capabilities(generate=True, chat=True, context_length=4096, vocabulary=1000)
@@ -82,7 +93,11 @@ class BarePipeline:
     """What is left of the pipeline when nothing is asked of it but an answer."""
 
     def __init__(self, whole: Pipeline) -> None:
-        self.metrics, self.routes, self.ledger = whole.metrics, whole.routes, whole.ledger
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        """For the pages around it, which are the same."""
+        return getattr(self._whole, name)
 
     async def answer(self, call: Call) -> AsyncGenerator[list[Happening], None]:
         """Read, ask, pass on."""
@@ -140,7 +155,8 @@ def main(kind: str, keys: int) -> None:
         )
         registry = Registry.open(settings, {})
         key = fill(registry, keys)
-        pipeline: Any = make_pipeline(registry, {MODEL: InstantEngine()})
+        engine: Engine = InstantEngine()
+        pipeline: Any = make_pipeline(registry, {MODEL: engine})
         if kind == "bare":
             pipeline = BarePipeline(pipeline)
         state = State()

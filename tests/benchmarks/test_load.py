@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from rich.console import Console
@@ -18,7 +19,7 @@ from benchmarks.peers.stamps import LENGTH, stamp, stamps
 from benchmarks.processes import Cores, cores, free_port, running
 from benchmarks.profiling import top
 from benchmarks.tenants import Amount, fill
-from benchmarks.worker import ContestantFailed
+from benchmarks.worker import ContestantFailed, Worker
 from interlace.config import PerMillion, PriceSettings, Settings
 from interlace.ledger import Registry
 from interlace.ledger.audit import audit
@@ -170,3 +171,15 @@ def test_a_profile_counts_each_function_once_a_stack_whatever_its_lines():
     table = top(["process 1:python;a (x.py:1);b (y.py:2);a (x.py:3) 3", "a (x.py:1) 1", "process 1:python 5"])
     assert "| 100.0 | 100.0 | `a (x.py)` |" in table
     assert "process" not in table
+
+
+@pytest.mark.parametrize("kind", ["bare", "full"])
+def test_the_gateways_of_the_ledger_part_answer(kind: str):
+    """Made of the product's own parts by hand, they fall behind the product unnoticed until somebody measures."""
+    with Worker(kind, [sys.executable, "-m", "benchmarks.peers.gateway", kind, "2"]) as gateway:
+        gateway.wait_until_loaded()
+        body = {"model": gateway.about["model"], "messages": [{"role": "user", "content": "hello"}]}
+        url = f"http://127.0.0.1:{gateway.about['port']}/v1/chat/completions"
+        headers = {"authorization": f"Bearer {gateway.about['key']}"}
+        told = httpx.post(url, json=body, headers=headers, trust_env=False, timeout=60)
+    assert (told.status_code, told.json()["usage"]["completion_tokens"]) == (200, 16)

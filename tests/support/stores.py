@@ -129,6 +129,7 @@ class PostgreSQL:
     binaries: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    options: dict[str, str] = field(default_factory=dict)  # of its configuration, further ones
 
     def make(self) -> None:
         """Its folder, role and the database that others are copies of."""
@@ -179,7 +180,12 @@ class PostgreSQL:
     def start(self) -> None:
         """Begin to answer, on the same port as ever."""
         assert self.process is None
-        values = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": 100}
+        values = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": 100,
+            **self.options,
+        }
         options = [word for name, value in values.items() for word in ("-c", f"{name}={value}")]
         command = [self.binaries / "postgres", "-D", self.folder / "data", "-p", str(self.port), *options]
         with (self.folder / "log").open("ab") as log:
@@ -198,6 +204,12 @@ class PostgreSQL:
             finally:
                 process.kill()
                 process.wait()
+
+    def back_up(self, folder: Path) -> None:
+        """A copy of all its files while it runs, from which another can be started where the log goes on."""
+        command = [self.binaries / "pg_basebackup", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        command += ["--checkpoint=fast", "--wal-method=none", "--no-sync", "-D", folder]
+        subprocess.run(self._as_postgres(*command), check=True, capture_output=True, cwd="/")
 
     def cut(self, url: str) -> int:
         """End all sessions of a database; how many."""
@@ -232,21 +244,28 @@ class PostgreSQL:
         return ["setpriv", *become, "--pdeathsig=SIGQUIT", *words]
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgreSQL]:
-    """A running PostgreSQL server, this worker's own. Who stops it, or makes it read-only, need not mend it."""
+@contextlib.contextmanager
+def postgresql_server(**options: str) -> Iterator[PostgreSQL]:
+    """A running PostgreSQL server in a folder of its own."""
     binaries = _binaries()
     if binaries is None or (os.geteuid() == 0 and shutil.which("setpriv") is None):
         _missing("PostgreSQL", "postgresql")
     with tempfile.TemporaryDirectory(prefix="interlace-postgresql-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
-        server = PostgreSQL(Path(folder), binaries)
+        server = PostgreSQL(Path(folder), binaries, options=options)
         try:
             with FileLock("/tmp/interlace-test-postgresql.lock"):  # making one keeps a core busy for a second
                 server.make()
             yield server
         finally:
             server.stop(signal.SIGQUIT)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A running PostgreSQL server, this worker's own. Who stops it, or makes it read-only, need not mend it."""
+    with postgresql_server() as server:
+        yield server
 
 
 # --- Redis -------------------------------------------------------------------------------------------------------
