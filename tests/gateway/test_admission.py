@@ -120,9 +120,9 @@ async def test_who_has_nothing_running_does_not_wait_for_others_to_end() -> None
     assert crowd.held() == {"flood": 16, "b": 1, "c": 1}
     await crowd.go()  # of the flood
     assert crowd.held() == {"flood": 15, "b": 1, "c": 1, "d": 1}
-    await crowd.go()
-    await crowd.go()
-    assert crowd.held() == {"flood": 13, "b": 2, "c": 1, "d": 1}
+    for _ in range(3):
+        await crowd.go()
+    assert crowd.held() == {"flood": 12, "b": 2, "c": 1, "d": 1}
     await crowd.end()
     assert crowd.admission.running == crowd.admission.waiting == 0
 
@@ -188,7 +188,7 @@ async def test_who_was_admitted_before_does_not_give_way() -> None:
     gate.set()
     await _settled()
     await crowd.come("b")
-    assert (admission.waiting, crowd.refused) == (3, {"b": 1})
+    assert (admission.waiting, crowd.refused) == (2, {"flood": 1}), "the last that waits is the lender, but it stays"
     await crowd.end()
     await lender
     assert back.is_set()
