@@ -1,13 +1,13 @@
 """Who of those who wait for a place goes next, and who gives way when too many wait: fair between organisations, and
 within one between the models and adapters that its requests name.
 
-The greater priority goes first. Among equals the next place is the organisation's that holds fewest, of several the one's
-that was given its last one longest ago; within it, by the same rule, one model's; and there, whoever came first. What is
-shared are places held, not turns taken: whose requests take longer gets no more of the server for it.
+The greater priority goes first. Among equals the next place is the organisation's that holds fewest, of several the
+one's that was given its last one longest ago; within it, by the same rule, one model's; and there, whoever came
+first. What is shared are places held, not turns taken: whose requests take longer gets no more of the server for it.
 
-When the queue is full, the longest of them gives (longest queue drop: Suter, Lakshman, Stiliadis and Choudhury, 1998):
-the organisation with the most that wait loses the last one of its model with the most, as long as it keeps no fewer than
-the newcomer's then has. So each may fill what nobody else wants, and none can have another refused by it.
+When the queue is full, the longest of them gives (longest queue drop: Suter, Lakshman, Stiliadis and Choudhury,
+1998): the organisation with the most that wait loses the last one of its model with the most, as long as it keeps no
+fewer than the newcomer's then has. So each may fill what nobody else wants, and none can have another refused by it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Who(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One that waits: in order of priority, then arrival. `told` is whether it has a place, once that is known; `stays`:
-    it was admitted before, and does not give way."""
+    """One that waits: in order of priority, then arrival. `told` says whether it has a place, once that is known;
+    `stays`: it was admitted before, and does not give way."""
 
     rank: int
     arrival: int

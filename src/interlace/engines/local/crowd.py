@@ -1,9 +1,9 @@
 """Whether one more request may wait in the engine: as many as fit the queue, and then an equal part of it for each.
 
 A full queue is full for those who fill it. An organisation may still queue what its part of `most` holds, divided by
-those organisations that wait and itself, and so may an adapter of its part of that; and who has nothing waiting may queue
-one request, whatever it is. So nobody's flood has another refused, and little waits beyond `most`: the second organisation
-brings half of it at most, the third a third.
+those organisations that wait and itself, and so may an adapter of its part of that; and who has nothing waiting may
+queue one request, whatever it is. So nobody's flood has another refused, and little waits beyond `most`: the second
+organisation brings half of it at most, the third a third.
 """
 
 from __future__ import annotations
