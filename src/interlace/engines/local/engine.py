@@ -126,7 +126,9 @@ class LocalEngine:
         """Render and tokenise the prompt, check lengths and ids, compile the constraint, have the adapter loaded. Runs
         beside `step`."""
         request = _generation(request)
-        ticket = self._adapters.ask(request.adapter) if request.adapter else None  # loads while the rest is done
+        ticket = (
+            self._adapters.ask(request.adapter, request.tenant) if request.adapter else None
+        )  # loads while the rest is done
         if not 1 <= request.n <= MAX_CHOICES:
             raise InvalidRequest(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", param="n")
         request = self._with_suggestions(request)
