@@ -19,13 +19,15 @@ _ALIGN = 16  # elements: where in the buffer a matrix may begin
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
     """A loaded adapter. `serial` is never used twice, whatever its name; `layers` holds (down, up) of each layer it
-    changes: float32, or bfloat16 as uint16 and `up` transposed; `ranks` their rank."""
+    changes: float32, or bfloat16 as uint16 and `up` transposed; `ranks` their rank. `head`, [vocabulary, hidden]
+    float32, takes the place of the base's output layer."""
 
     name: str
     serial: int
     layers: Mapping[str, tuple[Array, Array]]
     ranks: Mapping[str, int]
     bytes: int
+    head: Array | None = None
 
 
 class Bank:

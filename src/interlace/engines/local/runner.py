@@ -8,7 +8,7 @@ adapter may change a few per cent of time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from openvino import Type
 from interlace.engines.local.adapted import Adapted
 from interlace.engines.local.adapter_bank import Adapter, to_bf16
 from interlace.engines.local.adapter_graph import AdapterLayers, LinearLayers, kind_of
+from interlace.engines.local.adapter_head import HEADS
 from interlace.engines.local.compiled import Compiled, Run
 from interlace.engines.local.constants import Array, ConstantMaker, Precision, Report
 from interlace.engines.local.graph import BLOCK, Adapt, build_decoder
@@ -68,10 +69,10 @@ class Runner:
         self._compiling = threading.Lock()
         self.cache_blocks = self._allocate_cache(cache_bytes)
 
-    def _built(self, adapt: Adapt) -> tuple[ov.Model, ConstantMaker]:
+    def _built(self, adapt: Adapt, *, states: bool = False) -> tuple[ov.Model, ConstantMaker]:
         with open_weights(self._path) as weights:
             make = ConstantMaker(weights, self._precision)
-            return build_decoder(self._architecture, make, adapt), make
+            return build_decoder(self._architecture, make, adapt, states=states), make
 
     def _allocate_cache(self, cache_bytes: int) -> int:
         """Bind cache tensors of at most `cache_bytes` in all. Pages are touched only once a block is used."""
@@ -108,17 +109,23 @@ class Runner:
             for layer, low in layers.items()
         }
         size = sum(down.nbytes + up.nbytes for down, up in kept.values())
-        return Adapter(name, serial, kept, {layer: low.rank for layer, low in layers.items()}, size)
+        size += 0 if layers.head is None else layers.head.nbytes
+        return Adapter(name, serial, kept, {layer: low.rank for layer, low in layers.items()}, size, layers.head)
 
-    def _take_adapters_in(self, layers: Iterable[str]) -> None:
-        kinds = frozenset(kind_of(layer) for layer in layers)
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        """Of the output layer, (vocabulary, hidden)."""
+        return self._architecture.vocabulary, self._architecture.hidden
+
+    def _take_adapters_in(self, layers: Layers) -> None:
+        kinds = frozenset(map(kind_of, layers)) | (frozenset() if layers.head is None else {HEADS})
         with self._compiling:
             present = self._adapted.kinds if self._adapted else frozenset()
             if kinds <= present:
                 return
             changed = AdapterLayers(kinds | present, self._adapter_type)
-            model, make = self._built(changed)
-            adapted = Adapted(model, changed, self._properties, make.buffers)
+            model, make = self._built(changed, states=HEADS in changed.kinds)
+            adapted = Adapted(model, changed, self._properties, make.buffers, self._architecture.logit_cap)
             self._bind_cache(adapted.compiled)
             self._adapted = adapted
 
