@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from interlace.config import ModelSettings
 from interlace.engines.core import Core
 from interlace.engines.local.constants import KEPT_AS_STORED, KEPT_IN_EIGHT_BITS, Precision
+from interlace.engines.local.kernel import find_kernel
 from interlace.errors import ConfigError
 from interlace.models import (
     Checkpoint,
@@ -44,11 +45,11 @@ def load(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -
         check_memory(checkpoint, 0)
         return load_encoder(checkpoint.path, threads=threads, progress=progress)
     check_memory(checkpoint, settings.cache_bytes, _kept_precision(settings, checkpoint))
-    return _load_decoder(settings, checkpoint, architecture, threads, progress)
+    return _load_decoder(settings, checkpoint, architecture, threads, find_kernel(home), progress)
 
 
 def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture: DecoderArchitecture, threads: int,
-                  progress: Callable[[str], None]) -> Core:  # fmt: skip
+                  kernel: Path | None, progress: Callable[[str], None]) -> Core:  # fmt: skip
     from interlace.engines.local.constraints import GrammarCompiler
     from interlace.engines.local.engine import LocalEngine
     from interlace.engines.local.prompts import Prompts
@@ -62,7 +63,9 @@ def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture:
     prompts = Prompts(tokenizer, load_template(path, tokenizer), GrammarCompiler(tokenizer, architecture.vocabulary))
     progress("compiling the model")
     precision = _precision(settings)
-    runner = Runner(path, architecture, precision=precision, cache_bytes=settings.cache_bytes, threads=threads)
+    runner = Runner(
+        path, architecture, precision=precision, cache_bytes=settings.cache_bytes, threads=threads, kernel=kernel
+    )
     formats = ", ".join(f"{count} x {kept}" for kept, count in sorted(runner.report.formats.items()))
     log.info(
         "%s: weights kept as %s; largest error of a re-coded one %.2g of its tensor's largest value; "

@@ -23,6 +23,7 @@ from interlace.engines.local.adapter_bank import Adapter, to_bf16
 from interlace.engines.local.adapter_graph import AdapterLayers, LinearLayers, kind_of
 from interlace.engines.local.compiled import Compiled, Run
 from interlace.engines.local.constants import Array, ConstantMaker, Precision, Report
+from interlace.engines.local.fused import Fused, FusedLayers, fused_adapter
 from interlace.engines.local.graph import BLOCK, Adapt, build_decoder
 from interlace.errors import ConfigError
 from interlace.models import DecoderArchitecture, Layers, open_weights
@@ -49,8 +50,11 @@ class Runner:
         precision: Precision = "file",
         cache_bytes: int = 1 << 30,
         threads: int = 0,
+        kernel: Path | None = None,
     ) -> None:
+        """`kernel`: the compiled operation for adapters, where there is one (`kernel.py`)."""
         self._adapter_type = Type.bf16 if precision == "bf16" else Type.f32
+        self._kernel = kernel
         self._path = path
         self._architecture = architecture
         self._precision = precision
@@ -64,7 +68,8 @@ class Runner:
         self.linear_shapes: Mapping[str, tuple[int, int]] = MappingProxyType(linears.shapes)
         self.report: Report = make.report
         self._plain = Compiled(model, self._properties, make.buffers)
-        self._adapted: Adapted | None = None
+        self._adapted: Adapted | Fused | None = None
+        self._columns = {layer: column for column, layer in enumerate(linears.shapes)}
         self._compiling = threading.Lock()
         self.cache_blocks = self._allocate_cache(cache_bytes)
 
@@ -103,6 +108,8 @@ class Runner:
         seconds; `forward` goes on meanwhile. From any thread; no two have the same `serial`."""
         self._take_adapters_in(layers)
         short = self._adapter_type == Type.bf16
+        if self._kernel:
+            return fused_adapter(name, serial, layers, self._columns, short=short)
         kept = {
             layer: (to_bf16(low.down), to_bf16(np.ascontiguousarray(low.up.T))) if short else (low.down, low.up)
             for layer, low in layers.items()
@@ -116,11 +123,18 @@ class Runner:
             present = self._adapted.kinds if self._adapted else frozenset()
             if kinds <= present:
                 return
-            changed = AdapterLayers(kinds | present, self._adapter_type)
-            model, make = self._built(changed)
-            adapted = Adapted(model, changed, self._properties, make.buffers)
+            adapted = self._graph_with_adapters(kinds | present)
             self._bind_cache(adapted.compiled)
             self._adapted = adapted
+
+    def _graph_with_adapters(self, kinds: frozenset[str]) -> Adapted | Fused:
+        if self._kernel:
+            fused = FusedLayers(kinds, self._columns, self._kernel)
+            model, make = self._built(fused)
+            return Fused(model, fused, self._properties, make.buffers)
+        stacked = AdapterLayers(kinds, self._adapter_type)
+        model, make = self._built(stacked)
+        return Adapted(model, stacked, self._properties, make.buffers)
 
     def forward(self, runs: Rows[Run], wanted: Array) -> Array:
         """Compute all runs in one step; return logits [len(wanted), vocabulary] f32 for the `wanted` positions, which
