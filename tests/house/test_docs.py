@@ -23,6 +23,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXECUTED = (
     "README.md",
     "docs/tutorial/first-chat.md",
+    "docs/tutorial/private-adapters.md",
     "docs/how-to/backup-and-restore.md",
     "docs/how-to/give-a-team-a-budget.md",
     "docs/how-to/responses.md",
@@ -84,11 +85,26 @@ def test_the_code_blocks_run(page: str, server: Serving, tmp_path: Path) -> None
     if "budget" in page:
         shown = _blocks(ROOT / page, "text")[0][1].splitlines()
         assert [line.split() for line in shown] == [line.split() for line in outputs[4].splitlines()[: len(shown)]]
-    if "tutorial" in page:
+    if "adapters" in page:
+        _adapters_are_private(outputs)
+    if "first-chat" in page:
         assert outputs[3].startswith("data: {")
         assert outputs[3].rstrip().endswith("data: [DONE]")
         assert outputs[4].strip()
         assert "Paris" in outputs[5]
+
+
+def _adapters_are_private(outputs: list[str]) -> None:
+    """The base and both adapters answer differently, and whoever is of another organisation is told nothing of them."""
+    base, support, poems = (json.loads(text)["choices"][0]["message"]["content"] for text in outputs[4:7])
+    assert len({base, support, poems}) == 3
+    refused, unknown = re.findall(r"\{\"error\".*?\}\}", outputs[7])
+    assert "model_not_found" in refused
+    assert refused.replace(":support", ":nothing") == unknown
+    ours, others = outputs[8].split("others see:")
+    assert ours.count("smollm2-135m-instruct:") == 2
+    assert others.count("smollm2-135m-instruct") == 1
+    assert "smollm2-135m-instruct:poems" in outputs[9]
 
 
 # --- words that must exist --------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ async def test_who_comes_and_goes_while_every_slot_is_held_leaves_nothing() -> N
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.wait((waiting,))
-        assert (admission.waiting, len(admission._waiting)) == (0, 0)
+        assert (admission.waiting, len(admission._places._organisations)) == (0, 1)
         both = [asyncio.create_task(admission.take(0)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):

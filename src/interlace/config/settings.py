@@ -74,7 +74,12 @@ class ModelSettings:
         "Longest prompt plus answer in tokens; 0: what the checkpoint says, or not known.", 0, minimum=0
     )
     max_sequences: int = setting("Sequences that run at once.", 64, minimum=1, maximum=4096, only=(LOCAL,))
-    max_waiting: int = setting("Sequences queued in the engine before callers get 429.", 256, minimum=0, only=(LOCAL,))
+    max_waiting: int = setting(
+        "Sequences queued in the engine before callers get 429; an organisation may always queue its equal part.",
+        256,
+        minimum=0,
+        only=(LOCAL,),
+    )
     step_tokens: int = setting(
         "Token budget of one step, prefill and decode together; four times as much while nobody is being answered.",
         256,
@@ -240,8 +245,16 @@ class GuardSettings:
 class LimitSettings:
     """What the gateway takes on at once, before it says 429, and how large or slow a request may be."""
 
-    concurrency: int = setting("Requests that run at once, in each worker.", 256, minimum=1)
-    queue: int = setting("Requests that wait for their turn before callers get 429.", 1024, minimum=0)
+    concurrency: int = setting(
+        "Requests that run at once, in each worker; an eighth more, one each of organisations that had none.",
+        256,
+        minimum=1,
+    )
+    queue: int = setting(
+        "Requests that wait for their turn before callers get 429, those first whose organisation has most.",
+        1024,
+        minimum=0,
+    )
     body_bytes: int = setting("Largest request body; sizes such as 10MiB are understood.", 10 << 20, minimum=1024)
     sequences: int = setting("Most answers one request may ask for: prompts times `n`.", 256, minimum=1)
     body_seconds: float = setting("Longest time a caller may take to send its request body.", 60.0, minimum=0.1)

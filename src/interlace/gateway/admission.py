@@ -1,15 +1,17 @@
-"""Admission: so many requests run, so many wait in order, the rest are told to come back."""
+"""Admission: so many requests run, so many wait in a fair order, the rest are told to come back."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from interlace.errors import Overloaded
+from interlace.gateway.places import Places, Who
+
+BEYOND = 8  # of so many slots there may be one more, for an organisation of which nothing runs
+_NOBODY = Who()
 
 
 @dataclass(slots=True)
@@ -18,15 +20,16 @@ class Slot:
 
     admission: Admission
     priority: int
+    who: Who = _NOBODY
     held: bool = True
 
     @asynccontextmanager
     async def lent(self) -> AsyncGenerator[None, None]:
         """Let others run meanwhile; at the end wait, in order, for a place again."""
         self.held = False
-        self.admission.give_back()
+        self.admission.give_back(self.who)
         yield  # when what is inside fails, there is nothing to come back for
-        await self.admission.take(self.priority, readmit=True)
+        await self.admission.take(self.priority, self.who, readmit=True)
         self.held = True
 
 
@@ -38,29 +41,33 @@ class Taking:
 
     async def __aenter__(self) -> Slot:
         slot = self.slot
-        await slot.admission.take(slot.priority)
+        await slot.admission.take(slot.priority, slot.who)
         slot.held = True
         return slot
 
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         if self.slot.held:
-            self.slot.admission.give_back()
+            self.slot.admission.give_back(self.slot.who)
 
 
 class Admission:
-    """`concurrency` slots with a queue of at most `queue` waiting requests: the greater priority first, then whoever
-    came first."""
+    """`concurrency` slots with a queue of at most `queue` waiting requests, in the order that `places` tells.
+
+    An organisation of which nothing runs does not wait for those of others to end, which may take as long as their
+    callers like: while all slots are held it has one beside them, of which there are an eighth of `concurrency`."""
 
     def __init__(self, concurrency: int, queue: int) -> None:
         self._concurrency = concurrency
-        self._free = concurrency  # negative, while more run than there shall be from now on
+        self._free = concurrency  # negative, while more run than there are slots
         self._queue = queue
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
-        self._arrivals = itertools.count()
-        self._concurrency = concurrency
+        self._places = Places()
         self.running = 0
-        self.waiting = 0  # for a slot
         self.aside = 0  # running beside the slots
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return self._places.waiting
 
     def resize(self, concurrency: int, queue: int) -> None:
         """Other bounds, from now on; nobody who runs or waits is sent away."""
@@ -68,9 +75,10 @@ class Admission:
         self._concurrency, self._queue = concurrency, queue
         self._hand_out()
 
-    def slot(self, priority: int = 0) -> Taking:
-        """Hold one slot. Waits in order for it; raises `Overloaded` at once when the queue is full."""
-        return Taking(Slot(self, priority, held=False))
+    def slot(self, priority: int = 0, organisation: str = "", model: str = "") -> Taking:
+        """Hold one slot. Waits in order for it; raises `Overloaded` when the queue is full: at once, or later, when
+        another has more claim to the place in it."""
+        return Taking(Slot(self, priority, Who(organisation, model), held=False))
 
     @property
     def idle(self) -> bool:
@@ -89,48 +97,61 @@ class Admission:
         finally:
             self.aside -= 1
 
-    async def take(self, priority: int, *, readmit: bool = False) -> None:
+    async def take(self, priority: int, who: Who = _NOBODY, *, readmit: bool = False) -> None:
         """Wait for a slot and have it. `readmit`: the queue's bound does not count for who was admitted before."""
-        if self._free > 0:
+        if self._free > 0 or (self._spares() and self._places.holds_none(who.organisation)):
             self._free -= 1
+            self._places.give(who)
         else:
-            await self._wait(priority, readmit=readmit)
+            await self._wait(priority, who, readmit=readmit)
         self.running += 1
 
-    def give_back(self) -> None:
+    def give_back(self, who: Who = _NOBODY) -> None:
         """Have the slot no more."""
         self.running -= 1
-        self._release()
+        self._release(who)
 
-    async def _wait(self, priority: int, *, readmit: bool) -> None:
+    def _spares(self) -> bool:
+        """Whether one may run beyond the slots."""
+        return self._free > -(self._concurrency // BEYOND)
+
+    async def _wait(self, priority: int, who: Who, *, readmit: bool) -> None:
         if not readmit and self.waiting >= self._queue:
-            raise Overloaded(
-                f"The server is at its limit: {self.running} requests run and {self.waiting} wait. Try again soon.",
-                retry_after_seconds=1,
-            )
-        turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (-priority, next(self._arrivals), turn))
-        self.waiting += 1
+            other = self._places.gives_way(who)
+            if other is None:
+                raise self._full()
+            self._places.leave(other)
+            if not other.told.done():  # done: its request has gone, and is about to leave
+                other.told.set_result(False)
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        turn = self._places.join(who, priority, told, stays=readmit)
         try:
-            await turn
+            given = await told
         except asyncio.CancelledError:
-            if not turn.cancelled():
-                self._release()  # the slot had been handed to us already
-            else:  # whoever comes and goes while every slot is held must leave nothing behind
-                self._waiting = [entry for entry in self._waiting if entry[2] is not turn]
-                heapq.heapify(self._waiting)
+            if told.cancelled():  # whoever comes and goes while every slot is held must leave nothing behind
+                self._places.leave(turn)
+            elif told.result():
+                self._release(who)  # the slot had been handed to us already
             raise
-        finally:
-            self.waiting -= 1
+        if not given:
+            raise self._full()
 
-    def _release(self) -> None:
+    def _full(self) -> Overloaded:
+        return Overloaded(
+            f"The server is at its limit: {self.running} requests run and {self.waiting} wait. Try again soon.",
+            retry_after_seconds=1,
+        )
+
+    def _release(self, who: Who) -> None:
         self._free += 1
+        self._places.take_back(who)
         self._hand_out()
 
     def _hand_out(self) -> None:
-        """Hand free slots to the first in the queue, so that nobody who comes later overtakes."""
-        while self._free > 0 and self._waiting:
-            _, _, turn = heapq.heappop(self._waiting)
-            if not turn.done():  # done: its request has gone
+        """Hand free slots to those whose turn it is, so that nobody who comes later overtakes."""
+        while self.waiting and self._spares() and (turn := self._places.next(only_without=self._free <= 0)):
+            self._places.leave(turn)
+            if not turn.told.done():  # as above
                 self._free -= 1
-                turn.set_result(None)
+                self._places.give(turn.who)
+                turn.told.set_result(True)

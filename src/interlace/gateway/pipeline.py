@@ -14,7 +14,6 @@ import operator
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
 
@@ -83,7 +82,7 @@ class Pipeline:
         done."""
         caller = self._authenticate(call)
         ask = await call.read()
-        async with _Begun(self.ledger, call, caller), self._admitted(call, caller) as slot:
+        async with _Begun(self.ledger, call, caller), self._admitted(call, caller, ask) as slot:
             if names_uploads(ask):
                 ask = await with_uploads(ask, caller.project.id, self.deposits)
             ask = await self._guard_input(ask)
@@ -104,7 +103,7 @@ class Pipeline:
         caller = self.ledger.authenticate(call.credential)
         ask = await call.read()
         async with _Begun(self.ledger, call, caller):
-            async with self.admission.slot(caller.plan.priority):
+            async with self.admission.slot(caller.plan.priority, caller.tenant, ask.model):
                 if names_uploads(ask):
                     ask = await with_uploads(ask, caller.project.id, self.deposits)
                 ask = await self._guard_input(ask)
@@ -123,8 +122,9 @@ class Pipeline:
             return self.ledger.holder(call.batch.key_id)
         return self.ledger.authenticate(call.credential)
 
-    def _admitted(self, call: Call, caller: Caller) -> AbstractAsyncContextManager[Slot]:
-        return self.admission.slot(caller.plan.priority) if call.batch is None else self.admission.place_aside()
+    def _admitted(self, call: Call, caller: Caller, ask: Ask) -> AbstractAsyncContextManager[Slot]:
+        admission, priority = self.admission, caller.plan.priority
+        return admission.place_aside() if call.batch is not None else admission.slot(priority, caller.tenant, ask.model)
 
     # --- guard input ---------------------------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class Pipeline:
         )
         meter.outcome = outcome.value
         beside = call.beside if call.batch is None else call.batch.beside
-        writes = tuple if beside is None else partial(beside, outcome, failure)
+        writes = tuple if beside is None else functools.partial(beside, outcome, failure)
         meter.cost_nanos = await self.ledger.settle(hold, used, writes)
         self.metrics.settled(hold.model if used.told is None else used.told.model, usage, outcome, meter.cost_nanos)
         if isinstance(way, Attempts):

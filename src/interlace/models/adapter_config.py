@@ -1,7 +1,8 @@
 """`adapter_config.json` of a LoRA adapter in PEFT's format: which layers it changes, by what rank and scale.
 
-What PEFT can do and we cannot is refused by the name of its field; a field that is not known here is refused too,
-unless it is empty, because it may change what the adapter computes.
+Of `modules_to_save` only the output layer, `lm_head`, can be. What PEFT can do and we cannot is refused by the name
+of its field; a field that is not known here is refused too, unless it is empty, because it may change what the
+adapter computes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from interlace.errors import CheckpointError
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_RANK = 4096
+HEAD = "lm_head"
 _MAX_PATTERN_CHARACTERS = 2000
 _MAX_PATTERNS = 4096
 _MATCH_SECONDS = 0.5  # of one pattern on one name: a hostile one would run for years
@@ -25,7 +27,7 @@ _MATCH_SECONDS = 0.5  # of one pattern on one name: a hostile one would run for 
 _FILE = "adapter_config.json"
 _READ = {
     "peft_type", "r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-    "rank_pattern", "alpha_pattern", "use_rslora", "bias",
+    "rank_pattern", "alpha_pattern", "use_rslora", "bias", "modules_to_save",
 }  # fmt: skip
 _HARMLESS = {  # of training, of merging, or of where the adapter came from; none changes what a trained one computes
     "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
@@ -36,8 +38,6 @@ _HARMLESS = {  # of training, of merging, or of where the adapter came from; non
 _MENDS = {
     "use_dora": "DoRA scales whole rows of the base's weights, which layers shared by many adapters cannot. "
     "Train with use_dora=False, or merge the adapter into a checkpoint of its own",
-    "modules_to_save": "it replaces whole layers of the base. Train without modules_to_save, or merge the adapter into "
-    "a checkpoint of its own",
     "lora_bias": "train with lora_bias=False",
     "trainable_token_indices": "it replaces embeddings of the base. Train without it",
     "target_parameters": "name layers in target_modules instead",
@@ -59,6 +59,7 @@ class LoraConfig:
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
     root_scale: bool = False
+    own_head: bool = False  # it has an output layer of its own, whole
 
     def targets_of(self, linears: Collection[str]) -> list[str]:
         """Those of the base's linear layers (dotted names without `.weight`) that the adapter changes, as PEFT finds
@@ -112,6 +113,7 @@ def parse_lora_config(text: bytes) -> LoraConfig:
         ranks={key: _rank(value, "rank_pattern") for key, value in _table(config, "rank_pattern")},
         alphas={key: _number(value, "alpha_pattern") for key, value in _table(config, "alpha_pattern")},
         root_scale=config.get("use_rslora") is True,
+        own_head=_has_own_head(config.get("modules_to_save")),
     )
 
 
@@ -156,6 +158,17 @@ def _layers(value: Any) -> frozenset[int] | None:
     if len(numbers) > _MAX_PATTERNS or not all(type(number) is int for number in numbers):
         raise _wrong("layers_to_transform", f"is {_shown(value)}", "Give layer numbers")
     return frozenset(numbers)
+
+
+def _has_own_head(value: Any) -> bool:
+    if not value:
+        return False
+    if value != [HEAD]:
+        mend = f"Of whole layers, only {HEAD} can be an adapter's own; all others are the base's, for everybody. Train "
+        raise _wrong(
+            "modules_to_save", f"is {_shown(value)}", f"{mend}without them, or merge the adapter into the base"
+        )
+    return True
 
 
 def _names(value: Any, name: str) -> str | frozenset[str]:

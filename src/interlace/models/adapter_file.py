@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from interlace.errors import CheckpointError
-from interlace.models.adapter_config import MAX_CONFIG_BYTES, LoraConfig, parse_lora_config
+from interlace.models.adapter_config import HEAD, MAX_CONFIG_BYTES, LoraConfig, parse_lora_config
 from interlace.models.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, opened
 from interlace.models.safetensors_file import SafeTensor, read_safetensors_header
 
@@ -44,11 +44,15 @@ class LowRank:
         return len(self.down)
 
 
-Layers = Mapping[str, LowRank]
+class Layers(dict[str, LowRank]):
+    """What an adapter adds, by layer; and `head`, [vocabulary, hidden], which takes the place of the base's output
+    layer where the adapter has one of its own."""
+
+    head: Matrix | None = None
 
 
-def read_adapter(folder: Path, shapes: Shapes, *, most_bytes: int) -> Layers:
-    """The adapter in `folder`, for a base with linear layers of those `shapes`, by layer.
+def read_adapter(folder: Path, shapes: Shapes, *, most_bytes: int, head: tuple[int, int] = (0, 0)) -> Layers:
+    """The adapter in `folder`, for a base with linear layers of those `shapes` and an output layer of the shape `head`.
 
     Raises `CheckpointError`, naming file and field, for anything unsound: what does not fit the base, numbers that are
     none, more than `most_bytes` in memory.
@@ -58,18 +62,22 @@ def read_adapter(folder: Path, shapes: Shapes, *, most_bytes: int) -> Layers:
             raise CheckpointError(f"{CONFIG_FILE} has {size:,} bytes. No config of an adapter is so large.")
         config = parse_lora_config(file.read(MAX_CONFIG_BYTES + 1))
     with opened(folder, WEIGHTS_FILE) as (file, size):
-        tensors = read_safetensors_header(WEIGHTS_FILE, file, size, MAX_HEADER_BYTES)
+        tensors = dict(read_safetensors_header(WEIGHTS_FILE, file, size, MAX_HEADER_BYTES))
+        own_head = _own_head(tensors, head) if config.own_head else None
         places = _places(tensors, config, shapes)
-        needed = sum(4 * (t.shape[0] * t.shape[1]) for pair in places.values() for t in pair)
+        every = [t for pair in places.values() for t in pair] + ([own_head] if own_head else [])
+        needed = sum(4 * (t.shape[0] * t.shape[1]) for t in every)
         if needed > most_bytes:
             raise CheckpointError(
                 f"{WEIGHTS_FILE} needs {needed:,} bytes of memory, over the {most_bytes:,} of adapter_bytes. "
                 "Raise adapter_bytes, or train with a smaller r."
             )
-        return {
-            layer: LowRank(_numbers(file, down), _scaled(_numbers(file, up), config.scale_of(layer), up.name))
+        layers = Layers(
+            (layer, LowRank(_numbers(file, down), _scaled(_numbers(file, up), config.scale_of(layer), up.name)))
             for layer, (down, up) in places.items()
-        }
+        )
+        layers.head = _numbers(file, own_head) if own_head else None
+        return layers
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -98,6 +106,17 @@ def _places(
     return {layer: (parts["lora_A"], parts["lora_B"]) for layer, parts in sorted(found.items())}
 
 
+def _own_head(tensors: dict[str, SafeTensor], shape: tuple[int, int]) -> SafeTensor:
+    """The adapter's own output layer, taken out of its tensors."""
+    tensor = tensors.pop(f"{_PREFIX}{HEAD}.weight", None)
+    if tensor is None:
+        raise CheckpointError(
+            f"{WEIGHTS_FILE} lacks {HEAD}.weight, which modules_to_save in {CONFIG_FILE} names. Save the adapter again."
+        )
+    _check_tensor(tensor, f"{HEAD}.weight", shape, "the base says")
+    return tensor
+
+
 def _part(name: str, targets: set[str], shapes: Shapes) -> tuple[str, str]:
     """The layer a tensor belongs to, and which of the two it is there."""
     for part in ("lora_A", "lora_B"):
@@ -114,7 +133,7 @@ def _part(name: str, targets: set[str], shapes: Shapes) -> tuple[str, str]:
                 mend = "the base has no such linear layer. Is the adapter of another model?"
             raise CheckpointError(f"{WEIGHTS_FILE} has the tensor {name[:200]!r}, but {mend}.")
     if "lm_head" in name or "embed_tokens" in name:
-        mend = "Train without modules_to_save and without embeddings and lm_head in target_modules"
+        mend = "Train without embeddings and lm_head in target_modules; of modules_to_save, lm_head alone can be served"
     else:
         mend = f"Only lora_A and lora_B of linear layers can be served, named {_PREFIX}LAYER.lora_A.weight"
     raise CheckpointError(f"{WEIGHTS_FILE} has the tensor {name[:200]!r}, which has no place here. {mend}.")
@@ -123,14 +142,17 @@ def _part(name: str, targets: set[str], shapes: Shapes) -> tuple[str, str]:
 def _check_shape(tensor: SafeTensor, layer: str, part: str, rank: int, shape: tuple[int, int]) -> None:
     outputs, inputs = shape
     expected = (rank, inputs) if part == "lora_A" else (outputs, rank)
+    _check_tensor(tensor, f"{part} of {layer}", expected, f"the base and r in {CONFIG_FILE} say")
+
+
+def _check_tensor(tensor: SafeTensor, what: str, expected: tuple[int, int], who: str) -> None:
     if tensor.shape != expected:
         raise CheckpointError(
-            f"{WEIGHTS_FILE}: {part} of {layer} has the shape {tensor.shape}; the base and r in {CONFIG_FILE} say "
-            f"{expected}. Is the adapter of another model?"
+            f"{WEIGHTS_FILE}: {what} has the shape {tensor.shape}; {who} {expected}. Is the adapter of another model?"
         )
     if tensor.kind not in _TYPES:
         raise CheckpointError(
-            f"{WEIGHTS_FILE}: {part} of {layer} is stored as {tensor.kind}. Save it as float32, float16 or bfloat16."
+            f"{WEIGHTS_FILE}: {what} is stored as {tensor.kind}. Save it as float32, float16 or bfloat16."
         )
 
 

@@ -31,6 +31,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "some layers": {"r": 3, "target_modules": ["o_proj", "gate_proj"], "layers_to_transform": [1]},
     "one layer": {"r": 3, "target_modules": ["up_proj"], "layers_to_transform": 0, "layers_pattern": "layers"},
     "excluded": {"r": 5, "target_modules": "all-linear", "exclude_modules": ["v_proj", "mlp.down_proj"]},
+    "own head": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
     "half": {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "down_proj"]},
 }
 
@@ -48,6 +49,8 @@ def _trained(base: Path, folder: Path, seed: int, fields: dict[str, Any], size: 
             values.data.normal_(std=size)
             if folder.name == "half":
                 values.data = values.data.bfloat16().float()
+        elif "modules_to_save" in name:
+            values.data.normal_(std=size)
     adapted.save_pretrained(folder)
     return adapted
 

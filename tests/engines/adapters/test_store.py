@@ -36,7 +36,7 @@ class Shelf:
             raise CheckpointError("it is broken")
         if folder.name.startswith("bug"):
             raise ZeroDivisionError
-        return {"layer": LowRank(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))}
+        return Layers(layer=LowRank(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)))
 
     def _make(self, name: str, serial: int, layers: Layers) -> Adapter:
         return Adapter(name, serial, {}, {layer: low.rank for layer, low in layers.items()}, BYTES)
@@ -118,6 +118,39 @@ def test_patience_ends() -> None:
     assert waiting.pop().adapter is not None
     shelf.until(lambda: late.decided)
     assert late.adapter is not None
+
+
+def test_a_crowd_of_one_organisations_keeps_nobody_elses_waiting() -> None:
+    """While one organisation asks for a hundred adapters, each to be read, another's is read after two of them at most,
+    also where it is asked for after all others; and the hundred come in their order."""
+    shelf = Shelf(room=200)
+    names = [f"a{number:03}" for number in range(100)]
+    shelf.add(*names, "b0", "b1")
+    shelf.door.clear()
+    crowd = [shelf.store.ask(name, "crowd") for name in names]
+    shelf.until(lambda: shelf.read)
+    others = [shelf.store.ask(name, "other") for name in ("b0", "b1")]
+    shelf.door.set()
+    shelf.until(lambda: all(ticket.decided for ticket in (*crowd, *others)))
+    assert shelf.read.index("b0") <= 1
+    assert shelf.read.index("b1") <= 3
+    assert [name for name in shelf.read if name.startswith("a")] == names
+
+
+def test_who_waits_for_room_is_not_read_again_for_others() -> None:
+    """Where nothing fits, two organisations with different adapters do not have each other's read over and over."""
+    shelf = Shelf(room=1)
+    shelf.add("a", "b", "c")
+    held = shelf.have("a")
+    waiting = [shelf.store.ask(name, name) for name in ("b", "c")]
+    for _ in range(5):
+        shelf.settled()
+    assert shelf.read == ["a", "b"]
+    del held
+    shelf.until(lambda: waiting[0].decided)
+    del waiting[0]
+    shelf.until(lambda: waiting[0].decided)
+    assert shelf.read == ["a", "b", "c"]
 
 
 def test_unknown() -> None:

@@ -12,6 +12,7 @@ from openvino import Type
 
 from interlace.engines.local.adapter_bank import Adapter, Bank, alone
 from interlace.engines.local.adapter_graph import AdapterLayers
+from interlace.engines.local.adapter_head import with_own_heads
 from interlace.engines.local.adapter_plan import Pass, lay_out, plan_passes
 from interlace.engines.local.compiled import Compiled, Run, offsets
 from interlace.engines.local.constants import Array
@@ -20,9 +21,11 @@ from interlace.engines.local.constants import Array
 class Adapted:
     """A compiled graph whose layers of some kinds take adapters; `kinds` says which."""
 
-    def __init__(self, model: ov.Model, layers: AdapterLayers, properties: dict[str, Any], buffers: list[Any]) -> None:
+    def __init__(self, model: ov.Model, layers: AdapterLayers, properties: dict[str, Any], buffers: list[Any],
+                 logit_cap: float) -> None:  # fmt: skip
         self.kinds = layers.kinds
         self.compiled = Compiled(model, properties, buffers)
+        self._logit_cap = logit_cap
         self._shapes: Mapping[str, tuple[int, int]] = layers.shapes
         self._dtype: Type = layers.dtype
         numbers = sum(outputs * inputs for outputs, inputs in layers.shapes.values())
@@ -55,7 +58,10 @@ class Adapted:
         order = self._bind(number, adapters if one.spread else list({a.serial: a for a in adapters}.values()))
         for name, values in lay_out(runs, order).items():
             self.compiled.set(name, values)
-        return self.compiled.forward(runs, wanted)
+        logits = self.compiled.forward(runs, wanted)
+        if all(adapter.head is None for adapter in adapters):
+            return logits
+        return with_own_heads(logits, self.compiled.states(), runs, wanted, self._logit_cap)
 
     def _bind(self, number: int, adapters: Rows[Adapter]) -> list[int]:
         """Have the inputs hold these adapters' matrices; returns their serials, line by line of the grid."""

@@ -45,10 +45,13 @@ class _Registration:
 class Ticket:
     """A claim on an adapter. `adapter` or `error` is set once it is decided; dropping the ticket gives the claim up."""
 
-    __slots__ = ("__weakref__", "_give_back", "adapter", "asked_at", "error", "registration")
+    __slots__ = ("__weakref__", "_give_back", "adapter", "asked_at", "error", "registration", "tenant")
 
-    def __init__(self, registration: _Registration, asked_at: float, give_back: Callable[[int], None]) -> None:
+    def __init__(
+        self, registration: _Registration, tenant: str, asked_at: float, give_back: Callable[[int], None]
+    ) -> None:
         self.registration = registration
+        self.tenant = tenant
         self.asked_at = asked_at
         self.adapter: Adapter | None = None
         self.error: InterlaceError | None = None
@@ -100,6 +103,7 @@ class AdapterStore:
         self._waiting: deque[weakref.ref[Ticket]] = deque()
         self._unfitting: Adapter | None = None  # loaded for the first of those that wait, until there is room
         self._broken: dict[int, tuple[float, InterlaceError]] = {}
+        self._loaded_last: dict[str, int] = {}  # for each organisation, the number of the load that was its last
         self.loads = 0
         # The loader does not keep the store, and so not the model, in memory: it ends when nobody else does either.
         weakref.finalize(self, self._notes.put, _End())
@@ -123,12 +127,12 @@ class AdapterStore:
         """The registered names, sorted."""
         return sorted(self._registered)
 
-    def ask(self, name: str) -> Ticket:
-        """A ticket for that adapter, decided soon; raises `NotFound`."""
+    def ask(self, name: str, tenant: str = "") -> Ticket:
+        """A ticket for that adapter, decided soon; raises `NotFound`. `tenant`: for which organisation."""
         registration = self._registered.get(name)
         if registration is None:
             raise _unknown(name)
-        ticket = Ticket(registration, self._clock(), self._was_given_back)
+        ticket = Ticket(registration, tenant, self._clock(), self._was_given_back)
         self._notes.put(weakref.ref(ticket))
         return ticket
 
@@ -147,12 +151,14 @@ class AdapterStore:
     # --- the loader ------------------------------------------------------------------------------------------
 
     def work(self, note: _Note) -> None:
-        """One round of the loader: that note and those that have come meanwhile."""
+        """One round of the loader: that note and those that come meanwhile, until nothing is left to load."""
         self._take(note)
-        while not self._notes.empty():
-            self._take(self._notes.get())
-        self._let_go_of_removed()
-        self._serve()
+        loaded = True
+        while loaded:
+            while not self._notes.empty():
+                self._take(self._notes.get())
+            self._let_go_of_removed()
+            loaded = self._serve()
 
     def _take(self, note: _Note) -> None:
         if isinstance(note, _GivenBack):
@@ -168,25 +174,38 @@ class AdapterStore:
         for serial in self._broken.keys() - named:
             del self._broken[serial]
 
-    def _serve(self) -> None:
-        """Decide all tickets that can be, in the order they came. What is in memory is given out at once, unless
-        somebody has been waiting for room for too long."""
+    def _serve(self) -> bool:
+        """Decide all tickets that can be, in their order. What is in memory is given out at once, unless somebody has
+        been waiting for room for too long. One adapter is read at most, so that whoever asks meanwhile has a turn
+        before the next; returns whether one was."""
         still: deque[weakref.ref[Ticket]] = deque()
         full = patience_ended = False
-        while self._waiting:
-            reference = self._waiting.popleft()
+        loads = self.loads
+        waiting = deque(sorted(self._waiting, key=self._order))
+        while waiting:
+            reference = waiting.popleft()
             ticket = reference()
             if ticket is None:
                 continue
             served = self._refuse(ticket) or (not patience_ended and self._give(ticket))
-            if not served and not full:
+            if not served and not full and self.loads == loads:
                 served = self._load(ticket)
+                full = not served
+                patience_ended |= full and self._clock() - ticket.asked_at > PATIENCE_SECONDS
             if not served:
-                patience_ended |= not full and self._clock() - ticket.asked_at > PATIENCE_SECONDS
-                full = True
                 still.append(reference)
             del ticket  # its last user may have gone meanwhile
         self._waiting = still
+        return self.loads > loads
+
+    def _order(self, reference: weakref.ref[Ticket]) -> tuple[bool, int]:
+        """First whoever waits for room with what is read already, then the organisation that had a load longest ago:
+        one that uses a thousand adapters keeps nobody else's waiting. Within that, whoever came first."""
+        ticket = reference()
+        if ticket is None:
+            return False, 0
+        unfitting = self._unfitting is not None and self._unfitting.serial == ticket.registration.serial
+        return not unfitting, self._loaded_last.get(ticket.tenant, 0)
 
     def _refuse(self, ticket: Ticket) -> bool:
         """Tell it where its name is gone, or its adapter known to be broken."""
@@ -218,6 +237,7 @@ class AdapterStore:
             try:
                 self._unfitting = self._loaded(registration)
             except InterlaceError as error:
+                self._loaded_last[ticket.tenant] = self.loads
                 self._broken[registration.serial] = self._clock(), error
                 self._decide(ticket, error)
                 return True
@@ -225,6 +245,7 @@ class AdapterStore:
         if not self._make_room(adapter.bytes):
             return False
         self._unfitting = None
+        self._loaded_last[ticket.tenant] = self.loads
         self._resident[adapter.serial] = _Resident(adapter)
         return self._give(ticket)
 

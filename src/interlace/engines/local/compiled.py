@@ -72,6 +72,11 @@ class Compiled:
         logits: Array = self._request.get_output_tensor(0).data
         return logits
 
+    def states(self) -> Array:
+        """What went into the head in the last `forward`, [len(wanted), hidden] f32: a view. Of graphs that give it."""
+        states: Array = self._request.get_output_tensor(1).data
+        return states
+
 
 def offsets(lengths: Array) -> Array:
     """[a, b, c] → [0, a, a + b, a + b + c] as int32."""

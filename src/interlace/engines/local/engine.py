@@ -21,6 +21,7 @@ from interlace.engines.local.adapters import AdapterStore, Ticket
 from interlace.engines.local.choice import Choice, token_logprob
 from interlace.engines.local.constants import Array
 from interlace.engines.local.constraints import Constraint
+from interlace.engines.local.crowd import crowded_out
 from interlace.engines.local.graph import BLOCK
 from interlace.engines.local.prompts import Prompts
 from interlace.engines.local.runner import Run, Runner
@@ -125,7 +126,9 @@ class LocalEngine:
         """Render and tokenise the prompt, check lengths and ids, compile the constraint, have the adapter loaded. Runs
         beside `step`."""
         request = _generation(request)
-        ticket = self._adapters.ask(request.adapter) if request.adapter else None  # loads while the rest is done
+        ticket = (
+            self._adapters.ask(request.adapter, request.tenant) if request.adapter else None
+        )  # loads while the rest is done
         if not 1 <= request.n <= MAX_CHOICES:
             raise InvalidRequest(f"n must be from 1 to {MAX_CHOICES}, not {request.n}.", param="n")
         request = self._with_suggestions(request)
@@ -140,11 +143,12 @@ class LocalEngine:
         return len(ids)
 
     def add(self, prepared: Prepared) -> None:
-        """Queue the request's choices, or refuse with `Overloaded` when they would not fit the queue."""
+        """Queue the request's choices, or refuse with `Overloaded` when they would not fit the queue, nor their
+        organisation's part of it."""
         request = prepared.request
         room = self._max_waiting + self._scheduler.could_start(len(prepared.ids))
         waiting = self._scheduler.waiting + sum(len(task.choices) for task in self._parked)
-        if waiting + request.n > max(room, request.n):
+        if waiting + request.n > max(room, request.n) and self._is_crowded_out(prepared):
             raise Overloaded(
                 f"The model's queue is full ({waiting} sequences are waiting). Try again shortly.",
                 retry_after_seconds=1.0,
@@ -227,6 +231,13 @@ class LocalEngine:
             preemptions=scheduler.preemptions,
             prefix_tokens=scheduler.found_tokens,
         )
+
+    def _is_crowded_out(self, prepared: Prepared) -> bool:
+        waiting = self._scheduler.queues.waiting_by_group()
+        for task in self._parked:
+            waiting[task.request.tenant, _serial(task.ticket)] += len(task.choices)
+        who = prepared.request.tenant, _serial(prepared.ticket)
+        return crowded_out(waiting, who, prepared.request.n, self._max_waiting)
 
     # --- adapters --------------------------------------------------------------------------------------------
 
@@ -409,7 +420,7 @@ class LocalEngine:
             self._told(task, choice, choice.end_without_tokens())
             return
         # By its serial: what another adapter of the same name computed before is none of its prefixes.
-        request, weights = task.request, "" if task.adapter is None else str(task.adapter.serial)
+        request, weights = task.request, _serial(task.ticket)
         choice.sequence = Sequence(
             list(task.prompt_ids), (task, choice), slice_limit, request.tenant, weights, request.priority
         )
@@ -432,6 +443,11 @@ class LocalEngine:
         if isinstance(sampled, EngineFailed):
             raise sampled
         return token_logprob(self._tokenizer, sampled)
+
+
+def _serial(ticket: Ticket | None) -> str:
+    """What tells the adapter of a ticket from all others; "": none."""
+    return "" if ticket is None else str(ticket.registration.serial)
 
 
 def _generation(request: GenerateRequest | EmbedRequest) -> GenerateRequest:

@@ -10,7 +10,7 @@ eight of those, one to the one below that. So the lowest of four gets at least o
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -124,6 +124,13 @@ class Queues:
         """Everyone who waits, in no order across groups."""
         for group in self.groups.values():
             yield from group.waiting
+
+    def waiting_by_group(self) -> Counter[tuple[str, str]]:
+        """How many wait of each organisation and adapter."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for group in self.groups.values():
+            counts[group.key[1:]] += len(group.waiting)
+        return counts
 
     def waiting_by_class(self) -> dict[str, int]:
         """How many wait of each class."""

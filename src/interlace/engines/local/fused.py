@@ -28,6 +28,7 @@ from openvino import Type
 
 from interlace.engines.local.adapter_bank import Adapter, to_bf16
 from interlace.engines.local.adapter_graph import Input, kind_of, layer_of
+from interlace.engines.local.adapter_head import with_own_heads
 from interlace.engines.local.compiled import Compiled, Run
 from interlace.engines.local.constants import Array
 from interlace.engines.local.kernel import node_factory
@@ -64,9 +65,11 @@ class FusedLayers:
 class Fused:
     """A compiled graph whose layers of some kinds take adapters; `kinds` says which."""
 
-    def __init__(self, model: ov.Model, layers: FusedLayers, properties: dict[str, Any], buffers: list[Any]) -> None:
+    def __init__(self, model: ov.Model, layers: FusedLayers, properties: dict[str, Any], buffers: list[Any],
+                 logit_cap: float) -> None:  # fmt: skip
         self.kinds = layers.kinds
         self.compiled = Compiled(model, properties, buffers)
+        self._logit_cap = logit_cap
 
     def forward(self, runs: Rows[Run], wanted: Array) -> Array:
         """As `Compiled.forward`."""
@@ -76,7 +79,10 @@ class Fused:
         self.compiled.set("adapter_rows", np.repeat(np.array(line_of, np.int32), [len(run.tokens) for run in runs]))
         table = np.stack([adapter.entries for adapter in adapters if adapter.entries is not None])
         self.compiled.set("adapter_table", table.reshape(len(adapters), -1).view(np.int32))
-        return self.compiled.forward(runs, wanted)
+        logits = self.compiled.forward(runs, wanted)
+        if all(adapter.head is None for adapter in adapters):
+            return logits
+        return with_own_heads(logits, self.compiled.states(), runs, wanted, self._logit_cap)
 
 
 def fused_adapter(name: str, serial: int, layers: Layers, columns: Mapping[str, int], *, short: bool) -> Adapter:
@@ -98,7 +104,9 @@ def fused_adapter(name: str, serial: int, layers: Layers, columns: Mapping[str, 
         entries[columns[layer]] = memory.ctypes.data + at, len(down), down.itemsize
         placed[layer] = _placed(memory, at, down), _placed(memory, at + down.nbytes, up)
         at += size
-    return Adapter(name, serial, placed, {layer: low.rank for layer, low in layers.items()}, memory.nbytes, entries)
+    ranks = {layer: low.rank for layer, low in layers.items()}
+    size = memory.nbytes + (0 if layers.head is None else layers.head.nbytes)
+    return Adapter(name, serial, placed, ranks, size, layers.head, entries)
 
 
 def _placed(memory: Array, at: int, values: Array) -> Array:

@@ -14,8 +14,9 @@ many when it prefills):
 | logits_idx | [R] i32 | positions in `input_ids` whose logits are wanted |
 | key_cache.i, value_cache.i | [blocks, kv_heads, 32, head_dim] | the cache of layer i, owned by the caller |
 
-Output `logits`: [R, vocabulary] f32. The layout [T, heads, 1, head_dim] is the one in which the runtime was seen to
-fuse rotary embedding, norms and linear layers.
+Output `logits`: [R, vocabulary] f32; `states`, where they are asked for: what goes into the head, [R, hidden] f32.
+The layout [T, heads, 1, head_dim] is the one in which the runtime was seen to fuse rotary embedding, norms and linear
+layers.
 """
 
 from __future__ import annotations
@@ -51,17 +52,20 @@ Adapt = Callable[[Callable[[str, list[int], Type], ov.Node], ov.Node, list[ov.No
 """(input, x, ys, names) → what becomes of `ys`, the linear layers `names` of `x`; `input` makes inputs of the model."""
 
 
-def build_decoder(architecture: DecoderArchitecture, make: ConstantMaker, adapt: Adapt | None = None) -> ov.Model:
-    """The whole decoder as an uncompiled model; see the module's docstring for its inputs and output."""
+def build_decoder(architecture: DecoderArchitecture, make: ConstantMaker, adapt: Adapt | None = None, *,
+                  states: bool = False) -> ov.Model:  # fmt: skip
+    """The whole decoder as an uncompiled model; see the module's docstring for its inputs and outputs."""
     build = _Builder(architecture, make, adapt)
     x = build.embedding()
     for layer in range(architecture.layers):
         x = build.attention(x, layer)
         x = build.feed_forward(x, layer)
     x = ops.gather(x, build.input("logits_idx", [-1], Type.i32), integer(0))
-    result = ops.result(build.head(build.norm(x, architecture.name("final_norm"))))
-    result.get_output_tensor(0).set_names({"logits"})
-    return ov.Model([result], list(build.inputs.values()), architecture.family)
+    normed = build.norm(x, architecture.name("final_norm"))
+    results = [ops.result(build.head(normed))] + ([ops.result(normed)] if states else [])
+    for result, name in zip(results, ("logits", "states"), strict=False):
+        result.get_output_tensor(0).set_names({name})
+    return ov.Model(results, list(build.inputs.values()), architecture.family)
 
 
 @dataclass

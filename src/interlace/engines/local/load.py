@@ -92,7 +92,7 @@ def _adapters(settings: ModelSettings, runner: Runner) -> AdapterStore:
     from interlace.engines.local.adapters import AdapterStore
 
     def read(folder: Path) -> Layers:
-        return read_adapter(folder, runner.linear_shapes, most_bytes=settings.adapter_bytes)
+        return read_adapter(folder, runner.linear_shapes, most_bytes=settings.adapter_bytes, head=runner.head_shape)
 
     store = AdapterStore(read, runner.adapter, settings.adapter_bytes)
     for adapter in settings.adapters:

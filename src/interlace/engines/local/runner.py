@@ -8,7 +8,7 @@ adapter may change a few per cent of time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from openvino import Type
 from interlace.engines.local.adapted import Adapted
 from interlace.engines.local.adapter_bank import Adapter, to_bf16
 from interlace.engines.local.adapter_graph import AdapterLayers, LinearLayers, kind_of
+from interlace.engines.local.adapter_head import HEADS
 from interlace.engines.local.compiled import Compiled, Run
 from interlace.engines.local.constants import Array, ConstantMaker, Precision, Report
 from interlace.engines.local.fused import Fused, FusedLayers, fused_adapter
@@ -73,10 +74,10 @@ class Runner:
         self._compiling = threading.Lock()
         self.cache_blocks = self._allocate_cache(cache_bytes)
 
-    def _built(self, adapt: Adapt) -> tuple[ov.Model, ConstantMaker]:
+    def _built(self, adapt: Adapt, *, states: bool = False) -> tuple[ov.Model, ConstantMaker]:
         with open_weights(self._path) as weights:
             make = ConstantMaker(weights, self._precision)
-            return build_decoder(self._architecture, make, adapt), make
+            return build_decoder(self._architecture, make, adapt, states=states), make
 
     def _allocate_cache(self, cache_bytes: int) -> int:
         """Bind cache tensors of at most `cache_bytes` in all. Pages are touched only once a block is used."""
@@ -115,10 +116,16 @@ class Runner:
             for layer, low in layers.items()
         }
         size = sum(down.nbytes + up.nbytes for down, up in kept.values())
-        return Adapter(name, serial, kept, {layer: low.rank for layer, low in layers.items()}, size)
+        size += 0 if layers.head is None else layers.head.nbytes
+        return Adapter(name, serial, kept, {layer: low.rank for layer, low in layers.items()}, size, layers.head)
 
-    def _take_adapters_in(self, layers: Iterable[str]) -> None:
-        kinds = frozenset(kind_of(layer) for layer in layers)
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        """Of the output layer, (vocabulary, hidden)."""
+        return self._architecture.vocabulary, self._architecture.hidden
+
+    def _take_adapters_in(self, layers: Layers) -> None:
+        kinds = frozenset(map(kind_of, layers)) | (frozenset() if layers.head is None else {HEADS})
         with self._compiling:
             present = self._adapted.kinds if self._adapted else frozenset()
             if kinds <= present:
@@ -128,13 +135,14 @@ class Runner:
             self._adapted = adapted
 
     def _graph_with_adapters(self, kinds: frozenset[str]) -> Adapted | Fused:
+        cap = self._architecture.logit_cap
         if self._kernel:
             fused = FusedLayers(kinds, self._columns, self._kernel)
-            model, make = self._built(fused)
-            return Fused(model, fused, self._properties, make.buffers)
+            model, make = self._built(fused, states=HEADS in kinds)
+            return Fused(model, fused, self._properties, make.buffers, cap)
         stacked = AdapterLayers(kinds, self._adapter_type)
-        model, make = self._built(stacked)
-        return Adapted(model, stacked, self._properties, make.buffers)
+        model, make = self._built(stacked, states=HEADS in kinds)
+        return Adapted(model, stacked, self._properties, make.buffers, cap)
 
     def forward(self, runs: Rows[Run], wanted: Array) -> Array:
         """Compute all runs in one step; return logits [len(wanted), vocabulary] f32 for the `wanted` positions, which
