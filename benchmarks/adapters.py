@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
@@ -18,6 +19,8 @@ from benchmarks.machine import describe
 from benchmarks.report import Report
 from benchmarks.turns import Shape, gather
 from benchmarks.worker import Worker
+from interlace.engines.local.kernel import compile_kernel, find_kernel
+from interlace.errors import ConfigError
 
 STREAMS, REGISTERED, FLOWING = 32, 1000, 96
 KINDS = {"q and v": "q_proj,v_proj", "all modules": "all"}
@@ -36,11 +39,13 @@ def measure_adapters(
     quick: bool = False,
     precisions: Sequence[str] = PRECISIONS,
     kinds: Sequence[str] = tuple(KINDS),
+    compiled: bool = True,
 ) -> Report:
     """32 different adapters of rank 8 beside the base, and a thousand that take turns in memory. Each process measures
-    its own base just before or after."""
+    its own base just before or after. `compiled`: by the compiled operation, where this machine has a compiler."""
     checkpoint = setup.f32_checkpoint(setup.gguf_checkpoint(progress.console), progress.console)
     about = describe() | {"threads": threads}
+    home, about["adapters"] = _home(compiled=compiled)
     about["limits"] = {f"GFLOP/s, {precision}": gflops(precision, threads) for precision in precisions}
     about["limits"]["GB/s"] = gigabytes_per_second(threads)
     with ExitStack() as stack:
@@ -48,7 +53,7 @@ def measure_adapters(
         for precision in precisions:
             for kind in kinds:
                 command = [sys.executable, "-m", "benchmarks.peers.adapted_core", str(checkpoint), precision]
-                command += [str(threads), KINDS[kind], str(REGISTERED), str(STREAMS)]
+                command += [str(threads), KINDS[kind], str(REGISTERED), str(STREAMS), str(home)]
                 workers[precision, kind] = stack.enter_context(Worker(f"{precision}, {kind}", command))
                 workers[precision, kind].wait_until_loaded()  # one after another: loading takes memory
         task = progress.add_task("measuring", total=None)
@@ -64,6 +69,19 @@ def measure_adapters(
         compared += compare(rates, f"{precision}, 1,000 of {kind}", _base(precision, kind), FLOW_GOAL)
     about["reached"] = list(_reached(rates, workers, about["limits"]))
     return Report("adapters", "Mixed adapters, the engine called directly", about, rates, compared)
+
+
+def _home(*, compiled: bool) -> tuple[Path, str]:
+    """A home with the compiled operation, or without; and what to say of it."""
+    if not compiled:
+        return setup.CACHE / "home-without-kernel", "adapters stacked, by the runtime's own operations"
+    home = setup.CACHE / "home"
+    try:
+        if find_kernel(home) is None:
+            compile_kernel(home)
+    except ConfigError as error:
+        return home, f"adapters stacked, by the runtime's own operations: {error}"
+    return home, "adapters by the compiled operation"
 
 
 def _base(precision: str, kind: str) -> str:

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.peers.adapted_core CHECKPOINT PRECISION THREADS KINDS REGISTERED RESIDENT`: our engine, in
-process, with that many random adapters of rank 8 for layers of those kinds (`q_proj,v_proj`; `all`), so many of which
-may be in memory at once.
+"""`python -m benchmarks.peers.adapted_core CHECKPOINT PRECISION THREADS KINDS REGISTERED RESIDENT HOME`: our engine,
+in process, with that many random adapters of rank 8 for layers of those kinds (`q_proj,v_proj`; `all`), so many of
+which may be in memory at once. The home has the compiled operation that adapters run by, or has not.
 
 A job may have `adapters`, one's number for each prompt, and `streams`: only so many run at once, spread over the time
 that one takes, and `flow` is the rate from when so many run until none is left to begin.
@@ -62,7 +62,7 @@ def write_adapters(folder: Path, checkpoint: Path, kinds: str) -> tuple[list[Pat
 
 
 def load(checkpoint: str, precision: str, threads: int, kinds: str, registered: int, resident: int,
-         folder: Path) -> tuple[Run, dict[str, Any]]:  # fmt: skip
+         home: str, folder: Path) -> tuple[Run, dict[str, Any]]:  # fmt: skip
     """The engine, its adapters named 0, 1, ..."""
     folders, numbers = write_adapters(folder, Path(checkpoint), kinds)
     size = numbers * (2 if precision == "bf16" else 4)
@@ -72,9 +72,9 @@ def load(checkpoint: str, precision: str, threads: int, kinds: str, registered: 
         precision=precision,
         threads=threads,
         adapters=tuple(AdapterSettings(str(n), str(folders[n % FOLDERS])) for n in range(registered)),
-        adapter_bytes=resident * size,
+        adapter_bytes=resident * (size + (64 << 10)),  # and what lies between layers
     )
-    core = load_core(settings, Path(), lambda _: None)
+    core = load_core(settings, Path(home), lambda _: None)
 
     def run(
         prompts: list[list[int]], new_tokens: int, adapters: Sequence[int] = (), streams: int = 0
@@ -134,7 +134,7 @@ def _step(core: Core) -> tuple[dict[int, int], int]:
 
 
 if __name__ == "__main__":
-    _, checkpoint_, precision_, threads_, kinds_, registered_, resident_ = sys.argv
+    _, checkpoint_, precision_, threads_, kinds_, registered_, resident_, home_ = sys.argv
     with tempfile.TemporaryDirectory() as folder_:
         counts_ = int(registered_), int(resident_)
-        answer_jobs(lambda: load(checkpoint_, precision_, int(threads_), kinds_, *counts_, Path(folder_)))
+        answer_jobs(lambda: load(checkpoint_, precision_, int(threads_), kinds_, *counts_, home_, Path(folder_)))

@@ -23,7 +23,7 @@ from interlace.errors import ConfigError
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("lowrank.cpp")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-shared", "-fPIC", "-w")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-w")
 _SECONDS = 300.0
 
 

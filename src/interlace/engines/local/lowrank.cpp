@@ -20,62 +20,85 @@ struct Entry {
     int64_t address, rank, bytes;  // of A [rank, inputs] and, behind it, B transposed [rank, outputs]; of one number
 };
 
-float wide(float value) { return value; }
+// 16 floats at once: compilers lower it to what the processor has.
+typedef float Floats __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+constexpr int64_t kLanes = 16;
 
-float wide(uint16_t value) {  // bfloat16
-    const uint32_t bits = uint32_t(value) << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof(result));
-    return result;
+// Bytes ahead of what is read. What a row reads lies in one piece, but too short a one for the processor to see what
+// comes next: half again as fast in float32, three times as fast in bfloat16. Past the end lies the next layer.
+constexpr int64_t kAhead = 4096;
+
+template <class W>
+void fetch(const W* at) {
+    if (reinterpret_cast<uintptr_t>(at) % 64 < kLanes * sizeof(W))  // once for each line of the cache
+        __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead);
 }
 
-// narrow = A x, four rows of A at once: sums of one row alone would wait for each other.
-template <class W>
-void down(const W* a, const float* x, float* narrow, int64_t rank, int64_t inputs) {
-    int64_t r = 0;
-    for (; r + 4 <= rank; r += 4, a += 4 * inputs) {
-        float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-        for (int64_t i = 0; i < inputs; ++i) {
-            s0 += wide(a[i]) * x[i];
-            s1 += wide(a[i + inputs]) * x[i];
-            s2 += wide(a[i + 2 * inputs]) * x[i];
-            s3 += wide(a[i + 3 * inputs]) * x[i];
-        }
-        narrow[r] = s0, narrow[r + 1] = s1, narrow[r + 2] = s2, narrow[r + 3] = s3;
-    }
-    for (; r < rank; ++r, a += inputs) {
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < inputs; ++i) sum += wide(a[i]) * x[i];
-        narrow[r] = sum;
-    }
+Floats wide(const float* from) {
+    Floats values;
+    std::memcpy(&values, from, sizeof(values));
+    return values;
 }
 
-// out = y + B narrow.
+Floats wide(const uint16_t* from) {  // bfloat16
+    Halves halves;
+    std::memcpy(&halves, from, sizeof(halves));
+    return (Floats)(__builtin_convertvector(halves, Words) << 16);
+}
+
+float one(const float* from) { return *from; }
+
+float one(const uint16_t* from) {
+    const uint32_t bits = uint32_t(*from) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+float total(Floats values) {
+    float sum = 0;
+    for (int64_t lane = 0; lane < kLanes; ++lane) sum += values[lane];
+    return sum;
+}
+
+// A row of A times x. Four sums at once: one alone would wait for itself.
 template <class W>
-void up(const W* b, const float* narrow, const float* y, float* out, int64_t rank, int64_t outputs) {
-    int64_t r = 0;
-    for (; r + 4 <= rank; r += 4, b += 4 * outputs, y = out) {
-        const float h0 = narrow[r], h1 = narrow[r + 1], h2 = narrow[r + 2], h3 = narrow[r + 3];
-#pragma omp simd
-        for (int64_t j = 0; j < outputs; ++j)
-            out[j] = y[j] + ((h0 * wide(b[j]) + h1 * wide(b[j + outputs])) +
-                             (h2 * wide(b[j + 2 * outputs]) + h3 * wide(b[j + 3 * outputs])));
+float dot(const W* a, const float* x, int64_t inputs) {
+    Floats s0 = {}, s1 = {}, s2 = {}, s3 = {};
+    int64_t i = 0;
+    for (; i + 4 * kLanes <= inputs; i += 4 * kLanes) {
+        for (int64_t k = 0; k < 4; ++k) fetch(a + i + k * kLanes);
+        s0 += wide(a + i) * wide(x + i);
+        s1 += wide(a + i + kLanes) * wide(x + i + kLanes);
+        s2 += wide(a + i + 2 * kLanes) * wide(x + i + 2 * kLanes);
+        s3 += wide(a + i + 3 * kLanes) * wide(x + i + 3 * kLanes);
     }
-    for (; r < rank; ++r, b += outputs, y = out) {
-        const float h = narrow[r];
-#pragma omp simd
-        for (int64_t j = 0; j < outputs; ++j) out[j] = y[j] + h * wide(b[j]);
+    for (; i + kLanes <= inputs; i += kLanes) s0 += wide(a + i) * wide(x + i);
+    float sum = total((s0 + s1) + (s2 + s3));
+    for (; i < inputs; ++i) sum += one(a + i) * x[i];
+    return sum;
+}
+
+// out = y + h b
+template <class W>
+void add(const W* b, float h, const float* y, float* out, int64_t outputs) {
+    int64_t j = 0;
+    for (; j + kLanes <= outputs; j += kLanes) {
+        fetch(b + j);
+        const Floats sum = wide(y + j) + h * wide(b + j);
+        std::memcpy(out + j, &sum, sizeof(sum));
     }
+    for (; j < outputs; ++j) out[j] = y[j] + h * one(b + j);
 }
 
 template <class W>
 void row(const Entry& entry, const float* x, const float* y, float* out, int64_t inputs, int64_t outputs) {
     float narrow[kMostRank];
-    const W* a = reinterpret_cast<const W*>(entry.address);
-    down(a, x, narrow, entry.rank, inputs);
-    up(a + entry.rank * inputs, narrow, y, out, entry.rank, outputs);
+    const W* at = reinterpret_cast<const W*>(entry.address);
+    for (int64_t r = 0; r < entry.rank; ++r, at += inputs) narrow[r] = dot(at, x, inputs);
+    for (int64_t r = 0; r < entry.rank; ++r, at += outputs, y = out) add(at, narrow[r], y, out, outputs);
 }
 
 class LowRank : public ov::op::Op {

@@ -124,13 +124,16 @@ class Runner:
         """Of the output layer, (vocabulary, hidden)."""
         return self._architecture.vocabulary, self._architecture.hidden
 
+    def takes(self, layers: Layers) -> bool:
+        """Whether a graph that is there takes an adapter with those layers."""
+        return self._adapted is not None and _kinds(layers) <= self._adapted.kinds
+
     def _take_adapters_in(self, layers: Layers) -> None:
-        kinds = frozenset(map(kind_of, layers)) | (frozenset() if layers.head is None else {HEADS})
         with self._compiling:
-            present = self._adapted.kinds if self._adapted else frozenset()
-            if kinds <= present:
+            if self.takes(layers):
                 return
-            adapted = self._graph_with_adapters(kinds | present)
+            present = self._adapted.kinds if self._adapted else frozenset()
+            adapted = self._graph_with_adapters(_kinds(layers) | present)
             self._bind_cache(adapted.compiled)
             self._adapted = adapted
 
@@ -153,3 +156,7 @@ class Runner:
         adapted = self._adapted
         assert adapted is not None
         return adapted.forward(runs, wanted)
+
+
+def _kinds(layers: Layers) -> frozenset[str]:
+    return frozenset(map(kind_of, layers)) | (frozenset() if layers.head is None else {HEADS})
