@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.adapters import measure_adapters
 from benchmarks.endpoint import measure_endpoint
 from benchmarks.engine import measure_engine
 from benchmarks.growth import measure_growth
@@ -26,7 +27,7 @@ from benchmarks.worker import ContestantFailed
 from interlace.errors import InterlaceError
 
 RESULTS = Path(__file__).parent.parent / "docs" / "benchmarks"  # the page there includes our tables and shows the plots
-PARTS = ("engine", "endpoint", "ledger", "hop", "streaming", "growth", "startup")
+PARTS = ("engine", "adapters", "endpoint", "ledger", "hop", "streaming", "growth", "startup")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +68,7 @@ def _measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
             quick=options.quick,
             peers=not (options.without_vllm or options.without_peers),
         ),
+        "adapters": lambda progress: measure_adapters(progress, rounds, options.threads, quick=options.quick),
         "endpoint": lambda progress: measure_endpoint(progress, rounds, options.threads, quick=options.quick),
         "ledger": lambda progress: measure_ledger(progress, rounds, quick=options.quick),
         "hop": lambda progress: measure_hop(progress, rounds, seconds, peers=not options.without_peers),

@@ -42,11 +42,23 @@ _COLOURS = {
     "10,000 organisations": "#56b4e9",
     "a million events": "#e69f00",
     "4 processes": "#009e73",
+    **{
+        f"{precision}, {which}": colour
+        for precision in ("f32", "bf16")
+        for which, colour in {
+            "base (beside q and v)": "#999999",
+            "32 of q and v": "#56b4e9",
+            "base (beside all modules)": "#666666",
+            "32 of all modules": "#0072b2",
+            "1,000 of all modules": "#e69f00",
+        }.items()
+    },
 }  # fmt: skip  (Okabe and Ito's colours, told apart by the colour-blind too)
 _TITLES = {
     "decode": "Decode",
     "prefill": "Prefill",
     "whole": "New tokens over the whole time",
+    "flow": "New tokens while streams come and go",
     "cpu": "CPU of the gateway",
     "p50": "Latency, median",
     "p99": "Latency, 99th percentile",

@@ -18,6 +18,7 @@ _PHASES = {
     "decode": "Decode, tokens/s",
     "prefill": "Prefill, tokens/s",
     "whole": "All new tokens over the whole time, tokens/s",
+    "flow": "New tokens while streams come and go, tokens/s",
     "cpu": "CPU of the gateway, µs a request",
     "p50": "Latency, median, ms",
     "p99": "Latency, 99th percentile, ms",

@@ -13,6 +13,17 @@ ROOT = Path(__file__).parents[2]
 HAS_TOOLS = (shutil.which("nginx") and shutil.which("wrk")) or (os.geteuid() == 0 and shutil.which("apt-get"))
 ENGINE = {
     "engine": {"interlace f32", "bare loop f32"},
+    "adapters": {
+        f"{precision}, {which}"
+        for precision in ("f32", "bf16")
+        for which in (
+            "base (beside q and v)",
+            "32 of q and v",
+            "base (beside all modules)",
+            "32 of all modules",
+            "1,000 of all modules",
+        )
+    },
     "endpoint": {"called directly", "through the endpoint"},
     "ledger": {"bare pipeline", "whole pipeline", "whole, 10,000 keys"},
 }

@@ -26,7 +26,7 @@ from interlace.models import (
     resolve,
     verify_checkpoint,
 )
-from interlace.models.room import check_disk, check_memory
+from interlace.models.room import check_disk, check_memory, memory_needed
 from tests.support.file_server import FileServer, put_hub_repo, put_wheel, wheel_bytes
 from tests.support.pulling import finish, run_pull, start_pull
 from tests.support.tiny import tiny_llama_gguf, tiny_llama_safetensors
@@ -362,10 +362,15 @@ def test_a_full_disk_is_said_before_the_pull(tmp_path: Path, monkeypatch: pytest
 
 
 def test_too_little_memory_is_said_before_the_load(stored: Checkpoint) -> None:
-    """A cache larger than any machine is refused with both numbers; the checkpoint alone is fine."""
+    """A cache larger than any machine is refused with both numbers, and adapters are counted; the checkpoint alone is
+    fine."""
     check_memory(stored)
     with pytest.raises(CheckpointError, match=r"1000000\.\d+ GB of memory, .* is available"):
         check_memory(stored, extra_bytes=10**15)
+    with pytest.raises(CheckpointError, match="without adapters, which need its weights twice"):
+        check_memory(stored, extra_bytes=10**15, graphs=2)
+    once, twice = (memory_needed(stored.manifest, "f32", graphs=graphs) for graphs in (1, 2))
+    assert twice - once == 2 * 4 * stored.manifest.parameters  # the graph with adapters has weights of its own
 
 
 def test_commands_speak_json(stored: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

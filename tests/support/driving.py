@@ -15,12 +15,19 @@ from interlace.errors import InterlaceError
 Outcomes = dict[str, list[Outcome]]
 
 
-def load(checkpoint: Path, *, precision: str = "f32", cache_bytes: int = 256 << 20, **settings: Any) -> Core:
+def load(
+    checkpoint: Path,
+    *,
+    precision: str = "f32",
+    cache_bytes: int = 256 << 20,
+    home: Path | None = None,
+    **settings: Any,
+) -> Core:
     """The real engine on `checkpoint`, at f32 unless told otherwise, with a small cache."""
     model = ModelSettings(
         name="test", checkpoint=str(checkpoint), precision=precision, cache_bytes=cache_bytes, threads=2, **settings
     )
-    return load_core(model, checkpoint.parent, lambda _: None)
+    return load_core(model, home or checkpoint.parent, lambda _: None)
 
 
 def run(

@@ -90,8 +90,8 @@ class ModelSettings:
         "LoRA adapters over it, loaded when they are first asked for.", (), only=(LOCAL,)
     )
     adapter_bytes: int = setting(
-        "Cap of the adapters in memory; those in the running batch take as much again. The one used longest ago makes "
-        "room.",
+        "Cap of the adapters in memory; without `interlace adapters compile`, those in the running batch take as much "
+        "again. The one used longest ago makes room.",
         1 << 30,
         minimum=1 << 20,
         only=(LOCAL,),

@@ -56,13 +56,13 @@ def _trained(base: Path, folder: Path, seed: int, fields: dict[str, Any], size: 
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_tiny_models(tmp_path: Path) -> None:
+def test_tiny_models(tmp_path: Path, home: Path) -> None:
     """Every way to name layers, ranks and scales means here what it means to PEFT: the answers are the same, alone and
     all at once."""
     base = tiny_llama_safetensors(tmp_path / "base")
     models = {n: _trained(base, tmp_path / n, i, c, 0.25) for i, (n, c) in enumerate(CONFIGS.items())}
     adapters = tuple(AdapterSettings(name, str(tmp_path / name)) for name in CONFIGS)
-    core = load(base, cache_bytes=1 << 20, adapters=adapters)
+    core = load(base, cache_bytes=1 << 20, adapters=adapters, home=home)
     prompts = [list(range(3 + number, 9 + 3 * number)) for number in range(len(CONFIGS))]
     _same(core, models, prompts)
 
@@ -70,12 +70,12 @@ def test_tiny_models(tmp_path: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_smollm2(smollm2_f32: Path, tmp_path: Path) -> None:
+def test_smollm2(smollm2_f32: Path, tmp_path: Path, home: Path) -> None:
     """The same of the real model, among adapters of several ranks and the base."""
     names = ("lists", "all", "patterns")
     models = {n: _trained(smollm2_f32, tmp_path / n, i, CONFIGS[n], 0.05) for i, n in enumerate(names)}
     adapters = tuple(AdapterSettings(name, str(tmp_path / name)) for name in names)
-    core = load(smollm2_f32, cache_bytes=64 << 20, adapters=adapters)
+    core = load(smollm2_f32, cache_bytes=64 << 20, adapters=adapters, home=home)
     _same(core, models, [[504, 3575, 282, 4649, 314], [6403, 1980, 253, 655], [1604, 216, 34, 1232, 216, 34, 446]])
 
 

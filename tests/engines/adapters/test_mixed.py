@@ -10,6 +10,7 @@ import pytest
 from interlace.config import AdapterSettings
 from interlace.engines.core import Core
 from interlace.engines.local.adapter_bank import Adapter
+from interlace.engines.local.kernel import find_kernel
 from interlace.engines.local.runner import Run, Runner
 from interlace.engines.types import GenerateRequest, Sampling
 from interlace.models import DecoderArchitecture, read_adapter, read_architecture
@@ -50,10 +51,10 @@ def alone(folders: Path) -> dict[str, dict[int, list[int]]]:
 
 
 @pytest.fixture
-def core(folders: Path) -> Core:
+def core(folders: Path, home: Path) -> Core:
     """The base with all adapters."""
     adapters = tuple(AdapterSettings(f"a{n}", str(folders / f"adapter{n}")) for n in range(CROWD))
-    return load(folders / "base", cache_bytes=1 << 20, adapters=adapters)
+    return load(folders / "base", cache_bytes=1 << 20, adapters=adapters, home=home)
 
 
 def _resident(runner: Runner, folder: Path, number: int) -> Adapter:
@@ -69,11 +70,12 @@ def test_adapters_change_answers(alone: dict[str, dict[int, list[int]]]) -> None
 
 
 @pytest.mark.parametrize("step_tokens", [256, 11])
-def test_any_mix(folders: Path, alone: dict[str, dict[int, list[int]]], step_tokens: int) -> None:
+def test_any_mix(folders: Path, home: Path, alone: dict[str, dict[int, list[int]]], step_tokens: int) -> None:
     """Many requests at once, with all adapters and none, prompts read beside tokens chosen and in pieces: each answers
     as the merged checkpoint alone."""
     adapters = tuple(AdapterSettings(f"a{n}", str(folders / f"adapter{n}")) for n in range(CROWD))
-    core = load(folders / "base", cache_bytes=1 << 20, adapters=adapters, step_tokens=step_tokens, max_sequences=9)
+    changed = {"step_tokens": step_tokens, "max_sequences": 9, "home": home}
+    core = load(folders / "base", cache_bytes=1 << 20, adapters=adapters, **changed)
     names = ["a3", "", "a0", "a1", "a1", "a7", "a2", "", "a4", "a5", "a6", "a1"]
     outcomes = run(core, [_request(number, name) for number, name in enumerate(names)])
     for number, name in enumerate(names):
@@ -87,7 +89,7 @@ def test_alone(core: Core, alone: dict[str, dict[int, list[int]]]) -> None:
 
 
 @pytest.mark.parametrize("precision", ["file", "f32", "bf16", "int8"])
-def test_logits_of_mixed_steps(folders: Path, tmp_path: Path, precision: str) -> None:
+def test_logits_of_mixed_steps(folders: Path, home: Path, tmp_path: Path, precision: str) -> None:
     """Logits of prompts and single tokens in one step, some cut short, are those of merged weights: exactly as far as
     the precision goes. A GGUF's q and k rows, which lie in another order, take adapters too."""
     base = folders / "base"
@@ -96,7 +98,8 @@ def test_logits_of_mixed_steps(folders: Path, tmp_path: Path, precision: str) ->
     architecture = read_architecture(base)
     assert isinstance(architecture, DecoderArchitecture)
     tolerance = {"file": 1e-5, "f32": 1e-5, "bf16": 0.12, "int8": 0.12}[precision]
-    mixed = Runner(base, architecture, precision=precision, cache_bytes=1 << 20, threads=1)  # type: ignore[arg-type]
+    sizes = {"cache_bytes": 1 << 20, "threads": 1}
+    mixed = Runner(base, architecture, precision=precision, kernel=find_kernel(home), **sizes)  # type: ignore[arg-type]
     adapters = [_resident(mixed, folders / f"adapter{number}", number) for number in range(4)]
     rows = [list(range(5 + n, 25 + 3 * n)) for n in range(6)]
     runs = [Run(ids, 0, [n]) for n, ids in enumerate(rows)]

@@ -20,7 +20,8 @@ _ALIGN = 16  # elements: where in the buffer a matrix may begin
 class Adapter:
     """A loaded adapter. `serial` is never used twice, whatever its name; `layers` holds (down, up) of each layer it
     changes: float32, or bfloat16 as uint16 and `up` transposed; `ranks` their rank. `head`, [vocabulary, hidden]
-    float32, takes the place of the base's output layer."""
+    float32, takes the place of the base's output layer. `entries` says where the layers lie, for the compiled operation
+    alone, which wants `up` transposed always (`fused.py`)."""
 
     name: str
     serial: int
@@ -28,6 +29,7 @@ class Adapter:
     ranks: Mapping[str, int]
     bytes: int
     head: Array | None = None
+    entries: Array | None = None
 
 
 class Bank:

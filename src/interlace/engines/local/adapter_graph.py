@@ -44,10 +44,11 @@ class LinearLayers:
 
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def __call__(self, _input: Input, x: ov.Node, y: ov.Node, name: str) -> ov.Node:
-        """Note the layer."""
-        self.shapes[layer_of(name)] = (_width(y), _width(x))
-        return y
+    def __call__(self, _input: Input, x: ov.Node, ys: list[ov.Node], names: list[str]) -> list[ov.Node]:
+        """Note the layers."""
+        for y, name in zip(ys, names, strict=True):
+            self.shapes[layer_of(name)] = (_width(y), _width(x))
+        return ys
 
 
 @dataclass
@@ -59,8 +60,11 @@ class AdapterLayers:
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)  # of the layers that were changed
     _grids: dict[int, tuple[ov.Node, ov.Node]] = field(default_factory=dict)  # by identity: x, and x in the grid
 
-    def __call__(self, make_input: Input, x: ov.Node, y: ov.Node, name: str) -> ov.Node:
-        """`y` and, of every row that has an adapter, `up @ (down @ x)`."""
+    def __call__(self, make_input: Input, x: ov.Node, ys: list[ov.Node], names: list[str]) -> list[ov.Node]:
+        """Each `y` and, of every row that has an adapter, `up @ (down @ x)`."""
+        return [self._changed(make_input, x, y, name) for y, name in zip(ys, names, strict=True)]
+
+    def _changed(self, make_input: Input, x: ov.Node, y: ov.Node, name: str) -> ov.Node:
         layer = layer_of(name)
         if kind_of(layer) not in self.kinds:
             return y

@@ -48,8 +48,8 @@ from interlace.models import DecoderArchitecture, Rope
 BLOCK = 32  # tokens in one cache block: what the runtime's CPU kernel is built for
 
 
-Adapt = Callable[[Callable[[str, list[int], Type], ov.Node], ov.Node, ov.Node, str], ov.Node]
-"""(input, x, y, name) → what becomes of `y`, the linear layer `name` of `x`; `input` makes inputs of the model."""
+Adapt = Callable[[Callable[[str, list[int], Type], ov.Node], ov.Node, list[ov.Node], list[str]], list[ov.Node]]
+"""(input, x, ys, names) → what becomes of `ys`, the linear layers `names` of `x`; `input` makes inputs of the model."""
 
 
 def build_decoder(architecture: DecoderArchitecture, make: ConstantMaker, adapt: Adapt | None = None, *,
@@ -111,12 +111,14 @@ class _Builder:
             return layer_norm(x, weight, self.make.vector(module + ".bias"), arch.norm_epsilon)
         return rms_norm(x, weight + np.float32(arch.norm_offset), arch.norm_epsilon)
 
-    def linear(self, x: ov.Node, name: str, rows: Array | None = None) -> ov.Node:
-        """The linear layer of the weight `name` on [T, in], and what adapters make of it; every one but the head comes
-        through here. Without `.weight` the name is the module's path as PEFT knows it, so an adapter of `qkv_proj`,
-        `gate_up_proj` (Phi-3) or `c_attn` (GPT-2) is one of the whole fused module."""
-        y = self._product(x, name, rows)
-        return y if self.adapt is None else self.adapt(self.input, x, y, name)
+    def linear(self, x: ov.Node, *names: str) -> list[ov.Node]:
+        """The linear layers of the weights `names` on one x [T, in], and what adapters make of them; every one but the
+        head comes through here. Without `.weight` a name is the module's path as PEFT knows it, so an adapter
+        of `qkv_proj`, `gate_up_proj` (Phi-3) or `c_attn` (GPT-2) is one of the whole fused module."""
+        return self._adapted(x, [self._product(x, name) for name in names], list(names))
+
+    def _adapted(self, x: ov.Node, ys: list[ov.Node], names: list[str]) -> list[ov.Node]:
+        return ys if self.adapt is None else self.adapt(self.input, x, ys, names)
 
     def _product(self, x: ov.Node, name: str, rows: Array | None = None) -> ov.Node:
         """`x @ W.T` for the weight `name`, and its bias where the checkpoint has one."""
@@ -134,24 +136,25 @@ class _Builder:
         q = self._placed(q, arch.heads, "q_norm", layer)
         k = self._placed(k, arch.kv_heads, "k_norm", layer)
         attended = self._paged_attention(q, k, v, layer)
-        return self._residual(x, self.linear(attended, arch.name("o", layer) + ".weight"), "post_attn_norm", layer)
+        (y,) = self.linear(attended, arch.name("o", layer) + ".weight")
+        return self._residual(x, y, "post_attn_norm", layer)
 
     def feed_forward(self, x: ov.Node, layer: int) -> ov.Node:
         """Two linear layers with an activation between them, gated (Shazeer, 2020) in most families; with residual."""
         arch = self.arch
         normed = self.norm(x, arch.name("ffn_norm", layer))
         if arch.has("gate_up"):
-            both = self.linear(normed, arch.name("gate_up", layer) + ".weight")
+            (both,) = self.linear(normed, arch.name("gate_up", layer) + ".weight")
             inner = slice_last(both, 0, arch.feed_forward)
             gated = slice_last(both, arch.feed_forward, 2 * arch.feed_forward)
         elif arch.has("gate"):
-            inner = self.linear(normed, arch.name("gate", layer) + ".weight")
-            gated = self.linear(normed, arch.name("up", layer) + ".weight")
+            inner, gated = self.linear(normed, *(arch.name(part, layer) + ".weight" for part in ("gate", "up")))
         else:
-            inner, gated = self.linear(normed, arch.name("up", layer) + ".weight"), None
+            (inner,), gated = self.linear(normed, arch.name("up", layer) + ".weight"), None
         inner = activate(inner, arch.activation)
         inner = inner if gated is None else ops.multiply(inner, gated)
-        return self._residual(x, self.linear(inner, arch.name("down", layer) + ".weight"), "post_ffn_norm", layer)
+        (y,) = self.linear(inner, arch.name("down", layer) + ".weight")
+        return self._residual(x, y, "post_ffn_norm", layer)
 
     def _residual(self, x: ov.Node, y: ov.Node, norm: str, layer: int) -> ov.Node:
         """`x + y`, y normed first in families that do."""
@@ -161,10 +164,12 @@ class _Builder:
         """q, k and v of normed states, [T, heads * head_dim] each."""
         arch = self.arch
         if not arch.has("qkv"):
-            q = self.linear(x, arch.name("q", layer) + ".weight", self._rope_rows(arch.heads))
-            k = self.linear(x, arch.name("k", layer) + ".weight", self._rope_rows(arch.kv_heads))
-            return q, k, self.linear(x, arch.name("v", layer) + ".weight")
-        joined = self.linear(x, arch.name("qkv", layer) + ".weight")
+            names = [arch.name(part, layer) + ".weight" for part in ("q", "k", "v")]
+            orders = self._rope_rows(arch.heads), self._rope_rows(arch.kv_heads), None
+            products = [self._product(x, name, rows) for name, rows in zip(names, orders, strict=True)]
+            q, k, v = self._adapted(x, products, names)
+            return q, k, v
+        (joined,) = self.linear(x, arch.name("qkv", layer) + ".weight")
         queries, keys = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
         return (
             slice_last(joined, 0, queries),
@@ -244,7 +249,7 @@ class _Builder:
             empty(np.int32), empty(np.int32), empty(np.int32), empty(np.int32), empty(np.uint8),
             empty(np.int32),
         ]  # fmt: skip
-        node = PagedAttention([argument.output(0) for argument in arguments])
+        node = PagedAttention([a if isinstance(a, ov.Output) else a.output(0) for a in arguments])  # v may be either
         info = node.get_rt_info()
         info["num_k_heads"] = info["num_v_heads"] = arch.kv_heads
         info["k_head_size"] = info["v_head_size"] = arch.head_dim

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from interlace.config import ModelSettings
 from interlace.engines.core import Core
 from interlace.engines.local.constants import KEPT_AS_STORED, KEPT_IN_EIGHT_BITS, Precision
+from interlace.engines.local.kernel import find_kernel
 from interlace.errors import ConfigError
 from interlace.models import (
     Checkpoint,
@@ -26,6 +27,7 @@ from interlace.models import (
 )
 
 if TYPE_CHECKING:
+    from interlace.engines.local.adapter_bank import Adapter
     from interlace.engines.local.adapters import AdapterStore
     from interlace.engines.local.runner import Runner
 
@@ -43,12 +45,13 @@ def load(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -
 
         check_memory(checkpoint, 0)
         return load_encoder(checkpoint.path, threads=threads, progress=progress)
-    check_memory(checkpoint, settings.cache_bytes, _kept_precision(settings, checkpoint))
-    return _load_decoder(settings, checkpoint, architecture, threads, progress)
+    room = settings.cache_bytes + (settings.adapter_bytes if settings.adapters else 0)
+    check_memory(checkpoint, room, _kept_precision(settings, checkpoint), graphs=2 if settings.adapters else 1)
+    return _load_decoder(settings, checkpoint, architecture, threads, find_kernel(home), progress)
 
 
 def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture: DecoderArchitecture, threads: int,
-                  progress: Callable[[str], None]) -> Core:  # fmt: skip
+                  kernel: Path | None, progress: Callable[[str], None]) -> Core:  # fmt: skip
     from interlace.engines.local.constraints import GrammarCompiler
     from interlace.engines.local.engine import LocalEngine
     from interlace.engines.local.prompts import Prompts
@@ -62,14 +65,16 @@ def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture:
     prompts = Prompts(tokenizer, load_template(path, tokenizer), GrammarCompiler(tokenizer, architecture.vocabulary))
     progress("compiling the model")
     precision = _precision(settings)
-    runner = Runner(path, architecture, precision=precision, cache_bytes=settings.cache_bytes, threads=threads)
+    runner = Runner(
+        path, architecture, precision=precision, cache_bytes=settings.cache_bytes, threads=threads, kernel=kernel
+    )
     formats = ", ".join(f"{count} x {kept}" for kept, count in sorted(runner.report.formats.items()))
     log.info(
         "%s: weights kept as %s; largest error of a re-coded one %.2g of its tensor's largest value; "
         "cache of %d blocks of 32 tokens",
         settings.name, formats, runner.report.worst_error, runner.cache_blocks,
     )  # fmt: skip
-    adapters = _adapters(settings, runner)
+    adapters = _adapters(settings, runner, checkpoint)
     return LocalEngine(
         runner,
         prompts,
@@ -84,14 +89,19 @@ def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture:
     )
 
 
-def _adapters(settings: ModelSettings, runner: Runner) -> AdapterStore:
+def _adapters(settings: ModelSettings, runner: Runner, checkpoint: Checkpoint) -> AdapterStore:
     """The store of the model's adapters, with those that its settings name."""
     from interlace.engines.local.adapters import AdapterStore
 
     def read(folder: Path) -> Layers:
         return read_adapter(folder, runner.linear_shapes, most_bytes=settings.adapter_bytes, head=runner.head_shape)
 
-    store = AdapterStore(read, runner.adapter, settings.adapter_bytes)
+    def make(name: str, serial: int, layers: Layers) -> Adapter:
+        if not runner.takes(layers):  # the first adapter has another graph compiled, beside the plain one
+            check_memory(checkpoint, 0, _kept_precision(settings, checkpoint))
+        return runner.adapter(name, serial, layers)
+
+    store = AdapterStore(read, make, settings.adapter_bytes)
     for adapter in settings.adapters:
         store.register(adapter.name, Path(adapter.folder))
     return store

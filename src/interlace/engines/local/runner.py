@@ -24,6 +24,7 @@ from interlace.engines.local.adapter_graph import AdapterLayers, LinearLayers, k
 from interlace.engines.local.adapter_head import HEADS
 from interlace.engines.local.compiled import Compiled, Run
 from interlace.engines.local.constants import Array, ConstantMaker, Precision, Report
+from interlace.engines.local.fused import Fused, FusedLayers, fused_adapter
 from interlace.engines.local.graph import BLOCK, Adapt, build_decoder
 from interlace.errors import ConfigError
 from interlace.models import DecoderArchitecture, Layers, open_weights
@@ -50,8 +51,11 @@ class Runner:
         precision: Precision = "file",
         cache_bytes: int = 1 << 30,
         threads: int = 0,
+        kernel: Path | None = None,
     ) -> None:
+        """`kernel`: the compiled operation for adapters, where there is one (`kernel.py`)."""
         self._adapter_type = Type.bf16 if precision == "bf16" else Type.f32
+        self._kernel = kernel
         self._path = path
         self._architecture = architecture
         self._precision = precision
@@ -65,7 +69,8 @@ class Runner:
         self.linear_shapes: Mapping[str, tuple[int, int]] = MappingProxyType(linears.shapes)
         self.report: Report = make.report
         self._plain = Compiled(model, self._properties, make.buffers)
-        self._adapted: Adapted | None = None
+        self._adapted: Adapted | Fused | None = None
+        self._columns = {layer: column for column, layer in enumerate(linears.shapes)}
         self._compiling = threading.Lock()
         self.cache_blocks = self._allocate_cache(cache_bytes)
 
@@ -104,6 +109,8 @@ class Runner:
         seconds; `forward` goes on meanwhile. From any thread; no two have the same `serial`."""
         self._take_adapters_in(layers)
         short = self._adapter_type == Type.bf16
+        if self._kernel:
+            return fused_adapter(name, serial, layers, self._columns, short=short)
         kept = {
             layer: (to_bf16(low.down), to_bf16(np.ascontiguousarray(low.up.T))) if short else (low.down, low.up)
             for layer, low in layers.items()
@@ -117,17 +124,28 @@ class Runner:
         """Of the output layer, (vocabulary, hidden)."""
         return self._architecture.vocabulary, self._architecture.hidden
 
+    def takes(self, layers: Layers) -> bool:
+        """Whether a graph that is there takes an adapter with those layers."""
+        return self._adapted is not None and _kinds(layers) <= self._adapted.kinds
+
     def _take_adapters_in(self, layers: Layers) -> None:
-        kinds = frozenset(map(kind_of, layers)) | (frozenset() if layers.head is None else {HEADS})
         with self._compiling:
-            present = self._adapted.kinds if self._adapted else frozenset()
-            if kinds <= present:
+            if self.takes(layers):
                 return
-            changed = AdapterLayers(kinds | present, self._adapter_type)
-            model, make = self._built(changed, states=HEADS in changed.kinds)
-            adapted = Adapted(model, changed, self._properties, make.buffers, self._architecture.logit_cap)
+            present = self._adapted.kinds if self._adapted else frozenset()
+            adapted = self._graph_with_adapters(_kinds(layers) | present)
             self._bind_cache(adapted.compiled)
             self._adapted = adapted
+
+    def _graph_with_adapters(self, kinds: frozenset[str]) -> Adapted | Fused:
+        cap = self._architecture.logit_cap
+        if self._kernel:
+            fused = FusedLayers(kinds, self._columns, self._kernel)
+            model, make = self._built(fused, states=HEADS in kinds)
+            return Fused(model, fused, self._properties, make.buffers, cap)
+        stacked = AdapterLayers(kinds, self._adapter_type)
+        model, make = self._built(stacked, states=HEADS in kinds)
+        return Adapted(model, stacked, self._properties, make.buffers, cap)
 
     def forward(self, runs: Rows[Run], wanted: Array) -> Array:
         """Compute all runs in one step; return logits [len(wanted), vocabulary] f32 for the `wanted` positions, which
@@ -138,3 +156,7 @@ class Runner:
         adapted = self._adapted
         assert adapted is not None
         return adapted.forward(runs, wanted)
+
+
+def _kinds(layers: Layers) -> frozenset[str]:
+    return frozenset(map(kind_of, layers)) | (frozenset() if layers.head is None else {HEADS})
