@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, get_args
 
 from interlace.config import ModelSettings
 from interlace.engines.core import Core
-from interlace.engines.local.constants import KEPT_AS_STORED, KEPT_IN_EIGHT_BITS, Precision
+from interlace.engines.local.constants import Precision
+from interlace.engines.local.kept import kept_precision
 from interlace.errors import ConfigError
 from interlace.models import (
     Checkpoint,
@@ -19,7 +20,6 @@ from interlace.models import (
     Layers,
     SuggestedSampling,
     check_memory,
-    open_weights,
     read_adapter,
     read_architecture,
     resolve,
@@ -43,7 +43,11 @@ def load(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -
 
         check_memory(checkpoint, 0)
         return load_encoder(checkpoint.path, threads=threads, progress=progress)
-    check_memory(checkpoint, settings.cache_bytes, _kept_precision(settings, checkpoint))
+    if settings.precision == "auto":  # before any graph is there: one at a time is in memory
+        from interlace.engines.local.measuring import Subject, settled
+
+        settings = settled(settings, Subject(checkpoint, architecture, home, threads), progress)
+    check_memory(checkpoint, settings.cache_bytes, kept_precision(settings.precision, checkpoint))
     return _load_decoder(settings, checkpoint, architecture, threads, progress)
 
 
@@ -95,18 +99,6 @@ def _adapters(settings: ModelSettings, runner: Runner) -> AdapterStore:
     for adapter in settings.adapters:
         store.register(adapter.name, Path(adapter.folder))
     return store
-
-
-def _kept_precision(settings: ModelSettings, checkpoint: Checkpoint) -> str:
-    """The precision to estimate memory by: a file with kinds that are kept in more bits grows, so it counts as int8 or,
-    where some are re-coded as f16, as bf16."""
-    if settings.precision != "file":
-        return settings.precision
-    with open_weights(checkpoint.path) as weights:
-        kinds = {weights.stored(name).kind for name in weights.names()}
-    if kinds <= KEPT_AS_STORED:
-        return "file"
-    return "int8" if kinds <= KEPT_AS_STORED | KEPT_IN_EIGHT_BITS else "bf16"
 
 
 def _precision(settings: ModelSettings) -> Precision:
