@@ -30,7 +30,7 @@ class AgreementGate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least so many tokens."""
 
     percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 98.5
-    tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1280
+    tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2048
 
     def passed_by(self, agreed: int, tokens: int) -> bool:
         """Whether so many of so many suffice."""
