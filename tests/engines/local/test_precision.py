@@ -69,7 +69,13 @@ def home(measured_home: Path, tmp_path: Path) -> Path:
 
 def loaded(home: Path, told: list[str], precision: str = "auto", **settings: Any) -> Core:
     """The model as an engine host loads it; what it told goes into `told`."""
-    named = {"name": "test", "checkpoint": NAME, "cache_bytes": 4 << 20, "threads": 1, "precision": precision}
+    named: dict[str, Any] = {
+        "name": "test",
+        "checkpoint": NAME,
+        "cache_bytes": 4 << 20,
+        "threads": 1,
+        "precision": precision,
+    }
     return load_core(ModelSettings(**(named | settings)), home, told.append)
 
 
