@@ -134,6 +134,24 @@ MISTAKES: dict[str, tuple[str, int, str, str]] = {
 }  # fmt: skip
 
 
+def test_a_precision_for_all_models_on_this_machine(tmp_path: Path) -> None:
+    """`--precision` beats what the file says of each local model, leaves remote ones alone, and must be one."""
+    file = tmp_path / "interlace.yaml"
+    remote = "- {name: far, engine: ollama, model: m}"
+    file.write_text(f"models:\n- {{name: a, checkpoint: a, precision: int8}}\n- {{name: b, checkpoint: b}}\n{remote}\n")
+    models = load_settings(file, {}, {"precision": "bf16"}).models
+    assert [model.precision for model in models] == ["bf16", "bf16", "file"]
+    assert [model.precision for model in load_settings(None, {}, {"precision": "auto"}).models] == ["auto"]
+    assert [model.precision for model in load_settings(file, {}, {"precision": None}).models] == [
+        "int8",
+        "file",
+        "file",
+    ]
+    with pytest.raises(ConfigError, match=r"--precision.*Did you mean `bf16`") as caught:
+        load_settings(file, {}, {"precision": "fp16"})
+    assert caught.value.message.count("\n") == 0
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_named_with_line_and_mend(tmp_path: Path, mistake: str) -> None:
     """One problem, at its line, in words that name the setting and the way out; `load_settings` says the same."""

@@ -104,6 +104,10 @@ def serve(
     config: Config = None,
     home: Home = None,
     workers: Annotated[int | None, typer.Option(help="Processes that answer behind the port.", min=1, max=64)] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="That of all models on this machine: file, f32, bf16, int8, or auto, which measures first."),
+    ] = None,
 ) -> None:
     """Serve models over an OpenAI-compatible endpoint.
 
@@ -114,7 +118,9 @@ def serve(
     """
     from interlace.gateway.commands import serve_command
 
-    raise typer.Exit(serve_command(config=config, host=host, port=port, home=home, workers=workers))
+    raise typer.Exit(
+        serve_command(config=config, host=host, port=port, home=home, workers=workers, precision=precision)
+    )
 
 
 @app.command()
@@ -219,6 +225,28 @@ def checkpoints_show(name: Name, home: Home = None, as_json: Json = False) -> No
     from interlace.models.commands import show_command
 
     raise typer.Exit(show_command(name, _home(home), as_json=as_json))
+
+
+@checkpoints.command("measure")
+def checkpoints_measure(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A checkpoint's name, or a path.")],
+    threads: Annotated[
+        int, typer.Option(metavar="N", help="Threads of the engine; 0: one per physical core.", min=0, max=1024)
+    ] = 0,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Longest time it may take.", min=1)] = 300.0,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast and how exact each precision is here.
+
+    What is found is kept beside the checkpoint, and models with `precision: auto` take the best of it at their next
+    start. Wants the machine to itself: stop the server first.
+
+    Example: interlace checkpoints measure smollm2-135m-instruct
+    """
+    from interlace.engines.local.measure_commands import measure_command
+
+    raise typer.Exit(measure_command(name, _home(home), threads=threads, seconds=seconds, as_json=as_json))
 
 
 @checkpoints.command("verify")

@@ -110,7 +110,8 @@ def load_settings(
     need_keys: bool = True,
     faults: Faults | None = None,
 ) -> Settings:
-    """Settings from file, then environment, then `overrides` (dotted path → value; None is no override).
+    """Settings from file, then environment, then `overrides` (dotted path → value; None is no override). `precision`
+    is that of every model on this machine.
 
     Raises `ConfigError` whose message lists every problem, one a line. A missing provider's key is one unless
     `need_keys` is False, as for commands that only ask a running server. `faults` as for `check_config`.
@@ -167,11 +168,14 @@ class _Reader:
         for name, setting in ENVIRONMENT.items():
             if text := env.get(name):
                 self._put(values, setting, text, name)
-        for setting, value in overrides.items():
-            if value is not None:
-                self._put(values, setting, str(value), f"--{setting}")
+        given = {setting: str(value) for setting, value in overrides.items() if value is not None}
+        for setting, text in given.items():
+            if setting != "precision":
+                self._put(values, setting, text, f"--{setting}")
         if not values.get("models"):
             values["models"] = ({"name": DEFAULT_MODEL, "checkpoint": DEFAULT_MODEL},)
+        if "precision" in given:
+            self._put_precision(values["models"], given["precision"])
         self._check_models_named(values)
         if self.problems:
             return Settings()
@@ -335,9 +339,14 @@ class _Reader:
                 problem = f"names {shown(repr(name))}, which is not among the models"
                 self._add(self.lines[where], where, problem, close.strip())
 
-    def _put(self, values: dict[str, Any], setting: str, text: str, source: str) -> None:
+    def _put_precision(self, models: Iterable[dict[str, Any]], text: str) -> None:
+        """Let every model on this machine have that precision, whatever the file says."""
+        for model in models:
+            if model.get("engine", "local") == "local" and not self.problems:
+                self._put(model, "precision", text, "--precision", ModelSettings)
+
+    def _put(self, values: dict[str, Any], setting: str, text: str, source: str, cls: Any = Settings) -> None:
         """Set the dotted `setting` from text, checked like a value of the file."""
-        cls: Any = Settings
         *parents, name = setting.split(".")
         for parent in parents:
             cls = hints_of(cls)[parent]

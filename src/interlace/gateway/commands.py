@@ -27,12 +27,14 @@ def serve_command(
     home: Path | None = None,
     log_level: str | None = None,
     workers: int | None = None,
+    precision: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> int:
     """`interlace serve`: pull what is missing, listen, answer until SIGTERM. Exit codes: 0 drained, 1 failed, 2 wrong
     configuration."""
     env = os.environ if env is None else env
     overrides = {"host": host, "port": port, "home": home, "log.level": log_level, "workers": workers}
+    overrides["precision"] = precision
     found = find_config(config, env)  # a reload reads the same file, or says that it is gone
     _raise_file_limit()
     try:

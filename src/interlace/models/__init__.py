@@ -27,11 +27,23 @@ if TYPE_CHECKING:
         read_architecture,
     )
     from interlace.models.catalogue import known_models
-    from interlace.models.checkpoint import Checkpoint, Manifest, SuggestedSampling
-    from interlace.models.lock import HeldLock, try_lock
+    from interlace.models.checkpoint import AgreementGate, Checkpoint, Manifest, SuggestedSampling
+    from interlace.models.lock import HeldLock, locked, try_lock
+    from interlace.models.measured import (
+        METHOD,
+        Machine,
+        Measurement,
+        Trial,
+        count_attempt,
+        keep_measurement,
+        measurements,
+        read_measurement,
+        this_machine,
+        weights_of,
+    )
     from interlace.models.metadata import gguf_metadata
     from interlace.models.pulling import pull
-    from interlace.models.room import check_memory, memory_needed
+    from interlace.models.room import available_memory, check_memory, gigabytes, memory_needed
     from interlace.models.store import (
         default_home,
         find_checkpoint,
@@ -47,8 +59,10 @@ if TYPE_CHECKING:
 
 # name → the module that has it
 _HOMES = {
+    "METHOD": "measured",
     "Activation": "architecture",
     "Added": "adapter_store",
+    "AgreementGate": "checkpoint",
     "Architecture": "architecture",
     "Checkpoint": "checkpoint",
     "DecoderArchitecture": "architecture",
@@ -57,18 +71,23 @@ _HOMES = {
     "Layer": "architecture",
     "Layers": "adapter_file",
     "LowRank": "adapter_file",
+    "Machine": "measured",
     "Manifest": "checkpoint",
+    "Measurement": "measured",
     "Rope": "architecture",
     "Shapes": "adapter_file",
     "StoredTensor": "weights",
     "SuggestedSampling": "checkpoint",
+    "Trial": "measured",
     "Weights": "weights",
+    "available_memory": "room",
     "change_added": "adapter_store",
     "check_memory": "room",
     "check_source": "pulling",
     "check_tensors": "tensors",
     "copy_adapter": "adapter_store",
     "copy_folder": "adapter_store",
+    "count_attempt": "measured",
     "default_home": "store",
     "dequantise": "weights",
     "expected_shapes": "tensors",
@@ -77,9 +96,13 @@ _HOMES = {
     "forget_copy": "adapter_store",
     "get_checkpoint": "store",
     "gguf_metadata": "metadata",
+    "gigabytes": "room",
     "head_modules": "tensors",
+    "keep_measurement": "measured",
     "known_models": "catalogue",
     "list_checkpoints": "store",
+    "locked": "lock",
+    "measurements": "measured",
     "memory_needed": "room",
     "open_weights": "weights",
     "print_table": "table",
@@ -87,16 +110,21 @@ _HOMES = {
     "read_adapter": "adapter_file",
     "read_added": "adapter_store",
     "read_architecture": "architecture",
+    "read_measurement": "measured",
     "remove_checkpoint": "store",
     "resolve": "store",
     "sweep_copies": "adapter_store",
+    "this_machine": "measured",
     "try_lock": "lock",
     "verify_checkpoint": "store",
+    "weights_of": "measured",
 }
 
 __all__ = [
+    "METHOD",
     "Activation",
     "Added",
+    "AgreementGate",
     "Architecture",
     "Checkpoint",
     "DecoderArchitecture",
@@ -105,18 +133,23 @@ __all__ = [
     "Layer",
     "Layers",
     "LowRank",
+    "Machine",
     "Manifest",
+    "Measurement",
     "Rope",
     "Shapes",
     "StoredTensor",
     "SuggestedSampling",
+    "Trial",
     "Weights",
+    "available_memory",
     "change_added",
     "check_memory",
     "check_source",
     "check_tensors",
     "copy_adapter",
     "copy_folder",
+    "count_attempt",
     "default_home",
     "dequantise",
     "expected_shapes",
@@ -125,9 +158,13 @@ __all__ = [
     "forget_copy",
     "get_checkpoint",
     "gguf_metadata",
+    "gigabytes",
     "head_modules",
+    "keep_measurement",
     "known_models",
     "list_checkpoints",
+    "locked",
+    "measurements",
     "memory_needed",
     "open_weights",
     "print_table",
@@ -135,11 +172,14 @@ __all__ = [
     "read_adapter",
     "read_added",
     "read_architecture",
+    "read_measurement",
     "remove_checkpoint",
     "resolve",
     "sweep_copies",
+    "this_machine",
     "try_lock",
     "verify_checkpoint",
+    "weights_of",
 ]
 
 

@@ -105,3 +105,55 @@ class PlainProgress:
 def progress_for_people() -> TerminalProgress | PlainProgress:
     """Bars where standard error is a terminal, plain lines elsewhere."""
     return TerminalProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+class ShareBar:
+    """A bar for one thing that is done by and by."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=BAR_WIDTH),
+            TextColumn("{task.percentage:.0f} %"),
+        )
+        self._bars = RichProgress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bars.add_task("", total=1.0)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def tell(self, text: str, share: float) -> None:
+        """What is being done, and how much of everything is done, from 0 to 1."""
+        self._bars.update(self._task, description=escape(text), completed=share)
+
+
+class ShareLines:
+    """The same as lines, one for each thing that begins."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def tell(self, text: str, share: float) -> None:
+        """Print a line where the text is another."""
+        if text != self._last:
+            self._last = text
+            print(f"{text} ({share:.0%})", file=sys.stderr, flush=True)  # noqa: T201 - for the person at the terminal
+
+
+def share_for_people() -> ShareBar | ShareLines:
+    """A bar where standard error is a terminal, plain lines elsewhere."""
+    return ShareBar() if sys.stderr.isatty() else ShareLines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -24,6 +25,18 @@ class SuggestedSampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     repetition_penalty: float | None = None
 
 
+class AgreementGate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often a precision must choose the token that fp32 chooses to be taken by `precision: auto`: per cent of at
+    least so many tokens."""
+
+    percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 98.5
+    tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2048
+
+    def passed_by(self, agreed: int, tokens: int) -> bool:
+        """Whether so many of so many suffice."""
+        return tokens >= self.tokens and 100 * agreed >= self.percent * tokens
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a checkpoint is and where it came from. The checkpoint exists once this file does."""
 
@@ -38,6 +51,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     licence: str | None = None  # SPDX identifier, where the source states one
     chat_template: str | None = None
     sampling: SuggestedSampling = SuggestedSampling()
+    gate: AgreementGate = AgreementGate()
     version: int = MANIFEST_VERSION
 
 

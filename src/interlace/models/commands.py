@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from interlace.errors import CheckpointError
-from interlace.models.checkpoint import Checkpoint, Manifest
+from interlace.models.checkpoint import AgreementGate, Checkpoint, Manifest
+from interlace.models.measured import Measurement, Trial, measurements
 from interlace.models.refs import checked_name
 from interlace.models.room import gigabytes
 from interlace.models.store import (
@@ -69,14 +70,18 @@ def list_command(home: Path, *, as_json: bool = False) -> int:
 
 
 def show_command(name: str, home: Path, *, as_json: bool = False) -> int:
-    """Everything the manifest of one checkpoint says."""
+    """Everything the manifest of one checkpoint says, and what was measured of its precisions."""
 
     def run() -> int:
-        about = _about(get_checkpoint(name, home))
+        checkpoint = get_checkpoint(name, home)
+        about, measured = _about(checkpoint), measurements(checkpoint, home)
         if as_json:
-            _print_json(about)
+            _print_json(about | {"measured": measured})
         else:
             _print_facts(about)
+            for measurement in measured:
+                print()
+                print_measurement(measurement, checkpoint.manifest.gate)
         return OK
 
     return _in_words(run, home, name)
@@ -173,6 +178,28 @@ def _words(value: Any) -> str:
         said = {key: each for key, each in msgspec.structs.asdict(value).items() if each is not None}
         return ", ".join(f"{key} {each}" for key, each in said.items()) or "not stated"
     return "not stated" if value is None else str(value)
+
+
+def print_measurement(measurement: Measurement, gate: AgreementGate) -> None:
+    """What was found of each precision, for people."""
+    machine = measurement.machine
+    cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
+    print(
+        f"precisions on {_one_line(machine.processor)}, {cores}, {machine.threads} threads, openvino "
+        f"{_one_line(machine.openvino)}: measured {measurement.measured[:10]} in {measurement.seconds:.0f} s; "
+        f"tokens/s, and agreement with {measurement.reference}"
+    )
+    many = f"{measurement.streams} STREAMS"
+    headings = ("PRECISION", "1 STREAM", many, "AGREEMENT", "TOKENS", "MEMORY", f"GATE {gate.percent:g} %")
+    print_table(headings, [_trial(trial, gate) for trial in measurement.trials], right=headings[1:6])
+
+
+def _trial(trial: Trial, gate: AgreementGate) -> list[str]:
+    if trial.problem:
+        return [trial.precision, *[""] * 5, trial.problem]
+    speeds = f"{trial.one:.1f}", f"{trial.many:,.0f}"
+    agreed = f"{trial.percent:.2f} %", f"{trial.tokens:,}", gigabytes(trial.bytes)
+    return [trial.precision, *speeds, *agreed, "passes" if gate.passed_by(trial.agreed, trial.tokens) else "fails"]
 
 
 def _one_line(text: str) -> str:

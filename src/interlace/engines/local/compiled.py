@@ -34,6 +34,11 @@ class Compiled:
         self._request = self._compiled.create_infer_request()  # does not keep its model alive
         self._inputs: dict[str, Any] = {}
 
+    @property
+    def input_names(self) -> frozenset[str]:
+        """What the graph takes."""
+        return frozenset(port.get_any_name() for port in self._compiled.inputs)
+
     def cache_ports(self) -> list[Any]:
         """The inputs that hold the cache, in order."""
         return [port for port in self._compiled.inputs if "_cache." in port.get_any_name()]
@@ -51,26 +56,37 @@ class Compiled:
     def forward(self, runs: Rows[Run], wanted: Array) -> Array:
         """Compute all runs; return logits [len(wanted), vocabulary] f32 for the `wanted` positions, which count
         through the runs' tokens laid end to end. The array is a view that the next call overwrites."""
-        lengths = np.fromiter((len(run.tokens) for run in runs), np.int32, len(runs))
-        past = np.fromiter((run.past for run in runs), np.int32, len(runs))
-        totals = past + lengths
-        used = (totals + BLOCK - 1) // BLOCK
-        begins = offsets(lengths)
         self.set("input_ids", np.concatenate([np.asarray(run.tokens, np.int64) for run in runs]))
-        # The position of token j of a run is past + j: count through all tokens, then shift each run to its past.
-        self.set("position_ids", np.arange(begins[-1], dtype=np.int64) + np.repeat(past - begins[:-1], lengths))
-        self.set("past_lens", past)
-        self.set("subsequence_begins", begins)
-        self.set("block_indices_begins", offsets(used))
-        self.set(
-            "block_indices",
-            np.concatenate([np.asarray(run.blocks[:n], np.int32) for run, n in zip(runs, used.tolist(), strict=True)]),
-        )
-        self.set("max_context_len", np.array(totals.max(), np.int32))
+        for name, values in places(runs).items():
+            self.set(name, values)
         self.set("logits_idx", wanted.astype(np.int32))
+        return self.infer()
+
+    def infer(self) -> Array:
+        """Compute with the inputs as they were set; the output, a view that the next call overwrites."""
         self._request.infer()  # releases the GIL
-        logits: Array = self._request.get_output_tensor(0).data
-        return logits
+        output: Array = self._request.get_output_tensor(0).data
+        return output
+
+
+def places(runs: Rows[Run]) -> dict[str, Array]:
+    """The inputs that say where the tokens of `runs` stand and where their cache lies. Of the tokens only their number
+    is looked at."""
+    lengths = np.fromiter((len(run.tokens) for run in runs), np.int32, len(runs))
+    past = np.fromiter((run.past for run in runs), np.int32, len(runs))
+    totals = past + lengths
+    used = (totals + BLOCK - 1) // BLOCK
+    begins = offsets(lengths)
+    indices = [np.asarray(run.blocks[:n], np.int32) for run, n in zip(runs, used.tolist(), strict=True)]
+    return {
+        # The position of token j of a run is past + j: count through all tokens, then shift each run to its past.
+        "position_ids": np.arange(begins[-1], dtype=np.int64) + np.repeat(past - begins[:-1], lengths),
+        "past_lens": past,
+        "subsequence_begins": begins,
+        "block_indices_begins": offsets(used),
+        "block_indices": np.concatenate(indices),
+        "max_context_len": np.array(totals.max(), np.int32),
+    }
 
     def states(self) -> Array:
         """What went into the head in the last `forward`, [len(wanted), hidden] f32: a view. Of graphs that give it."""

@@ -17,6 +17,9 @@ many when it prefills):
 Output `logits`: [R, vocabulary] f32; `states`, where they are asked for: what goes into the head, [R, hidden] f32.
 The layout [T, heads, 1, head_dim] is the one in which the runtime was seen to fuse rotary embedding, norms and linear
 layers.
+
+A part of a decoder (`Span`) takes `hidden_in` [T, hidden] f32 in place of `input_ids`, or gives `hidden` [T, hidden]
+f32 in place of `logits`, and has the inputs that its layers need.
 """
 
 from __future__ import annotations
@@ -52,20 +55,42 @@ Adapt = Callable[[Callable[[str, list[int], Type], ov.Node], ov.Node, list[ov.No
 """(input, x, ys, names) → what becomes of `ys`, the linear layers `names` of `x`; `input` makes inputs of the model."""
 
 
-def build_decoder(architecture: DecoderArchitecture, make: ConstantMaker, adapt: Adapt | None = None, *,
-                  states: bool = False) -> ov.Model:  # fmt: skip
-    """The whole decoder as an uncompiled model; see the module's docstring for its inputs and outputs."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a decoder. It takes the hidden states in front of layer `begin` (None: tokens), and gives those in
+    front of layer `end`, which after the last one is the number of layers (None: logits)."""
+
+    begin: int | None = None
+    end: int | None = None
+
+
+WHOLE = Span()
+
+
+def build_decoder(
+    architecture: DecoderArchitecture,
+    make: ConstantMaker,
+    adapt: Adapt | None = None,
+    span: Span = WHOLE,
+    *,
+    states: bool = False,
+) -> ov.Model:
+    """The decoder, or that part of it, uncompiled; see the module's docstring for its inputs and outputs."""
     build = _Builder(architecture, make, adapt)
-    x = build.embedding()
-    for layer in range(architecture.layers):
+    x = build.embedding() if span.begin is None else build.input("hidden_in", [-1, architecture.hidden], Type.f32)
+    for layer in range(span.begin or 0, architecture.layers if span.end is None else span.end):
         x = build.attention(x, layer)
         x = build.feed_forward(x, layer)
-    x = ops.gather(x, build.input("logits_idx", [-1], Type.i32), integer(0))
-    normed = build.norm(x, architecture.name("final_norm"))
-    results = [ops.result(build.head(normed))] + ([ops.result(normed)] if states else [])
-    for result, name in zip(results, ("logits", "states"), strict=False):
-        result.get_output_tensor(0).set_names({name})
-    return ov.Model(results, list(build.inputs.values()), architecture.family)
+    names = ["hidden"]
+    results = [x]
+    if span.end is None:
+        x = ops.gather(x, build.input("logits_idx", [-1], Type.i32), integer(0))
+        normed = build.norm(x, architecture.name("final_norm"))
+        results, names = [build.head(normed), normed], ["logits", "states"]
+    outputs = [ops.result(node) for node in results[: 2 if states else 1]]
+    for output, name in zip(outputs, names, strict=False):
+        output.get_output_tensor(0).set_names({name})
+    return ov.Model(outputs, list(build.inputs.values()), architecture.family)
 
 
 @dataclass

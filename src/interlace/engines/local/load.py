@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, get_args
 
 from interlace.config import ModelSettings
 from interlace.engines.core import Core
-from interlace.engines.local.constants import KEPT_AS_STORED, KEPT_IN_EIGHT_BITS, Precision
+from interlace.engines.local.constants import Precision
+from interlace.engines.local.kept import kept_precision
 from interlace.engines.local.kernel import find_kernel
 from interlace.errors import ConfigError
 from interlace.models import (
@@ -20,7 +21,6 @@ from interlace.models import (
     Layers,
     SuggestedSampling,
     check_memory,
-    open_weights,
     read_adapter,
     read_architecture,
     resolve,
@@ -45,8 +45,13 @@ def load(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -
 
         check_memory(checkpoint, 0)
         return load_encoder(checkpoint.path, threads=threads, progress=progress)
+    if settings.precision == "auto":  # before any graph is there: one at a time is in memory
+        from interlace.engines.local.measuring import Subject, settled
+
+        settings = settled(settings, Subject(checkpoint, architecture, home, threads), progress)
     room = settings.cache_bytes + (settings.adapter_bytes if settings.adapters else 0)
-    check_memory(checkpoint, room, _kept_precision(settings, checkpoint), graphs=2 if settings.adapters else 1)
+    kept = kept_precision(settings.precision, checkpoint)
+    check_memory(checkpoint, room, kept, graphs=2 if settings.adapters else 1)
     return _load_decoder(settings, checkpoint, architecture, threads, find_kernel(home), progress)
 
 
@@ -98,25 +103,13 @@ def _adapters(settings: ModelSettings, runner: Runner, checkpoint: Checkpoint) -
 
     def make(name: str, serial: int, layers: Layers) -> Adapter:
         if not runner.takes(layers):  # the first adapter has another graph compiled, beside the plain one
-            check_memory(checkpoint, 0, _kept_precision(settings, checkpoint))
+            check_memory(checkpoint, 0, kept_precision(settings.precision, checkpoint))
         return runner.adapter(name, serial, layers)
 
     store = AdapterStore(read, make, settings.adapter_bytes)
     for adapter in settings.adapters:
         store.register(adapter.name, Path(adapter.folder))
     return store
-
-
-def _kept_precision(settings: ModelSettings, checkpoint: Checkpoint) -> str:
-    """The precision to estimate memory by: a file with kinds that are kept in more bits grows, so it counts as int8 or,
-    where some are re-coded as f16, as bf16."""
-    if settings.precision != "file":
-        return settings.precision
-    with open_weights(checkpoint.path) as weights:
-        kinds = {weights.stored(name).kind for name in weights.names()}
-    if kinds <= KEPT_AS_STORED:
-        return "file"
-    return "int8" if kinds <= KEPT_AS_STORED | KEPT_IN_EIGHT_BITS else "bf16"
 
 
 def _precision(settings: ModelSettings) -> Precision:

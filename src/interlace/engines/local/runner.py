@@ -40,6 +40,35 @@ _PROPERTIES: dict[Precision, dict[str, Any]] = {
 }
 
 
+def properties_of(precision: Precision, threads: int) -> dict[str, Any]:
+    """What a graph is compiled with."""
+    return _PROPERTIES[precision] | {
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_NUM_THREADS": threads,
+    }
+
+
+def allocate_cache(ports: Rows[Any], cache_bytes: int) -> tuple[dict[str, ov.Tensor], int, int]:
+    """Cache tensors of at most `cache_bytes` in all for those inputs, bytes of a block, and how many there are. Pages
+    are touched only once a block is used."""
+    shapes = [[dim.get_length() for dim in list(port.partial_shape)[1:]] for port in ports]
+    bytes_per_block = sum(
+        int(np.prod(shape)) * port.element_type.bitwidth // 8 for port, shape in zip(ports, shapes, strict=True)
+    )
+    blocks: int = cache_bytes // bytes_per_block
+    if blocks < 2:
+        raise ConfigError(
+            f"cache_bytes is {cache_bytes:,}, but this model keeps {BLOCK} tokens in {bytes_per_block:,} bytes: "
+            f"give at least {2 * bytes_per_block:,}, better some hundred times as much."
+        )
+    cache = {
+        port.get_any_name(): ov.Tensor(port.element_type, ov.Shape([blocks, *shape]))
+        for port, shape in zip(ports, shapes, strict=True)
+    }
+    return cache, bytes_per_block, blocks
+
+
 class Runner:
     """A compiled decoder with a cache of `cache_blocks` blocks of 32 tokens."""
 
@@ -59,11 +88,7 @@ class Runner:
         self._path = path
         self._architecture = architecture
         self._precision = precision
-        self._properties = _PROPERTIES[precision] | {
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,
-            "INFERENCE_NUM_THREADS": threads,
-        }
+        self._properties = properties_of(precision, threads)
         linears = LinearLayers()
         model, make = self._built(linears)
         self.linear_shapes: Mapping[str, tuple[int, int]] = MappingProxyType(linears.shapes)
@@ -80,24 +105,8 @@ class Runner:
             return build_decoder(self._architecture, make, adapt, states=states), make
 
     def _allocate_cache(self, cache_bytes: int) -> int:
-        """Bind cache tensors of at most `cache_bytes` in all. Pages are touched only once a block is used."""
-        caches = self._plain.cache_ports()
-        shapes = [[dim.get_length() for dim in list(port.partial_shape)[1:]] for port in caches]
-        bytes_per_block = sum(
-            int(np.prod(shape)) * port.element_type.bitwidth // 8 for port, shape in zip(caches, shapes, strict=True)
-        )
-        blocks: int = cache_bytes // bytes_per_block
-        if blocks < 2:
-            raise ConfigError(
-                f"cache_bytes is {cache_bytes:,}, but this model keeps {BLOCK} tokens in {bytes_per_block:,} bytes: "
-                f"give at least {2 * bytes_per_block:,}, better some hundred times as much."
-            )
-        self._cache = {
-            port.get_any_name(): ov.Tensor(port.element_type, ov.Shape([blocks, *shape]))
-            for port, shape in zip(caches, shapes, strict=True)
-        }
+        self._cache, self.block_bytes, blocks = allocate_cache(self._plain.cache_ports(), cache_bytes)
         self._bind_cache(self._plain)
-        self.block_bytes = bytes_per_block
         return blocks
 
     def _bind_cache(self, compiled: Compiled) -> None:
