@@ -11,18 +11,19 @@ import openvino as ov
 
 from interlace.engines.local.adapter_bank import Adapter
 from interlace.engines.local.constants import Array
-from interlace.engines.local.graph import BLOCK
+from interlace.engines.local.graph import BLOCK, FAR
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """Consecutive tokens of one sequence: `past` tokens are in the cache already, `blocks` holds them and these. All
-    of a sequence is computed with the same `adapter`."""
+    of a sequence is computed with the same `adapter`, and as one that is `far` beyond the model's border, or not."""
 
     tokens: Rows[int]
     past: int
     blocks: Rows[int]
     adapter: Adapter | None = None
+    far: bool = False
 
 
 class Compiled:
@@ -58,7 +59,8 @@ class Compiled:
         begins = offsets(lengths)
         self.set("input_ids", np.concatenate([np.asarray(run.tokens, np.int64) for run in runs]))
         # The position of token j of a run is past + j: count through all tokens, then shift each run to its past.
-        self.set("position_ids", np.arange(begins[-1], dtype=np.int64) + np.repeat(past - begins[:-1], lengths))
+        shift = past - begins[:-1] + FAR * np.fromiter((run.far for run in runs), np.int64, len(runs))
+        self.set("position_ids", np.arange(begins[-1], dtype=np.int64) + np.repeat(shift, lengths))
         self.set("past_lens", past)
         self.set("subsequence_begins", begins)
         self.set("block_indices_begins", offsets(used))
