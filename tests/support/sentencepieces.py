@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,15 @@ def trained(size: int = 460, **changed: Any) -> SentencePieceProcessor:
     return SentencePieceProcessor(model_proto=model.getvalue())
 
 
-def kinds(model: SentencePieceProcessor) -> list[int]:
-    """What each token is for, as GGUF numbers it."""
+def kinds(model: SentencePieceProcessor, own: Collection[str] = ()) -> list[int]:
+    """What each token is for, as GGUF numbers it; `own` are those that the user defined: a model does not tell."""
     asked = ((model.IsUnknown, 2), (model.IsControl, 3), (model.IsUnused, 5), (model.IsByte, 6))
-    user_defined = 0.0  # the score of user-defined tokens; no normal one that is made of others has it
-    found = []
-    for index in range(model.GetPieceSize()):
-        kind = next((kind for is_so, kind in asked if is_so(index)), 1)
-        first = all(found_kind in (2, 3, 4) for found_kind in found)  # they come behind the control tokens
-        found.append(4 if kind == 1 and first and model.GetScore(index) == user_defined else kind)
-    return found
+    size = range(model.GetPieceSize())
+    plain = [4 if model.IdToPiece(index) in own else 1 for index in size]
+    return [next((kind for is_so, kind in asked if is_so(index)), plain[index]) for index in size]
 
 
-def write_tokenizer(writer: GGUFWriter, model: SentencePieceProcessor, **more: Any) -> None:
+def write_tokenizer(writer: GGUFWriter, model: SentencePieceProcessor, own: Collection[str] = (), **more: Any) -> None:
     """Its tokens, scores and kinds; `more` replaces single lists or sets flags under `tokenizer.ggml.`."""
     size = range(model.GetPieceSize())
     writer.add_tokenizer_model(more.pop("kind", "llama"))
@@ -52,7 +49,7 @@ def write_tokenizer(writer: GGUFWriter, model: SentencePieceProcessor, **more: A
     writer.add_token_list(more.pop("tokens", [model.IdToPiece(index) for index in size]))
     if (scores := more.pop("scores", [model.GetScore(index) for index in size])) is not None:
         writer.add_token_scores(scores)
-    writer.add_token_types(more.pop("types", kinds(model)))
+    writer.add_token_types(more.pop("types", kinds(model, own)))
     if more.pop("unknown", True):
         writer.add_unk_token_id(model.unk_id())
     writer.add_bos_token_id(model.bos_id())

@@ -126,7 +126,7 @@ def _normalizer(*, prefix: bool, squeeze: bool) -> normalizers.Normalizer:
     """From text to how the tokens spell it. `squeeze`: without spaces at the edges, and one for a run of them."""
     steps: list[normalizers.Normalizer] = []
     if squeeze:
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if prefix:
         steps += [normalizers.Prepend(SPACE), normalizers.Replace(SPACE + CONTINUED, "")]
     return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
