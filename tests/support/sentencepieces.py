@@ -54,6 +54,8 @@ def write_tokenizer(writer: GGUFWriter, model: SentencePieceProcessor, own: Coll
         writer.add_unk_token_id(model.unk_id())
     writer.add_bos_token_id(model.bos_id())
     writer.add_eos_token_id(model.eos_id())
+    if (template := more.pop("template", None)) is not None:
+        writer.add_chat_template(template)
     for name, value in more.items():
         if isinstance(value, list):
             writer.add_array(f"tokenizer.ggml.{name}", value)

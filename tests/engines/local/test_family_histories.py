@@ -86,11 +86,12 @@ def test_greedy_whatever_happens(tmp_path: Path, variant: str) -> None:
         alone.append(answer)
     assert core.health().preemptions == 0
     together, _ = ask(core, "crowd", PROMPTS)
-    assert core.health().preemptions > 0, "in so small a cache somebody gives way"
-    assert together == alone
-    assert core.health().blocks_used == 0
     architecture = read_architecture(path)
     assert isinstance(architecture, DecoderArchitecture)
+    # Who waits to cross the border has given its blocks back already.
+    assert core.health().preemptions > 0 or architecture.border, "in so small a cache somebody gives way"
+    assert together == alone
+    assert core.health().blocks_used == 0
     for prompt, answer in zip(PROMPTS, alone, strict=True):
         assert_greedy(variant, architecture.border, prompt, answer)
     assert len({token for answer in alone for token in answer}) > 15, "a model that repeats itself proves nothing"

@@ -139,9 +139,13 @@ def test_a_text_cut_into_pieces_is_one_text(pairs: Pairs) -> None:
     assert ids.count(theirs.PieceToId("[/INST]")) == 1
 
 
-def test_blanks_are_tokens_of_users_too(pairs: Pairs) -> None:
+def test_blanks_are_tokens_of_users_too(pairs: Pairs, tmp_path: Path) -> None:
     """Gemma's tokens of line ends and runs of spaces are no control tokens, though its template writes some."""
-    theirs, ours = pairs["gemma"]
+    theirs, _ = pairs["gemma"]
+    template = "<b>{% for m in messages %}<start_of_turn>\n{{ m['content'] }}<end_of_turn>\n\n  {% endfor %}"
+    file = tokenizer_file(tmp_path / "t.gguf", theirs, template=template, own=_GEMMA_TOKENS, add_space_prefix=False)
+    ours = load_tokenizer(file)
+    assert "<b>" in ours.control_tokens, "what else a template writes is"
     assert ours.control_tokens.isdisjoint({"\n", "\n\n", "  "})
     assert ours.encode("a\n\n  b", special=False) == theirs.encode("a\n\n  b")
     assert theirs.PieceToId("<end_of_turn>") in ours.eos_ids

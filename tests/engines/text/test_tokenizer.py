@@ -27,7 +27,7 @@ _PARTS = [
     "العربية", "हिन्दी", "e\u0301 n\u0303", "\u200b\u00a0\u2028",
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<|im_",
     "def f(x):\n    return x ** 2\n", "\r\n", "\x00\x7f",
-    "ﬁ Å ①", "camelCase HTTPServer's ǅ", "/a/b\n/c", "a" * 50, "!!!???", "$1,234.56", "\U0010ffff",
+    "ﬁ Å ①", "camelCase HTTPServer's ǅ", "a(x);\n/y/\n//z's", "a" * 50, "!!!???", "$1,234.56", "\U0010ffff",
 ]  # fmt: skip
 CORPUS = [first + between + second for first in _PARTS for second in _PARTS for between in ("", " ")][:2000]
 
@@ -201,6 +201,8 @@ def test_each_pre_tokenizer_equals_its_twin(tmp_path: Path, pre: str) -> None:
     ours = load_tokenizer(_write(tmp_path / "twin.gguf", twin, pre))
     for text in CORPUS[::3]:
         assert ours.encode(text, special=True) == twin.encode(text, add_special_tokens=False).ids, text
+        words = ours._reading.pre_tokenizer.pre_tokenize_str(text)  # also where no merge would show it
+        assert words == twin.pre_tokenizer.pre_tokenize_str(text), text
     framed = ours.encode("a", special=False, framed=True)
     assert (framed[0] == 0) == (pre in ("llama-bpe", "llama3"))  # Llama 3 begins every text with its BOS
 
