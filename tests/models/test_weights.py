@@ -193,7 +193,10 @@ def test_gguf_variants_are_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(CheckpointError, match="mamba"):
         read_architecture(tmp_path / "other.gguf")
-    scaled = tiny_llama_gguf(tmp_path / "scaled.gguf", llama__rope__scaling__type="yarn")
+    halfway = tiny_llama_gguf(tmp_path / "halfway.gguf", llama__rope__scaling__type="yarn")
+    with pytest.raises(CheckpointError, match=r"rope\.scaling\.factor is missing"):
+        read_architecture(halfway)
+    scaled = tiny_llama_gguf(tmp_path / "scaled.gguf", llama__rope__scaling__type="longrope")
     with pytest.raises(CheckpointError, match=r"rope\.scaling\.type"):
         read_architecture(scaled)
 
