@@ -16,6 +16,7 @@ from interlace.models import check_tensors, gguf_metadata, open_weights, read_ar
 from interlace.models.architecture import DecoderArchitecture, EncoderArchitecture
 from tests.support.tiny import (
     CHAT_TEMPLATE,
+    CONTEXT,
     MERGES,
     TOKENS,
     gguf_name,
@@ -131,6 +132,10 @@ REFUSED: list[dict[str, Any]] = [
     {"layer_types": ["full_attention", ["sliding_attention"]]},
     {"layer_types": ["full_attention", "chunked_attention"]},
     {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+    {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0, "factor": 4.0}},
+    {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "beta_fast": -1}},
+    {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}},
+    {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4, "factor": 4.0}},
     {"rope_parameters": 7},
     {"quantization_config": {"quant_method": "gptq"}},
     {"auto_map": {"AutoModel": "modeling.Evil"}},
@@ -153,6 +158,23 @@ def test_what_the_graph_would_get_wrong_is_refused(tmp_path: Path, change: dict[
         read_architecture(path)
 
 
+@pytest.mark.parametrize(
+    ("scaling", "context"),
+    [
+        ({"rope_type": "dynamic", "factor": 4.0}, CONTEXT),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": CONTEXT}, 4 * CONTEXT),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": CONTEXT // 4}, CONTEXT),
+        ({"type": "yarn", "factor": 4.0}, 4 * CONTEXT),
+    ],
+)
+def test_scaled_positions_say_how_far_they_go(tmp_path: Path, scaling: dict[str, Any], context: int) -> None:
+    """Dynamic scaling is plain up to the context that was trained, where we end; YaRN goes as far as it stretches,
+    whether the file names the context before or after."""
+    architecture = read_architecture(tiny_llama_safetensors(tmp_path / "tiny", config={"rope_scaling": scaling}))
+    assert isinstance(architecture, DecoderArchitecture)
+    assert architecture.context_length == context
+
+
 def test_new_rope_parameters_are_read(tmp_path: Path) -> None:
     """The rotary base is found where newer configs keep it."""
     config = {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 250000.0}}
@@ -171,7 +193,10 @@ def test_gguf_variants_are_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(CheckpointError, match="mamba"):
         read_architecture(tmp_path / "other.gguf")
-    scaled = tiny_llama_gguf(tmp_path / "scaled.gguf", llama__rope__scaling__type="yarn")
+    halfway = tiny_llama_gguf(tmp_path / "halfway.gguf", llama__rope__scaling__type="yarn")
+    with pytest.raises(CheckpointError, match=r"rope\.scaling\.factor is missing"):
+        read_architecture(halfway)
+    scaled = tiny_llama_gguf(tmp_path / "scaled.gguf", llama__rope__scaling__type="longrope")
     with pytest.raises(CheckpointError, match=r"rope\.scaling\.type"):
         read_architecture(scaled)
 

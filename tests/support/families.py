@@ -22,6 +22,8 @@ _LONGROPE = {
     "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.3, 1.4, 1.7, 2.0],
     "long_factor": [2.0] * 6, "original_max_position_embeddings": 200, "partial_rotary_factor": 0.75,
 }  # fmt: skip
+_FAR = _LONGROPE | {"long_factor": [1.5, 2.0, 2.0, 2.7, 3.1, 4.0], "original_max_position_embeddings": 100}
+_YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 _GEMMA = {"query_pre_attn_scalar": 16, "sliding_window": 40, "final_logit_softcapping": 20.0}
 
 # Name of a variant → (transformers' class, settings beside the sizes). A window of 40 is no multiple of a block.
@@ -29,12 +31,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("Llama", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
     "llama3": ("Llama", {"rope_parameters": _LLAMA3, "tie_word_embeddings": True}),
     "llama-linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "llama-dynamic": ("Llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}),
+    "llama-yarn": ("Llama", {"rope_parameters": _YARN}),
     "llama-biased": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("Mistral", {"sliding_window": 40}),
     "mistral-whole": ("Mistral", {"sliding_window": None, "head_dim": 24}),
     "qwen2": ("Qwen2", {"use_sliding_window": False}),
     "qwen2-window": ("Qwen2", {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 2}),
     "qwen3": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3-yarn": (
+        "Qwen3",
+        {"rope_parameters": _YARN | {"beta_fast": 4.0, "beta_slow": 0.5, "truncate": False, "attention_factor": 1.3}},
+    ),
+    "mistral-yarn": (
+        "Mistral",
+        {"rope_parameters": _YARN | {"mscale": 0.7, "mscale_all_dim": 0.3}, "sliding_window": None},
+    ),
     "smollm2": ("Llama", {"tie_word_embeddings": True, "num_attention_heads": 3, "num_key_value_heads": 1}),
     "smollm3": ("SmolLM3", {}),
     "gemma2": ("Gemma2", _GEMMA | {"attn_logit_softcapping": 2.0}),
@@ -53,6 +65,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi3": ("Phi3", {"sliding_window": 40}),
     "phi3-longrope": ("Phi3", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 200}),
+    "phi3-far": ("Phi3", {"rope_parameters": _FAR, "original_max_position_embeddings": 100}),
     "gpt2": ("GPT2", {}),
     "gpt2-wide": ("GPT2", {"n_inner": 80, "tie_word_embeddings": False, "activation_function": "gelu"}),
 }

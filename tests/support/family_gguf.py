@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ _PERMUTED = ("llama", "mistral", "smollm3")
 
 def family_gguf(variant: str, path: Path) -> Path:
     """Write the weights of that variant, in F32, with the metadata of its architecture and no tokenizer."""
-    model = oracle(variant)
+    return model_gguf(oracle(variant), path)
+
+
+def model_gguf(model: Any, path: Path, also: Callable[[GGUFWriter], None] = lambda _: None) -> Path:
+    """The same of a model of transformers; `also` adds what else the file is to say."""
     config = model.config
     arch = _ARCH.get(config.model_type, config.model_type)
     writer = GGUFWriter(path, arch)
     _metadata(writer, arch, config)
+    also(writer)
     for name, values in _tensors(model, arch).items():
         writer.add_tensor(name, np.ascontiguousarray(values))
     for finish in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
@@ -50,10 +56,10 @@ def _metadata(writer: GGUFWriter, arch: str, config: Any) -> None:
     rope = rope.get("full_attention", rope)
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1)))
-    if rope["rope_type"] == "linear":
-        writer.add_string(f"{arch}.rope.scaling.type", "linear")
+    if rope["rope_type"] in ("linear", "yarn"):
+        writer.add_string(f"{arch}.rope.scaling.type", rope["rope_type"])
         writer.add_float32(f"{arch}.rope.scaling.factor", rope["factor"])
-    if rope["rope_type"] == "longrope":
+    if rope["rope_type"] in ("longrope", "yarn"):
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if getattr(config, "sliding_window", None):
         writer.add_sliding_window(config.sliding_window)

@@ -14,7 +14,7 @@ Whose = tuple[str, str]
 
 
 def next_token(whose: Whose, tokens: list[int]) -> int:
-    """What the model says after these tokens, for an organisation and by an adapter."""
+    """What the model says after these tokens, for an organisation and in a way to compute them."""
     return crc32(repr((whose, tokens)).encode()) % ALPHABET
 
 
@@ -39,7 +39,7 @@ class PagedModel:
             cell = self.cells[sequence.blocks[position // BLOCK]][position % BLOCK]
             assert cell is not None, "a block is read that nobody wrote"
             owner, token = cell
-            assert owner == whose, "a block is read that another organisation or adapter wrote"
+            assert owner == whose, "a block is read that was written for another organisation or in another way"
             read.append(token)
         return next_token(whose, read)
 
@@ -55,4 +55,4 @@ def step(scheduler: Scheduler, model: PagedModel) -> tuple[list[Slice], list[Seq
 
 
 def _whose(sequence: Sequence) -> Whose:
-    return sequence.tenant, sequence.adapter
+    return sequence.tenant, sequence.way

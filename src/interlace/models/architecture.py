@@ -16,11 +16,14 @@ class Rope:
     """Rotary positions (Su et al., 2021): pair i of a head turns by `position * frequencies[i]`.
 
     The pairs are the halves of the head's first `2 * len(frequencies)` elements; the rest stays as it is. cosine and
-    sine are multiplied by `scale`.
+    sine are multiplied by `scale`. Sequences of more than `border` tokens (0: none) turn by `beyond` instead, from
+    their first token on.
     """
 
     frequencies: tuple[float, ...]
     scale: float = 1.0
+    beyond: tuple[float, ...] = ()
+    border: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,11 @@ class DecoderArchitecture:
     attention_scale: float = 1.0
     attention_cap: float = 0.0
     logit_cap: float = 0.0
+
+    @property
+    def border(self) -> int:
+        """The length in tokens beyond which all of a sequence is computed in another way; 0 for none."""
+        return max((layer.rope.border for layer in self.pattern if layer.rope), default=0)
 
     def has(self, role: str) -> bool:
         """Whether layers of this family have that part."""

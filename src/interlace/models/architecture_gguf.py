@@ -12,7 +12,7 @@ from interlace.models.decoder_hf import check_sizes
 from interlace.models.families import FAMILIES, Family, gguf_family
 from interlace.models.fields import Fields
 from interlace.models.gguf_file import GgufFile, read_gguf
-from interlace.models.rope import frequencies, longrope_scale, rope
+from interlace.models.rope import frequencies, longrope, longrope_scale, rope, yarn, yarn_scale
 
 # Each of these bends the graph in a way ours does not know; 0 and 1 are how converters write "unused".
 _MUST_BE_OFF = (
@@ -141,13 +141,17 @@ class _Reader:
         dimensions = own.count("rope.dimension_count", head_dim)
         if dimensions > head_dim or dimensions % 2 or (self._name != "phi3" and dimensions != head_dim):
             raise own.wrong("rope.dimension_count", dimensions, f"the head size {head_dim}")
-        plain = frequencies(own.number("rope.freq_base", 10000.0), dimensions)
-        own.must_be_off("rope.scaling.type", "none", "linear", "longrope" if self._name == "phi3" else "none")
+        theta = own.number("rope.freq_base", 10000.0)
+        plain = frequencies(theta, dimensions)
+        own.must_be_off("rope.scaling.type", "none", "linear", "yarn", "longrope" if self._name == "phi3" else "none")
         own.must_be_off("rope.scale_linear", 0, 1)
         if self._name == "phi3" and "rope_factors_short.weight" in self._content.tensors:
             original = own.count("rope.scaling.original_context_length")
             scale = own.number("rope.scaling.attn_factor", longrope_scale(context / original, original))
-            return rope(plain / self._factors("rope_factors_short.weight", len(plain)), scale), min(context, original)
+            short, long = (self._factors(f"rope_factors_{length}.weight", len(plain)) for length in ("short", "long"))
+            return longrope(theta, short, long, scale, context, original), context
+        if own.values.get("rope.scaling.type") == "yarn":
+            return self._yarn(theta, dimensions, context)
         if own.values.get("rope.scaling.type") == "linear":
             plain = plain / np.float32(own.number("rope.scaling.factor"))
         else:
@@ -156,9 +160,24 @@ class _Reader:
             plain = plain / self._factors("rope_freqs.weight", len(plain))
         return rope(plain), context
 
+    def _yarn(self, theta: float, dimensions: int, context: int) -> tuple[Rope, int]:
+        own = self._own
+        for name in ("rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"):
+            own.must_be_off(name, 1)
+        own.must_be_off("rope.scaling.yarn_log_multiplier", 0)
+        if theta <= 1:
+            raise own.wrong("rope.freq_base", theta, "more than 1")
+        stretched, original = own.number("rope.scaling.factor"), own.count("rope.scaling.original_context_length")
+        values = yarn(theta, dimensions, stretched, original, fast=own.number("rope.scaling.yarn_beta_fast", 32),
+                      slow=own.number("rope.scaling.yarn_beta_slow", 1))  # fmt: skip
+        scale = own.number("rope.scaling.attn_factor", 1) * yarn_scale(stretched)
+        return rope(values, scale), max(context, int(original * stretched))
+
     def _factors(self, name: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         """A small F32 tensor of the file that the frequencies are divided by."""
-        tensor = self._content.tensors[name]
+        tensor = self._content.tensors.get(name)
+        if tensor is None:
+            raise CheckpointError(f"{self._file.name} has no tensor {name}.")
         if tensor.kind != "F32" or tensor.shape != (count,):
             raise CheckpointError(
                 f"{self._file.name}: {name} is {tensor.kind} {list(tensor.shape)}, not F32 [{count}]."

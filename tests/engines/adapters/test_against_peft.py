@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 
 from interlace.config import AdapterSettings
@@ -13,8 +14,6 @@ from interlace.engines.core import Core
 from interlace.engines.types import GenerateRequest, Sampling
 from tests.support.driving import load, run, token_ids
 from tests.support.tiny import tiny_llama_safetensors
-
-peft = pytest.importorskip("peft", reason="PEFT is the oracle here; merged weights are one where it is not installed")
 
 TIE = 1e-4
 TOKENS = 64

@@ -47,6 +47,11 @@ def runner(path: Path, precision: Any = "f32") -> Runner:
     return Runner(path, architecture, precision=precision, cache_bytes=4 << 20, threads=1)
 
 
+def far(ours: Runner, tokens: int) -> bool:
+    """Whether so long a sequence is beyond the model's border."""
+    return 0 < ours._architecture.border < tokens
+
+
 def reference(variant: str, ids: list[int]) -> Array:
     """transformers' logits for every position."""
     import torch
@@ -54,6 +59,15 @@ def reference(variant: str, ids: list[int]) -> Array:
     with torch.inference_mode():
         logits: Array = oracle(variant)(torch.tensor([ids])).logits[0].numpy()
     return logits
+
+
+def choices(ours: Runner, variant: str, prompt: list[int], answer: list[int]) -> Array:
+    """transformers' logits for each token of the answer: those after a text within the border are of such a text."""
+    text, border = prompt + answer, ours._architecture.border
+    logits = reference(variant, text)
+    if far(ours, len(text)):
+        logits = np.concatenate([reference(variant, text[:border]), logits[border:]])
+    return logits[len(prompt) - 1 : -1]
 
 
 def assert_close(ours: Array, theirs: Array) -> None:
@@ -70,22 +84,31 @@ def test_logits_equal_transformers(runner_of: Callable[[str], Runner], variant: 
     ours, theirs = runner_of(variant), reference(variant, TEXT)
     assert np.ptp(theirs, axis=1).min() > 1, "a model whose logits are all alike proves nothing"
     blocks, others = [9, 3, 5, 1, 7], [2, 4]
-    assert_close(ours.forward([Run(TEXT, 0, blocks)], np.arange(len(TEXT))), theirs)
+    long = far(ours, len(TEXT))
+    assert_close(ours.forward([Run(TEXT, 0, blocks, far=long)], np.arange(len(TEXT))), theirs)
     stranger = Run(PROMPTS[4], 0, others)
     pieces = []
     for begin, end in ((0, 33), (33, 100), (100, 101), (101, 150)):
-        runs = [stranger, Run(TEXT[begin:end], begin, blocks)]
+        runs = [stranger, Run(TEXT[begin:end], begin, blocks, far=long)]
         pieces.append(ours.forward(runs, len(PROMPTS[4]) + np.arange(end - begin)).copy())
     assert_close(np.concatenate(pieces), theirs)
 
 
 def greedy(ours: Runner, prompts: list[list[int]]) -> list[list[int]]:
-    """`NEW` greedy tokens after each prompt, all computed together: prefill, then decode."""
+    """`NEW` greedy tokens after each prompt, all computed together: prefill, then decode. Who crosses the model's
+    border is computed anew."""
     texts = [list(prompt) for prompt in prompts]
     blocks = [list(range(5 * i, 5 * i + 5)) for i in range(len(prompts))]
     computed = [0] * len(prompts)
     for _ in range(NEW):
-        runs = [Run(text[past:], past, own) for text, past, own in zip(texts, computed, blocks, strict=True)]
+        computed = [
+            0 if far(ours, len(text)) and not far(ours, past) else past
+            for text, past in zip(texts, computed, strict=True)
+        ]
+        runs = [
+            Run(text[past:], past, own, far=far(ours, len(text)))
+            for text, past, own in zip(texts, computed, blocks, strict=True)
+        ]
         last = np.cumsum([len(run.tokens) for run in runs]) - 1
         computed = [len(text) for text in texts]
         for text, token in zip(texts, ours.forward(runs, last).argmax(1).tolist(), strict=True):
@@ -99,7 +122,7 @@ def test_greedy_equals_transformers(runner_of: Callable[[str], Runner], variant:
     together = greedy(runner_of(variant), PROMPTS)
     assert len({token for answer in together for token in answer}) > 15, "a model that repeats itself proves nothing"
     for prompt, answer in zip(PROMPTS, together, strict=True):
-        theirs = reference(variant, prompt + answer)[len(prompt) - 1 : -1]
+        theirs = choices(runner_of(variant), variant, prompt, answer)
         best_two = np.sort(theirs, axis=1)[:, -2:]
         tied = best_two[:, 1] - best_two[:, 0] < 1e-3
         assert ((theirs.argmax(1) == answer) | tied).all()
@@ -119,8 +142,9 @@ def test_the_engine_serves_a_family(runner_of: Callable[[str], Runner], tmp_path
     assert [token_ids(outcomes[str(i)]) for i in range(len(PROMPTS))] == greedy(runner_of(variant), PROMPTS)
 
 
-# Not what a GGUF file of the family can say: scaled rope of local layers, an activation, a window of some layers.
-NO_GGUF = ("qwen2-window", "gemma3-linear", "gpt2-wide")
+# Not what a GGUF file of the family can say: scaled rope of local layers, an activation, a window of some layers, YaRN
+# with all its settings.
+NO_GGUF = ("qwen2-window", "gemma3-linear", "gpt2-wide", "qwen3-yarn", "mistral-yarn")
 
 
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant not in NO_GGUF])
@@ -128,4 +152,5 @@ def test_gguf_equals_transformers(tmp_path: Path, variant: str) -> None:
     """The same weights from a GGUF file, as llama.cpp's converter writes them, give the same logits."""
     ours = runner(family_gguf(variant, tmp_path / "model.gguf"))
     theirs = reference(variant, TEXT)
-    assert_close(ours.forward([Run(TEXT, 0, [9, 3, 5, 1, 7])], np.arange(len(TEXT))), theirs)
+    run = Run(TEXT, 0, [9, 3, 5, 1, 7], far=far(ours, len(TEXT)))
+    assert_close(ours.forward([run], np.arange(len(TEXT))), theirs)

@@ -24,9 +24,11 @@ class SchedulerHistory(RuleBasedStateMachine):
     """Sequences of several organisations, adapters and classes come, are cancelled, and decode to their wished length,
     in any order. Their prompts are pieces of few texts, so that they often begin alike."""
 
+    border = 0
+
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(blocks=BLOCKS, max_running=MAX_RUNNING, step_tokens=STEP_TOKENS)
+        self.scheduler = Scheduler(blocks=BLOCKS, max_running=MAX_RUNNING, step_tokens=STEP_TOKENS, border=self.border)
         self.model = PagedModel(BLOCKS)
         self.wished: dict[Sequence, int] = {}  # tokens in all at which a sequence ends
         self.prompts: dict[Sequence, int] = {}  # how long each one's was
@@ -61,7 +63,7 @@ class SchedulerHistory(RuleBasedStateMachine):
             self._step()
 
     def _step(self) -> None:
-        decoding = any(sequence.remaining == 1 for sequence in self.scheduler.running)
+        decoding = any(s.remaining == 1 and s.far == self._far(s.tokens) for s in self.scheduler.running)
         plan = self.scheduler.schedule()
         assert bool(plan) == bool(self.wished), "a step with work to do computes something"
         assert sum(piece.count for piece in plan) <= STEP_TOKENS * (1 if decoding else ALONE)
@@ -72,6 +74,7 @@ class SchedulerHistory(RuleBasedStateMachine):
             sequence = piece.sequence
             assert sequence in self.wished, "only what is wished for is computed"
             assert 1 <= piece.count <= sequence.remaining
+            assert sequence.far == self._far(sequence.tokens), "all of a sequence is computed in the way of its length"
             assert len(sequence.blocks) * BLOCK >= sequence.computed + piece.count, "each token has a place"
             if sequence.slice_limit is not None:
                 assert sequence.found == 0, "who wants the logits of every position computes every position"
@@ -88,9 +91,13 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert not sequence.blocks
         alone = sequence.tokens[: self.prompts[sequence]]
         while len(alone) < len(sequence.tokens):
-            alone.append(next_token((sequence.tenant, sequence.adapter), alone))
+            way = f"{sequence.adapter}\0far" if self._far(alone) else sequence.adapter
+            alone.append(next_token((sequence.tenant, way), alone))
         assert sequence.tokens == alone
         del self.wished[sequence], self.prompts[sequence]
+
+    def _far(self, tokens: list[int]) -> bool:
+        return 0 < self.border < len(tokens)
 
     @invariant()
     def blocks_are_counted(self) -> None:
@@ -104,11 +111,11 @@ class SchedulerHistory(RuleBasedStateMachine):
 
     @invariant()
     def no_block_is_shared_across_walls(self) -> None:
-        """Whoever holds the same block is of one organisation and computed by one adapter."""
+        """Whoever holds the same block is of one organisation and computed by one adapter, in one way."""
         owners: dict[int, set[tuple[str, str]]] = {}
         for sequence in self.scheduler.running:
             for block in sequence.blocks:
-                owners.setdefault(block, set()).add((sequence.tenant, sequence.adapter))
+                owners.setdefault(block, set()).add((sequence.tenant, sequence.way))
         assert all(len(each) == 1 for each in owners.values())
 
     @invariant()
@@ -140,11 +147,23 @@ TestSchedulerHistory.settings = settings(max_examples=60, stateful_step_count=25
 TestSchedulerHistory.__doc__ = "Random histories of the scheduler."
 
 
+class BorderHistory(SchedulerHistory):
+    """The same of a model that computes longer sequences in another way, from their first token on."""
+
+    border = 2 * BLOCK + 5
+
+
+TestBorderHistory = BorderHistory.TestCase
+TestBorderHistory.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestBorderHistory.__doc__ = "Random histories across a border."
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
-def test_histories_at_length() -> None:
+@pytest.mark.parametrize("history", [SchedulerHistory, BorderHistory])
+def test_histories_at_length(history: type[SchedulerHistory]) -> None:
     """The same, for many histories."""
-    machine = SchedulerHistory.TestCase()
+    machine = history.TestCase()
     machine.settings = settings(max_examples=3000, stateful_step_count=60, deadline=None)
     machine.runTest()
 
@@ -200,6 +219,29 @@ def test_the_youngest_gives_way_and_is_computed_again() -> None:
     assert scheduler.running == [young, later], "who gave way goes before who waited already"
     assert young.found == (written - 1) // BLOCK * BLOCK > 0
     assert len(young.tokens) == written + 1
+
+
+def test_who_crosses_the_border_is_read_anew() -> None:
+    """A sequence that grows past the border gives its blocks back and is computed from its first token on, keeping its
+    output; what it had computed is found by others within the border, and not by those beyond it."""
+    scheduler, model = Scheduler(blocks=9, max_running=2, step_tokens=512, border=40), PagedModel(9)
+    one = Sequence([1] * 39)
+    scheduler.add(one)
+    while len(one.tokens) <= 40:
+        step(scheduler, model)
+    assert (one.far, one.computed) == (False, 40)
+    plan, told = step(scheduler, model)
+    assert [(piece.sequence, piece.count) for piece in plan] == [(one, 41)]
+    assert told == [one]
+    assert (one.far, one.computed, one.found, scheduler.preemptions) == (True, 41, 0, 0)
+    short, long = Sequence([1] * 39), Sequence(list(one.tokens[:41]))
+    for other, found in ((short, BLOCK), (long, BLOCK)):
+        scheduler.add(other)
+        step(scheduler, model)
+        assert other.found == found
+        scheduler.remove(other)
+    assert long.far
+    assert not short.far
 
 
 def test_a_step_without_room_for_all_is_refused() -> None:

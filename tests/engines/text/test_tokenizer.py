@@ -27,7 +27,7 @@ _PARTS = [
     "العربية", "हिन्दी", "e\u0301 n\u0303", "\u200b\u00a0\u2028",
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<|im_",
     "def f(x):\n    return x ** 2\n", "\r\n", "\x00\x7f",
-    "ﬁ Å ①", "a" * 50, "!!!???", "$1,234.56", "\U0010ffff",
+    "ﬁ Å ①", "camelCase HTTPServer's ǅ", "a(x);\n/y/\n//z's", "a" * 50, "!!!???", "$1,234.56", "\U0010ffff",
 ]  # fmt: skip
 CORPUS = [first + between + second for first in _PARTS for second in _PARTS for between in ("", " ")][:2000]
 
@@ -156,9 +156,14 @@ def _twin(pre: str) -> Backend:
 
         twin = Backend(models.BPE())
         twin.normalizer, twin.pre_tokenizer = normalizers.NFC(), _split(PRETOKENIZE_REGEX)
-    elif pre == "llama-bpe":
+    elif pre in ("llama-bpe", "llama3"):
         twin = Backend(models.BPE(ignore_merges=True))
         twin.pre_tokenizer = _split(_LLAMA3)
+    elif pre in ("tekken", "gpt-4o"):
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+        twin = Backend(models.BPE(ignore_merges=pre == "tekken"))  # as Mistral's own tokenizer.json says
+        twin.pre_tokenizer = _split(GGUF_PRE_TOKENIZER_SPLITS[pre])
     else:
         twin = Backend(models.BPE())
         twin.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -189,15 +194,17 @@ def _write(path: Path, twin: Backend, pre: str | None, **more: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "qwen2"])
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "llama3", "qwen2", "tekken", "gpt-4o"])
 def test_each_pre_tokenizer_equals_its_twin(tmp_path: Path, pre: str) -> None:
     """The split, the normaliser and the merging rule of each family served."""
     twin = _twin(pre)
     ours = load_tokenizer(_write(tmp_path / "twin.gguf", twin, pre))
     for text in CORPUS[::3]:
         assert ours.encode(text, special=True) == twin.encode(text, add_special_tokens=False).ids, text
+        words = ours._reading.pre_tokenizer.pre_tokenize_str(text)  # also where no merge would show it
+        assert words == twin.pre_tokenizer.pre_tokenize_str(text), text
     framed = ours.encode("a", special=False, framed=True)
-    assert (framed[0] == 0) == (pre == "llama-bpe")  # Llama 3 begins every text with its BOS
+    assert (framed[0] == 0) == (pre in ("llama-bpe", "llama3"))  # Llama 3 begins every text with its BOS
 
 
 @pytest.mark.parametrize(
@@ -205,7 +212,8 @@ def test_each_pre_tokenizer_equals_its_twin(tmp_path: Path, pre: str) -> None:
     [
         ({"pre": "default"}, "tokenizer.ggml.pre is 'default'"),
         ({"pre": None}, "tokenizer.ggml.pre is None"),
-        ({"model": "llama"}, "tokenizer.ggml.model is 'llama'"),
+        ({"model": "bert"}, "tokenizer.ggml.model is 'bert'"),
+        ({"model": "llama"}, "neither a token for each byte nor one for what is unknown"),
         ({"merges": ["zz qq"]}, "tokenizer.ggml.merges has 'zz qq'"),
         ({"eos": 10**6}, "tokenizer.ggml.eos_token_id is 1000000"),
         ({"tokens": ["<|end|>", "a", "a"]}, "tokenizer.ggml.tokens names the same entry twice"),

@@ -33,14 +33,16 @@ def is_gguf(path: Path) -> bool:
 
 
 def gguf_text_metadata(path: Path) -> Mapping[str, Any]:
-    """All `tokenizer.*` metadata of a GGUF file as plain values. Don't change it: callers share it."""
+    """All `tokenizer.*` metadata of a GGUF file, and its architecture, as plain values. Don't change it: callers share
+    it."""
     stat = path.stat()
     return _gguf_text_metadata(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=1)  # tokenizer and template of one checkpoint are loaded one after the other
 def _gguf_text_metadata(path: Path, _mtime: int, _size: int) -> Mapping[str, Any]:
-    return {key: value for key, value in gguf_metadata(path).items() if key.startswith("tokenizer.")}
+    metadata = gguf_metadata(path)
+    return {key: metadata[key] for key in metadata if key.startswith("tokenizer.") or key == "general.architecture"}
 
 
 def template_sources(path: Path) -> dict[str, str]:

@@ -11,18 +11,19 @@ import openvino as ov
 
 from interlace.engines.local.adapter_bank import Adapter
 from interlace.engines.local.constants import Array
-from interlace.engines.local.graph import BLOCK
+from interlace.engines.local.graph import BLOCK, FAR
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """Consecutive tokens of one sequence: `past` tokens are in the cache already, `blocks` holds them and these. All
-    of a sequence is computed with the same `adapter`."""
+    of a sequence is computed with the same `adapter`, and as one that is `far` beyond the model's border, or not."""
 
     tokens: Rows[int]
     past: int
     blocks: Rows[int]
     adapter: Adapter | None = None
+    far: bool = False
 
 
 class Compiled:
@@ -68,6 +69,11 @@ class Compiled:
         output: Array = self._request.get_output_tensor(0).data
         return output
 
+    def states(self) -> Array:
+        """What went into the head in the last `forward`, [len(wanted), hidden] f32: a view. Of graphs that give it."""
+        states: Array = self._request.get_output_tensor(1).data
+        return states
+
 
 def places(runs: Rows[Run]) -> dict[str, Array]:
     """The inputs that say where the tokens of `runs` stand and where their cache lies. Of the tokens only their number
@@ -77,21 +83,17 @@ def places(runs: Rows[Run]) -> dict[str, Array]:
     totals = past + lengths
     used = (totals + BLOCK - 1) // BLOCK
     begins = offsets(lengths)
+    # The position of token j of a run is past + j: count through all tokens, then shift each run to its past.
+    shift = past - begins[:-1] + FAR * np.fromiter((run.far for run in runs), np.int64, len(runs))
     indices = [np.asarray(run.blocks[:n], np.int32) for run, n in zip(runs, used.tolist(), strict=True)]
     return {
-        # The position of token j of a run is past + j: count through all tokens, then shift each run to its past.
-        "position_ids": np.arange(begins[-1], dtype=np.int64) + np.repeat(past - begins[:-1], lengths),
+        "position_ids": np.arange(begins[-1], dtype=np.int64) + np.repeat(shift, lengths),
         "past_lens": past,
         "subsequence_begins": begins,
         "block_indices_begins": offsets(used),
         "block_indices": np.concatenate(indices),
         "max_context_len": np.array(totals.max(), np.int32),
     }
-
-    def states(self) -> Array:
-        """What went into the head in the last `forward`, [len(wanted), hidden] f32: a view. Of graphs that give it."""
-        states: Array = self._request.get_output_tensor(1).data
-        return states
 
 
 def offsets(lengths: Array) -> Array:

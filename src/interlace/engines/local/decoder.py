@@ -47,18 +47,25 @@ def token_table(vocabulary: Mapping[str, int], added: Mapping[int, str], *, byte
 
 
 class Decoder:
-    """Text of one sequence as it grows. Bytes that can never become a character show as U+FFFD."""
+    """Text of one sequence as it grows. Bytes that can never become a character show as U+FFFD.
 
-    def __init__(self, table: Sequence[bytes], hidden: Collection[int]) -> None:
+    `strips`: one space at the very beginning is left out."""
+
+    def __init__(self, table: Sequence[bytes], hidden: Collection[int], *, strips: bool = False) -> None:
         self._table = table
         self._hidden = hidden
+        self._strips = strips
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
         """The text this token completes: nothing for a hidden (special) token or inside a character."""
         if token_id in self._hidden or token_id >= len(self._table):
             return ""
-        return self._utf8.decode(self._table[token_id])
+        spelled = self._table[token_id]
+        if self._strips and spelled:
+            self._strips = False
+            spelled = spelled.removeprefix(b" ")
+        return self._utf8.decode(spelled)
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character cut short, else nothing."""

@@ -104,6 +104,7 @@ class LocalEngine:
         step_tokens: int,
         precision: str,
         adapters: AdapterStore,
+        border: int = 0,
     ) -> None:
         self._runner = runner
         self._adapters = adapters
@@ -111,7 +112,9 @@ class LocalEngine:
         self._tokenizer = prompts.tokenizer
         # A head may be padded beyond the tokenizer's ids, and a tokenizer may know ids the model was not given.
         self._vocabulary = min(prompts.tokenizer.vocabulary, vocabulary)
-        self._scheduler = Scheduler(blocks=runner.cache_blocks, max_running=max_sequences, step_tokens=step_tokens)
+        self._scheduler = Scheduler(
+            blocks=runner.cache_blocks, max_running=max_sequences, step_tokens=step_tokens, border=border
+        )
         self._context_length = min(context_length, runner.cache_blocks * BLOCK - 1)
         self._suggested = {k: v for k, v in msgspec.structs.asdict(suggested).items() if v is not None}
         self._max_waiting = max_waiting
@@ -319,7 +322,7 @@ class LocalEngine:
             rows.append(range(taken, taken + needed))
             begin, taken = begin + piece.count, taken + needed
         runs = [
-            Run(s.tokens[s.computed : s.computed + piece.count], s.computed, s.blocks, s.owner[0].adapter)
+            Run(s.tokens[s.computed : s.computed + piece.count], s.computed, s.blocks, s.owner[0].adapter, s.far)
             for piece in plan
             for s in (piece.sequence,)
         ]

@@ -6,7 +6,7 @@ many when it prefills):
 
 | input | shape | meaning |
 |---|---|---|
-| input_ids, position_ids | [T] i64 | tokens of all sequences, one after another, and their positions |
+| input_ids, position_ids | [T] i64 | tokens of all sequences, one after another, and their positions (+ `FAR`) |
 | past_lens | [S] i32 | tokens of each sequence already in the cache |
 | subsequence_begins | [S + 1] i32 | where each sequence starts in `input_ids` |
 | block_indices, block_indices_begins | [N], [S + 1] i32 | cache blocks of each sequence, one after another |
@@ -49,6 +49,7 @@ from interlace.engines.local.nodes import (
 from interlace.models import DecoderArchitecture, Rope
 
 BLOCK = 32  # tokens in one cache block: what the runtime's CPU kernel is built for
+FAR = 1 << 30  # added to the positions of a sequence beyond the border of its model's rotary positions (LongRoPE)
 
 
 Adapt = Callable[[Callable[[str, list[int], Type], ov.Node], ov.Node, list[ov.Node], list[str]], list[ov.Node]]
@@ -216,15 +217,25 @@ class _Builder:
     def _angles(self, rope: Rope) -> tuple[ov.Node, ov.Node]:
         """cos and sin of the rotary angles, each [T, 1, 1, 2 * pairs], shared by all layers that turn alike."""
         if rope not in self.rotary:
-            inverse = np.array(rope.frequencies, np.float32)
-            positions = ops.convert(self.input("position_ids", [-1], Type.i64), "f32")
-            angles = ops.multiply(ops.unsqueeze(positions, integers(1)), ops.constant(inverse[None]))
+            positions, far = self._positions()
+            inverse: ov.Node = ops.constant(np.array(rope.frequencies, np.float32)[None])
+            if rope.beyond and far is not None:
+                inverse = ops.select(far, ops.constant(np.array(rope.beyond, np.float32)[None]), inverse)
+            angles = ops.multiply(ops.convert(positions, "f32"), inverse)
             both = ops.concat([angles, angles], -1)
             pair = [ops.unsqueeze(turn(both), integers(1, 2)) for turn in (ops.cos, ops.sin)]
             if rope.scale != 1:
                 pair = [ops.multiply(values, float32(rope.scale)) for values in pair]
             self.rotary[rope] = (pair[0], pair[1])
         return self.rotary[rope]
+
+    def _positions(self) -> tuple[ov.Node, ov.Node | None]:
+        """The positions [T, 1], and where the model has a border, whether each one's sequence is beyond it."""
+        positions = ops.unsqueeze(self.input("position_ids", [-1], Type.i64), integers(1))
+        if not self.arch.border:
+            return positions, None
+        far = ops.greater_equal(positions, integer(FAR))
+        return ops.select(far, ops.subtract(positions, integer(FAR)), positions), far
 
     def _placed(self, x: ov.Node, heads: int, norm: str, layer: int) -> ov.Node:
         """q or k [T, heads * head_dim], each head normed where the family does, then turned to its position."""

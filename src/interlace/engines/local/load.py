@@ -91,6 +91,7 @@ def _load_decoder(settings: ModelSettings, checkpoint: Checkpoint, architecture:
         step_tokens=max(settings.step_tokens, settings.max_sequences),  # room for one token of each
         precision=precision,
         adapters=adapters,
+        border=architecture.border,
     )
 
 

@@ -12,6 +12,9 @@ Should the cache run out later, the lowest class gives way, in it whoever has th
 admitted last; it waits before its group's others to be computed again. Who gave way three times gives way last. One
 alone always fits, since none is longer than the cache.
 
+Some models compute a sequence in another way, from its first token on, once it is longer than `border` tokens
+(LongRoPE): one that grows past it gives its blocks back and is read anew.
+
 The state is plain: a list of sequences, queues of them, blocks. Nothing here knows of tokens' meaning.
 """
 
@@ -36,11 +39,12 @@ Plan = dict[Sequence, int]
 class Scheduler:
     """Sequences waiting and running, and the cache blocks they hold."""
 
-    def __init__(self, *, blocks: int, max_running: int, step_tokens: int) -> None:
+    def __init__(self, *, blocks: int, max_running: int, step_tokens: int, border: int = 0) -> None:
         if blocks < 1 or max_running < 1 or step_tokens < max_running:
             raise ValueError("a step must have room for one token of every running sequence")
         self.max_running = max_running
         self.step_tokens = step_tokens
+        self.border = border
         self.blocks = Blocks(blocks)
         self.queues = Queues()
         self.running: list[Sequence] = []  # in the order they were admitted
@@ -61,6 +65,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; it must fit the cache alone."""
         assert blocks_for(len(sequence.tokens) + 1) <= self.blocks.total
+        sequence.far = self._beyond(sequence)
         self.queues.join(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -75,6 +80,8 @@ class Scheduler:
     def schedule(self) -> list[Slice]:
         """Choose the slices of the next step and give them their blocks. Empty only when nothing waits or runs."""
         plan: Plan = {}
+        if self.border:
+            self._cross()
         self._decode(plan)
         self._read(plan, self.step_tokens - len(plan) if plan else ALONE * self.step_tokens)
         return [Slice(sequence, count) for sequence, count in plan.items()]
@@ -88,6 +95,20 @@ class Scheduler:
                 self._name(sequence, before // BLOCK)
             if group_of(sequence).reading and sequence.remaining == 0:
                 self.queues.read(sequence)
+
+    # --- the border ------------------------------------------------------------------------------------------
+
+    def _beyond(self, sequence: Sequence) -> bool:
+        return 0 < self.border < len(sequence.tokens)
+
+    def _cross(self) -> None:
+        """Who grew past the border waits, first of its group, to be read anew."""
+        for sequence in [one for one in self.running if not one.far and self._beyond(one)]:
+            self.running.remove(sequence)
+            self._release(sequence)
+            self.queues.rejoin(sequence)
+            sequence.names.clear()
+            sequence.far = True
 
     # --- the two parts of a step -----------------------------------------------------------------------------
 
@@ -240,7 +261,7 @@ class Scheduler:
             self.blocks.name(sequence.blocks[i], sequence.names[i])
 
     def _extend_names(self, sequence: Sequence, full: int) -> None:
-        self._names.extend(sequence.names, sequence.tokens, full, tenant=sequence.tenant, adapter=sequence.adapter)
+        self._names.extend(sequence.names, sequence.tokens, full, tenant=sequence.tenant, adapter=sequence.way)
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ class Sequence:
     tenant: str = ""
     adapter: str = ""
     priority: int = 0  # the greater goes first
+    far: bool = False  # longer than its model's border, and so computed in another way
     computed: int = 0
     found: int = 0  # of `computed`, so many were in the cache when it was admitted last
     gave_way: int = 0  # how often
@@ -34,6 +35,11 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens not yet in the cache: 1 while decoding, more before."""
         return len(self.tokens) - self.computed
+
+    @property
+    def way(self) -> str:
+        """By which weights and how it is computed: what lies in the cache is of use to none that differs in it."""
+        return f"{self.adapter}\0far" if self.far else self.adapter
 
     @property
     def reads_anew(self) -> bool:

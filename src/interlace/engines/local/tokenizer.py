@@ -18,6 +18,8 @@ from tokenizers import Tokenizer as Backend
 from interlace.engines.local import gguf_tokenizer
 from interlace.engines.local.checkpoint_text import gguf_text_metadata, is_gguf, read_json, template_sources
 from interlace.engines.local.decoder import Decoder, token_table
+from interlace.engines.local.gguf_sentencepiece import CONTINUED
+from interlace.engines.local.gguf_vocabulary import end_ids, token_id
 from interlace.errors import CheckpointError
 
 # A vocabulary may mark these as special, but clients must see the calls: they stay text for decoding and grammars.
@@ -45,6 +47,8 @@ class Tokenizer:
     _reading: Backend
     _plain: Backend
     _table: list[bytes]
+    _continued: str = ""  # before a text that goes on from another, so that it gets no space before it
+    _strips: bool = False  # whole texts begin with a space that is none of theirs
 
     def encode(self, text: str, special: bool, *, framed: bool = False) -> list[int]:
         """Token ids of `text`. `special`: control tokens in it are read as such. `framed`: with what the checkpoint
@@ -64,19 +68,23 @@ class Tokenizer:
 
     def encode_pieces(self, pieces: Iterable[Piece]) -> list[int]:
         """Token ids of a rendered conversation, each piece encoded under its own rule."""
-        return [token for piece in pieces for token in self.encode(piece.text, piece.special)]
+        ids: list[int] = []
+        for number, (text, special) in enumerate(pieces):
+            ids += self.encode(self._continued + text if number else text, special)
+        return ids
 
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes of a token, a special one's text too; empty for an id the tokenizer doesn't have."""
         return self._table[token_id] if 0 <= token_id < len(self._table) else b""
 
-    def decoder(self, *, special: bool = False) -> Decoder:
-        """A decoder for one growing sequence; `special` shows special tokens as their text."""
-        return Decoder(self._table, frozenset() if special else self.special_ids)
+    def decoder(self, *, special: bool = False, whole: bool = False) -> Decoder:
+        """A decoder for one growing sequence, which goes on from a text unless it is a `whole` one; `special` shows
+        special tokens as their text. A space that encoding put before a whole text is left out again."""
+        return Decoder(self._table, frozenset() if special else self.special_ids, strips=whole and self._strips)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """The text of all ids at once, U+FFFD for bytes that are no character."""
-        decoder = self.decoder(special=special)
+        """The text of all ids at once, a whole one, U+FFFD for bytes that are no character."""
+        decoder = self.decoder(special=special, whole=True)
         return "".join([*map(decoder.push, ids), decoder.flush()])
 
     def to_json(self) -> str:
@@ -92,16 +100,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def _from_gguf(path: Path) -> Tokenizer:
     metadata = gguf_text_metadata(path)
     backend = gguf_tokenizer.build(metadata)
-    ends = {gguf_tokenizer.token_id(metadata, name) for name in ("eos", "eot", "eom")} - {None}
-    ids = {
-        "bos": gguf_tokenizer.token_id(metadata, "bos"),
-        "eos": gguf_tokenizer.token_id(metadata, "eos"),
-        "unk": gguf_tokenizer.token_id(metadata, "unknown"),
-        "pad": gguf_tokenizer.token_id(metadata, "padding"),
-    }
+    stated = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    ids = {name: token_id(metadata, theirs) for name, theirs in stated.items()}
     tokens = metadata["tokenizer.ggml.tokens"]
     named = {f"{name}_token": tokens[index] for name, index in ids.items() if index is not None}
-    return _assemble(backend, path, named, frozenset(index for index in ends if index is not None))
+    return _assemble(backend, path, named, end_ids(metadata))
 
 
 def _from_folder(path: Path) -> Tokenizer:
@@ -145,6 +148,7 @@ def _assemble(backend: Backend, path: Path, named: Mapping[str, str], eos_ids: f
     control = _control_tokens(added, special, "\0".join(template_sources(path).values()))
     decoder = json.dumps(layout["decoder"])
     byte_level = '"ByteLevel"' in decoder
+    strips = '"type": "Strip", "content": " ", "start": 1' in decoder
     table = token_table(backend.get_vocab(with_added_tokens=False), added, byte_level=byte_level)
     return Tokenizer(
         vocabulary=len(table),
@@ -156,12 +160,16 @@ def _assemble(backend: Backend, path: Path, named: Mapping[str, str], eos_ids: f
         _reading=Backend.from_str(json.dumps(layout)),
         _plain=_without(layout, control),
         _table=table,
+        _continued=CONTINUED if CONTINUED in json.dumps(layout["normalizer"], ensure_ascii=False) else "",
+        _strips=strips,
     )
 
 
 def _control_tokens(added: Mapping[int, str], special: frozenset[int], templates: str) -> frozenset[str]:
-    """All special tokens, and those added tokens a chat template writes itself (`<tool_response>`)."""
-    return frozenset(text for index, text in added.items() if index in special or text in templates)
+    """All special tokens, and those added tokens a chat template writes itself (`<tool_response>`); but blanks, of
+    which Gemma has tokens, are anybody's."""
+    written = (text for index, text in added.items() if index in special or text in templates)
+    return frozenset(text for text in written if text.strip())
 
 
 def _without(layout: Mapping[str, Any], control: frozenset[str]) -> Backend:
