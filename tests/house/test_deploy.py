@@ -199,7 +199,7 @@ def _instructions() -> list[tuple[str, str]]:
 
 def test_the_containerfile_is_sound() -> None:
     """It cannot be built without a registry, so what can be known beforehand is: what is copied exists, bases have a
-    tag, the last user is not root, signals, health and volume are those of the server."""
+    tag, the last user is not root, signals, health and volume are those of the server, and podman keeps the health."""
     steps = _instructions()
     last = dict(steps)
     assert all(re.search(r":\d[\w.-]+( AS \w+)?$", value) for name, value in steps if name == "FROM")
@@ -226,6 +226,10 @@ def test_the_containerfile_is_sound() -> None:
     assert (entry, health[0]) == (["interlace"], "interlace")
     assert start[0] in verbs
     assert health[1] in verbs
+    for file in (PAGE, ROOT / "Containerfile"):
+        builds = re.findall(r"podman build\b.*", file.read_text())
+        assert builds
+        assert all("--format docker" in build for build in builds), "podman's own format drops HEALTHCHECK"
     assert not re.search(r"(?i)key|secret|token|password", " ".join(value for name, value in steps if name == "ENV"))
 
 
