@@ -151,6 +151,18 @@ def test_the_unit_leaves_time_for_the_drain() -> None:
     assert float(_unit("interlace.service")["TimeoutStopSec"][0]) >= Settings().drain_seconds + 20
 
 
+def test_units_run_on_a_small_debian() -> None:
+    """A command of a package that may be missing fails when it is wanted: /bin/kill is of procps, which need not be there.
+    What `as-interlace` runs has the service's limits."""
+    essential = {"/bin/sh", "/usr/bin/find", "/opt/interlace/bin/interlace"}
+    for name in ("interlace.service", "interlace-backup.service"):
+        unit = _unit(name)
+        commands = [command for key in ("ExecStart", "ExecReload") for command in unit.get(key, [])]
+        assert {command.split()[0] for command in commands} <= essential
+    (limit,) = _unit("interlace.service")["LimitNOFILE"]
+    assert f"--property=LimitNOFILE={limit} " in (DEPLOY / "as-interlace").read_text()
+
+
 def test_the_backup_unit_does_what_it_says(tmp_path: Path) -> None:
     """Its command makes a dated backup; systemd's percent signs are doubled as they must be."""
     there = Machine(tmp_path)

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/how-to/deploy.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PYTHON = Path(sysconfig.get_config_var("BINDIR")) / "python3"
+PYTHON = Path("/usr" if sys.base_prefix == "/usr" else "/srv/python")  # ours may lie where only we can read it
 BOOT = """
 mount --bind / "$1"/root
 for tree in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do  # a place of its own, whatever is mounted
@@ -34,8 +35,8 @@ exec systemd-nspawn "$@"
 """
 # What stands for `pip install`, which would take minutes: the tree under test and this environment's packages.
 INSTALLED = f"""#!/bin/sh
-export PYTHONPATH=/srv/interlace/src:/srv/packages
-exec {PYTHON} -m interlace "$@"
+export PYTHONPATH=/srv/interlace/src:/srv/packages LD_LIBRARY_PATH={PYTHON}/lib
+exec {PYTHON}/bin/python3.{sys.version_info.minor} -m interlace "$@"
 """
 
 
@@ -48,8 +49,9 @@ class Machine:
     def run(self, script: str, *, check: bool = True) -> str:
         """What a shell of root prints in it, and reports as wrong."""
         done = subprocess.run(
-            ["nsenter", "--target", str(self.boot.pid), "--all", "--wd=/srv/interlace",
-             "env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8", "bash", "-c", f"set -euo pipefail\n{script}"],
+            ["nsenter", "--target", str(self.boot.pid), "--all",
+             "env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8",
+             "bash", "-c", f"set -euo pipefail; cd /srv/interlace\n{script}"],
             capture_output=True, text=True, check=False, timeout=170, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         printed = done.stdout + done.stderr
@@ -66,6 +68,7 @@ class Machine:
 
     def served(self) -> bool:
         """Whether the service has its model ready."""
+        time.sleep(0.3)  # it is asked until it has: not for all the processor
         return '"status":"ready"' in self.run("curl -sk https://127.0.0.1:8443/readyz", check=False)
 
     def chat(self) -> str:
@@ -149,9 +152,8 @@ def test_a_machine_is_deployed_by_the_page(smollm2_gguf: Path, tmp_path: Path) -
     config = next(text for language, text in blocks if language == "yaml")
     certificate, asked, renewed, pages, backup, upgraded = (text for language, text in blocks if language == "bash")
     install, start, timer, upgrade = (text for language, text in blocks if language == "console" and text[0] == "#")
-    packages = sysconfig.get_path("purelib")
-    binds = [f"--bind-ro={ROOT}:/srv/interlace", f"--bind-ro={packages}:/srv/packages",
-             f"--bind-ro={smollm2_gguf.resolve()}:/srv/model.gguf"]  # fmt: skip
+    seen = {"interlace": ROOT, "packages": sysconfig.get_path("purelib"), "model.gguf": smollm2_gguf.resolve()}
+    binds = [f"--bind-ro={path}:/srv/{name}" for name, path in seen.items()] + [f"--bind-ro={sys.base_prefix}:{PYTHON}"]
     with _booted(tmp_path, *binds) as there:
         there.run("id interlace >/dev/null 2>&1 && userdel interlace || true; mkdir -p /opt/interlace/bin")
         there.run(f"install -m 0755 <(echo {shlex.quote(INSTALLED)}) /opt/interlace/bin/interlace")
