@@ -152,7 +152,7 @@ def test_the_unit_leaves_time_for_the_drain() -> None:
 
 
 def test_units_run_on_a_small_debian() -> None:
-    """A command of a package that may be missing fails when it is wanted: /bin/kill is of procps, which need not be there.
+    """A command of a package that may be missing fails when it is wanted: /bin/kill is of procps, for one.
     What `as-interlace` runs has the service's limits."""
     essential = {"/bin/sh", "/usr/bin/find", "/opt/interlace/bin/interlace"}
     for name in ("interlace.service", "interlace-backup.service"):
