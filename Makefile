@@ -80,7 +80,8 @@ test: $(VENV)/.installed-dev stores ## Run all tests but the marked nightly set
 	@$(BIN)/python -m pytest -n $(WORKERS) -m 'not nightly' $(ARGS)
 
 .PHONY: test-all
-test-all: $(VENV)/.installed-dev stores ## Run all tests
+test-all: $(VENV)/.installed-dev ## Run all tests
+	@tests/support/install-stores nightly
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 .PHONY: faults

@@ -207,7 +207,7 @@ def test_packages_and_checkpoints(place: Place) -> None:
     local = {"name": "m", "checkpoint": str(tiny_llama_gguf(place.folder / "tiny.gguf"))}
     place.write(models=[local])
     assert place.said("packages", "ok")
-    assert "tiny.gguf" in place.said("checkpoints", "ok")
+    assert place.said("checkpoints", "ok") == f"m: {local['checkpoint']} -> ", "where it lies, and no more"
     hidden = place.folder / "hidden"
     hidden.mkdir()
     (hidden / "sitecustomize.py").write_text(

@@ -151,6 +151,18 @@ def test_the_unit_leaves_time_for_the_drain() -> None:
     assert float(_unit("interlace.service")["TimeoutStopSec"][0]) >= Settings().drain_seconds + 20
 
 
+def test_units_run_on_a_small_debian() -> None:
+    """A command of a package that may be missing fails when it is wanted: /bin/kill is of procps, for one.
+    What `as-interlace` runs has the service's limits."""
+    essential = {"/bin/sh", "/usr/bin/find", "/opt/interlace/bin/interlace"}
+    for name in ("interlace.service", "interlace-backup.service"):
+        unit = _unit(name)
+        commands = [command for key in ("ExecStart", "ExecReload") for command in unit.get(key, [])]
+        assert {command.split()[0] for command in commands} <= essential
+    (limit,) = _unit("interlace.service")["LimitNOFILE"]
+    assert f"--property=LimitNOFILE={limit} " in (DEPLOY / "as-interlace").read_text()
+
+
 def test_the_backup_unit_does_what_it_says(tmp_path: Path) -> None:
     """Its command makes a dated backup; systemd's percent signs are doubled as they must be."""
     there = Machine(tmp_path)
@@ -199,7 +211,7 @@ def _instructions() -> list[tuple[str, str]]:
 
 def test_the_containerfile_is_sound() -> None:
     """It cannot be built without a registry, so what can be known beforehand is: what is copied exists, bases have a
-    tag, the last user is not root, signals, health and volume are those of the server."""
+    tag, the last user is not root, signals, health and volume are those of the server, and podman keeps the health."""
     steps = _instructions()
     last = dict(steps)
     assert all(re.search(r":\d[\w.-]+( AS \w+)?$", value) for name, value in steps if name == "FROM")
@@ -226,6 +238,10 @@ def test_the_containerfile_is_sound() -> None:
     assert (entry, health[0]) == (["interlace"], "interlace")
     assert start[0] in verbs
     assert health[1] in verbs
+    for file in (PAGE, ROOT / "Containerfile"):
+        builds = re.findall(r"podman build\b.*", file.read_text())
+        assert builds
+        assert all("--format docker" in build for build in builds), "podman's own format drops HEALTHCHECK"
     assert not re.search(r"(?i)key|secret|token|password", " ".join(value for name, value in steps if name == "ENV"))
 
 

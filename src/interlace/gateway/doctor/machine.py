@@ -111,7 +111,7 @@ def checkpoints(case: Case) -> Iterator[Finding]:
         if model.engine != "local" or faults:
             continue
         try:
-            yield ok(f"{model.name}: {models.resolve(model.checkpoint, case.settings.home)}")
+            yield ok(f"{model.name}: {models.resolve(model.checkpoint, case.settings.home).path}")
         except CheckpointError:
             yield warn(f"{model.name}: to be pulled at the next start", f"interlace pull {model.checkpoint}")
 
