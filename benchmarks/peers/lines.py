@@ -1,8 +1,8 @@
 """The loop of every contestant: a job comes as a JSON line on standard input, its measurement leaves likewise.
 
 A job: `{"prompts": [[token ids], ...], "new_tokens": n}`: run all prompts at once, greedily, `new_tokens` each; end of
-text ignored. Its measurement is made by a `Stopwatch`. Only the standard library, and any Python from 3.10: contestants
-from other environments import it too.
+text ignored. Its measurement is made by a `Stopwatch`. Contestants that know adapters take further fields. Only the
+standard library, and any Python from 3.10: contestants from other environments import it too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-Run = Callable[[list[list[int]], int], dict[str, Any]]
+Run = Callable[..., dict[str, Any]]
 
 _TEXT = (
     "river stone apple morning quick silver window garden letter yellow mountain winter paper music open table "
@@ -89,8 +89,7 @@ def answer_jobs(load: Callable[[], tuple[Run, dict[str, Any]]]) -> None:
     run, about = load()
     _write(answers, about)
     for line in sys.stdin:
-        job = json.loads(line)
-        _write(answers, run(job["prompts"], job["new_tokens"]))
+        _write(answers, run(**json.loads(line)))
 
 
 def _write(answers: Any, value: dict[str, Any]) -> None:
