@@ -168,6 +168,14 @@ def _turn(
     yield shape, one.name, float(answer["decode"])
     yield replace(shape, phase="prefill"), one.name, float(answer["prefill"])
     yield replace(shape, phase="arrive"), one.name, 1000 * float(answer["first_token_seconds"])
+    if shape.streams == WIDEST and one.joins:
+        job = {
+            "prompts": prompts,
+            "new_tokens": shape.new_tokens,
+            "late": True,
+            **({"adapters": names} if names else {}),
+        }
+        yield replace(shape, phase="late"), one.name, 1000 * float(worker.ask(job)["late_seconds"])
 
 
 def _flow(contest: _Contest, worker: Worker, one: Contestant, shape: Shape, prompts: list[list[int]], *,
@@ -177,11 +185,18 @@ def _flow(contest: _Contest, worker: Worker, one: Contestant, shape: Shape, prom
     begin = contest.flowed.get(one.name, 0)
     count = FLOWING if shape.new_tokens > 8 else WIDEST + 8
     asked = [[*prompts[n % len(prompts)][:-1], 100 + n] for n in range(count)]
-    job: dict[str, Any] = {"prompts": asked, "new_tokens": shape.new_tokens, "streams": shape.streams}
+    job: dict[str, Any] = {
+        "prompts": asked,
+        "new_tokens": shape.new_tokens,
+        "streams": min(shape.streams, shape.new_tokens // 2),
+    }
     if many:
         job["adapters"] = [f"many/{(begin + n) % REGISTERED}" for n in range(count)]
         contest.flowed[one.name] = begin + count
-    return float(worker.ask(job)["flow"])
+    rate = float(worker.ask(job)["flow"])
+    if not rate:
+        raise ValueError("too few requests for so many streams")
+    return rate
 
 
 def _report(contest: _Contest, about: dict[str, Any]) -> Report:

@@ -22,6 +22,10 @@ _KINDS = {"all": f"{RESIDENT} adapters", "qv": f"{RESIDENT} on q, v", "many": f"
 PRECISIONS = ("f32", "bf16", "int8", "file")
 
 
+STATIC = ("PEFT", "onnxruntime-genai")
+"""Nobody joins a batch of these, nor of the reference: who comes late waits until it is done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contestant:
     """A line of the tables. `process` is the one of `commands` that it runs in; `adapters` is the kind that its streams
@@ -31,6 +35,11 @@ class Contestant:
     process: str
     adapters: str = ""
     widest_only: bool = False
+
+    @property
+    def joins(self) -> bool:
+        """Whether a stream may begin while others run."""
+        return self.process != REFERENCE and not self.process.startswith(STATIC)
 
     def adapter_names(self, streams: int) -> list[str]:
         """An adapter for each stream."""

@@ -64,6 +64,7 @@ _TITLES = {
     "per_thousand": "Memory of a thousand keys",
     "flow": "Each stream that ends is replaced by the next",
     "arrive": "Time to first token where all ask at once",
+    "late": "Time to first token of one that comes while 31 others are answered",
     "agreement": "Next tokens that are those of fp32 transformers",
     "peak": "Peak memory",
     "adapter_memory": "Memory of an adapter",
@@ -74,7 +75,7 @@ _UNITS = {
     "cpu": "µs a request", "p50": "ms", "p99": "ms", "rate": "requests/s", "first": "ms", "first99": "ms",
     "delay": "ms", "delay99": "ms", "gap99": "ms", "chunk": "µs a chunk", "arrived": "of 100", "start": "s",
     "start_cpu": "s", "memory": "MiB", "per_thousand": "MiB",
-    "arrive": "ms", "agreement": "of 100", "peak": "MiB", "adapter_memory": "MiB",
+    "arrive": "ms", "late": "ms", "agreement": "of 100", "peak": "MiB", "adapter_memory": "MiB",
     "share_arithmetic": "%", "share_bytes": "%",
 }  # fmt: skip
 _WIDE = 20  # where the greatest is so many times the least, a panel's scale is logarithmic

@@ -35,6 +35,7 @@ _PHASES = {
     "per_thousand": "Memory of a thousand keys, MiB",
     "flow": "New tokens while each stream that ends is replaced by the next, tokens/s",
     "arrive": "Time to first token where all ask at once, mean, ms",
+    "late": "Time to first token of one that comes while 31 others are answered, ms",
     "agreement": "Next tokens that are those of fp32 transformers, of 100",
     "peak": "Peak memory, MiB",
     "adapter_memory": "Peak memory beyond the base's, for each of 32 adapters, MiB",

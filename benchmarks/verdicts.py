@@ -35,7 +35,8 @@ def judge(rates: Sequence[Rate]) -> list[Comparison]:
         hold("decode", best, GENAI, 0.9, WIDE)
         hold("decode", best, GENAI, 0.8, "1 stream")
     for against in dict.fromkeys(rate.contestant for rate in rates if not rate.contestant.startswith("interlace")):
-        hold("arrive", _alike(against), against, AtMost(1.0), WIDE)
+        for phase in ("arrive", "late"):
+            hold(phase, _alike(against), against, AtMost(1.0), WIDE)
     return found
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.peers.lines import Run, Stopwatch, answer_jobs
+from benchmarks.peers.lines import Latecomer, Run, Stopwatch, answer_jobs
 
 
 def load(checkpoint: str, threads: int) -> tuple[Run, dict[str, Any]]:
@@ -23,16 +23,23 @@ def load(checkpoint: str, threads: int) -> tuple[Run, dict[str, Any]]:
     )
     asked = 0
 
-    def run(prompts: list[list[int]], new_tokens: int, adapters: Sequence[str] = (), tokens: bool = False) -> Any:
-        nonlocal asked
+    def run(prompts: list[list[int]], new_tokens: int, adapters: Sequence[str] = (), tokens: bool = False,
+            late: bool = False) -> Any:  # fmt: skip
         assert not adapters, "it cannot mix adapters"
         watch = Stopwatch(prompts, new_tokens)
         greedy = genai.GenerationConfig()
         greedy.max_new_tokens, greedy.ignore_eos, greedy.do_sample = new_tokens, True, False
         handles = {}
-        for stream, prompt in enumerate(prompts):
+
+        def ask(stream: int) -> None:
+            nonlocal asked
             asked += 1  # an id that was used before spoils the whole pipeline
-            handles[stream] = pipeline.add_request(asked, ov.Tensor(np.array([prompt], dtype=np.int64)), greedy)
+            ids = ov.Tensor(np.array([prompts[stream]], dtype=np.int64))
+            handles[stream] = pipeline.add_request(asked, ids, greedy)
+
+        last = Latecomer(watch, (lambda: ask(len(prompts) - 1)) if late else None)
+        for stream in range(len(prompts) - late):
+            ask(stream)
         told: list[list[int]] = [[] for _ in prompts]
         while pipeline.has_non_finished_requests():
             pipeline.step()
@@ -43,7 +50,8 @@ def load(checkpoint: str, threads: int) -> tuple[Run, dict[str, Any]]:
                     told[stream] += ids
                     gained[stream] = len(ids)
             watch.step(gained)
-        return watch.measured() | {"tokens": told if tokens else []}
+            last.look()
+        return watch.measured() | last.measured() | {"tokens": told if tokens else []}
 
     return run, {"version": genai.__version__, "load_seconds": time.perf_counter() - began}
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.lines import Run, Stopwatch, answer_jobs, chat_text
+from benchmarks.peers.lines import Latecomer, Run, Stopwatch, answer_jobs, chat_text
 from interlace.config import AdapterSettings, ModelSettings
 from interlace.engines.core import Core
 from interlace.engines.local import load_core
@@ -33,13 +33,13 @@ def load(checkpoint: str, precision: str, threads: int, how: str) -> tuple[Run, 
     core = load_core(settings, Path(), lambda _: None)
 
     def run(prompts: list[list[int]], new_tokens: int, adapters: Sequence[str] = (), streams: int = 0,
-            tokens: bool = False) -> dict[str, Any]:  # fmt: skip
+            tokens: bool = False, late: bool = False) -> dict[str, Any]:  # fmt: skip
         sampling = Sampling(max_tokens=new_tokens, temperature=0.0, ignore_eos=True, logprobs=0 if tokens else None)
         requests = [
             _request(stream, prompt, sampling, adapters[stream] if adapters else "", chat=chat)
             for stream, prompt in enumerate(prompts)
         ]
-        return _flow(core, requests, streams) if streams else _together(core, requests, prompts, new_tokens)
+        return _flow(core, requests, streams) if streams else _together(core, requests, prompts, new_tokens, late=late)
 
     return run, {"vocabulary": core.capabilities().vocabulary, "load_seconds": time.perf_counter() - began}
 
@@ -60,17 +60,20 @@ def _request(stream: int, prompt: list[int], sampling: Sampling, adapter: str, *
     return GenerateRequest(id=str(stream), prompt_ids=tuple(prompt), sampling=sampling, adapter=adapter)
 
 
-def _together(core: Core, requests: list[GenerateRequest], prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
+def _together(core: Core, requests: list[GenerateRequest], prompts: list[list[int]], new_tokens: int, *,
+              late: bool) -> dict[str, Any]:  # fmt: skip
     watch = Stopwatch(prompts, new_tokens)
     told: list[list[int]] = [[] for _ in prompts]
-    for request in requests:
+    last = Latecomer(watch, (lambda: core.add(core.prepare(requests[-1]))) if late else None)
+    for request in requests[:-1] if late else requests:
         core.add(core.prepare(request))
     while core.has_work():
         deltas, _ = _step(core)
         watch.step({stream: delta.tokens for stream, delta in deltas})
+        last.look()
         for stream, delta in deltas:
             told[stream] += [one.id for one in delta.logprobs]
-    return watch.measured() | {"tokens": told}
+    return watch.measured() | last.measured() | {"tokens": told}
 
 
 def _flow(core: Core, requests: list[GenerateRequest], streams: int) -> dict[str, Any]:

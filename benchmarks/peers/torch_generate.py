@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.lines import Run, Stopwatch, answer_jobs
+from benchmarks.peers.lines import Latecomer, Run, Stopwatch, answer_jobs
 
 
 def load(how: str, folder: str, threads: int, adapters: str) -> tuple[Run, dict[str, Any]]:
@@ -76,15 +76,24 @@ def _together(model: Any) -> Run:
 def _continuous(model: Any) -> Run:
     from transformers import GenerationConfig
 
-    def run(prompts: list[list[int]], new_tokens: int, adapters: Sequence[str] = (), tokens: bool = False) -> Any:
+    def run(prompts: list[list[int]], new_tokens: int, adapters: Sequence[str] = (), tokens: bool = False,
+            late: bool = False) -> Any:  # fmt: skip
         assert not adapters, "it cannot mix adapters"
         settings = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
         with model.continuous_batching_context_manager(generation_config=settings) as manager:
             watch = Stopwatch(prompts, new_tokens)  # the manager's own start is not counted
-            names = manager.add_requests(prompts, max_new_tokens=new_tokens, streaming=True)
-            streams = {name: stream for stream, name in enumerate(names)}
+            streams: dict[str, int] = {}
+            unfinished: set[str] = set()
             told: list[list[int]] = [[] for _ in prompts]
-            unfinished = set(names)
+
+            def ask(stream: int) -> None:
+                name = manager.add_request(prompts[stream], max_new_tokens=new_tokens, streaming=True, eos_token_id=-1)
+                streams[name] = stream
+                unfinished.add(name)
+
+            last = Latecomer(watch, (lambda: ask(len(prompts) - 1)) if late else None)
+            for stream in range(len(prompts) - late):
+                ask(stream)
             while unfinished:
                 first = manager.get_result(timeout=60)
                 if first is None:
@@ -99,7 +108,8 @@ def _continuous(model: Any) -> Run:
                     if output.is_finished():
                         unfinished.discard(output.request_id)
                 watch.step({stream: count for stream, count in gained.items() if count})
-            return watch.measured() | {"tokens": told if tokens else []}
+                last.look()
+            return watch.measured() | last.measured() | {"tokens": told if tokens else []}
 
     return run
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.lines import Run, Stopwatch, answer_jobs
+from benchmarks.peers.lines import Latecomer, Run, Stopwatch, answer_jobs
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -63,24 +63,32 @@ def load(folder: str, dtype: str, folder_of_adapters: str) -> tuple[Run, dict[st
         )
     )
 
-    def run(prompts: list[list[int]], new_tokens: int, adapters: Sequence[str] = (), tokens: bool = False) -> Any:
+    def run(prompts: list[list[int]], new_tokens: int, adapters: Sequence[str] = (), tokens: bool = False,
+            late: bool = False) -> Any:  # fmt: skip
         paths = [here / name for name in adapters]
-        return _run(engine, prompts, new_tokens, paths) | ({} if tokens else {"tokens": []})
+        return _run(engine, prompts, new_tokens, paths, late=late) | ({} if tokens else {"tokens": []})
 
     return run, {"version": vllm.__version__, "load_seconds": time.perf_counter() - began}
 
 
-def _run(engine: Any, prompts: list[list[int]], new_tokens: int, adapters: list[Path]) -> dict[str, Any]:
+def _run(engine: Any, prompts: list[list[int]], new_tokens: int, adapters: list[Path], *,
+         late: bool) -> dict[str, Any]:  # fmt: skip
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
 
     watch = Stopwatch(prompts, new_tokens)
     told: list[list[int]] = [[] for _ in prompts]
     greedy = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True, detokenize=False)
-    for stream, prompt in enumerate(prompts):
+
+    def ask(stream: int) -> None:
         path = adapters[stream] if adapters else None
         lora = LoRARequest(path.name, int(path.name) + 1, str(path)) if path else None  # its ids begin at 1
-        engine.add_request(f"{watch._began}-{stream}", {"prompt_token_ids": prompt}, greedy, lora_request=lora)
+        prompt = {"prompt_token_ids": prompts[stream]}
+        engine.add_request(f"{watch._began}-{stream}", prompt, greedy, lora_request=lora)
+
+    last = Latecomer(watch, (lambda: ask(len(prompts) - 1)) if late else None)
+    for stream in range(len(prompts) - late):
+        ask(stream)
     while engine.has_unfinished_requests():
         gained = {}
         for output in engine.step():
@@ -88,7 +96,8 @@ def _run(engine: Any, prompts: list[list[int]], new_tokens: int, adapters: list[
             told[stream] = list(output.outputs[0].token_ids)
             gained[stream] = len(told[stream]) - watch.counts[stream]
         watch.step(gained)
-    return watch.measured() | {"tokens": told}
+        last.look()
+    return watch.measured() | last.measured() | {"tokens": told}
 
 
 if __name__ == "__main__":
