@@ -1,4 +1,4 @@
-"""What looks like `vllm serve` from outside: its health, its models, its adapters, its chat. `--mode=...` says how it
+"""What looks like `vllm serve` from outside: its health, its models, its adapters, its chat. `--fails=...` says how it
 fails, `--record=FILE` where it notes how it was started and what it was asked.
 
 Only the standard library, so that it is there at once.
@@ -28,7 +28,7 @@ class Served(ThreadingHTTPServer):
         self.options = options
         self.adapters: dict[str, str] = {}
         self.asked: list[dict[str, Any]] = []
-        self.well = options.mode != "never"
+        self.well = options.fails != "never"
 
     def note(self) -> None:
         """Write down how it was started and what it was asked."""
@@ -121,10 +121,10 @@ def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--served-model-name", required=True)
-    parser.add_argument("--mode", default="")
+    parser.add_argument("--fails", default="")
     parser.add_argument("--record", default="")
     options, _ = parser.parse_known_args()
-    if options.mode == "dies":
+    if options.fails == "dies":
         sys.exit("there is no GPU here")
     served = Served(options)
     served.note()

@@ -99,7 +99,7 @@ async def test_adapters_are_served_after_a_restart(make: Make, record: Record, t
 
 async def test_one_that_dies_at_its_start_is_given_up(make: Make):
     """Not tried for ever in a hurry: the state says failed and why, and callers are told at once."""
-    engine = hosted(make("--mode=dies"))
+    engine = hosted(make("--fails=dies"))
     try:
         await engine.start()
         with pytest.raises(EngineUnavailable, match="exited with status 1"):
@@ -113,7 +113,7 @@ async def test_one_that_dies_at_its_start_is_given_up(make: Make):
 
 async def test_one_that_is_never_healthy_is_ended_and_started_again(make: Make, record: Record):
     """After `start_seconds`, and its process is gone: two of them would not fit on one GPU."""
-    engine = hosted(make("--mode=never", start_seconds=1.0))
+    engine = hosted(make("--fails=never", start_seconds=1.0))
     try:
         await engine.start()
         await until((Path(make().executable).parent / "record").exists)
@@ -127,7 +127,7 @@ async def test_one_that_is_never_healthy_is_ended_and_started_again(make: Make, 
 
 async def test_what_it_says_while_it_starts_is_told(make: Make):
     """Loading takes minutes on a GPU: health says that it goes on."""
-    engine = hosted(make("--mode=never"))
+    engine = hosted(make("--fails=never"))
     try:
         await engine.start()
         await until(lambda: "has been starting for" in engine.health().detail)
