@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,7 @@ class _Contest:
     workers: dict[str, Worker]
     left_out: dict[str, str]
     measured: list[Measured] = field(default_factory=list)
+    say: Callable[[str], object] = print  # what an unattended run leaves in its log
     flowed: dict[str, int] = field(default_factory=dict)  # how many of the thousand adapters have had their turn
 
     def try_to(self, contestant: Contestant, what: Callable[[Worker], None]) -> None:
@@ -55,6 +57,7 @@ class _Contest:
 
     def drop(self, process: str, why: str) -> None:
         """Leave out everybody who runs in that process."""
+        self.say(f"{process}: {why}")
         for one in [one for one in self.alive if one.process == process]:
             self.left_out[one.name] = why
             self.alive.remove(one)
@@ -89,7 +92,7 @@ def measure_contest(progress: Progress, rounds: int, threads: int, *, quick: boo
 
 
 def _load(entered: Sequence[Contestant], started: dict[str, Command], stack: ExitStack, progress: Progress) -> _Contest:
-    contest = _Contest(list(entered), {}, {})
+    contest = _Contest(list(entered), {}, {}, say=progress.console.print)
     processes = list(dict.fromkeys(one.process for one in entered))
     task = progress.add_task("loading", total=len(processes))
     for name in processes:
@@ -102,6 +105,7 @@ def _load(entered: Sequence[Contestant], started: dict[str, Command], stack: Exi
             worker.wait_until_loaded()
             worker.patience = JOB_SECONDS
             contest.workers[name] = worker
+            contest.say(f"{name}: loaded in {worker.about.get('load_seconds', 0):.0f} s")
         except setup.NotHere as error:
             contest.drop(name, f"not here: {_short(error)}")
         except ContestantFailed as error:
@@ -126,6 +130,7 @@ def _compare(contest: _Contest, agreement: Agreement, progress: Progress) -> Non
         if agreement.known and one.name != REFERENCE:
             contest.try_to(one, lambda worker, found=found: found.append(agreement.percent(worker)))
         contest.measured += [(Shape("agreement", WIDEST, 40, 1), one.name, percent) for percent in found]
+        contest.say(f"{one.name}: {'exactness not known' if not found else f'{found[0]:.1f} of 100 tokens are equal'}")
         progress.advance(task)
     progress.remove_task(task)
 
@@ -148,6 +153,7 @@ def _round(contest: _Contest, shapes: Sequence[Shape], vocabulary: int, turn: in
                     progress.update(task, description=f"{one.name}, {which.label}: {value:,.0f} tokens/s")
             progress.advance(task)
     progress.remove_task(task)
+    contest.say(f"{'warmed up' if turn < 0 else f'round {turn + 1} done'} at {time.strftime('%H:%M:%S')}")
 
 
 def _turn(

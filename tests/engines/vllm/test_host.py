@@ -15,7 +15,18 @@ from typing import Any
 
 import pytest
 
-from interlace.engines.types import Delta, EmbedRequest, Event, OutputRule, Sampling, Started, Usage
+from interlace.engines.types import (
+    Delta,
+    EmbedRequest,
+    Event,
+    GenerateRequest,
+    ImagePart,
+    Message,
+    OutputRule,
+    Sampling,
+    Started,
+    Usage,
+)
 from interlace.engines.vllm import server
 from interlace.errors import EngineFailed, EngineUnavailable, InvalidRequest, NotFound
 from tests.support.hosts import host_processes, until
@@ -47,6 +58,9 @@ async def test_what_it_cannot_do_is_refused_by_name(make: Make):
         assert await said(engine, chat(output=OutputRule("regex", "a+")))
         with pytest.raises(InvalidRequest, match="makes no embeddings"):
             await engine.embed(EmbedRequest("e", texts=("a",)))
+        picture = Message(role="user", content=(ImagePart(url="http://169.254.169.254/latest"),))
+        with pytest.raises(InvalidRequest, match="no addresses"):
+            await said(engine, GenerateRequest("r", messages=(picture,)))
         with pytest.raises(InvalidRequest, match="logprobs"):
             await said(engine, chat(sampling=Sampling(logprobs=1, prompt_logprobs=True)))
 

@@ -24,7 +24,18 @@ import msgspec
 from interlace.config import ModelSettings
 from interlace.engines.fields import Fields
 from interlace.engines.remote import RemoteEngine
-from interlace.engines.types import Capabilities, Delta, EmbedRequest, GenerateRequest, Health, Outcome, Started, Usage
+from interlace.engines.types import (
+    Capabilities,
+    Delta,
+    EmbedRequest,
+    FilePart,
+    GenerateRequest,
+    Health,
+    ImagePart,
+    Outcome,
+    Started,
+    Usage,
+)
 from interlace.engines.vllm.adapters import Adapters
 from interlace.engines.vllm.command import check_vllm, model_path
 from interlace.engines.vllm.server import Server
@@ -101,6 +112,7 @@ class VllmCore:
             if not self._settings.embeds:
                 raise InvalidRequest("This model generates text; it makes no embeddings.", param="model")
             return _Prepared(request, self._base)
+        _refuse_addresses(request)
         self.count(request)
         engine = self._adapters.engine(request.adapter) if request.adapter else self._base
         return _Prepared(msgspec.structs.replace(request, adapter=""), engine)
@@ -178,6 +190,14 @@ class VllmCore:
         except Exception as error:  # noqa: BLE001 - a bug costs its own request
             what = type(error).__name__  # not its words, which may be a prompt's
             self._outcomes.put((request.id, EngineFailed(f"the engine failed while asking vllm serve ({what})")))
+
+
+def _refuse_addresses(request: GenerateRequest) -> None:
+    """Pictures and files come as data: vLLM would fetch them from here, where more can be reached than from outside."""
+    for message in request.messages or ():
+        for part in message.parts:
+            if isinstance(part, ImagePart | FilePart) and part.url:
+                raise InvalidRequest("This model takes no addresses. Send the data itself.", param="messages")
 
 
 def _goes_on(outcome: Outcome) -> bool:
