@@ -30,6 +30,7 @@ SHAPES = tuple(Shape("decode", streams, 40, 64) for streams in (1, 8, WIDEST))
 QUICK_SHAPES = tuple(Shape("decode", streams, 40, 8) for streams in (1, WIDEST))
 LOAD_SECONDS, JOB_SECONDS = 900.0, 420.0
 LEAST_BYTES = 3 << 30  # that a process finds free, or it is not started: a machine that swaps measures nothing
+VOCABULARY = 49152  # where none of ours is there to say it
 FLOWING = 3 * WIDEST  # requests of a turn in which a thousand adapters take turns
 
 Measured = tuple[Shape, str, float]
@@ -51,7 +52,7 @@ class _Contest:
         worker = self.workers[contestant.process]
         try:
             what(worker)
-        except (ContestantFailed, ValueError, KeyError) as error:
+        except (ContestantFailed, ValueError, KeyError, TypeError, OSError) as error:
             worker.close()
             self.drop(contestant.process, f"failed: {_short(error)}")
 
@@ -79,7 +80,8 @@ def measure_contest(progress: Progress, rounds: int, threads: int, *, quick: boo
     with ExitStack() as stack:
         contest = _load(entered, started, stack, progress)
         shapes = QUICK_SHAPES if quick else SHAPES
-        vocabulary = next(int(w.about["vocabulary"]) for w in contest.workers.values() if "vocabulary" in w.about)
+        known = (int(w.about["vocabulary"]) for w in contest.workers.values() if "vocabulary" in w.about)
+        vocabulary = next(known, VOCABULARY)
         agreement = Agreement(f32, count=4 if quick else 20, tokens=4 if quick else 32)
         _compare(contest, agreement, progress)
         _versions(about, contest)
@@ -159,29 +161,25 @@ def _round(contest: _Contest, shapes: Sequence[Shape], vocabulary: int, turn: in
 def _turn(
     contest: _Contest, worker: Worker, *, one: Contestant, shape: Shape, prompts: list[list[int]]
 ) -> Iterator[Measured]:
+    """What one contestant does at one shape. No prompt of a process begins as another does: a prefix that is found
+    would be measured instead."""
     if one.adapters == "many":
-        yield replace(shape, phase="flow"), one.name, _flow(contest, worker, one, shape, prompts, many=True)
-        yield (
-            replace(shape, phase="flow"),
-            one.process.partition(",")[0],
-            _flow(contest, worker, one, shape, prompts, many=False),
-        )
+        flow, base = replace(shape, phase="flow"), one.process.partition(",")[0]
+        yield flow, one.name, _flow(contest, worker, one, shape, prompts, many=True)
+        yield flow, base, _flow(contest, worker, one, shape, prompts, many=False)
         return
     names = one.adapter_names(shape.streams)
+    named = {"adapters": names} if names else {}
     if names:  # loading them is not what is measured here
-        worker.ask({"prompts": prompts, "new_tokens": 2, "adapters": names})
-    answer = worker.ask({"prompts": prompts, "new_tokens": shape.new_tokens, **({"adapters": names} if names else {})})
+        worker.ask({"prompts": [prompt[::-1] for prompt in prompts], "new_tokens": 2, **named})
+    answer = worker.ask({"prompts": prompts, "new_tokens": shape.new_tokens, **named})
     yield shape, one.name, float(answer["decode"])
     yield replace(shape, phase="prefill"), one.name, float(answer["prefill"])
     yield replace(shape, phase="arrive"), one.name, 1000 * float(answer["first_token_seconds"])
     if shape.streams == WIDEST and one.joins:
-        job = {
-            "prompts": prompts,
-            "new_tokens": shape.new_tokens,
-            "late": True,
-            **({"adapters": names} if names else {}),
-        }
-        yield replace(shape, phase="late"), one.name, 1000 * float(worker.ask(job)["late_seconds"])
+        others = [[*prompt[1:], prompt[0]] for prompt in prompts]
+        answer = worker.ask({"prompts": others, "new_tokens": shape.new_tokens, "late": True, **named})
+        yield replace(shape, phase="late"), one.name, 1000 * float(answer["late_seconds"])
 
 
 def _flow(contest: _Contest, worker: Worker, one: Contestant, shape: Shape, prompts: list[list[int]], *,
@@ -190,12 +188,9 @@ def _flow(contest: _Contest, worker: Worker, one: Contestant, shape: Shape, prom
     none."""
     begin = contest.flowed.get(one.name, 0)
     count = FLOWING if shape.new_tokens > 8 else WIDEST + 8
-    asked = [[*prompts[n % len(prompts)][:-1], 100 + n] for n in range(count)]
-    job: dict[str, Any] = {
-        "prompts": asked,
-        "new_tokens": shape.new_tokens,
-        "streams": min(shape.streams, shape.new_tokens // 2),
-    }
+    asked = [[100 + n, *prompts[n % len(prompts)][1:]] for n in range(count)]
+    streams = min(shape.streams, shape.new_tokens // 2)  # one joins every other step
+    job: dict[str, Any] = {"prompts": asked, "new_tokens": shape.new_tokens, "streams": streams}
     if many:
         job["adapters"] = [f"many/{(begin + n) % REGISTERED}" for n in range(count)]
         contest.flowed[one.name] = begin + count

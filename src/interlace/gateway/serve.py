@@ -103,6 +103,10 @@ def build_engine(model: ModelSettings, home: Path, env: Mapping[str, str] | None
 
     Raises `ConfigError` when one is missing there.
     """
+    if model.engine == VLLM:
+        from interlace.engines.vllm import check_vllm
+
+        check_vllm(model)
     if not model.runs_here:
         from interlace.engines.remote import RemoteEngine
 
