@@ -132,7 +132,8 @@ def _compare(contest: _Contest, agreement: Agreement, progress: Progress) -> Non
         if agreement.known and one.name != REFERENCE:
             contest.try_to(one, lambda worker, found=found: found.append(agreement.percent(worker)))
         contest.measured += [(Shape("agreement", WIDEST, 40, 1), one.name, percent) for percent in found]
-        contest.say(f"{one.name}: {'exactness not known' if not found else f'{found[0]:.1f} of 100 tokens are equal'}")
+        if found:
+            contest.say(f"{one.name}: {found[0]:.1f} of 100 tokens are the reference's")
         progress.advance(task)
     progress.remove_task(task)
 
