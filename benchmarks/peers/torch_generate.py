@@ -14,6 +14,9 @@ from typing import Any
 from benchmarks.peers.lines import Latecomer, Run, Stopwatch, answer_jobs
 
 
+CACHE_BYTES, PAGE = 1 << 30, 256  # as ours; and what it calls a block
+
+
 def load(how: str, folder: str, threads: int, adapters: str) -> tuple[Run, dict[str, Any]]:
     """The model, in process."""
     began = time.perf_counter()
@@ -74,13 +77,17 @@ def _together(model: Any) -> Run:
 
 
 def _continuous(model: Any) -> Run:
-    from transformers import GenerationConfig
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    shape = model.config
+    token = 2 * 4 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
+    room = ContinuousBatchingConfig(num_blocks=CACHE_BYTES // token // PAGE)  # left alone, it takes half the memory
 
     def run(prompts: list[list[int]], new_tokens: int, adapters: Sequence[str] = (), tokens: bool = False,
             late: bool = False) -> Any:  # fmt: skip
         assert not adapters, "it cannot mix adapters"
         settings = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-        with model.continuous_batching_context_manager(generation_config=settings) as manager:
+        with model.continuous_batching_context_manager(settings, continuous_batching_config=room) as manager:
             watch = Stopwatch(prompts, new_tokens)  # the manager's own start is not counted
             streams: dict[str, int] = {}
             unfinished: set[str] = set()
