@@ -82,6 +82,7 @@ def _measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
             options.threads,
             quick=options.quick,
             peers=not options.without_peers,
+            among=options.among,
             written=lambda report: report.write(options.results),
         ),
         "startup": lambda progress: measure_startup(progress, rounds),
@@ -112,6 +113,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=_positive, default=physical_cores(), help="of every engine")
     parser.add_argument("--quick", action="store_true", help="one round of small shapes: does it run at all?")
     parser.add_argument("--without-vllm", action="store_true", help="leave out vLLM and its environment of 3 GB")
+    parser.add_argument(
+        "--among", action="append", default=[], metavar="WORD", help="contest: whose name has it (again: this one too)"
+    )
     parser.add_argument("--profile", action="store_true", help="no measurement: where Interlace's time goes in the hop")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")

@@ -65,8 +65,9 @@ class _Contest:
 
 
 def measure_contest(progress: Progress, rounds: int, threads: int, *, quick: bool, peers: bool,
-                    written: Callable[[Report], None]) -> Report:  # fmt: skip
-    """Load all who can be loaded, warm them up, and let them take turns. `written` gets what there is after each round,
+                    among: Sequence[str], written: Callable[[Report], None]) -> Report:  # fmt: skip
+    """Load all who can be loaded, `among` those whose names have one of these words, warm them up, and let them take
+    turns. `written` gets what there is after each round,
     so that a run that is cut short leaves its rounds."""
     console = progress.console
     gguf = setup.gguf_checkpoint(console)
@@ -76,7 +77,11 @@ def measure_contest(progress: Progress, rounds: int, threads: int, *, quick: boo
     about = describe() | {"threads": threads}
     if not quick:
         about["limits"] = limits(str(ROOT), threads)
-    entered = [one for one in contestants() if peers or one.name.startswith("interlace")]
+    entered = [
+        one
+        for one in contestants()
+        if (peers or one.name.startswith("interlace")) and (not among or any(word in one.name for word in among))
+    ]
     with ExitStack() as stack:
         contest = _load(entered, started, stack, progress)
         shapes = QUICK_SHAPES if quick else SHAPES

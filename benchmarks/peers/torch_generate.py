@@ -13,7 +13,6 @@ from typing import Any
 
 from benchmarks.peers.lines import Latecomer, Run, Stopwatch, answer_jobs
 
-
 CACHE_BYTES, PAGE = 1 << 30, 256  # as ours; and what it calls a block
 
 
