@@ -7,7 +7,6 @@ import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +28,7 @@ WIDEST = RESIDENT
 SHAPES = tuple(Shape("decode", streams, 40, 64) for streams in (1, 8, WIDEST))
 QUICK_SHAPES = tuple(Shape("decode", streams, 40, 8) for streams in (1, WIDEST))
 LOAD_SECONDS, JOB_SECONDS = 900.0, 420.0
-LEAST_BYTES = 3 << 30  # that a process finds free, or it is not started: a machine that swaps measures nothing
+FREE_BYTES = 4 << 30  # that is left beside all processes that are kept: a machine that swaps measures nothing
 VOCABULARY = 49152  # where none of ours is there to say it
 FLOWING = 3 * WIDEST  # requests of a turn in which a thousand adapters take turns
 
@@ -38,23 +37,34 @@ Measured = tuple[Shape, str, float]
 
 @dataclass
 class _Contest:
-    """Whoever is still in it, and what has been measured."""
+    """Whoever is still in it, and what has been measured. `kept` are the processes that run all the while; the others,
+    for which there is no memory beside those, are started for each of their turns."""
 
     alive: list[Contestant]
-    workers: dict[str, Worker]
-    left_out: dict[str, str]
+    commands: dict[str, list[str]] = field(default_factory=dict)  # of processes that could be loaded
+    kept: dict[str, Worker] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
-    say: Callable[[str], object] = print  # what an unattended run leaves in its log
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)  # what each process said of itself
+    peaks: dict[str, int] = field(default_factory=dict)
     flowed: dict[str, int] = field(default_factory=dict)  # how many of the thousand adapters have had their turn
+    say: Callable[[str], object] = print  # what an unattended run leaves in its log
 
-    def try_to(self, contestant: Contestant, what: Callable[[Worker], None]) -> None:
-        """Do that with its process; where it fails, all that run in the process are out of the contest."""
-        worker = self.workers[contestant.process]
+    def have(self, process: str, do: Callable[[Worker], None]) -> None:
+        """Have that process, loaded, do something. Where either fails, all that run in it are out of the contest."""
+        worker = self.kept.get(process)
         try:
-            what(worker)
+            if worker is None:
+                worker = Worker(process, self.commands[process], LOAD_SECONDS)
+                worker.wait_until_loaded()
+                worker.patience = JOB_SECONDS
+            do(worker)
+            self.peaks[process] = max(self.peaks.get(process, 0), worker.peak_bytes() or 0)
         except (ContestantFailed, ValueError, KeyError, TypeError, OSError) as error:
-            worker.close()
-            self.drop(contestant.process, f"failed: {_short(error)}")
+            self.drop(process, f"failed: {_short(error)}")
+        finally:
+            if worker is not None and self.kept.get(process) is not worker:
+                worker.close()
 
     def drop(self, process: str, why: str) -> None:
         """Leave out everybody who runs in that process."""
@@ -62,6 +72,13 @@ class _Contest:
         for one in [one for one in self.alive if one.process == process]:
             self.left_out[one.name] = why
             self.alive.remove(one)
+        if (worker := self.kept.pop(process, None)) is not None:
+            worker.close()
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in self.kept.values():
+            worker.close()
 
 
 def measure_contest(progress: Progress, rounds: int, threads: int, *, quick: bool, peers: bool,
@@ -82,84 +99,108 @@ def measure_contest(progress: Progress, rounds: int, threads: int, *, quick: boo
         for one in contestants()
         if (peers or one.name.startswith("interlace")) and (not among or any(word in one.name for word in among))
     ]
-    with ExitStack() as stack:
-        contest = _load(entered, started, stack, progress)
+    contest = _Contest(entered, say=console.print)
+    try:
+        _load(contest, started, progress)
         shapes = QUICK_SHAPES if quick else SHAPES
-        known = (int(w.about["vocabulary"]) for w in contest.workers.values() if "vocabulary" in w.about)
+        known = (int(one["vocabulary"]) for one in contest.about.values() if "vocabulary" in one)
         vocabulary = next(known, VOCABULARY)
-        agreement = Agreement(f32, count=4 if quick else 20, tokens=4 if quick else 32)
-        _compare(contest, agreement, progress)
-        _versions(about, contest)
+        _compare(contest, Agreement(f32, count=4 if quick else 20, tokens=4 if quick else 32), progress)
+        about["versions"] |= {name: one["version"] for name, one in contest.about.items() if "version" in one}
         for turn in range(-1, rounds):  # the first warms up
             _round(contest, shapes, vocabulary, turn, progress)
             if turn >= 0:
                 report = _report(contest, about)
                 written(report)
+    finally:
+        contest.close()
     return report
 
 
-def _load(entered: Sequence[Contestant], started: dict[str, Command], stack: ExitStack, progress: Progress) -> _Contest:
-    contest = _Contest(list(entered), {}, {}, say=progress.console.print)
-    processes = list(dict.fromkeys(one.process for one in entered))
+def _load(contest: _Contest, started: dict[str, Command], progress: Progress) -> None:
+    """Load each process once, and keep those that leave enough memory for the others."""
+    processes = list(dict.fromkeys(one.process for one in contest.alive))
     task = progress.add_task("loading", total=len(processes))
     for name in processes:
         progress.update(task, description=f"loading {name}")
-        free = psutil.virtual_memory().available
+        began = time.monotonic()
         try:
-            if free < LEAST_BYTES:
-                raise setup.NotHere(f"{free / 2**30:.1f} GiB of memory were left for it")
-            worker = stack.enter_context(Worker(name, started[name](), LOAD_SECONDS))
-            worker.wait_until_loaded()
-            worker.patience = JOB_SECONDS
-            contest.workers[name] = worker
-            contest.say(f"{name}: loaded in {worker.about.get('load_seconds', 0):.0f} s")
+            contest.commands[name] = started[name]()
         except setup.NotHere as error:
             contest.drop(name, f"not here: {_short(error)}")
-        except ContestantFailed as error:
-            contest.drop(name, f"failed: {_short(error)}")
+        else:
+            contest.have(name, functools.partial(_keep, contest, name, began))
         progress.advance(task)
     progress.remove_task(task)
-    if not contest.workers:
+    if not contest.alive:
         raise ContestantFailed("nobody could be loaded: " + "; ".join(contest.left_out.values()))
-    return contest
+
+
+def _keep(contest: _Contest, name: str, began: float, worker: Worker) -> None:
+    contest.about[name] = worker.about
+    stays = psutil.virtual_memory().available > FREE_BYTES
+    if stays:
+        contest.kept[name] = worker
+    how = "" if stays else "; there is no memory to keep it, so it is started for each of its turns"
+    contest.say(f"{name}: loaded in {time.monotonic() - began:.0f} s{how}")
 
 
 def _compare(contest: _Contest, agreement: Agreement, progress: Progress) -> None:
     """Ask everybody without adapters for the tokens that the reference writes."""
-    asked = [one for one in contest.alive if not one.adapters]
-    reference = contest.workers.get(REFERENCE)
+    asked = [one for one in contest.alive if not one.adapters and one.name != REFERENCE]
+    if any(one.name == REFERENCE for one in contest.alive):
+        contest.have(REFERENCE, agreement.learn)
     task = progress.add_task("exactness", total=len(asked))
-    if reference is not None:
-        contest.try_to(next(one for one in asked if one.name == REFERENCE), agreement.learn)
-    for one in asked:
+
+    def compare(worker: Worker) -> None:
+        percent = agreement.percent(worker)
+        contest.measured.append((Shape("agreement", WIDEST, 40, 1), worker.name, percent))
+        contest.say(f"{worker.name}: {percent:.1f} of 100 tokens are the reference's")
+
+    for one in asked if agreement.known else []:
         progress.update(task, description=f"exactness of {one.name}")
-        found: list[float] = []
-        if agreement.known and one.name != REFERENCE:
-            contest.try_to(one, lambda worker, found=found: found.append(agreement.percent(worker)))
-        contest.measured += [(Shape("agreement", WIDEST, 40, 1), one.name, percent) for percent in found]
-        if found:
-            contest.say(f"{one.name}: {found[0]:.1f} of 100 tokens are the reference's")
+        contest.have(one.process, compare)
         progress.advance(task)
     progress.remove_task(task)
 
 
 def _round(contest: _Contest, shapes: Sequence[Shape], vocabulary: int, turn: int, progress: Progress) -> None:
-    """Everybody at every shape, one right after another on the same prompts; each round begins with another one."""
+    """Everybody at every shape, one right after another on the same prompts; each round begins with another one. Those
+    whose process is not kept come after the others, one after another, each at all shapes."""
     generator = random.Random(turn)
-    task = progress.add_task("warming up" if turn < 0 else f"round {turn + 1}", total=len(shapes) * len(contest.alive))
+    prompts = {shape: shape.prompts(generator, vocabulary) for shape in shapes}
+    others = {name: contest.commands[name] for name in dict.fromkeys(one.process for one in contest.alive)}
+    others = {name: command for name, command in others.items() if name not in contest.kept}
+    total = len(shapes) * len(contest.alive)
+    task = progress.add_task("warming up" if turn < 0 else f"round {turn + 1}", total=total)
+
+    def measure(one: Contestant, shape: Shape, worker: Worker) -> None:
+        if shape.streams == WIDEST or not one.widest_only:
+            found = list(_turn(contest, worker, one=one, shape=shape, prompts=prompts[shape]))
+            contest.measured += found if turn >= 0 else []
+            which, _, value = found[0]
+            progress.update(task, description=f"{one.name}, {which.label}: {value:,.0f} tokens/s")
+        progress.advance(task)
+
+    at = max(turn, 0) % max(1, len(contest.alive))
+    order = [*contest.alive[at:], *contest.alive[:at]]
     for shape in shapes:
-        prompts = shape.prompts(generator, vocabulary)
-        at = max(turn, 0) % max(1, len(contest.alive))
-        for one in [*contest.alive[at:], *contest.alive[:at]]:
-            if one in contest.alive and (shape.streams == WIDEST or not one.widest_only):
-                found: list[Measured] = []
-                what = functools.partial(_turn, contest, one=one, shape=shape, prompts=prompts)
-                contest.try_to(one, lambda worker, what=what, found=found: found.extend(what(worker)))
-                if turn >= 0:
-                    contest.measured += found
-                for which, _, value in found[:1]:
-                    progress.update(task, description=f"{one.name}, {which.label}: {value:,.0f} tokens/s")
-            progress.advance(task)
+        for one in order:
+            if one in contest.alive and one.process not in others:
+                contest.have(one.process, functools.partial(measure, one, shape))
+
+    def whole_turn(worker: Worker) -> None:
+        mine = [one for one in order if one.process == worker.name]
+        warm = [[7 + n, *prompt[1:]] for n, prompt in enumerate(prompts[shapes[-1]])]
+        for one in mine:
+            names = one.adapter_names(WIDEST)
+            worker.ask({"prompts": warm, "new_tokens": 4} | ({"adapters": names} if names else {}))
+        for shape in shapes:
+            for one in mine:
+                measure(one, shape, worker)
+
+    for process in others if turn >= 0 else []:
+        contest.have(process, whole_turn)
     progress.remove_task(task)
     contest.say(f"{'warmed up' if turn < 0 else f'round {turn + 1} done'} at {time.strftime('%H:%M:%S')}")
 
@@ -215,21 +256,14 @@ def _report(contest: _Contest, about: dict[str, Any]) -> Report:
 
 def _memory(contest: _Contest) -> Iterator[Measured]:
     """The most that each process has taken, and what each of the adapters that a process knows has added to it."""
-    peaks = {name: worker.peak_bytes() for name, worker in contest.workers.items()}
     whole, each = Shape("peak", WIDEST, 40, 64), Shape("adapter_memory", WIDEST, 40, 64)
     for one in contest.alive:
-        peak = peaks[one.process]
+        peak = contest.peaks.get(one.process)
         if peak and one.name == one.process:
             yield whole, one.name, peak / 2**20
-            base = peaks.get(one.name.partition(",")[0] if one.name != adapted("PEFT") else REFERENCE)
+            base = contest.peaks.get(REFERENCE if one.name == adapted("PEFT") else one.name.partition(",")[0])
             if one.adapters and base:
                 yield each, one.name, (peak - base) / RESIDENT / 2**20
-
-
-def _versions(about: dict[str, Any], contest: _Contest) -> None:
-    for name, worker in contest.workers.items():
-        if "version" in worker.about:
-            about["versions"][name] = worker.about["version"]
 
 
 def _short(error: BaseException) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 
 from benchmarks.peers.lines import Latecomer, Run, Stopwatch, answer_jobs
 
+BLOCKS = 64  # of its cache, of 128 tokens each: more than 32 streams need, less memory than its least
+
 
 def environment(threads: int) -> dict[str, str]:
     """What must stand in the environment before the interpreter starts."""
@@ -59,6 +61,7 @@ def load(folder: str, dtype: str, folder_of_adapters: str) -> tuple[Run, dict[st
             max_num_seqs=64,
             enable_prefix_caching=False,
             disable_log_stats=True,
+            num_gpu_blocks_override=BLOCKS,
             **lora,
         )
     )
