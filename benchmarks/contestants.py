@@ -77,8 +77,8 @@ def contestants() -> Iterator[Contestant]:
     yield Contestant("onnxruntime-genai int4", "onnxruntime-genai int4")
 
 
-def commands(gguf: Path, f32: Path, adapters: Path, threads: int, console: Console) -> dict[str, Command]:
-    """How to start the process of each name. All load the same weights as float32, but those whose name is `file`,
+def commands(gguf: Path, f32: Path, adapters: Path, home: Path, threads: int, console: Console) -> dict[str, Command]:
+    """How to start the process of each name; `home` is ours. All load the same weights as float32, but those whose name is `file`,
     `int8` or genai's: they load the GGUF."""
 
     def interlace(precision: str, *more: str) -> Command:
@@ -100,7 +100,7 @@ def commands(gguf: Path, f32: Path, adapters: Path, threads: int, console: Conso
         return command
 
     known = {ours(precision): interlace(precision) for precision in PRECISIONS}
-    known |= {adapted(ours(precision)): interlace(precision, str(adapters)) for precision in ("f32", "bf16")}
+    known |= {adapted(ours(precision)): interlace(precision, str(adapters), str(home)) for precision in ("f32", "bf16")}
     known |= {VLLM: vllm("float32"), VLLM_BF16: vllm("bfloat16")}
     known |= {adapted(VLLM): vllm("float32", str(adapters)), adapted(VLLM_BF16): vllm("bfloat16", str(adapters))}
     known[GENAI] = lambda: [*_theirs(setup.genai_python(console), "genai"), str(gguf), str(threads)]

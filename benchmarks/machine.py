@@ -42,6 +42,9 @@ def lines(about: dict[str, Any]) -> Iterable[str]:
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     yield f"Python {about['python']}, {versions}"
     yield f"load average before the run: {about['load']}"
+    if "limits" in about:
+        yield "The machine's limits: " + ", ".join(f"{value:,.1f} {name}" for name, value in about["limits"].items())
+    yield from filter(None, (about.get("adapters"), *about.get("reached", ())))
     if "cores_used" in about:
         yield f"{about['cores_used']}; turns of {about['seconds']:g} s" if "seconds" in about else about["cores_used"]
 

@@ -67,11 +67,11 @@ def shares(rates: Sequence[Rate], limits: dict[str, float] | None) -> list[Rate]
         if rate.phase != "decode" or "on" in words or not limits:
             continue
         streams = int(rate.shape.split()[0])
-        whole = limits["gflops_bf16" if kind == "bf16" else "gflops_f32"] * 1e9
+        whole = limits["GFLOP/s, bf16" if kind == "bf16" else "GFLOP/s, f32"] * 1e9
         step = BYTES[kind] * WEIGHTS + (BYTES[kind] if kind == "bf16" else 4.0) * adapters * streams
         ratios = {
             "share_arithmetic": 2 * (WEIGHTS + adapters) / whole,
-            "share_bytes": step / streams / (limits["gigabytes"] * 1e9),
+            "share_bytes": step / streams / (limits["GB/s"] * 1e9),
         }
         for phase, each in ratios.items():
             values = tuple(100 * each * value for value in rate.values)

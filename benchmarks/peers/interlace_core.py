@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers.interlace_core CHECKPOINT PRECISION THREADS [chat | ADAPTERS]`: our engine, called in
+"""`python -m benchmarks.peers.interlace_core CHECKPOINT PRECISION THREADS [chat | ADAPTERS HOME]`: our engine, called in
 process.
 
 With `chat`, each prompt is a user's turn, whose words its ids choose. ADAPTERS is a folder of `benchmarks.lora`: then a
@@ -24,13 +24,13 @@ from interlace.errors import InterlaceError
 JOIN_STEPS = 2  # a stream of 64 tokens, of 32 at once, is replaced every other step
 
 
-def load(checkpoint: str, precision: str, threads: int, how: str) -> tuple[Run, dict[str, Any]]:
+def load(checkpoint: str, precision: str, threads: int, how: str = "", home: str = "") -> tuple[Run, dict[str, Any]]:
     """Our engine with the settings `interlace serve` would give it."""
     began = time.perf_counter()
     chat = how == "chat"
     more: dict[str, Any] = {} if chat or not how else _adapters(Path(how), precision)
     settings = ModelSettings(name="bench", checkpoint=checkpoint, precision=precision, threads=threads, **more)
-    core = load_core(settings, Path(), lambda _: None)
+    core = load_core(settings, Path(home), lambda _: None)
 
     def run(prompts: list[list[int]], new_tokens: int, adapters: Sequence[str] = (), streams: int = 0,
             tokens: bool = False, late: bool = False) -> dict[str, Any]:  # fmt: skip
@@ -109,4 +109,4 @@ def _step(core: Core) -> tuple[list[tuple[int, Delta]], int]:
 
 if __name__ == "__main__":
     _, checkpoint_, precision_, threads_, *how_ = sys.argv
-    answer_jobs(lambda: load(checkpoint_, precision_, int(threads_), how_[0] if how_ else ""))
+    answer_jobs(lambda: load(checkpoint_, precision_, int(threads_), *how_))

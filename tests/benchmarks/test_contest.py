@@ -24,7 +24,7 @@ def test_every_contestant_has_a_process_and_each_process_a_command():
     """A line of the tables that nobody measures would stay empty without a word."""
     from rich.console import Console
 
-    known = commands(Path("a.gguf"), Path("f32"), Path("adapters"), 2, Console())
+    known = commands(Path("a.gguf"), Path("f32"), Path("adapters"), Path("home"), 2, Console())
     assert {one.process for one in contestants()} == known.keys()
     names = [one.name for one in contestants()]
     assert len(set(names)) == len(names)
@@ -86,7 +86,7 @@ def test_goals_are_held_against_the_peer_of_equal_precision():
 
 def test_shares_of_the_machine():
     """One stream is bound by bytes and 32 by multiply-adds: 538 MB a step at 25 GB/s are 46.5 steps a second."""
-    limits = {"gflops_f32": 200.0, "gflops_bf16": 400.0, "gigabytes": 25.0}
+    limits = {"GFLOP/s, f32": 200.0, "GFLOP/s, bf16": 400.0, "GB/s": 25.0}
     rates = [Rate("decode", "1 stream", ours("f32"), (46.46,)), Rate("decode", "32 streams", ours("f32"), (400.0,))]
     found = {(one.phase, one.shape): one.values[0] for one in shares(rates, limits)}
     assert found["share_bytes", "1 stream"] == pytest.approx(100, abs=0.1)
