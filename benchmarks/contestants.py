@@ -78,8 +78,8 @@ def contestants() -> Iterator[Contestant]:
 
 
 def commands(gguf: Path, f32: Path, adapters: Path, home: Path, threads: int, console: Console) -> dict[str, Command]:
-    """How to start the process of each name; `home` is ours. All load the same weights as float32, but those whose name is `file`,
-    `int8` or genai's: they load the GGUF."""
+    """How to start the process of each name; `home` is ours. All load the same weights as float32, but those
+    whose name is `file`, `int8` or genai's: they load the GGUF."""
 
     def interlace(precision: str, *more: str) -> Command:
         checkpoint = str(f32 if precision in ("f32", "bf16") else gguf)

@@ -1,5 +1,5 @@
-"""`python -m benchmarks.peers.interlace_core CHECKPOINT PRECISION THREADS [chat | ADAPTERS HOME]`: our engine, called in
-process.
+"""`python -m benchmarks.peers.interlace_core CHECKPOINT PRECISION THREADS [chat | ADAPTERS HOME]`: our engine, called
+in process.
 
 With `chat`, each prompt is a user's turn, whose words its ids choose. ADAPTERS is a folder of `benchmarks.lora`: then a
 job may name an adapter for each prompt, such as `all/3`, `qv/3` or `many/999`, of which as many fit into memory as run
