@@ -112,6 +112,10 @@ format: $(VENV)/.installed-dev ## Mend what ruff can mend
 bench: $(VENV)/.installed-bench ## Measure gateway and engine beside their peers; prints tables, writes JSON and plots
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: bench-engine
+bench-engine: $(VENV)/.installed-bench ## Measure the engine and mixed adapters beside vLLM, openvino-genai, PEFT and others
+	@$(BIN)/python -m benchmarks --only contest $(ARGS)
+
 # --- publish ---
 
 .PHONY: docs

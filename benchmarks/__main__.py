@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.adapters import measure_adapters
+from benchmarks.contest import measure_contest
 from benchmarks.endpoint import measure_endpoint
 from benchmarks.engine import measure_engine
 from benchmarks.growth import measure_growth
@@ -28,6 +29,7 @@ from interlace.errors import InterlaceError
 
 RESULTS = Path(__file__).parent.parent / "docs" / "benchmarks"  # the page there includes our tables and shows the plots
 PARTS = ("engine", "adapters", "endpoint", "ledger", "hop", "streaming", "growth", "startup")
+APART = ("contest",)  # only where it is named: it takes as long as all the others together
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,6 +78,15 @@ def _measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
             progress, rounds, quick=options.quick, peers=not options.without_peers
         ),
         "growth": lambda progress: measure_growth(progress, rounds, seconds, quick=options.quick),
+        "contest": lambda progress: measure_contest(
+            progress,
+            rounds,
+            options.threads,
+            quick=options.quick,
+            peers=not options.without_peers,
+            among=options.among,
+            written=lambda report: report.write(options.results),
+        ),
         "startup": lambda progress: measure_startup(progress, rounds),
     }
     for part in options.only or PARTS:
@@ -93,7 +104,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     from interlace.engines.local.load import physical_cores
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=PARTS, action="append", help="measure this part alone (again: this one too)")
+    parser.add_argument(
+        "--only", choices=PARTS + APART, action="append", help="measure this part alone (again: this one too)"
+    )
     parser.add_argument("--rounds", type=_positive, default=5, help="turns of each contestant at each shape")
     parser.add_argument(
         "--without-peers", action="store_true", help="leave out all that need environments of their own"
@@ -102,6 +115,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=_positive, default=physical_cores(), help="of every engine")
     parser.add_argument("--quick", action="store_true", help="one round of small shapes: does it run at all?")
     parser.add_argument("--without-vllm", action="store_true", help="leave out vLLM and its environment of 3 GB")
+    parser.add_argument(
+        "--among", action="append", default=[], metavar="WORD", help="contest: whose name has it (again: this one too)"
+    )
     parser.add_argument("--profile", action="store_true", help="no measurement: where Interlace's time goes in the hop")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")

@@ -74,11 +74,20 @@ _TITLES = {
     "start_cpu": "CPU of a start",
     "memory": "Memory of the gateway",
     "per_thousand": "Memory of a thousand keys",
+    "arrive": "Time to first token where all ask at once",
+    "late": "Time to first token of one that comes while 31 others are answered",
+    "agreement": "Next tokens that are those of fp32 transformers",
+    "peak": "Peak memory",
+    "adapter_memory": "Memory of an adapter",
+    "share_arithmetic": "Share of the machine's multiply-adds while decoding",
+    "share_bytes": "Share of the machine's bytes a second while decoding",
 }
 _UNITS = {
     "cpu": "µs a request", "p50": "ms", "p99": "ms", "rate": "requests/s", "first": "ms", "first99": "ms",
     "delay": "ms", "delay99": "ms", "gap99": "ms", "chunk": "µs a chunk", "arrived": "of 100", "start": "s",
     "start_cpu": "s", "memory": "MiB", "per_thousand": "MiB",
+    "arrive": "ms", "late": "ms", "agreement": "of 100", "peak": "MiB", "adapter_memory": "MiB",
+    "share_arithmetic": "%", "share_bytes": "%",
 }  # fmt: skip
 _WIDE = 20  # where the greatest is so many times the least, a panel's scale is logarithmic
 
@@ -86,14 +95,14 @@ _WIDE = 20  # where the greatest is so many times the least, a panel's scale is 
 def plot(report: Report, path: Path) -> None:
     """Write the picture; its suffix says the format."""
     phases = list(dict.fromkeys(rate.phase for rate in report.rates))
+    known = list(dict.fromkeys(rate.contestant for rate in report.rates))
     figure, axes = plt.subplots(len(phases), 1, figsize=(10, 3.8 * len(phases)), squeeze=False, layout="constrained")
     for axis, phase in zip(axes[:, 0], phases, strict=True):
-        _panel(axis, [rate for rate in report.rates if rate.phase == phase])
+        _panel(axis, [rate for rate in report.rates if rate.phase == phase], known)
         axis.set_title(_TITLES[phase], loc="left", fontweight="bold")
-    names = list(dict.fromkeys(rate.contestant for rate in report.rates))
     figure.legend(
-        [Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in names],
-        names, loc="outside lower center", ncols=min(3, len(names)), frameon=False,
+        [Rectangle((0, 0), 1, 1, color=_colour(name, known)) for name in known],
+        known, loc="outside lower center", ncols=min(3, len(known)), frameon=False,
     )  # fmt: skip
     about = report.about
     on = f": SmolLM2-135M on {about['threads']} threads" if "threads" in about else ""
@@ -108,7 +117,12 @@ def plot(report: Report, path: Path) -> None:
     plt.close(figure)
 
 
-def _panel(axis: Any, rates: list[Rate]) -> None:
+def _colour(name: str, known: list[str]) -> Any:
+    """Its own, or one that is unlike its neighbours'."""
+    return _COLOURS.get(name) or plt.get_cmap("tab20")(known.index(name) % 20)
+
+
+def _panel(axis: Any, rates: list[Rate], known: list[str]) -> None:
     shapes = list(dict.fromkeys(rate.shape for rate in rates))
     names = list(dict.fromkeys(rate.contestant for rate in rates))
     width = 0.86 / len(names)
@@ -117,7 +131,7 @@ def _panel(axis: Any, rates: list[Rate]) -> None:
         at = shapes.index(rate.shape) + (names.index(rate.contestant) - (len(names) - 1) / 2) * width
         spread = rate.spread
         whiskers = [[spread.median - spread.low], [spread.high - spread.median]]
-        axis.bar(at, spread.median, 0.92 * width, yerr=whiskers, color=_COLOURS[rate.contestant],
+        axis.bar(at, spread.median, 0.92 * width, yerr=whiskers, color=_colour(rate.contestant, known),
                  error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"})  # fmt: skip
         value = f"{spread.median:,.{1 if spread.median < 20 else 0}f}"
         axis.annotate(value, (at, spread.high), (0, 5), textcoords="offset points", ha="center",

@@ -34,10 +34,17 @@ _PHASES = {
     "start_cpu": "CPU of a start, s",
     "memory": "Memory of the gateway, MiB",
     "per_thousand": "Memory of a thousand keys, MiB",
+    "arrive": "Time to first token where all ask at once, mean, ms",
+    "late": "Time to first token of one that comes while 31 others are answered, ms",
+    "agreement": "Next tokens that are those of fp32 transformers, of 100",
+    "peak": "Peak memory, MiB",
+    "adapter_memory": "Peak memory beyond the base's, for each of 32 adapters, MiB",
+    "share_arithmetic": "Share of the machine's multiply-adds while decoding, %",
+    "share_bytes": "Share of the machine's bytes a second while decoding, %",
 }
 _DIGITS = {
     "p50": 2, "p99": 1, "first": 1, "first99": 1, "delay": 2, "delay99": 2, "gap99": 1, "chunk": 1, "start": 2,
-    "start_cpu": 2, "per_thousand": 2,
+    "start_cpu": 2, "per_thousand": 2, "agreement": 1, "adapter_memory": 1, "share_arithmetic": 1, "share_bytes": 1,
 }  # fmt: skip
 _UNITS = {
     "cpu": "CPU, µs a request",

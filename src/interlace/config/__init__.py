@@ -2,7 +2,7 @@
 
 from interlace.config.adapter_check import is_adapter_name, public_name
 from interlace.config.edge_settings import CorsSettings, ProxySettings, TlsSettings
-from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE
+from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE, VLLM
 from interlace.config.reader import (
     ENVIRONMENT,
     Faults,
@@ -75,6 +75,7 @@ __all__ = [
     "ProxySettings",
     "ResponseSettings",
     "REMOTE",
+    "VLLM",
     "RedisSettings",
     "SecretSettings",
     "SettingDoc",

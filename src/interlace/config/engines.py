@@ -22,6 +22,8 @@ PROVIDERS: Mapping[str, str] = MappingProxyType(
 """Engine → the module in `engines/remote/providers` that speaks its format."""
 
 REMOTE = tuple(PROVIDERS)
+VLLM = "vllm"
+"""The one of them that may also be started here."""
 OPENAI = ("openai", "azure", *PRESETS)
 """Those that speak OpenAI's API."""
 EMBEDDING = tuple(name for name in REMOTE if name not in {"anthropic", "bedrock"})

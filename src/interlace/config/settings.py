@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from interlace.config.edge_settings import CorsSettings, ProxySettings, TlsSettings
-from interlace.config.engines import EMBEDDING, ENGINES, LOCAL, OPENAI, REMOTE
+from interlace.config.engines import EMBEDDING, ENGINES, LOCAL, OPENAI, REMOTE, VLLM
 from interlace.config.route_settings import BreakerSettings, RouteSettings
 from interlace.config.setting import setting
 from interlace.money import Micros, Nanos
@@ -96,7 +96,7 @@ class ModelSettings:
         only=(LOCAL,),
     )
     adapters: tuple[AdapterSettings, ...] = setting(
-        "LoRA adapters over it, loaded when they are first asked for.", (), only=(LOCAL,)
+        "LoRA adapters over it, loaded when they are first asked for.", (), only=(LOCAL, VLLM)
     )
     adapter_bytes: int = setting(
         "Cap of the adapters in memory; without `interlace adapters compile`, those in the running batch take as much "
@@ -114,7 +114,35 @@ class ModelSettings:
         only=REMOTE,
         required=("openai", "azure"),
     )
-    model: str = setting("What the server calls the model.", "", only=REMOTE, required=REMOTE)
+    model: str = setting(
+        "What the server calls the model; with `executable`, the checkpoint it serves: a folder with safetensors, by "
+        "its name in the store or a path that starts with / ./ or ~.",
+        "",
+        only=REMOTE,
+        required=REMOTE,
+    )
+    executable: str = setting(
+        "The `vllm` command of an environment that has it, such as /opt/vllm/bin/vllm: with it, `vllm serve` is "
+        "started and watched here, on a port of this machine alone.",
+        "",
+        only=(VLLM,),
+    )
+    arguments: tuple[str, ...] = setting(
+        "More options of `vllm serve`, each as --name or --name=value.", (), only=(VLLM,)
+    )
+    max_loras: int = setting(
+        "Adapters that may be in one batch of a vLLM that is started here; 0: none, and nothing is ready for them.",
+        0,
+        minimum=0,
+        maximum=4096,
+        only=(VLLM,),
+    )
+    start_seconds: float = setting(
+        "Longest time from the start of `vllm serve` until it is ready; then it is started again.",
+        900.0,
+        minimum=1,
+        only=(VLLM,),
+    )
     api_key: str = setting(
         "The environment variable that holds the server's key, written `${NAME}`; left out: the provider's usual one, "
         "and for openai, ollama and vllm none is sent.",
@@ -210,6 +238,11 @@ class ModelSettings:
     )
     total_seconds: float = setting("Longest time a whole answer may take.", 1800.0, minimum=0.01, only=REMOTE)
     breaker: BreakerSettings = setting("When routes take it for broken.", factory=BreakerSettings)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether an engine host of this machine runs it, and not a server that somebody else has started."""
+        return self.engine == LOCAL or bool(self.executable)
 
 
 _SECRET_ACTIONS = ("off", "mask", "refuse")

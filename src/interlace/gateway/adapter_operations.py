@@ -69,7 +69,7 @@ def with_added(settings: Settings) -> Settings:
         return settings
     taken = {model.name for model in settings.models} | {route.name for route in settings.routes}
     taken.update(_public_names(settings))
-    more: dict[str, list[AdapterSettings]] = {model.name: [] for model in settings.models if model.engine == "local"}
+    more: dict[str, list[AdapterSettings]] = {model.name: [] for model in settings.models if model.runs_here}
     for entry in added:
         if entry.model not in more or public_name(entry.model, entry.name) in taken:
             fields = {"adapter": public_name(entry.model, entry.name)}
@@ -97,7 +97,7 @@ def adapter_operations(pipeline: Pipeline, settings: Settings, reload: Callable[
 
     async def add(registry: Registry, given: NewAdapter) -> AdapterView:
         model = next((model for model in settings.models if model.name == given.model), None)
-        if model is None or model.engine != "local":
+        if model is None or not model.runs_here:
             raise NotFound(f"No model {given.model!r} runs here.", param="model", code="model_not_found")
         public = public_name(model.name, given.name)
         if not is_adapter_name(given.name) or len(public) > _LONGEST:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interlace.config import Faults, ModelSettings, Settings, check_config, find_config, load_settings
+from interlace.config import VLLM, Faults, ModelSettings, Settings, check_config, find_config, load_settings
 from interlace.errors import CheckpointError, ConfigError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -221,6 +221,7 @@ def faults_elsewhere(settings: Settings, env: Mapping[str, str]) -> Iterator[tup
     yield from certificate_faults(settings)
     yield from checkpoint_faults(settings)
     yield from redis_faults(settings, env)
+    yield from vllm_faults(settings)
     yield from key_faults(settings, env)
 
 
@@ -251,12 +252,25 @@ def redis_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[s
         yield "redis.url", problem, mend
 
 
+def vllm_faults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Of each vLLM that `serve` could not start here, or that is given what only such a one has."""
+    from interlace.engines.vllm import check_vllm
+
+    for number, model in enumerate(settings.models):
+        if model.engine == VLLM:
+            try:
+                check_vllm(model)
+            except ConfigError as error:
+                problem, _, mend = error.message.partition(". ")
+                yield f"models[{number}].executable", problem, mend.removesuffix(".")
+
+
 def key_faults(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Of each model of a provider that `serve` could not ask, because a key or a package is not there."""
     from interlace.engines.remote import RemoteEngine
 
     for number, model in enumerate(settings.models):
-        if model.engine == "local":
+        if model.runs_here:
             continue
         try:
             RemoteEngine(model, env)

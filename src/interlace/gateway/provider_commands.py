@@ -113,7 +113,7 @@ def _settings(where: Where) -> Settings:
 
 
 def _remote(settings: Settings) -> list[ModelSettings]:
-    return [model for model in settings.models if model.engine != "local"]
+    return [model for model in settings.models if not model.runs_here]
 
 
 def _row(model: ModelSettings, env: Mapping[str, str]) -> dict[str, Any]:

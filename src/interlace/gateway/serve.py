@@ -21,7 +21,7 @@ from typing import cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from interlace.config import REMOTE, BreakerSettings, ModelSettings, RouteSettings, Settings
+from interlace.config import VLLM, BreakerSettings, ModelSettings, RouteSettings, Settings
 from interlace.deposits import Deposits
 from interlace.engines.types import Capabilities, Engine
 from interlace.errors import ConfigError
@@ -103,7 +103,11 @@ def build_engine(model: ModelSettings, home: Path, env: Mapping[str, str] | None
 
     Raises `ConfigError` when one is missing there.
     """
-    if model.engine in REMOTE:
+    if model.engine == VLLM:
+        from interlace.engines.vllm import check_vllm
+
+        check_vllm(model)
+    if not model.runs_here:
         from interlace.engines.remote import RemoteEngine
 
         return RemoteEngine(model, env)
@@ -112,10 +116,17 @@ def build_engine(model: ModelSettings, home: Path, env: Mapping[str, str] | None
 
 def host_engine(model: ModelSettings, home: Path, listen: Path | None = None) -> StartingEngine:
     """The engine of a model on this machine, in a host of its own, which is told of adapters rather than made for
-    them."""
+    them. Raises `ConfigError`."""
     from interlace.engines.host import HostedEngine
 
-    engine = HostedEngine(bare(model), home, listen=listen)
+    if model.engine == VLLM:
+        from interlace.engines.vllm import VLLM_CORE, check_vllm, vllm_fields
+
+        check_vllm(model)
+        fields = vllm_fields(model)
+        engine = HostedEngine(bare(model), home, core=VLLM_CORE, listen=listen, fields=fields, exact=False)
+    else:
+        engine = HostedEngine(bare(model), home, listen=listen)
     hold(engine, model.adapters)
     return engine
 

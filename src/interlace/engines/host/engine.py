@@ -59,8 +59,10 @@ class Keeper(Protocol):
 class _BehindSocket:
     """An engine whose core runs in another process."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, fields: Fields, *, exact: bool) -> None:
         self._keeper = keeper
+        self._fields = fields
+        self._exact = exact
 
     async def start(self) -> None:
         """Begin to load, and return at once; `health()` says how far it is."""
@@ -134,12 +136,12 @@ class _BehindSocket:
         return outcome.prompt_tokens
 
     async def tell_count(self, request: GenerateRequest) -> tuple[int, bool]:
-        """Exact: the tokenizer is here."""
-        return await self.count(request), False
+        """Exact where the core has the tokenizer; else the bound that is counted before a request runs."""
+        return await self.count(request), not self._exact
 
     def fields(self) -> Fields:
         """What becomes of each field of a request."""
-        return LOCAL_FIELDS
+        return self._fields
 
     def capabilities(self) -> Capabilities:
         """What it can do; raises `EngineUnavailable` before it was ready the first time."""
@@ -158,8 +160,9 @@ class HostedEngine(_BehindSocket):
     """A model whose core runs in an engine host, supervised.
 
     `core` names the factory `load_core(settings, home, progress) -> Core` as "package.module:function". It is
-    imported in the host, so it comes from our code or the operator's settings, never from a request. `listen`: where
-    the host listens for other gateway processes.
+    imported in the host, so it comes from our code or the operator's settings, never from a request. `fields` is what
+    becomes of a request's fields there; `exact`: it has the tokenizer. `listen`: where the host listens for other
+    gateway processes.
     """
 
     def __init__(
@@ -170,9 +173,11 @@ class HostedEngine(_BehindSocket):
         core: str = LOCAL_CORE,
         policy: RestartPolicy = DEFAULT_POLICY,
         listen: Path | None = None,
+        fields: Fields = LOCAL_FIELDS,
+        exact: bool = True,
     ) -> None:
         self._supervisor = Supervisor(settings, home, core, policy, listen)
-        super().__init__(self._supervisor)
+        super().__init__(self._supervisor, fields, exact=exact)
         self.listen = listen
 
     def register_adapter(self, name: str, folder: Path) -> None:
@@ -189,7 +194,14 @@ class AttachedEngine(_BehindSocket):
     """A model whose core runs in a host that another process of this gateway has started and watches; `told` hears of
     it."""
 
-    def __init__(self, name: str, address: Callable[[str], AbstractContextManager[str]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: Callable[[str], AbstractContextManager[str]],
+        *,
+        fields: Fields = LOCAL_FIELDS,
+        exact: bool = True,
+    ) -> None:
         attachment = Attachment(name, address)
-        super().__init__(attachment)
+        super().__init__(attachment, fields, exact=exact)
         self.told = attachment.told

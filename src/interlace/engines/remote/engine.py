@@ -32,7 +32,7 @@ from interlace.engines.types import (
     Started,
     Usage,
 )
-from interlace.errors import EngineFailed, EngineUnavailable, InterlaceError
+from interlace.errors import EngineFailed, EngineUnavailable, InterlaceError, InvalidRequest
 
 if TYPE_CHECKING:  # the HTTP client is loaded by the first engine that starts, not by everybody who imports this room
     from interlace.engines.remote.transport import Provider, Reply
@@ -49,8 +49,8 @@ FETCH_SECONDS = 30.0  # of a small request beside the question, such as one for 
 class RemoteEngine:
     """The model `settings.model` of the provider `settings.engine`.
 
-    Raises `ConfigError` when a key that the settings name is not set in `env`. Answers are streamed from
-    the provider whether our caller streams or not, so that one can be stopped at any token.
+    Raises `ConfigError` when a key that the settings name is not set in `env`. It has no adapters.
+    Answers are streamed from the provider whether our caller streams or not, so that one can be stopped at any token.
     """
 
     def __init__(self, settings: ModelSettings, env: Mapping[str, str] | None = None) -> None:
@@ -79,6 +79,8 @@ class RemoteEngine:
 
     async def bursts(self, request: GenerateRequest) -> AsyncGenerator[list[Event], None]:
         """The same events, in lists of what came together."""
+        if request.adapter:  # never what the base alone would say
+            raise InvalidRequest("A model on another server has no adapters here.", param="model")
         if request.sampling.max_tokens == 0:
             yield _nothing(request)
             return

@@ -55,7 +55,7 @@ def certificate(case: Case) -> Iterator[Finding]:
 
 def providers(case: Case) -> Iterator[Finding]:
     """Keys and packages are there, and something listens; with `paid`, they answer."""
-    remote = [model for model in case.settings.models if model.engine != "local"]
+    remote = [model for model in case.settings.models if not model.runs_here]
     if not remote:
         yield ok("none is configured")
         return

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from interlace.config import REMOTE, ModelSettings, Settings
+from interlace.config import ModelSettings, Settings
 from interlace.gateway.logs import set_up_logs
 from interlace.gateway.processes.coordinator import Coordinator
 from interlace.gateway.processes.counters import CounterFiles, Counters
@@ -48,7 +48,7 @@ async def _coordinate(
 
     def build(model: ModelSettings, home: Path) -> StartingEngine:
         nonlocal hosts
-        if model.engine in REMOTE:
+        if not model.runs_here:
             return build_engine(model, home, env)
         hosts += 1
         return host_engine(model, home, run.place(f"engine-{hosts}"))

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from interlace.config import REMOTE, ModelSettings, Settings
+from interlace.config import VLLM, ModelSettings, Settings
 from interlace.engines.host import AttachedEngine
 from interlace.errors import InterlaceError
 from interlace.gateway.app import State, make_app
@@ -188,11 +188,17 @@ class Worker:
     # --- engines -----------------------------------------------------------------------------------------------------
 
     def _build(self, model: ModelSettings, _: Path) -> StartingEngine:
-        if model.engine in REMOTE:
+        if not model.runs_here:
             from interlace.engines.remote import RemoteEngine
 
             return RemoteEngine(model, self.env)
-        engine = self.attached[model.name] = AttachedEngine(model.name, self.run.socket)
+        if model.engine == VLLM:
+            from interlace.engines.vllm import vllm_fields
+
+            engine = AttachedEngine(model.name, self.run.socket, fields=vllm_fields(model), exact=False)
+        else:
+            engine = AttachedEngine(model.name, self.run.socket)
+        self.attached[model.name] = engine
         if (state := self.states.get(model.name)) is not None:
             engine.told(state.socket, state.health, state.capabilities)
         return engine
