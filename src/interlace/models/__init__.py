@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from interlace.models.catalogue import known_models
     from interlace.models.checkpoint import Checkpoint, Manifest, SuggestedSampling
+    from interlace.models.layout import Layout, locate
     from interlace.models.lock import HeldLock, try_lock
     from interlace.models.metadata import gguf_metadata
     from interlace.models.pulling import pull
@@ -56,6 +57,7 @@ _HOMES = {
     "HeldLock": "lock",
     "Layer": "architecture",
     "Layers": "adapter_file",
+    "Layout": "layout",
     "LowRank": "adapter_file",
     "Manifest": "checkpoint",
     "Rope": "architecture",
@@ -80,6 +82,7 @@ _HOMES = {
     "head_modules": "tensors",
     "known_models": "catalogue",
     "list_checkpoints": "store",
+    "locate": "layout",
     "memory_needed": "room",
     "open_weights": "weights",
     "print_table": "table",
@@ -104,6 +107,7 @@ __all__ = [
     "HeldLock",
     "Layer",
     "Layers",
+    "Layout",
     "LowRank",
     "Manifest",
     "Rope",
@@ -128,6 +132,7 @@ __all__ = [
     "head_modules",
     "known_models",
     "list_checkpoints",
+    "locate",
     "memory_needed",
     "open_weights",
     "print_table",

@@ -1,0 +1,260 @@
+"""The training process: `python -m interlace.tuning.worker FOLDER`, with its task in FOLDER/work.json.
+
+It tells what it does on standard output, one event a line, and ends when its standard input does, so that it never
+outlives who started it. The word `stop` there has it keep the step and end. It gives way to everything else on the
+machine: the lowest priority, and no more threads than it was given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from datasets import Dataset
+from peft import LoraConfig, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import set_seed
+from trl import SFTConfig
+
+from interlace.tuning.base import Loaded, load_base, rows_of
+from interlace.tuning.endings import Ending, ending_of
+from interlace.tuning.energy import read_energy
+from interlace.tuning.events import AnyEvent, Failed, Finished, Note, Stage, Stopped
+from interlace.tuning.folder import RunFolder, write_whole
+from interlace.tuning.prompts import Row
+from interlace.tuning.report import Curve, Outcome, manifest_of, write_report
+from interlace.tuning.scores import Known
+from interlace.tuning.settings import TuneSettings
+from interlace.tuning.trainer import SPENT, Spent, Tell, Trainer, best_step, out_of_patience, peak_memory
+from interlace.tuning.work import Work, read_work
+
+_NICEST = 19
+_LOOKS = 10  # at the held-out examples in a run, where nothing else is said
+
+
+def main() -> None:
+    """Train, tell, and leave the adapter in the run's folder."""
+    tell = _channel()
+    stop = _watch_our_starter()
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(_NICEST - os.nice(0))
+    work = read_work(Path(sys.argv[1]) / "work.json")
+    settings = TuneSettings(**work.settings)
+    torch.set_num_threads(work.threads)
+    folder = RunFolder(Path(work.home), settings.name)
+    try:
+        tell(_run(work, settings, folder, tell, stop))
+    except Exception as error:  # all that can be said is said to the person; the rest is in the log
+        traceback.print_exc()
+        ending = ending_of(error, folder.path, settings.max_tokens, settings.rank)
+        if ending is None:
+            ending = Ending("failed", f"Training failed: {type(error).__name__}: {error} (the log: {folder.log})")
+        tell(Failed(ending.kind, ending.message))
+        sys.exit(1)
+
+
+def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop: threading.Event) -> AnyEvent:
+    energy = read_energy()
+    tell(Stage(f"loading {work.base.name}"))
+    loaded = load_base(work.base)
+    most = min(settings.max_tokens, work.base.context_length or settings.max_tokens)
+    train = rows_of(work.data.train, work.data.train_file, loaded, most)
+    held_out = rows_of(work.data.held_out, work.data.held_out_file, loaded, most)
+    trainer = _trainer(settings, loaded, (train, held_out), folder, tell, stop)
+    _set_lengths(trainer, settings)
+    tell(Stage("scoring the base"))
+    before = _before(trainer, folder)
+    last = folder.last_sealed()
+    if last is not None:
+        tell(Note(f"Going on at step {last.name.partition('-')[2]}."))
+        trainer.spent = msgspec.json.decode((last / SPENT).read_bytes(), type=Spent)
+    tell(Stage("learning"))
+    if last is None or not _is_done(last, trainer, settings.patience):
+        set_seed(settings.seed)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        last = folder.last_sealed()
+        if stop.is_set() and trainer.state.global_step < trainer.state.max_steps:
+            return Stopped(trainer.state.global_step)
+    assert last is not None, "training ends with a checkpoint"
+    tell(Stage("scoring the adapter"))
+    return _finish(work, settings, folder, trainer, last, before, energy)
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def _trainer(
+    settings: TuneSettings,
+    loaded: Loaded,
+    rows: tuple[list[Row], list[Row]],
+    folder: RunFolder,
+    tell: Tell,
+    stop: threading.Event,
+) -> Trainer:
+    train, held_out = rows
+    targets = settings.targets.split(",")
+    lora = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else [each.strip() for each in targets],
+        task_type="CAUSAL_LM",
+    )
+    arguments = SFTConfig(
+        output_dir=str(folder.checkpoints),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=settings.batch,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        max_length=settings.max_tokens,
+        packing=settings.packing,
+        eval_packing=False,
+        gradient_checkpointing=False,
+        bf16=settings.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=settings.seed,
+        data_seed=settings.seed,
+        eval_strategy="steps",
+        save_strategy="steps",
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    try:
+        return Trainer(
+            model=loaded.model,
+            args=arguments,
+            train_dataset=_dataset(train),
+            eval_dataset=_dataset(held_out),
+            processing_class=loaded.tokenizer,
+            peft_config=lora,
+            folder=folder,
+            held_out=held_out,
+            patience=settings.patience,
+            tell=tell,
+            stop=stop.is_set,
+        )
+    except ValueError as error:
+        if "target modules" in str(error).lower() or "lm_head" in str(error):
+            raise Ending("wrong", f"targets: {settings.targets[:200]!r} names no layer that can be changed: {error}") from error
+        raise
+
+
+def _dataset(rows: list[Row]) -> Dataset:
+    return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]})
+
+
+def _set_lengths(trainer: Trainer, settings: TuneSettings) -> None:
+    """What depends on how many steps there are, which packing decides."""
+    a_pass = math.ceil(len(trainer.train_dataset) / settings.batch)
+    steps = math.ceil(a_pass * settings.epochs)
+    trainer.args.warmup_steps = math.ceil(steps * settings.warmup)
+    every = settings.evaluate_every or max(1, steps // _LOOKS)
+    trainer.args.eval_steps = trainer.args.save_steps = every
+
+
+def _before(trainer: Trainer, folder: RunFolder) -> list[Known]:
+    """How well the base knows the held-out examples: a new adapter changes nothing."""
+    file = folder.path / "before.json"
+    if not file.exists():
+        write_whole(file, trainer.known())
+    return msgspec.json.decode(file.read_bytes(), type=list[Known])
+
+
+def _is_done(last: Path, trainer: Trainer, patience: int) -> bool:
+    """Whether the run had come to its end when it was cut off."""
+    state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
+    return state["global_step"] >= state["max_steps"] or out_of_patience(state["log_history"], patience)
+
+
+def _finish(
+    work: Work,
+    settings: TuneSettings,
+    folder: RunFolder,
+    trainer: Trainer,
+    last: Path,
+    before: list[Known],
+    energy: float | None,
+) -> Finished:
+    """Score the best checkpoint, and put it in place with its manifest, by one rename."""
+    best = best_step(last / "trainer_state.json")
+    place = folder.checkpoints / f"checkpoint-{best}"
+    set_peft_model_state_dict(trainer.model, load_file(place / "adapter_model.safetensors"))
+    after = trainer.known()
+    state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
+    end = read_energy()
+    outcome = Outcome(
+        before=before,
+        after=after,
+        curve=Curve.of(state["log_history"]),
+        steps=state["global_step"],
+        best_step=best,
+        spent=trainer.now_spent() if trainer.state.global_step else trainer.spent,
+        memory_bytes=peak_memory(),
+        trained=sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
+        parameters=sum(each.numel() for each in trainer.model.parameters()),
+        kilowatt_hours=None if energy is None or end is None or end < energy else (end - energy) / 3.6e6,
+    )
+    partial = folder.path / ".adapter.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700)
+    shutil.copyfile(place / "adapter_model.safetensors", partial / "adapter_model.safetensors")
+    config = json.loads((place / "adapter_config.json").read_bytes())
+    config["base_model_name_or_path"] = work.base.name
+    write_whole(partial / "adapter_config.json", config)
+    manifest = manifest_of(work, settings, outcome)
+    write_whole(partial / "manifest.json", manifest)
+    for file in partial.iterdir():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    write_report(folder, manifest, outcome.curve)
+    partial.rename(folder.adapter)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    return Finished()
+
+
+# --- who started us ----------------------------------------------------------------------------------------------
+
+
+def _channel() -> Tell:
+    """Standard output, for events alone: what the libraries print goes where their errors go."""
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+
+    def tell(event: AnyEvent) -> None:
+        out.write(msgspec.json.encode(event) + b"\n")
+
+    return tell
+
+
+def _watch_our_starter() -> threading.Event:
+    """Set once we are asked to stop; the process ends when its starter is gone."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        for line in sys.stdin.buffer:
+            if line.strip() == b"stop":
+                stop.set()
+        os._exit(70)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return stop
+
+
+if __name__ == "__main__":
+    main()
