@@ -35,7 +35,7 @@ from interlace.tuning.work import Base, Data, Placed, Work
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _PARTS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # What the run is of; the rest says only what becomes of it.
-_NOT_OF_THE_RUN = ("owner", "licence", "source")
+_NOT_OF_THE_RUN = ("owner", "licence", "source", "nice")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,8 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
         else:
             with progress_for_people() as progress:
                 run_training(work, folder, progress.hear)
-        name = _into_service(settings, served, folder, where, replace=asked.fresh)
+        model = _model_over(checkpoint, served)
+        name = None if model is None else _into_service(settings, model, folder, where, replace=asked.fresh)
     _tell(folder, name, asked)
     return OK
 
@@ -185,14 +186,22 @@ def _identity(work: Work) -> dict[str, Any]:
 # --- after -------------------------------------------------------------------------------------------------------
 
 
+def _model_over(checkpoint: Checkpoint, served: Settings) -> str | None:
+    """The configuration's model that has the base: the one of its name first."""
+    local = [model for model in served.models if model.engine == "local"]
+    for model in sorted(local, key=lambda model: model.name != checkpoint.name):
+        try:
+            if resolve(model.checkpoint, served.home).path == checkpoint.path:
+                return model.name
+        except CheckpointError:
+            continue  # not here, so it is not the base
+    return None
+
+
 def _into_service(
-    settings: TuneSettings, served: Settings, folder: RunFolder, where: Where, *, replace: bool
-) -> tuple[str, bool] | None:
-    """The adapter's public name, and whether it is served now; None where no model has its base."""
-    models = [one for one in served.models if one.engine == "local" and settings.base in (one.checkpoint, one.name)]
-    if not models:
-        return None
-    model = next((one for one in models if one.name == settings.base), models[0]).name
+    settings: TuneSettings, model: str, folder: RunFolder, where: Where, *, replace: bool
+) -> tuple[str, bool]:
+    """The adapter's public name, and whether it is served now."""
     owner = "" if settings.owner == EVERYBODY else settings.owner
     try:
         view = place_adapter(folder.adapter, model, settings.name, owner, where, replace=replace)

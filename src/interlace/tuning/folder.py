@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,13 +51,16 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.adapter = self.path / "adapter"
         self.log = self.path / "log.txt"
-        self._lock = home / "tuning" / ".locks" / f"{name}.lock"
+        self._locks = home / "tuning" / ".locks"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the name; raises `TuningError` while another run has it."""
-        self._lock.parent.mkdir(parents=True, exist_ok=True)
-        lock = try_lock(self._lock)
+    def locked(self, part: str = "run", patience_seconds: float = 0.0) -> Iterator[None]:
+        """Hold the name, for a part of the work; raises `TuningError` while another run has it, or the training process
+        of one that was killed a moment ago."""
+        self._locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deadline = time.monotonic() + patience_seconds
+        while (lock := try_lock(self._locks / f"{self.name}.{part}.lock")) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
         if lock is None:
             raise TuningError(f"A run named {self.name} is going on. Wait for its end, or give this one another --name.")
         try:
@@ -75,7 +79,7 @@ class RunFolder:
             self._clear()
             before = None
         if before is None:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it shows what the data are like
             write_whole(file, identity)
         elif before != identity:
             told = ", ".join(_differences(before, identity)) or "its form"

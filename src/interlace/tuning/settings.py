@@ -60,6 +60,7 @@ class TuneSettings:
     precision: str = _said("Numbers of the forward and backward pass: f32, or bf16.", "f32")
     seed: int = _said("All that is random follows from it.", 1, least=0, most=2**31)
     threads: int = _said("Threads of the training; 0: as many as there are cores.", 0, least=0, most=1024)
+    nice: int = _said("How far it stands back for others on the machine: 0 not at all, 19 for all.", 19, least=0, most=19)
 
 
 _HINTS = get_type_hints(TuneSettings)

@@ -2,7 +2,7 @@
 
 It tells what it does on standard output, one event a line, and ends when its standard input does, so that it never
 outlives who started it. The word `stop` there has it keep the step and end. It gives way to everything else on the
-machine: the lowest priority, and no more threads than it was given.
+machine: a low priority, and no more threads than it was given.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from interlace.tuning.events import AnyEvent, Failed, Finished, Note, Stage, Sto
 from interlace.tuning.folder import RunFolder, write_whole
 from interlace.tuning.prompts import Row
 from interlace.tuning.report import Curve, Outcome, manifest_of, write_report
-from interlace.tuning.scores import Known
+from interlace.tuning.scores import Known, mean_loss
 from interlace.tuning.settings import TuneSettings
 from interlace.tuning.trainer import SPENT, Spent, Tell, Trainer, best_step, out_of_patience, peak_memory
 from interlace.tuning.work import Work, read_work
 
-_NICEST = 19
+_PATIENCE_SECONDS = 30.0  # for the training process of a run that was killed; it ends at once
 _LOOKS = 10  # at the held-out examples in a run, where nothing else is said
 
 
@@ -46,14 +46,15 @@ def main() -> None:
     """Train, tell, and leave the adapter in the run's folder."""
     tell = _channel()
     stop = _watch_our_starter()
-    with contextlib.suppress(OSError, AttributeError):
-        os.nice(_NICEST - os.nice(0))
     work = read_work(Path(sys.argv[1]) / "work.json")
     settings = TuneSettings(**work.settings)
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(max(settings.nice - os.nice(0), 0))
     torch.set_num_threads(work.threads)
     folder = RunFolder(Path(work.home), settings.name)
     try:
-        tell(_run(work, settings, folder, tell, stop))
+        with folder.locked("training", _PATIENCE_SECONDS):
+            tell(_run(work, settings, folder, tell, stop))
     except Exception as error:  # all that can be said is said to the person; the rest is in the log
         traceback.print_exc()
         ending = ending_of(error, folder.path, settings.max_tokens, settings.rank)
@@ -163,7 +164,7 @@ def _set_lengths(trainer: Trainer, settings: TuneSettings) -> None:
     """What depends on how many steps there are, which packing decides."""
     a_pass = math.ceil(len(trainer.train_dataset) / settings.batch)
     steps = math.ceil(a_pass * settings.epochs)
-    trainer.args.warmup_steps = math.ceil(steps * settings.warmup)
+    trainer.args.warmup_steps = int(steps * settings.warmup)
     every = settings.evaluate_every or max(1, steps // _LOOKS)
     trainer.args.eval_steps = trainer.args.save_steps = every
 
@@ -172,7 +173,10 @@ def _before(trainer: Trainer, folder: RunFolder) -> list[Known]:
     """How well the base knows the held-out examples: a new adapter changes nothing."""
     file = folder.path / "before.json"
     if not file.exists():
-        write_whole(file, trainer.known())
+        known = trainer.known()
+        if not math.isfinite(mean_loss(known)):
+            raise Ending("wrong", "The base's own loss on the held-out examples is not a finite number. Is it damaged?")
+        write_whole(file, known)
     return msgspec.json.decode(file.read_bytes(), type=list[Known])
 
 
@@ -216,6 +220,7 @@ def _finish(
     shutil.copyfile(place / "adapter_model.safetensors", partial / "adapter_model.safetensors")
     config = json.loads((place / "adapter_config.json").read_bytes())
     config["base_model_name_or_path"] = work.base.name
+    config["target_modules"] = sorted(config["target_modules"])  # a set: the same run writes the same file
     write_whole(partial / "adapter_config.json", config)
     manifest = manifest_of(work, settings, outcome)
     write_whole(partial / "manifest.json", manifest)
@@ -247,8 +252,8 @@ def _watch_our_starter() -> threading.Event:
     stop = threading.Event()
 
     def watch() -> None:
-        for line in sys.stdin.buffer:
-            if line.strip() == b"stop":
+        while word := os.read(0, 64):  # not through sys.stdin, whose lock would outlive the interpreter
+            if b"stop" in word:
                 stop.set()
         os._exit(70)
 

@@ -1,0 +1,144 @@
+"""`interlace tune` as a process, over a tiny random Llama: it learns, survives, and says how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from interlace.models import expected_shapes, read_adapter, read_architecture
+from interlace.tuning.folder import RunFolder
+from tests.support.tiny import TOKENS, tiny_llama_safetensors, tiny_weights
+from tests.support.tuned import SETTINGS, Tuning, needs_parts
+
+pytestmark = needs_parts
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuning]:
+    """A run that nothing disturbed."""
+    tuning = Tuning(tmp_path_factory.mktemp("whole"))
+    done = tuning.run("--json", "--licence", "CC0-1.0", "--source", "made up")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "mine"
+    yield tuning
+
+
+def test_it_learns_and_says_what_it_did(whole: Tuning) -> None:
+    """The held-out loss falls by more than its interval, and the manifest tells base, data, settings and figures; else
+    nobody could say what the adapter is."""
+    manifest = json.loads((whole.path / "adapter" / "manifest.json").read_text())
+    assert manifest["metrics"]["loss_change"]["high"] < 0
+    before, after = (manifest["metrics"][when]["loss"] for when in ("before", "after"))
+    assert before["low"] <= before["value"] <= before["high"]
+    assert after["value"] < before["value"]
+    assert manifest["data"]["licence"] == "CC0-1.0"
+    assert set(manifest["data"]["files"]) == {"train.jsonl"}
+    assert manifest["data"]["examples"] + manifest["data"]["held_out"] == 40
+    assert set(manifest["base"]["files"]) == {"model.safetensors"}
+    assert manifest["settings"]["rank"] == 4
+    assert {"torch", "trl", "peft", "transformers"} <= set(manifest["libraries"])
+    report = whole.report()
+    assert [step for step, _ in report["curve"]["train"]] == list(range(1, report["steps"] + 1))
+    assert (whole.path / "loss.svg").read_text().startswith("<svg")
+    assert not (whole.path / "checkpoints").exists()
+
+
+def test_the_adapter_is_one_that_the_engine_reads(whole: Tuning) -> None:
+    """Its config has no field that serving refuses, and every layer fits the base."""
+    linears = {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in expected_shapes(read_architecture(whole.folder / "base")).items()
+        if len(shape) == 2 and "_proj" in name
+    }
+    layers = read_adapter(whole.path / "adapter", linears, most_bytes=1 << 20)
+    assert set(layers) == set(linears)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_losses(whole: Tuning, tmp_path: Path) -> None:
+    """`kill -9` of the command in the middle, and the same command again: every loss of the curve is the same to the last
+    bit, and so are the weights; the training process does not outlive the command."""
+    tuning = Tuning(tmp_path)
+    running = tuning.start()
+    deadline = time.monotonic() + 100
+    while not tuning.sealed():
+        assert time.monotonic() < deadline
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    with RunFolder(tuning.home, "mine").locked("training", 10.0):
+        assert tuning.sealed()[0] < whole.report()["steps"]
+    done = tuning.run()
+    assert done.returncode == 0, done.stderr
+    assert "Going on at step" in done.stderr
+    assert tuning.report()["curve"] == whole.report()["curve"]
+    weights = [one.path / "adapter" / "adapter_model.safetensors" for one in (tuning, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_again_it_trains_nothing(whole: Tuning) -> None:
+    """The same command after the end finds the adapter, quickly; other settings are refused with what differs."""
+    before = (whole.path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    done = whole.run()
+    assert done.returncode == 0, done.stderr
+    assert "trained before" in done.stderr
+    other = whole.run("--epochs", "9", "--seed", "2")
+    assert other.returncode == 1
+    assert "epochs, " in other.stderr
+    assert "seed" in other.stderr
+    assert "--fresh" in other.stderr
+    assert (whole.path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+def test_two_runs_of_one_name_do_no_harm(whole: Tuning) -> None:
+    """While one has the name, another is told so and touches nothing."""
+    with RunFolder(whole.home, "mine").locked():
+        done = whole.run("--fresh")
+    assert done.returncode == 1
+    assert "is going on" in done.stderr
+    assert whole.report()["name"] == "mine"
+
+
+def test_a_run_that_diverges_says_what_to_change(tmp_path: Path) -> None:
+    """A loss that is no number ends the run, in words, and what was learnt before is kept. One token of this base is no
+    number, and one example has it."""
+    weights = tiny_weights()
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
+    weights["model.embed_tokens.weight"][TOKENS.index("Z")] = np.nan
+    tiny_llama_safetensors(tmp_path / "base", weights=weights, config={"tie_word_embeddings": False})
+    tuning = Tuning(tmp_path, SETTINGS.replace("evaluate_every: 3", "evaluate_every: 1"))
+    with (tmp_path / "train.jsonl").open("a") as file:
+        turns = [{"role": "user", "content": "Z"}, {"role": "assistant", "content": "ab"}]
+        file.write(json.dumps({"messages": turns}) + "\n")
+    done = tuning.run()
+    assert done.returncode == 1, done.stdout
+    assert "not a finite number" in done.stderr
+    assert "learning_rate" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not tuning.path.joinpath("adapter").exists()
+    assert tuning.sealed(), done.stderr
+
+
+def test_a_killed_training_process_is_told_as_want_of_memory(tmp_path: Path) -> None:
+    """The system kills whoever takes the last memory: the person hears what to change, not an exit code."""
+    tuning = Tuning(tmp_path)
+    running = tuning.start()
+    deadline = time.monotonic() + 60
+    child: list[str] = []
+    while not child and time.monotonic() < deadline:
+        found = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True, check=False)
+        child = found.stdout.split()
+        time.sleep(0.05)
+    os.kill(int(child[0]), signal.SIGKILL)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "memory" in told
+    assert "max_tokens" in told
