@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,13 @@ pytestmark = needs_parts
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuning]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
     """A run that nothing disturbed."""
     tuning = Tuning(tmp_path_factory.mktemp("whole"))
     done = tuning.run("--json", "--licence", "CC0-1.0", "--source", "made up")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["name"] == "mine"
-    yield tuning
+    return tuning
 
 
 def test_it_learns_and_says_what_it_did(whole: Tuning) -> None:
@@ -63,8 +62,8 @@ def test_the_adapter_is_one_that_the_engine_reads(whole: Tuning) -> None:
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_losses(whole: Tuning, tmp_path: Path) -> None:
-    """`kill -9` of the command in the middle, and the same command again: every loss of the curve is the same to the last
-    bit, and so are the weights; the training process does not outlive the command."""
+    """`kill -9` of the command in the middle, and the same command again: every loss is the same to the last bit,
+    and so are the weights; the training process does not outlive the command."""
     tuning = Tuning(tmp_path)
     running = tuning.start()
     deadline = time.monotonic() + 100

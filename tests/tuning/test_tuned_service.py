@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,11 @@ pytestmark = needs_parts
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuning]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
     """A finished run."""
     tuning = Tuning(tmp_path_factory.mktemp("made"))
     assert tuning.run().returncode == 0
-    yield tuning
+    return tuning
 
 
 def _again(made: Tuning, folder: Path) -> Tuning:

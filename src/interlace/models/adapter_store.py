@@ -44,8 +44,9 @@ _decoder = msgspec.json.Decoder(tuple[Added, ...])
 
 
 def copy_adapter(folder: Path, home: Path, most_bytes: int) -> tuple[str, bool]:
-    """Copy an adapter's two files into the store, and its manifest where it has one; the digest of the copy, and whether it is a new one. Raises
-    `CheckpointError` for files that are none, links, or larger than `most_bytes`, before they are copied."""
+    """Copy an adapter's two files into the store, and its manifest where it has one; the digest of the copy, and
+    whether it is a new one. Raises `CheckpointError` for files that are none, links, or larger than `most_bytes`,
+    before they are copied."""
     partial = _store(home) / f".partial-{secrets.token_hex(8)}"
     try:
         partial.mkdir(mode=0o700, parents=True)

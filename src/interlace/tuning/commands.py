@@ -147,7 +147,7 @@ def _described(checkpoint: Checkpoint) -> Base:
 
 
 def _data(settings: TuneSettings) -> tuple[Data, dict[str, str]]:
-    """The examples, checked and split; and the digests of their files. Raises `ConfigError` that lists what is wrong."""
+    """The examples, checked and split; the digests of their files. Raises `ConfigError` that lists what is wrong."""
     train = read_examples(Path(settings.data).expanduser())
     if settings.held_out_data:
         held_out = read_examples(Path(settings.held_out_data).expanduser())

@@ -35,8 +35,8 @@ def disk_full(folder: Path, needed_bytes: int | None = None) -> Ending:
     needs = "" if needed_bytes is None else f" needs {needed_bytes / 1e6:,.0f} MB and"
     return Ending(
         "disk_full",
-        f"A checkpoint{needs} has {free / 1e6:,.0f} MB of disk left in {folder}. The last good checkpoint is kept: make "
-        "room, and give the same command again.",
+        f"A checkpoint{needs} has {free / 1e6:,.0f} MB of disk left in {folder}. The last good checkpoint is kept: "
+        "make room, and give the same command again.",
     )
 
 

@@ -62,7 +62,9 @@ class RunFolder:
         while (lock := try_lock(self._locks / f"{self.name}.{part}.lock")) is None and time.monotonic() < deadline:
             time.sleep(0.1)
         if lock is None:
-            raise TuningError(f"A run named {self.name} is going on. Wait for its end, or give this one another --name.")
+            raise TuningError(
+                f"A run named {self.name} is going on. Wait for its end, or give this one another --name."
+            )
         try:
             yield
         finally:

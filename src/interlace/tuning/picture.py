@@ -15,7 +15,7 @@ Points = Sequence[tuple[int, float]]
 def draw(train: Points, held_out: Points, title: str) -> str:
     """Both curves over the steps."""
     every = [*train, *held_out] or [(0, 0.0)]
-    last = max(max(step for step, _ in every), 1)
+    last = max(1, *(step for step, _ in every))
     low, high = min(loss for _, loss in every), max(loss for _, loss in every)
     low, high = low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
 

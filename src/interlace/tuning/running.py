@@ -37,7 +37,7 @@ class Interrupted(TuningError):
 def run_training(work: Work, folder: RunFolder, hear: Callable[[AnyEvent], None]) -> None:
     """Train to the end. Raises `TuningError` that says what to change, and `Interrupted` after ctrl-C."""
     write_whole(folder.path / "work.json", work)
-    os.chmod(folder.path / "work.json", 0o600)  # it has the data in it
+    (folder.path / "work.json").chmod(0o600)  # it has the data in it
     threads = str(work.threads)
     env = os.environ | _QUIET | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     with folder.log.open("ab") as log:
@@ -70,8 +70,8 @@ def run_training(work: Work, folder: RunFolder, hear: Callable[[AnyEvent], None]
 
 
 def _listen(process: subprocess.Popen[bytes], hear: Callable[[AnyEvent], None]) -> AnyEvent | None:
-    """Hand on what is told; the last word, or None where there is none. The first ctrl-C asks it to stop after its step,
-    the second ends it."""
+    """Hand on what is told; the last word, or None where there is none. The first ctrl-C asks it to stop after its
+    step, the second ends it."""
     assert process.stdout is not None
     last: AnyEvent | None = None
     asked = False

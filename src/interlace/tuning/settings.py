@@ -60,7 +60,9 @@ class TuneSettings:
     precision: str = _said("Numbers of the forward and backward pass: f32, or bf16.", "f32")
     seed: int = _said("All that is random follows from it.", 1, least=0, most=2**31)
     threads: int = _said("Threads of the training; 0: as many as there are cores.", 0, least=0, most=1024)
-    nice: int = _said("How far it stands back for others on the machine: 0 not at all, 19 for all.", 19, least=0, most=19)
+    nice: int = _said(
+        "How far it stands back for others on the machine: 0 not at all, 19 for all.", 19, least=0, most=19
+    )
 
 
 _HINTS = get_type_hints(TuneSettings)
@@ -101,7 +103,9 @@ def _lines_of(file: Path, problems: list[str]) -> Iterator[tuple[str, str, yaml.
     """Place, key and value of each entry."""
     try:
         if file.stat().st_size > MOST_YAML_BYTES:
-            raise ConfigError(f"{file} is larger than {MOST_YAML_BYTES >> 20} MiB. Is it the data? Name those with --data.")
+            raise ConfigError(
+                f"{file} is larger than {MOST_YAML_BYTES >> 20} MiB. Is it the data? Name those with --data."
+            )
         root = yaml.compose(file.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error

@@ -161,9 +161,7 @@ def known_of(model: Any, rows: Sequence[Row], most_tokens: int, device: Any) -> 
             start = 0
             for row in group:
                 here = slice(start, start + len(row.input_ids) - 1)  # the token after each place is guessed there
-                known.append(
-                    Known(-float(sure[here].sum()), row.learnt, int(first[here].sum()) == row.learnt)
-                )
+                known.append(Known(-float(sure[here].sum()), row.learnt, int(first[here].sum()) == row.learnt))
                 start += len(row.input_ids)
     model.train(learning)
     return known

@@ -16,7 +16,6 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -55,7 +54,7 @@ def main() -> None:
     try:
         with folder.locked("training", _PATIENCE_SECONDS):
             tell(_run(work, settings, folder, tell, stop))
-    except Exception as error:  # all that can be said is said to the person; the rest is in the log
+    except Exception as error:  # noqa: BLE001 - whatever it is, the person is told; the rest is in the log
         traceback.print_exc()
         ending = ending_of(error, folder.path, settings.max_tokens, settings.rank)
         if ending is None:
@@ -80,7 +79,7 @@ def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop
         tell(Note(f"Going on at step {last.name.partition('-')[2]}."))
         trainer.spent = msgspec.json.decode((last / SPENT).read_bytes(), type=Spent)
     tell(Stage("learning"))
-    if last is None or not _is_done(last, trainer, settings.patience):
+    if last is None or not _is_done(last, settings.patience):
         set_seed(settings.seed)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         last = folder.last_sealed()
@@ -152,7 +151,9 @@ def _trainer(
         )
     except ValueError as error:
         if "target modules" in str(error).lower() or "lm_head" in str(error):
-            raise Ending("wrong", f"targets: {settings.targets[:200]!r} names no layer that can be changed: {error}") from error
+            raise Ending(
+                "wrong", f"targets: {settings.targets[:200]!r} names no layer that can be changed: {error}"
+            ) from error
         raise
 
 
@@ -180,7 +181,7 @@ def _before(trainer: Trainer, folder: RunFolder) -> list[Known]:
     return msgspec.json.decode(file.read_bytes(), type=list[Known])
 
 
-def _is_done(last: Path, trainer: Trainer, patience: int) -> bool:
+def _is_done(last: Path, patience: int) -> bool:
     """Whether the run had come to its end when it was cut off."""
     state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
     return state["global_step"] >= state["max_steps"] or out_of_patience(state["log_history"], patience)
