@@ -36,6 +36,14 @@ def tune(
     epochs: Annotated[float | None, typer.Option("--epochs", help="How often each example is seen, at most.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="All that is random follows from it.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the training; else one a core.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="lora|full", help="An adapter, or a checkpoint."),
+    ] = None,
+    private: Annotated[
+        str | None,
+        typer.Option("--private", metavar="blocks:A-B[+head]", help="Of method full, these blocks (and head) alone."),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Throw away an earlier run of that name, and put this one in its place.")
     ] = False,
@@ -44,10 +52,10 @@ def tune(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Train a LoRA adapter on examples of one's own, and serve it.
+    """Train an adapter, or a checkpoint, on examples of one's own, and serve it.
 
     The examples are checked first. A part of them is held out: it ends the run in time, and scores the model before
-    and after. The same command goes on where it was cut off. The adapter is served by the running server at once, else
+    and after. The same command goes on where it was cut off. An adapter is served by the running server at once, else
     by the next one. Exit codes: 0 it is there, 1 the run ended early, 2 wrong use, settings or data, 130 stopped.
 
     Example: interlace tune --base smollm2-135m-instruct --data train.jsonl --name agri
@@ -66,6 +74,8 @@ def tune(
         "epochs": epochs,
         "seed": seed,
         "threads": threads,
+        "method": method,
+        "private": private,
     }
     where = Where(os.environ, url=url, key=key, home=home)
     raise typer.Exit(tune_command(given, Asked(config, fresh, as_json), where))

@@ -21,7 +21,16 @@ from interlace.config import Settings, load_settings, public_name
 from interlace.errors import CheckpointError, ConfigError, InterlaceError
 from interlace.gateway.adapter_placing import place_adapter
 from interlace.gateway.ledger_client import Where
-from interlace.models import Checkpoint, DecoderArchitecture, known_models, locate, pull, read_architecture, resolve
+from interlace.models import (
+    Checkpoint,
+    DecoderArchitecture,
+    find_checkpoint,
+    known_models,
+    locate,
+    pull,
+    read_architecture,
+    resolve,
+)
 from interlace.tuning.check import check
 from interlace.tuning.data import read_examples
 from interlace.tuning.examples import Examples, errors_of
@@ -34,8 +43,8 @@ from interlace.tuning.work import Base, Data, Placed, Work
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _PARTS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-# What the run is of; the rest says only what becomes of it.
-_NOT_OF_THE_RUN = ("owner", "licence", "source", "nice")
+# What becomes of a run, and where its parts lie; threads, base and data are told by what they come to.
+_NOT_OF_THE_RUN = ("owner", "licence", "source", "nice", "threads", "base", "data", "held_out_data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,24 +81,33 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
 def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) -> int:
     checkpoint = _base(settings.base, served.home)
     data, digests = _data(settings)
-    folder = RunFolder(served.home, settings.name)
+    folder = RunFolder(served.home, settings.name, settings.method)
     work = Work(
         home=str(served.home),
         settings=dataclasses.asdict(settings),
         base=_described(checkpoint),
         data=data,
         digests=digests,
-        threads=settings.threads or len(os.sched_getaffinity(0)),
+        threads=max((settings.threads or len(os.sched_getaffinity(0))) // settings.processes, 1),
+        kind="full" if settings.method == "full" else "lora",
     )
     with folder.locked():
         folder.claim(_identity(work), fresh=asked.fresh)
+        if settings.method == "full" and not folder.finished and find_checkpoint(settings.name, served.home):
+            raise TuningError(
+                f"There is a checkpoint {settings.name} already. Choose another --name, or remove it: interlace "
+                f"checkpoints rm {settings.name}"
+            )
         if folder.finished:
             print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
         else:
             with progress_for_people() as progress:
                 run_training(work, folder, progress.hear)
-        model = _model_over(checkpoint, served)
-        name = None if model is None else _into_service(settings, model, folder, where, replace=asked.fresh)
+        name = None
+        if settings.method == "full":
+            pull(str(folder.result), served.home, name=settings.name)
+        elif model := _model_over(checkpoint, served):
+            name = _into_service(settings, model, folder, where, replace=asked.fresh)
     _tell(folder, name, asked)
     return OK
 
@@ -168,9 +186,12 @@ def _placed(examples: Examples) -> list[Placed]:
 
 
 def _identity(work: Work) -> dict[str, Any]:
-    settings = {name: value for name, value in work.settings.items() if name not in _NOT_OF_THE_RUN}
-    for name in ("data", "held_out_data", "base"):  # by content, wherever it lies
-        settings.pop(name)
+    usual = dataclasses.asdict(TuneSettings())
+    settings = {
+        name: value
+        for name, value in work.settings.items()
+        if name not in _NOT_OF_THE_RUN and value != usual[name]  # what a later release adds changes nothing
+    }
     rows = hashlib.sha256(msgspec.json.encode(work.data.train) + b"\0" + msgspec.json.encode(work.data.held_out))
     identity: dict[str, Any] = msgspec.to_builtins(
         {
@@ -204,10 +225,10 @@ def _into_service(
     """The adapter's public name, and whether it is served now."""
     owner = "" if settings.owner == EVERYBODY else settings.owner
     try:
-        view = place_adapter(folder.adapter, model, settings.name, owner, where, replace=replace)
+        view = place_adapter(folder.result, model, settings.name, owner, where, replace=replace)
     except InterlaceError as error:
         raise TuningError(
-            f"The adapter is made and lies in {folder.adapter}, but it cannot be served: {error.message} The same "
+            f"The adapter is made and lies in {folder.result}, but it cannot be served: {error.message} The same "
             "command tries that again, and trains nothing."
         ) from error
     return public_name(model, settings.name), view is not None
@@ -217,7 +238,7 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> Non
     manifest = folder.manifest()
     if asked.as_json:
         report = msgspec.json.decode((folder.path / "report.json").read_bytes())
-        served = {"served_as": name and name[0], "served_now": bool(name and name[1]), "folder": str(folder.adapter)}
+        served = {"served_as": name and name[0], "served_now": bool(name and name[1]), "folder": str(folder.result)}
         print(msgspec.json.format(msgspec.json.encode(report | served), indent=2).decode())
         return
     before, after, change = (manifest["metrics"][key] for key in ("before", "after", "loss_change"))
@@ -231,12 +252,18 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> Non
         f"after, a change of {_interval(change)}."
     )
     print(f"Exact match: {_percent(before['exact_match'])} before, {_percent(after['exact_match'])} after.")
-    print(f"Adapter, report.json and loss.svg: {folder.path}")
-    if name is None:
+    print(f"report.json and loss.svg: {folder.path}")
+    if manifest["kind"] == "full":
+        made = manifest["name"]
+        print(
+            f"The checkpoint {made} is in the store. To serve it, put {{name: {made}, checkpoint: {made}}} under "
+            "`models` in the configuration, give it a price, and: interlace reload"
+        )
+    elif name is None:
         base = manifest["base"]["name"]
         print(
             f"No model of the configuration has the base {base}, so it is not served. Once one has: interlace adapters "
-            f"add {folder.adapter} --model MODEL --name {manifest['name']}"
+            f"add {folder.result} --model MODEL --name {manifest['name']}"
         )
     elif name[1]:
         print(f"Served now as {name[0]}. Try it: interlace chat {manifest['name']}")

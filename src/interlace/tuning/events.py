@@ -53,15 +53,20 @@ class Stopped(Event, frozen=True):
     step: int
 
 
+class Trained(Event, frozen=True):
+    """Several processes have learnt together to the end; one alone does the rest."""
+
+
 class Finished(Event, frozen=True):
     """The adapter and the report lie in the run's folder."""
 
 
-AnyEvent = Stage | Note | Step | Held | Failed | Stopped | Finished
+AnyEvent = Stage | Note | Step | Held | Failed | Stopped | Trained | Finished
 
 _decoder = msgspec.json.Decoder(AnyEvent)
 
 
 def decode(line: bytes) -> AnyEvent:
     """An event from its line; raises `msgspec.MsgspecError`."""
-    return _decoder.decode(line)
+    event: AnyEvent = _decoder.decode(line)
+    return event

@@ -4,6 +4,7 @@
     tuning/NAME/before.json            how well the base knows the held-out examples
     tuning/NAME/checkpoints/           checkpoint-N, each sound only with its `sealed.json`
     tuning/NAME/adapter/               the finished adapter with its manifest; there whole or not at all
+    tuning/NAME/model/                 the same of a run that makes a checkpoint
     tuning/NAME/log.txt                what the libraries said
 
 A checkpoint is sealed once all its files are on disk: `sealed.json` has their digests. What is not sealed, or does not
@@ -43,13 +44,13 @@ class Sealed(msgspec.Struct, frozen=True):
 
 
 class RunFolder:
-    """Where a run keeps its state. `home` is Interlace's home folder."""
+    """Where a run keeps its state. `home` is Interlace's home folder; `kind` what the run makes."""
 
-    def __init__(self, home: Path, name: str) -> None:
+    def __init__(self, home: Path, name: str, kind: str = "lora") -> None:
         self.name = name
         self.path = home / "tuning" / name
         self.checkpoints = self.path / "checkpoints"
-        self.adapter = self.path / "adapter"
+        self.result = self.path / ("adapter" if kind == "lora" else "model")
         self.log = self.path / "log.txt"
         self._locks = home / "tuning" / ".locks"
 
@@ -95,18 +96,19 @@ class RunFolder:
         for name in ("before.json", "report.json", "loss.svg", "log.txt"):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        shutil.rmtree(self.adapter, ignore_errors=True)
+        for name in ("adapter", "model"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     @property
     def finished(self) -> bool:
-        """Whether the adapter is there."""
-        return self.adapter.is_dir()
+        """Whether the adapter, or the checkpoint, is there."""
+        return self.result.is_dir()
 
     def manifest(self) -> dict[str, Any]:
-        """The finished adapter's."""
-        found = _read(self.adapter / "manifest.json")
+        """Of what was made."""
+        found = _read(self.result / "manifest.json")
         if found is None:
-            raise TuningError(f"{self.adapter} has no manifest. Remove {self.path}, and tune again.")
+            raise TuningError(f"{self.result} has no manifest. Remove {self.path}, and tune again.")
         return found
 
     # --- checkpoints ---------------------------------------------------------------------------------------------

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from interlace.tuning.endings import out_of_memory
-from interlace.tuning.events import AnyEvent, Failed, Finished, Stopped, decode
+from interlace.tuning.events import AnyEvent, Failed, Finished, Stopped, Trained, decode
 from interlace.tuning.folder import RunFolder, TuningError, write_whole
 from interlace.tuning.work import Work
 
@@ -36,35 +39,99 @@ class Interrupted(TuningError):
 
 def run_training(work: Work, folder: RunFolder, hear: Callable[[AnyEvent], None]) -> None:
     """Train to the end. Raises `TuningError` that says what to change, and `Interrupted` after ctrl-C."""
-    write_whole(folder.path / "work.json", work)
-    (folder.path / "work.json").chmod(0o600)  # it has the data in it
-    threads = str(work.threads)
-    env = os.environ | _QUIET | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-    with folder.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "interlace.tuning.worker", str(folder.path)],
-            env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-            start_new_session=True,  # ctrl-C is for us: we have it keep its step
-        )  # fmt: skip
-        try:
-            last = _listen(process, hear)
-        finally:
-            _end(process)
-            (folder.path / "work.json").unlink(missing_ok=True)
-    if isinstance(last, Finished):
-        return
+    ranks = range(int(work.settings["processes"]))
+    while True:
+        last = _one_part(work, folder, ranks, hear)
+        if isinstance(last, Finished):
+            return
+        if not isinstance(last, Trained):
+            raise _ending(last, work, folder)
+        ranks = range(1)
+
+
+def _one_part(work: Work, folder: RunFolder, ranks: range, hear: Callable[[AnyEvent], None]) -> AnyEvent | int | None:
+    """Start the processes, and hear the first to its end; its last word, or an exit code where there is none."""
+    resume = folder.last_sealed()
+    task = folder.path / "work.json"
+    write_whole(task, msgspec.structs.replace(work, resume="" if resume is None else str(resume)))
+    task.chmod(0o600)  # it has the data in it
+    environments = environments_of(work, len(ranks))
+    with folder.log.open("ab") as log, contextlib.ExitStack() as ends:
+        ends.callback(task.unlink, missing_ok=True)
+        processes = []
+        for environment in environments:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "interlace.tuning.worker", str(folder.path)],
+                env=os.environ | _QUIET | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                start_new_session=True,  # ctrl-C is for us: we have it keep its step
+            )  # fmt: skip
+            ends.callback(_end, process)
+            processes.append(process)
+        _watch(processes)
+        last = _listen(processes[0], hear)
+        if last is not None:
+            return last
+        codes = [process.wait() for process in processes]
+        return next((code for code in codes if code not in (0, -signal.SIGKILL)), codes[0])
+
+
+def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Where one of several fails, the others would wait for it for ever."""
+
+    def watch() -> None:
+        while None in (codes := [process.poll() for process in processes]):
+            if any(codes):
+                time.sleep(1.0)  # what the first has to say
+                for process in processes:
+                    with contextlib.suppress(OSError):
+                        process.kill()
+                return
+            time.sleep(0.2)
+
+    if len(processes) > 1:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def environments_of(work: Work, count: int) -> list[dict[str, str]]:
+    """What each of so many processes is told: its place among them, and how they share the work, in accelerate's words;
+    and that threads wait without turning."""
+    threads = str(work.threads if count > 1 else work.threads * int(work.settings["processes"]))
+    every = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    if count == 1:
+        return [every]
+    every |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    every |= {"LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
+    if work.settings["launcher"] == "fsdp2":
+        every |= {
+            "ACCELERATE_USE_FSDP": "true",
+            "FSDP_VERSION": "2",
+            "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+            "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+            "FSDP_RESHARD_AFTER_FORWARD": "true",
+            "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+        }
+    return [{**every, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _ending(last: AnyEvent | int | None, work: Work, folder: RunFolder) -> TuningError:
     if isinstance(last, Stopped):
-        raise Interrupted(f"Stopped at step {last.step}. The same command goes on there.")
+        return Interrupted(f"Stopped at step {last.step}. The same command goes on there.")
     if isinstance(last, Failed):
-        raise TuningError(last.message, code=last.kind)
-    if process.returncode == -signal.SIGKILL:
+        return TuningError(last.message, code=last.kind)
+    if last == -signal.SIGKILL:
         memory = out_of_memory(int(work.settings["max_tokens"]), int(work.settings["rank"])).message
-        raise TuningError(
+        return TuningError(
             f"The training process was killed, as the system does when memory is short. {memory}", code="killed"
         )
-    raise TuningError(
-        f"The training process ended by itself (exit code {process.returncode}). The last good checkpoint is kept. "
-        f"It said:\n{_tail(folder.log)}",
+    return TuningError(
+        f"The training process ended by itself (exit code {last}). The last good checkpoint is kept. It said:\n"
+        f"{_tail(folder.log)}",
         code="died",
     )
 
@@ -82,7 +149,7 @@ def _listen(process: subprocess.Popen[bytes], hear: Callable[[AnyEvent], None]) 
                 process.wait()
                 return last
             event = decode(line)
-            if isinstance(event, Failed | Finished | Stopped):
+            if isinstance(event, Failed | Finished | Stopped | Trained):
                 last = event
             else:
                 hear(event)

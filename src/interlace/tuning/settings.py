@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,23 @@ class TuneSettings:
     held_out_data: str = _said("Held-out examples in a file of their own; then held_out means nothing.", "")
     licence: str = _said("The licence of the data, such as CC-BY-4.0; it is kept with the adapter.", "")
     source: str = _said("Where the data come from; it is kept with the adapter.", "")
+    method: str = _said(
+        "What is learnt: lora, an adapter beside the base; or full, the base's own weights, which makes a checkpoint.",
+        "lora",
+    )
+    private: str = _said(
+        "Of method full, these blocks alone: blocks:24-29, or blocks:24-29+head with the final norm and a head of its "
+        "own.",
+        "",
+    )
     epochs: float = _said("How often each example is seen, at most.", 3.0, least=0.01, most=1000)
     batch: int = _said("Rows in one step of learning.", 4, least=1, most=4096)
     max_tokens: int = _said("The longest example, and the length of a row.", 512, least=8, most=1 << 17)
     packing: bool = _said("Put several short examples into one row; none sees another.", True)
-    learning_rate: float = _said("The highest; it rises first and falls along a cosine.", 5e-4, least=1e-8, most=1)
+    learning_rate: float = _said(
+        "The highest; it rises first and falls along a cosine. 0: 0.0005 for an adapter, 0.00005 for a checkpoint.",
+        0.0, least=0, most=1,
+    )  # fmt: skip
     warmup: float = _said("The share of the steps in which the learning rate rises.", 0.05, least=0, most=0.9)
     rank: int = _said("The rank of the adapter.", 16, least=1, most=512)
     alpha: float = _said("What the adapter adds is multiplied by alpha / rank.", 32.0, least=0.001, most=1e6)
@@ -60,6 +73,11 @@ class TuneSettings:
     precision: str = _said("Numbers of the forward and backward pass: f32, or bf16.", "f32")
     seed: int = _said("All that is random follows from it.", 1, least=0, most=2**31)
     threads: int = _said("Threads of the training; 0: as many as there are cores.", 0, least=0, most=1024)
+    launcher: str = _said(
+        "How several processes learn together: single, ddp (each has the whole model) or fsdp2 (each has a part).",
+        "single",
+    )
+    processes: int = _said("How many there are; batch is what they do together.", 1, least=1, most=256)
     nice: int = _said(
         "How far it stands back for others on the machine: 0 not at all, 19 for all.", 19, least=0, most=19
     )
@@ -68,6 +86,7 @@ class TuneSettings:
 _HINTS = get_type_hints(TuneSettings)
 _FIELDS = {field.name: field for field in dataclasses.fields(TuneSettings)}
 _NEEDED = ("base", "data", "name")
+_SLICE = re.compile(r"blocks:\d{1,4}-\d{1,4}(\+head)?")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -86,7 +105,14 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
     problems += _what_is_left(values)
     if problems:
         raise ConfigError("\n".join(problems))
+    if values.get("private"):
+        values["method"] = "full"
     return TuneSettings(**values)
+
+
+def highest_rate(settings: TuneSettings) -> float:
+    """The learning rate that is meant."""
+    return settings.learning_rate or (5e-4 if settings.method == "lora" else 5e-5)
 
 
 def settings_help() -> Iterator[tuple[str, str, str]]:
@@ -195,3 +221,17 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
         )
     if values.get("precision", "f32") not in ("f32", "bf16"):
         yield f"precision: is {values['precision'][:60]!r}. Write f32 or bf16."
+    if values.get("method", "lora") not in ("lora", "full"):
+        yield f"method: is {values['method'][:60]!r}. Write lora or full."
+    if private := values.get("private", ""):
+        if not _SLICE.fullmatch(private):
+            yield f"private: is {private[:60]!r}. Write blocks:24-29 or blocks:24-29+head."
+        if values.get("method", "full") != "full":
+            yield "private: is for method full, which makes a checkpoint. Write method: full."
+    launcher, processes = values.get("launcher", "single"), values.get("processes", 1)
+    if launcher not in ("single", "ddp", "fsdp2"):
+        yield f"launcher: is {launcher[:60]!r}. Write single, ddp or fsdp2."
+    elif (launcher == "single") != (processes == 1):
+        yield f"processes: is {processes} with the launcher {launcher}. Write 1 with single, more with ddp or fsdp2."
+    elif (batch := values.get("batch", 4)) % processes:
+        yield f"batch: is {batch}, which {processes} processes cannot share. Write a multiple of {processes}."

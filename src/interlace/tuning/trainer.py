@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import torch
+from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
@@ -69,6 +70,14 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         """How well each held-out example is known now."""
         return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
 
+    def all_agree(self, stop: bool) -> bool:
+        """What the first process says, to all of them: they must stop after one and the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        said = torch.tensor([float(stop)], device=self.args.device)
+        torch.distributed.broadcast(said, 0)
+        return bool(said)
+
     def now_spent(self) -> Spent:
         """All parts of the run together."""
         return Spent(
@@ -84,10 +93,12 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         if self.args.should_save:
             check_room(self.run.checkpoints, _bytes_of(self))
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
             write_whole(place / SPENT, self.now_spent())
             seal(place)
             self.run.keep_only({self.state.global_step, self.state.best_global_step or 0})
+        self.accelerator.wait_for_everyone()
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -129,7 +140,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
-        if self._stop():
+        if self._trainer.all_agree(self._stop()):
             control.should_save = control.should_training_stop = True
 
 
@@ -179,9 +190,11 @@ def _groups(rows: Sequence[Row], most_tokens: int) -> Iterator[list[Row]]:
 
 
 def _bytes_of(trainer: Trainer) -> int:
-    """Of a checkpoint, about: the trained weights and both of Adam's averages, in float32."""
-    trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
-    return 3 * 4 * trained
+    """Of a checkpoint, about, in float32: the weights that are kept and, of those that are learnt, both of Adam's
+    averages. Beside an adapter the base is not kept."""
+    learnt = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
+    kept = learnt if is_peft_model(trainer.model) else sum(each.numel() for each in trainer.model.parameters())
+    return 4 * (kept + 2 * learnt)
 
 
 def peak_memory() -> int:

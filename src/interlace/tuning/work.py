@@ -48,8 +48,9 @@ class Work(msgspec.Struct, frozen=True):
     base: Base
     data: Data
     digests: dict[str, str]  # of the data files
-    threads: int
-    kind: Literal["lora"] = "lora"
+    threads: int  # of one process
+    resume: str = ""  # the checkpoint to go on from
+    kind: Literal["lora", "full"] = "lora"
 
 
 def read_work(file: Path) -> Work:

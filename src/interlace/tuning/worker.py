@@ -28,12 +28,13 @@ from trl import SFTConfig
 from interlace.tuning.base import Loaded, load_base, rows_of
 from interlace.tuning.endings import Ending, ending_of
 from interlace.tuning.energy import read_energy
-from interlace.tuning.events import AnyEvent, Failed, Finished, Note, Stage, Stopped
+from interlace.tuning.events import AnyEvent, Failed, Finished, Note, Stage, Stopped, Trained
 from interlace.tuning.folder import RunFolder, write_whole
 from interlace.tuning.prompts import Row
 from interlace.tuning.report import Curve, Outcome, manifest_of, write_report
 from interlace.tuning.scores import Known, mean_loss
-from interlace.tuning.settings import TuneSettings
+from interlace.tuning.settings import TuneSettings, highest_rate
+from interlace.tuning.slices import leave_to_learn
 from interlace.tuning.trainer import SPENT, Spent, Tell, Trainer, best_step, out_of_patience, peak_memory
 from interlace.tuning.work import Work, read_work
 
@@ -43,16 +44,17 @@ _LOOKS = 10  # at the held-out examples in a run, where nothing else is said
 
 def main() -> None:
     """Train, tell, and leave the adapter in the run's folder."""
-    tell = _channel()
+    first = os.environ.get("RANK", "0") == "0"
+    tell = _channel(speaks=first)
     stop = _watch_our_starter()
     work = read_work(Path(sys.argv[1]) / "work.json")
     settings = TuneSettings(**work.settings)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(max(settings.nice - os.nice(0), 0))
     torch.set_num_threads(work.threads)
-    folder = RunFolder(Path(work.home), settings.name)
+    folder = RunFolder(Path(work.home), settings.name, work.kind)
     try:
-        with folder.locked("training", _PATIENCE_SECONDS):
+        with folder.locked("training", _PATIENCE_SECONDS) if first else contextlib.nullcontext():
             tell(_run(work, settings, folder, tell, stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, the person is told; the rest is in the log
         traceback.print_exc()
@@ -74,7 +76,7 @@ def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop
     _set_lengths(trainer, settings)
     tell(Stage("scoring the base"))
     before = _before(trainer, folder)
-    last = folder.last_sealed()
+    last = Path(work.resume) if work.resume else None
     if last is not None:
         tell(Note(f"Going on at step {last.name.partition('-')[2]}."))
         trainer.spent = msgspec.json.decode((last / SPENT).read_bytes(), type=Spent)
@@ -85,6 +87,8 @@ def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop
         last = folder.last_sealed()
         if stop.is_set() and trainer.state.global_step < trainer.state.max_steps:
             return Stopped(trainer.state.global_step)
+        if trainer.accelerator.num_processes > 1:
+            return Trained()
     assert last is not None, "training ends with a checkpoint"
     tell(Stage("scoring the adapter"))
     return _finish(work, settings, folder, trainer, last, before, energy)
@@ -103,6 +107,8 @@ def _trainer(
 ) -> Trainer:
     train, held_out = rows
     targets = settings.targets.split(",")
+    if settings.method == "full":
+        leave_to_learn(loaded.model, settings.private)
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -113,9 +119,9 @@ def _trainer(
     arguments = SFTConfig(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=settings.batch,
+        gradient_accumulation_steps=settings.batch // int(os.environ.get("WORLD_SIZE", "1")),
         num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
+        learning_rate=highest_rate(settings),
         lr_scheduler_type="cosine",
         max_length=settings.max_tokens,
         packing=settings.packing,
@@ -131,6 +137,7 @@ def _trainer(
         greater_is_better=False,
         logging_steps=1,
         logging_nan_inf_filter=False,
+        ddp_backend="gloo" if not torch.cuda.is_available() and "RANK" in os.environ else None,
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -142,7 +149,7 @@ def _trainer(
             train_dataset=_dataset(train),
             eval_dataset=_dataset(held_out),
             processing_class=loaded.tokenizer,
-            peft_config=lora,
+            peft_config=lora if settings.method == "lora" else None,
             folder=folder,
             held_out=held_out,
             patience=settings.patience,
@@ -173,6 +180,8 @@ def _set_lengths(trainer: Trainer, settings: TuneSettings) -> None:
 def _before(trainer: Trainer, folder: RunFolder) -> list[Known]:
     """How well the base knows the held-out examples: a new adapter changes nothing."""
     file = folder.path / "before.json"
+    if not trainer.args.should_save:
+        return []
     if not file.exists():
         known = trainer.known()
         if not math.isfinite(mean_loss(known)):
@@ -199,7 +208,10 @@ def _finish(
     """Score the best checkpoint, and put it in place with its manifest, by one rename."""
     best = best_step(last / "trainer_state.json")
     place = folder.checkpoints / f"checkpoint-{best}"
-    set_peft_model_state_dict(trainer.model, load_file(place / "adapter_model.safetensors"))
+    if work.kind == "lora":
+        set_peft_model_state_dict(trainer.model, load_file(place / "adapter_model.safetensors"))
+    else:
+        trainer.model.load_state_dict(_weights_of(place), strict=False)  # a tied head is not stored
     after = trainer.known()
     state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
     end = read_energy()
@@ -215,35 +227,49 @@ def _finish(
         parameters=sum(each.numel() for each in trainer.model.parameters()),
         kilowatt_hours=None if energy is None or end is None or end < energy else (end - energy) / 3.6e6,
     )
-    partial = folder.path / ".adapter.partial"
+    partial = folder.path / ".result.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700)
-    shutil.copyfile(place / "adapter_model.safetensors", partial / "adapter_model.safetensors")
-    config = json.loads((place / "adapter_config.json").read_bytes())
-    config["base_model_name_or_path"] = work.base.name
-    config["target_modules"] = sorted(config["target_modules"])  # a set: the same run writes the same file
-    write_whole(partial / "adapter_config.json", config)
+    if work.kind == "lora":
+        _copy_adapter(place, partial, work.base.name)
+    else:
+        trainer.model.save_pretrained(partial)
+        trainer.processing_class.save_pretrained(partial)
     manifest = manifest_of(work, settings, outcome)
     write_whole(partial / "manifest.json", manifest)
     for file in partial.iterdir():
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
     write_report(folder, manifest, outcome.curve)
-    partial.rename(folder.adapter)
+    partial.rename(folder.result)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return Finished()
+
+
+def _copy_adapter(place: Path, to: Path, base: str) -> None:
+    shutil.copyfile(place / "adapter_model.safetensors", to / "adapter_model.safetensors")
+    config = json.loads((place / "adapter_config.json").read_bytes())
+    config["base_model_name_or_path"] = base
+    config["target_modules"] = sorted(config["target_modules"])  # a set: the same run writes the same file
+    write_whole(to / "adapter_config.json", config)
+
+
+def _weights_of(place: Path) -> dict[str, torch.Tensor]:
+    return {name: values for file in place.glob("*.safetensors") for name, values in load_file(file).items()}
 
 
 # --- who started us ----------------------------------------------------------------------------------------------
 
 
-def _channel() -> Tell:
-    """Standard output, for events alone: what the libraries print goes where their errors go."""
+def _channel(*, speaks: bool) -> Tell:
+    """Standard output, for events alone: what the libraries print goes where their errors go. Of several processes, one
+    speaks."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
     def tell(event: AnyEvent) -> None:
-        out.write(msgspec.json.encode(event) + b"\n")
+        if speaks:
+            out.write(msgspec.json.encode(event) + b"\n")
 
     return tell
 
