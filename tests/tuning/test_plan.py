@@ -175,8 +175,8 @@ def test_a_run_is_shown_beside_its_plan() -> None:
     planned = _planned(devices=1)
     text = beside(planned, seconds=3600.0, memory_bytes=GIB, tokens=planned.job.tokens // 2)
     lines = [line.split() for line in text.splitlines()]
-    low, high = planned.estimates[1].hours_low / 2, planned.estimates[1].hours_high / 2
-    assert lines[1] == ["hours", f"{low:,.0f}", "to", f"{high:,.0f}", "1"]
+    low, high = (hours / 2 / 8760 for hours in (planned.estimates[1].hours_low, planned.estimates[1].hours_high))
+    assert lines[1] == ["time", f"{low:.0f}", "years", "to", f"{high:.0f}", "years", "1", "h"]
     assert lines[2][-1] == f"{planned.flop / 2 / 3600 / 1e9:.3g}"
     assert lines[3][-1] == "1.00"
     assert "-" in beside(planned, seconds=1.0, hardware="elsewhere")

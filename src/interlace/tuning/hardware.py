@@ -15,8 +15,8 @@ import msgspec
 from interlace.money import Nanos, parse_usd
 
 _TERA = 10**12
-_EDGE = 1024  # of the matrices that this machine is measured by
-_LEAST_SECONDS = 0.2
+_EDGE = 512  # of the matrices that this machine is measured by
+_LEAST_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def this_machine() -> Hardware:
 
     peak = _measured_flop_per_second()
     memory: Any = psutil.virtual_memory()
-    return Hardware("here", "this machine's processor", memory.total, peak / 3, peak * 2 / 3)
+    return Hardware("here", "this machine", memory.total, peak / 3, peak * 2 / 3)
 
 
 def _measured_flop_per_second() -> float:

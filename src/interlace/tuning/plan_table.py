@@ -33,7 +33,7 @@ def plan_table(plan: Plan) -> str:
         ),
     ]
     if plan.estimates:
-        rows = [("on", "fits with", "hours", "US dollars", "price of"), *map(_estimated, plan.estimates)]
+        rows = [("on", "fits with", "time", "US dollars", "price of"), *map(_estimated, plan.estimates)]
         lines += ["", f"On {job.devices} of each", *_columns(rows)]
     return "\n".join(lines)
 
@@ -52,7 +52,7 @@ def beside(
     rows: list[Sequence[str]] = [("", "planned", "measured")]
     found = [one for one in plan.estimates if one.hardware.name == hardware]
     planned = [_span(one.hours_low * share, one.hours_high * share) for one in found]
-    rows.append(("hours", planned[0] if planned else "-", _hours(seconds / 3600)))
+    rows.append(("time", planned[0] if planned else "-", _time(seconds / 3600)))
     speed = plan.flop * share / seconds / plan.job.devices / 1e9 if seconds > 0 else 0.0
     speeds = [
         f"{one.hardware.flop_per_second_low / 1e9:.3g} to {one.hardware.flop_per_second_high / 1e9:.3g}"
@@ -91,12 +91,18 @@ def _gib(count: int) -> str:
     return f"{count / _GIB:.2f}"
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
+_YEAR = 24 * 365
+_UNITS = ((_YEAR, "years"), (48, "days"), (1, "h"), (1 / 60, "min"))  # from how many hours on
+
+
+def _time(hours: float) -> str:
+    unit = next((name for least, name in _UNITS if hours >= least), "s")
+    number = hours / {"years": _YEAR, "days": 24, "h": 1, "min": 1 / 60, "s": 1 / 3600}[unit]
+    return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"
 
 
 def _span(low: float, high: float) -> str:
-    words = [_hours(low), _hours(high)]
+    words = [_time(low), _time(high)]
     return words[0] if words[0] == words[1] else " to ".join(words)
 
 
