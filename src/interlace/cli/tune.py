@@ -47,6 +47,9 @@ def tune(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Throw away an earlier run of that name, and put this one in its place.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what it will take on this machine and others, and train nothing.")
+    ] = False,
     url: Url = None,
     key: ApiKey = None,
     home: Home = None,
@@ -78,4 +81,4 @@ def tune(
         "private": private,
     }
     where = Where(os.environ, url=url, key=key, home=home)
-    raise typer.Exit(tune_command(given, Asked(config, fresh, as_json), where))
+    raise typer.Exit(tune_command(given, Asked(config, fresh, as_json, plan), where))

@@ -35,8 +35,12 @@ from interlace.tuning.check import check
 from interlace.tuning.data import read_examples
 from interlace.tuning.examples import Examples, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
+from interlace.tuning.hardware import Hardware, known_hardware, this_machine
+from interlace.tuning.plan import Plan
+from interlace.tuning.plan_table import beside, plan_table
+from interlace.tuning.planning import plan_of
 from interlace.tuning.progress import progress_for_people, span
-from interlace.tuning.running import Interrupted, run_training
+from interlace.tuning.running import Interrupted, count_tokens, run_training
 from interlace.tuning.settings import EVERYBODY, TuneSettings, read_settings
 from interlace.tuning.split import split
 from interlace.tuning.work import Base, Data, Placed, Work
@@ -54,6 +58,7 @@ class Asked:
     file: Path | None
     fresh: bool
     as_json: bool
+    plan: bool = False
 
 
 def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
@@ -91,6 +96,9 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
         threads=max((settings.threads or len(os.sched_getaffinity(0))) // settings.processes, 1),
         kind="full" if settings.method == "full" else "lora",
     )
+    if asked.plan:
+        _tell_plan(plan_of(checkpoint.path, settings, count_tokens(work), _hardware()), asked)
+        return OK
     with folder.locked():
         folder.claim(_identity(work), fresh=asked.fresh)
         if settings.method == "full" and not folder.finished and find_checkpoint(settings.name, served.home):
@@ -109,6 +117,8 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
         elif model := _model_over(checkpoint, served):
             name = _into_service(settings, model, folder, where, replace=asked.fresh)
     _tell(folder, name, asked)
+    if not asked.as_json:
+        _tell_beside(checkpoint.path, settings, folder.manifest())
     return OK
 
 
@@ -202,6 +212,32 @@ def _identity(work: Work) -> dict[str, Any]:
         }
     )
     return identity
+
+
+# --- the plan ----------------------------------------------------------------------------------------------------
+
+
+def _hardware() -> list[Hardware]:
+    return [this_machine(), *known_hardware().values()]
+
+
+def _tell_plan(planned: Plan, asked: Asked) -> None:
+    if asked.as_json:
+        print(msgspec.json.format(msgspec.json.encode(planned), indent=2).decode())
+    else:
+        print(plan_table(planned))
+
+
+def _tell_beside(base: Path, settings: TuneSettings, manifest: Mapping[str, Any]) -> None:
+    planned = plan_of(base, settings, manifest["data"]["tokens"], [this_machine()])
+    print(
+        beside(
+            planned,
+            seconds=3600 * manifest["hours"],
+            memory_bytes=manifest["peak_memory_bytes"],
+            tokens=manifest["tokens"],
+        )
+    )
 
 
 # --- after -------------------------------------------------------------------------------------------------------

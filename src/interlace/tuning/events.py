@@ -53,6 +53,12 @@ class Stopped(Event, frozen=True):
     step: int
 
 
+class Counted(Event, frozen=True):
+    """How many tokens the examples to learn from have, seen once."""
+
+    tokens: int
+
+
 class Trained(Event, frozen=True):
     """Several processes have learnt together to the end; one alone does the rest."""
 
@@ -61,7 +67,7 @@ class Finished(Event, frozen=True):
     """The adapter and the report lie in the run's folder."""
 
 
-AnyEvent = Stage | Note | Step | Held | Failed | Stopped | Trained | Finished
+AnyEvent = Stage | Note | Step | Held | Counted | Failed | Stopped | Trained | Finished
 
 _decoder = msgspec.json.Decoder(AnyEvent)
 

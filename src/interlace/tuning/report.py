@@ -45,6 +45,7 @@ class Outcome:
     before: list[Known]
     after: list[Known]
     curve: Curve
+    data_tokens: int
     steps: int
     best_step: int
     spent: Spent
@@ -76,6 +77,7 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
             "source": settings.source or None,
             "examples": len(work.data.train),
             "held_out": len(work.data.held_out),
+            "tokens": outcome.data_tokens,
         },
         "settings": {**dataclasses.asdict(settings), "threads": work.threads},
         "seed": settings.seed,

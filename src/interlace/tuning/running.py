@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from interlace.tuning.endings import out_of_memory
-from interlace.tuning.events import AnyEvent, Failed, Finished, Stopped, Trained, decode
+from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Stopped, Trained, decode
 from interlace.tuning.folder import RunFolder, TuningError, write_whole
 from interlace.tuning.work import Work
 
@@ -47,6 +48,24 @@ def run_training(work: Work, folder: RunFolder, hear: Callable[[AnyEvent], None]
         if not isinstance(last, Trained):
             raise _ending(last, work, folder)
         ranks = range(1)
+
+
+def count_tokens(work: Work) -> int:
+    """Of the examples to learn from, as the base reads them. Raises `TuningError`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_whole(Path(scratch) / "work.json", work)
+        (environment,) = environments_of(work, 1)
+        done = subprocess.run(
+            [sys.executable, "-m", "interlace.tuning.worker", scratch, "--count"],
+            env=os.environ | _QUIET | environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+        )  # fmt: skip
+    for line in reversed(done.stdout.splitlines()):
+        event = decode(line)
+        if isinstance(event, Counted):
+            return event.tokens
+        if isinstance(event, Failed):
+            raise TuningError(event.message, code=event.kind)
+    raise TuningError(f"The tokens could not be counted: {done.stderr[-_LOG_CHARACTERS:].decode(errors='replace')}")
 
 
 def _one_part(work: Work, folder: RunFolder, ranks: range, hear: Callable[[AnyEvent], None]) -> AnyEvent | int | None:

@@ -86,7 +86,7 @@ class TuneSettings:
 _HINTS = get_type_hints(TuneSettings)
 _FIELDS = {field.name: field for field in dataclasses.fields(TuneSettings)}
 _NEEDED = ("base", "data", "name")
-_SLICE = re.compile(r"blocks:\d{1,4}-\d{1,4}(\+head)?")
+_SLICE = re.compile(r"blocks:(\d{1,4})-(\d{1,4})(\+head)?")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -113,6 +113,13 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
 def highest_rate(settings: TuneSettings) -> float:
     """The learning rate that is meant."""
     return settings.learning_rate or (5e-4 if settings.method == "lora" else 5e-5)
+
+
+def blocks_of(private: str) -> tuple[int, int, bool]:
+    """First and last block of a slice, both among them, and whether the head belongs to it."""
+    found = _SLICE.fullmatch(private)
+    assert found is not None, "checked when the settings were read"
+    return int(found[1]), int(found[2]), found[3] is not None
 
 
 def settings_help() -> Iterator[tuple[str, str, str]]:

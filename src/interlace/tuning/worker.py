@@ -1,4 +1,5 @@
-"""The training process: `python -m interlace.tuning.worker FOLDER`, with its task in FOLDER/work.json.
+"""The training process: `python -m interlace.tuning.worker FOLDER`, with its task in FOLDER/work.json. With `--count` it
+only counts the tokens of the examples.
 
 It tells what it does on standard output, one event a line, and ends when its standard input does, so that it never
 outlives who started it. The word `stop` there has it keep the step and end. It gives way to everything else on the
@@ -16,6 +17,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -25,10 +27,10 @@ from safetensors.torch import load_file
 from transformers import set_seed
 from trl import SFTConfig
 
-from interlace.tuning.base import Loaded, load_base, rows_of
+from interlace.tuning.base import Tongue, load_model, load_tongue, rows_of
 from interlace.tuning.endings import Ending, ending_of
 from interlace.tuning.energy import read_energy
-from interlace.tuning.events import AnyEvent, Failed, Finished, Note, Stage, Stopped, Trained
+from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Note, Stage, Stopped, Trained
 from interlace.tuning.folder import RunFolder, write_whole
 from interlace.tuning.prompts import Row
 from interlace.tuning.report import Curve, Outcome, manifest_of, write_report
@@ -44,9 +46,9 @@ _LOOKS = 10  # at the held-out examples in a run, where nothing else is said
 
 def main() -> None:
     """Train, tell, and leave the adapter in the run's folder."""
-    first = os.environ.get("RANK", "0") == "0"
+    first, counting = os.environ.get("RANK", "0") == "0", "--count" in sys.argv
     tell = _channel(speaks=first)
-    stop = _watch_our_starter()
+    stop = threading.Event() if counting else _watch_our_starter()
     work = read_work(Path(sys.argv[1]) / "work.json")
     settings = TuneSettings(**work.settings)
     with contextlib.suppress(OSError, AttributeError):
@@ -54,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(work.threads)
     folder = RunFolder(Path(work.home), settings.name, work.kind)
     try:
-        with folder.locked("training", _PATIENCE_SECONDS) if first else contextlib.nullcontext():
+        with folder.locked("training", _PATIENCE_SECONDS) if first and not counting else contextlib.nullcontext():
             tell(_run(work, settings, folder, tell, stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, the person is told; the rest is in the log
         traceback.print_exc()
@@ -68,11 +70,14 @@ def main() -> None:
 def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop: threading.Event) -> AnyEvent:
     energy = read_energy()
     tell(Stage(f"loading {work.base.name}"))
-    loaded = load_base(work.base)
+    tongue = load_tongue(work.base)
     most = min(settings.max_tokens, work.base.context_length or settings.max_tokens)
-    train = rows_of(work.data.train, work.data.train_file, loaded, most)
-    held_out = rows_of(work.data.held_out, work.data.held_out_file, loaded, most)
-    trainer = _trainer(settings, loaded, (train, held_out), folder, tell, stop)
+    train = rows_of(work.data.train, work.data.train_file, tongue, most)
+    held_out = rows_of(work.data.held_out, work.data.held_out_file, tongue, most)
+    tokens = sum(len(row.input_ids) for row in train)
+    if "--count" in sys.argv:
+        return Counted(tokens)
+    trainer = _trainer(settings, load_model(work.base), tongue, (train, held_out), folder, tell, stop)
     _set_lengths(trainer, settings)
     tell(Stage("scoring the base"))
     before = _before(trainer, folder)
@@ -91,7 +96,7 @@ def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop
             return Trained()
     assert last is not None, "training ends with a checkpoint"
     tell(Stage("scoring the adapter"))
-    return _finish(work, settings, folder, trainer, last, before, energy)
+    return _finish(work, settings, folder, trainer, last, before, energy, tokens)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -99,7 +104,8 @@ def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop
 
 def _trainer(
     settings: TuneSettings,
-    loaded: Loaded,
+    model: Any,
+    tongue: Tongue,
     rows: tuple[list[Row], list[Row]],
     folder: RunFolder,
     tell: Tell,
@@ -108,7 +114,7 @@ def _trainer(
     train, held_out = rows
     targets = settings.targets.split(",")
     if settings.method == "full":
-        leave_to_learn(loaded.model, settings.private)
+        leave_to_learn(model, settings.private)
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -144,11 +150,11 @@ def _trainer(
     )
     try:
         return Trainer(
-            model=loaded.model,
+            model=model,
             args=arguments,
             train_dataset=_dataset(train),
             eval_dataset=_dataset(held_out),
-            processing_class=loaded.tokenizer,
+            processing_class=tongue.tokenizer,
             peft_config=lora if settings.method == "lora" else None,
             folder=folder,
             held_out=held_out,
@@ -204,6 +210,7 @@ def _finish(
     last: Path,
     before: list[Known],
     energy: float | None,
+    tokens: int,
 ) -> Finished:
     """Score the best checkpoint, and put it in place with its manifest, by one rename."""
     best = best_step(last / "trainer_state.json")
@@ -219,6 +226,7 @@ def _finish(
         before=before,
         after=after,
         curve=Curve.of(state["log_history"]),
+        data_tokens=tokens,
         steps=state["global_step"],
         best_step=best,
         spent=trainer.now_spent() if trainer.state.global_step else trainer.spent,
