@@ -47,8 +47,9 @@ class Tuning:
 
     def command(self, *more: str) -> list[str]:
         """The command line."""
-        words = ["--base", "./base", "--data", "train.jsonl", "--name", "mine", "--config", "tune.yaml"]
-        return [sys.executable, "-m", "interlace", "tune", *words, *more]
+        words = ["--data", "train.jsonl", "--name", "mine", "--config", "tune.yaml"]
+        base = () if "--base" in more else ("--base", "./base")
+        return [sys.executable, "-m", "interlace", "tune", *base, *words, *more]
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         """Begin a run."""
@@ -57,11 +58,11 @@ class Tuning:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def run(self, *more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *more: str, seconds: float = 200) -> subprocess.CompletedProcess[str]:
         """A run to its end."""
         return subprocess.run(
             self.command(*more), cwd=self.folder, env=environment(self.home), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=seconds,
         )  # fmt: skip
 
     @property

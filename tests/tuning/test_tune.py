@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -18,16 +19,6 @@ from tests.support.tiny import TOKENS, tiny_llama_safetensors, tiny_weights
 from tests.support.tuned import SETTINGS, Tuning, needs_parts
 
 pytestmark = needs_parts
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
-    """A run that nothing disturbed."""
-    tuning = Tuning(tmp_path_factory.mktemp("whole"))
-    done = tuning.run("--json", "--licence", "CC0-1.0", "--source", "made up")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["name"] == "mine"
-    return tuning
 
 
 def test_it_learns_and_says_what_it_did(whole: Tuning) -> None:
@@ -141,3 +132,41 @@ def test_a_killed_training_process_is_told_as_want_of_memory(tmp_path: Path) -> 
     assert running.returncode == 1
     assert "memory" in told
     assert "max_tokens" in told
+
+
+@pytest.mark.nightly
+def test_killed_again_and_again_at_random_moments(whole: Tuning, tmp_path: Path) -> None:
+    """Wherever `kill -9` hits, at loading, learning, saving or finishing, the same command makes the same adapter."""
+    tuning, random = Tuning(tmp_path), Random(0)
+    for _ in range(8):
+        running = tuning.start()
+        deadline = time.monotonic() + random.uniform(1, 12)
+        while running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.kill()
+        running.communicate()
+    done = tuning.run()
+    assert done.returncode == 0, done.stderr
+    assert tuning.report()["curve"] == whole.report()["curve"]
+    weights = [one.path / "adapter" / "adapter_model.safetensors" for one in (tuning, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk of its own")
+def test_a_disk_that_fills_up_ends_the_run_in_words(tmp_path: Path) -> None:
+    """On a disk too small for a checkpoint and the margin, the person hears both numbers; with room, the same command
+    goes on."""
+    tuning = Tuning(tmp_path)
+    (tuning.home / "tuning").mkdir()
+    small = ["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(tuning.home / "tuning")]
+    if subprocess.run(small, check=False, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        done = tuning.run()
+        assert done.returncode == 1
+        assert "make room" in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=256m", str(tuning.home / "tuning")], check=True)
+        assert tuning.run().returncode == 0
+    finally:
+        subprocess.run(["umount", str(tuning.home / "tuning")], check=True)

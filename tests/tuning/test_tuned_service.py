@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from interlace.models import read_added
 from tests.support.served import served
 from tests.support.serving import environment
@@ -18,18 +16,10 @@ from tests.support.tuned import Tuning, needs_parts
 pytestmark = needs_parts
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
-    """A finished run."""
-    tuning = Tuning(tmp_path_factory.mktemp("made"))
-    assert tuning.run().returncode == 0
-    return tuning
-
-
-def _again(made: Tuning, folder: Path) -> Tuning:
+def _again(whole: Tuning, folder: Path) -> Tuning:
     """The same, finished, in another home, where a model has the base."""
-    shutil.copytree(made.folder / "base", folder / "base")
-    shutil.copytree(made.home / "tuning", folder / "home" / "tuning")
+    shutil.copytree(whole.folder / "base", folder / "base")
+    shutil.copytree(whole.home / "tuning", folder / "home" / "tuning")
     return Tuning(folder)
 
 
@@ -45,10 +35,10 @@ def _chat(tuning: Tuning, url: str, model: str) -> subprocess.CompletedProcess[s
     )  # fmt: skip
 
 
-def test_a_running_server_has_it_at_once(made: Tuning, tmp_path: Path) -> None:
+def test_a_running_server_has_it_at_once(whole: Tuning, tmp_path: Path) -> None:
     """No restart: the command ends, and `interlace chat` answers by the adapter's name alone. The same command again
     changes nothing; another adapter takes its place with --fresh alone."""
-    tuning = _again(made, tmp_path)
+    tuning = _again(whole, tmp_path)
     with served(tmp_path, [_model(tuning)]) as running:
         done = tuning.run("--url", running.url, "--json")
         assert done.returncode == 0, done.stderr
@@ -72,9 +62,9 @@ def test_a_running_server_has_it_at_once(made: Tuning, tmp_path: Path) -> None:
         assert json.loads(manifest.read_text())["settings"]["epochs"] == 0.5
 
 
-def test_without_a_server_the_next_one_has_it(made: Tuning, tmp_path: Path) -> None:
+def test_without_a_server_the_next_one_has_it(whole: Tuning, tmp_path: Path) -> None:
     """The entry is there before any server was; the next start serves it to the organisation that owns it."""
-    tuning = _again(made, tmp_path)
+    tuning = _again(whole, tmp_path)
     with served(tmp_path, [_model(tuning)]):
         pass  # it leaves its configuration behind
     done = tuning.run()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.tuned import Tuning, needs_parts
 
-pytestmark = needs_parts
+pytestmark = [needs_parts, pytest.mark.nightly]
 
 # One example a row, 40 of them less the held-out ones: steps of four rows, without chance in what is left out.
 SETTINGS = (

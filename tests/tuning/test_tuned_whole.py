@@ -25,9 +25,10 @@ def _changed(tuning: Tuning) -> tuple[set[str], dict[str, np.ndarray]]:
     return {name for name, values in tiny_weights().items() if not np.array_equal(found[name], values)}, found
 
 
+@pytest.mark.nightly
 def test_whole_weights_become_a_checkpoint(tmp_path: Path) -> None:
-    """All of them move, and what comes out is a checkpoint of the store, with tokenizer and chat template; the same name
-    again is refused before anything is trained."""
+    """All of them move, and what comes out is a checkpoint of the store, with tokenizer and chat template; the same
+    name again is refused before anything is trained."""
     tuning = Tuning(tmp_path, QUICK)
     done = tuning.run("--method", "full")
     assert done.returncode == 0, done.stderr
@@ -42,10 +43,10 @@ def test_whole_weights_become_a_checkpoint(tmp_path: Path) -> None:
     assert "checkpoints rm mine" in again.stderr
 
 
-@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("head", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_a_private_slice_leaves_the_open_rest_as_it_was(tmp_path: Path, head: bool) -> None:
-    """Blocks outside, and the embeddings, are the base's to the last bit, else the published rest would not fit. With the
-    head, a tied one gets weights of its own."""
+    """Blocks outside, and the embeddings, are the base's to the last bit, else the published rest would not fit. With
+    the head, a tied one gets weights of its own."""
     tuning = Tuning(tmp_path, QUICK)
     done = tuning.run("--private", "blocks:1-1+head" if head else "blocks:1-1")
     assert done.returncode == 0, done.stderr
@@ -58,6 +59,7 @@ def test_a_private_slice_leaves_the_open_rest_as_it_was(tmp_path: Path, head: bo
         assert "lm_head.weight" not in found
 
 
+@pytest.mark.nightly
 def test_blocks_that_are_not_there_are_refused(tmp_path: Path) -> None:
     """Before anything is trained, with what there is."""
     done = Tuning(tmp_path, QUICK).run("--private", "blocks:1-9")

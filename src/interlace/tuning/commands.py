@@ -100,12 +100,13 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
         _tell_plan(plan_of(checkpoint.path, settings, count_tokens(work), _hardware()), asked)
         return OK
     with folder.locked():
-        folder.claim(_identity(work), fresh=asked.fresh)
-        if settings.method == "full" and not folder.finished and find_checkpoint(settings.name, served.home):
+        done = folder.finished and not asked.fresh
+        if settings.method == "full" and not done and find_checkpoint(settings.name, served.home):
             raise TuningError(
                 f"There is a checkpoint {settings.name} already. Choose another --name, or remove it: interlace "
                 f"checkpoints rm {settings.name}"
             )
+        folder.claim(_identity(work), fresh=asked.fresh)
         if folder.finished:
             print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
         else:

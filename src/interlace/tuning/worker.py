@@ -1,5 +1,5 @@
-"""The training process: `python -m interlace.tuning.worker FOLDER`, with its task in FOLDER/work.json. With `--count` it
-only counts the tokens of the examples.
+"""The training process: `python -m interlace.tuning.worker FOLDER`, with its task in FOLDER/work.json. With
+`--count` it only counts the tokens of the examples.
 
 It tells what it does on standard output, one event a line, and ends when its standard input does, so that it never
 outlives who started it. The word `stop` there has it keep the step and end. It gives way to everything else on the
