@@ -93,7 +93,7 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
         base=_described(checkpoint),
         data=data,
         digests=digests,
-        threads=max((settings.threads or len(os.sched_getaffinity(0))) // settings.processes, 1),
+        threads=max((settings.threads or _cores()) // settings.processes, 1),
         kind="full" if settings.method == "full" else "lora",
     )
     if asked.plan:
@@ -173,6 +173,14 @@ def _described(checkpoint: Checkpoint) -> Base:
         licence=manifest.licence,
         source=manifest.source,
     )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
 
 
 def _data(settings: TuneSettings) -> tuple[Data, dict[str, str]]:
