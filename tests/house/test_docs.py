@@ -142,8 +142,8 @@ def test_commands_in_the_prose_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=_name)
 def test_configurations_in_the_prose_are_good(path: Path, tmp_path: Path) -> None:
-    """Each interlace.yaml that is shown passes `interlace config check`, each YAML of a tuning its reader; each JSON body
-    is JSON."""
+    """Each interlace.yaml that is shown passes `interlace config check`, and each YAML of `interlace tune` its reader;
+    each JSON body is JSON."""
     for language, text in _blocks(path, "yaml", "json"):
         if language == "json":
             json.loads(text)

@@ -128,7 +128,7 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
 
 def _with_origin(settings: TuneSettings, asked: Asked) -> TuneSettings:
     """Settings with licence and source of the data; a person at a terminal is asked for what is missing."""
-    said = {}
+    said: dict[str, Any] = {}
     for name, words in (("licence", "Licence of the data, such as CC-BY-4.0"), ("source", "Where the data come from")):
         if getattr(settings, name):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +33,8 @@ class Spent(msgspec.Struct, frozen=True):
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer over rows in tokens."""
+
+    control: Any
 
     def __init__(
         self,
@@ -194,7 +196,7 @@ def _bytes_of(trainer: Trainer) -> int:
     averages. Beside an adapter the base is not kept."""
     learnt = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
     kept = learnt if is_peft_model(trainer.model) else sum(each.numel() for each in trainer.model.parameters())
-    return 4 * (kept + 2 * learnt)
+    return int(4 * (kept + 2 * learnt))
 
 
 def peak_memory() -> int:
@@ -203,7 +205,8 @@ def peak_memory() -> int:
         return int(torch.cuda.max_memory_allocated())
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 
 
 def best_step(state_file: Path) -> int:
