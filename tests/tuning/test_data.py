@@ -189,6 +189,7 @@ def _csv(separator: str) -> str:
 SAME = {
     "chat": ("a.jsonl", chat(turn("user", ASKED), turn("assistant", ANSWERED))),
     "pair": ("a.jsonl", json.dumps({"prompt": ASKED, "completion": ANSWERED})),
+    "with notes": (LINES, chat(turn("user", ASKED), turn("assistant", ANSWERED), id="7", source="FAO")),
     "pair without a system": ("a.jsonl", json.dumps({"system": None, "prompt": ASKED, "completion": ANSWERED})),
     "csv": ("a.csv", _csv(",")),
     "tsv": ("a.tsv", _csv("\t")),

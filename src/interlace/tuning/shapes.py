@@ -21,6 +21,7 @@ _PAIRS = (  # columns of other formats: what is asked, and what is answered
     ("instruction", "output"), ("instruction", "response"), ("question", "answer"), ("input", "output"),
     ("query", "response"), ("context", "response"), ("prompt", "response"), ("prompt", "answer"), ("source", "target"),
 )  # fmt: skip
+_ABOUT = ("id", "source")  # of a row, for people: where it came from
 _TEXT_NAMES = ("sentence", "content", "review", "comment", "message", "prompt", "input")
 _LABEL_NAMES = ("class", "category", "target", "sentiment", "tag", "completion", "output")
 _CHAT_HELP = 'Give "messages", or "prompt" and "completion"'
@@ -28,7 +29,7 @@ _CHAT_HELP = 'Give "messages", or "prompt" and "completion"'
 
 def example_of(number: int, row: Mapping[str, Any], task: Task, say: Say) -> Example | None:
     """The example in a row, or None and at least one problem, as an error. What a row has beside its example is left
-    out, and told as a warning."""
+    out, and told as a warning, but for `id` and `source`, which are notes for people."""
     wrong = _Wrong(say)
     say_here = partial(wrong, number)
     if task == "classify":
@@ -245,7 +246,7 @@ def _halved(text: str) -> bool:
 
 def _left_out(row: Mapping[str, Any], used: tuple[str, ...], say: Say) -> None:
     for key in row:
-        if key not in used:
+        if key not in used and key not in _ABOUT:
             say(_short(str(key)), "this field is not trained on", "Leave it out", severity="warning")
 
 
