@@ -11,14 +11,23 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import psutil
 import pytest
 
 from interlace.models import expected_shapes, read_adapter, read_architecture
 from interlace.tuning.folder import RunFolder
+from tests.support.served import patiently
 from tests.support.tiny import TOKENS, tiny_llama_safetensors, tiny_weights
 from tests.support.tuned import SETTINGS, Tuning, needs_parts
 
 pytestmark = needs_parts
+
+
+def _child_of(running: subprocess.Popen[str]) -> int:
+    """The training process."""
+    parent = psutil.Process(running.pid)
+    patiently(lambda: bool(parent.children()))
+    return int(parent.children()[0].pid)
 
 
 def test_it_learns_and_says_what_it_did(whole: Tuning) -> None:
@@ -117,17 +126,27 @@ def test_a_run_that_diverges_says_what_to_change(tmp_path: Path) -> None:
     assert tuning.sealed(), done.stderr
 
 
+def test_the_training_process_stands_back(tmp_path: Path) -> None:
+    """It has the priority that the settings say, and so has its session where Linux weighs those: with `nice` alone, it
+    takes as much from a server beside it as ever."""
+    tuning = Tuning(tmp_path, SETTINGS.replace("nice: 0", "nice: 7"))
+    running = tuning.start()
+    try:
+        child = _child_of(running)
+        patiently(lambda: os.getpriority(os.PRIO_PROCESS, child) == 7)
+        group = Path(f"/proc/{child}/autogroup")
+        if group.exists() and group.read_text().strip():
+            patiently(lambda: group.read_text().split()[-1] == "7")
+    finally:
+        running.kill()
+        running.communicate()
+
+
 def test_a_killed_training_process_is_told_as_want_of_memory(tmp_path: Path) -> None:
     """The system kills whoever takes the last memory: the person hears what to change, not an exit code."""
     tuning = Tuning(tmp_path)
     running = tuning.start()
-    deadline = time.monotonic() + 60
-    child: list[str] = []
-    while not child and time.monotonic() < deadline:
-        found = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True, check=False)
-        child = found.stdout.split()
-        time.sleep(0.05)
-    os.kill(int(child[0]), signal.SIGKILL)
+    os.kill(_child_of(running), signal.SIGKILL)
     _, told = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "memory" in told

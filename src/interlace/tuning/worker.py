@@ -51,8 +51,7 @@ def main() -> None:
     stop = threading.Event() if counting else _watch_our_starter()
     work = read_work(Path(sys.argv[1]) / "work.json")
     settings = TuneSettings(**work.settings)
-    with contextlib.suppress(OSError, AttributeError):
-        os.nice(max(settings.nice - os.nice(0), 0))
+    _stand_back(settings.nice)
     torch.set_num_threads(work.threads)
     folder = RunFolder(Path(work.home), settings.name, work.kind)
     try:
@@ -264,6 +263,15 @@ def _copy_adapter(place: Path, to: Path, base: str) -> None:
 
 def _weights_of(place: Path) -> dict[str, torch.Tensor]:
     return {name: values for file in place.glob("*.safetensors") for name, values in load_file(file).items()}
+
+
+def _stand_back(nice: int) -> None:
+    """Let others go first. Linux may weigh sessions against each other before it weighs their processes, and this one has
+    a session of its own, so that is told, too."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(max(nice - os.nice(0), 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(nice))
 
 
 # --- who started us ----------------------------------------------------------------------------------------------
