@@ -220,7 +220,7 @@ def test_a_file_of_settings_is_read_and_the_command_line_beats_it(tmp_path: Path
         ("\nbatch: many", "tune.yaml:2: batch: is not a whole number but 'many'"),
         ("batch: 0", "from 1 to 4096"),
         ("learning_rate: .nan", "learning_rate: is not a number"),
-        ("learning_rate: nan", "from 1e-08 to 1"),
+        ("learning_rate: nan", "from 0 to 1"),
         ("packing: perhaps", "true or false"),
         ("rank: [1]", "tune.yaml:1: rank: is not a whole number"),
         ("precision: fp16", "Write f32 or bf16"),

@@ -266,8 +266,8 @@ def _weights_of(place: Path) -> dict[str, torch.Tensor]:
 
 
 def _stand_back(nice: int) -> None:
-    """Let others go first. Linux may weigh sessions against each other before it weighs their processes, and this one has
-    a session of its own, so that is told, too."""
+    """Let others go first. Linux may weigh sessions against each other before it weighs their processes, and this one
+    has a session of its own, so that is told, too."""
     with contextlib.suppress(OSError, AttributeError):
         os.nice(max(nice - os.nice(0), 0))
     with contextlib.suppress(OSError):
