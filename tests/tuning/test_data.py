@@ -136,9 +136,11 @@ def test_a_mistake_is_told_with_its_place_and_mend(
 ) -> None:
     """A mistake that is passed over, or told without place or mend, costs its author a training run."""
     name, content, line, field, problem, mend = case
-    found = errors_of(read(tmp_path, content, name).problems)
+    examples = read(tmp_path, content, name)
+    found = errors_of(examples.problems)
     assert found, "no error"
     first = found[0]
+    assert first.line not in [row.line for row in examples.rows], "trained on all the same"
     assert (first.line, first.field) == (line, field), str(first)
     assert problem in first.problem, str(first)
     assert mend in first.mend, str(first)

@@ -76,6 +76,8 @@ def test_what_is_frozen_needs_no_gradients() -> None:
     assert (middle.trained, middle.passed) == (2 * LAYER, 3 * LAYER + 808)
     headed = blocks(SMALL, SHAPES, 3, 3, head=True)
     assert (headed.trained, headed.added) == (LAYER + 808, 800)  # a tied head becomes a matrix of its own
+    whole = SMALL.parameters + 800  # the new head is passed once, and no more through the embeddings
+    assert flop(SMALL, headed, Job(10)) == 10 * 2 * (whole + (LAYER + 8 + 800) + headed.trained)
     untied = blocks(SMALL, {**SHAPES, "lm_head.weight": (100, 8)}, 3, 3, head=True)
     assert untied.added == 0
 

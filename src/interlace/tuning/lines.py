@@ -48,8 +48,7 @@ def foreign(head: bytes) -> tuple[str, str] | None:
 
 
 def text_lines(file: BinaryIO, say: Say) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that holds more than white space, without its line end, Unix's or
-    Windows'."""
+    """Number and text of each line that holds more than white space, its line end included."""
     number = 0
     while raw := file.readline(MOST_LINE_BYTES + 2):
         number += 1
@@ -66,7 +65,7 @@ def text_lines(file: BinaryIO, say: Say) -> Iterator[tuple[int, str]]:
         if number == 1 and raw.startswith(BOM):
             say_of_bom(say)
             raw = raw[len(BOM) :]
-        if raw.strip() and (text := decoded(raw.removesuffix(b"\n").removesuffix(b"\r"), number, say)) is not None:
+        if raw.strip() and (text := decoded(raw, number, say)) is not None:
             yield number, text
 
 

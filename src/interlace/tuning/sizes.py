@@ -90,4 +90,5 @@ def blocks(size: ModelSize, shapes: Shapes, first: int, last: int, *, head: bool
     matrix = size.vocabulary * size.hidden
     untied = head and not any("head" in name for name in shapes)
     learnt = trained + (matrix + after if head else 0)
-    return Learnt("blocks", learnt, matrix if untied else 0, trained + above + matrix + after)
+    own = 0 if untied else matrix  # an untied head is passed in place of the embeddings, and counted as added
+    return Learnt("blocks", learnt, matrix if untied else 0, trained + above + own + after)
