@@ -114,10 +114,11 @@ def test_a_run_that_diverges_says_what_to_change(tmp_path: Path) -> None:
     weights["model.embed_tokens.weight"][TOKENS.index("Z")] = np.nan
     tiny_llama_safetensors(tmp_path / "base", weights=weights, config={"tie_word_embeddings": False})
     tuning = Tuning(tmp_path, SETTINGS.replace("evaluate_every: 3", "evaluate_every: 1"))
-    with (tmp_path / "train.jsonl").open("a") as file:
-        turns = [{"role": "user", "content": "Z"}, {"role": "assistant", "content": "ab"}]
-        file.write(json.dumps({"messages": turns}) + "\n")
-    done = tuning.run()
+    lines = (tmp_path / "train.jsonl").read_text().splitlines(keepends=True)
+    lines.insert(20, json.dumps({"prompt": "Z", "completion": "ab"}) + "\n")
+    (tmp_path / "train.jsonl").write_text("".join(lines[:-5]))
+    (tmp_path / "held-out.jsonl").write_text("".join(lines[-5:]))
+    done = tuning.run("--held-out", "held-out.jsonl")
     assert done.returncode == 1, done.stdout
     assert "not a finite number" in done.stderr
     assert "learning_rate" in done.stderr

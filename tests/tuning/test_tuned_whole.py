@@ -43,7 +43,8 @@ def test_whole_weights_become_a_checkpoint(tmp_path: Path) -> None:
     assert "checkpoints rm mine" in again.stderr
 
 
-@pytest.mark.parametrize("head", [pytest.param(False, marks=pytest.mark.nightly), True])
+@pytest.mark.nightly
+@pytest.mark.parametrize("head", [False, True])
 def test_a_private_slice_leaves_the_open_rest_as_it_was(tmp_path: Path, head: bool) -> None:
     """Blocks outside, and the embeddings, are the base's to the last bit, else the published rest would not fit. With
     the head, a tied one gets weights of its own."""
@@ -75,6 +76,4 @@ def test_a_plan_says_what_it_will_take_and_trains_nothing(tmp_path: Path) -> Non
     assert "FLOP" in done.stdout
     assert "this machine" in done.stdout
     assert not tuning.path.exists()
-    planned = json.loads(tuning.run("--plan", "--json").stdout)
-    assert planned["learnt"]["trained"] == 7424
-    assert planned["job"]["tokens"] > 0
+    assert "7,424 of" in done.stdout
