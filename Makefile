@@ -51,7 +51,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing Interlace with all parts for tests, checks and docs (torch included; a few minutes, once)"
-	@$(PIP_INSTALL) -e '.[test,dev,docs]'
+	@$(PIP_INSTALL) -e '.[test,tune,dev,docs]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-bench: pyproject.toml constraints.txt $(VENV)/.installed-dev

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from interlace.cli import app
 from interlace.config import check_config
+from interlace.tuning.settings import read_settings
 from tests.support.serving import COMMAND, Serving, environment, free_port, serving
 
 ROOT = Path(__file__).parents[2]
@@ -157,10 +158,14 @@ def test_commands_in_the_prose_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=_name)
 def test_configurations_in_the_prose_are_good(path: Path, tmp_path: Path) -> None:
-    """Each interlace.yaml that is shown passes `interlace config check`; each JSON body is JSON."""
+    """Each interlace.yaml that is shown passes `interlace config check`, and each YAML of `interlace tune` its reader;
+    each JSON body is JSON."""
     for language, text in _blocks(path, "yaml", "json"):
         if language == "json":
             json.loads(text)
+        elif text.startswith("base: "):
+            (tmp_path / "tune.yaml").write_text(text)
+            assert read_settings(tmp_path / "tune.yaml", {}).base
         elif "scrape_configs" not in text:
             file = tmp_path / "interlace.yaml"
             file.write_text(text)

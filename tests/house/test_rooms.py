@@ -18,7 +18,7 @@ HEAVY = (
 )  # fmt: skip
 ROOMS = (
     "cli", "config", "deposits", "engines", "engines.host", "engines.local", "engines.remote", "errors", "gateway",
-    "ledger", "models", "safety",
+    "ledger", "models", "safety", "tuning",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from interlace.cli.options import ApiKey, Config, Home, Json, Url
 from interlace.cli.providers import providers
 from interlace.cli.route import route
 from interlace.cli.tenants import keys, orgs, projects
+from interlace.cli.tune import tune
 from interlace.cli.workers import workers
 from interlace.errors import ConfigError, InterlaceError
 
@@ -339,4 +340,5 @@ def chat(
 
 
 app.command()(bench)
+app.command()(tune)
 app.command()(usage)

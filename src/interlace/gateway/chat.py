@@ -296,9 +296,13 @@ def _on_this_machine(url: str) -> bool:
 
 
 def _choose(server: Server, wanted: str | None) -> str:
-    """`wanted` if it is served, else the first model that can chat, once it is known which can."""
+    """`wanted` if it is served, an adapter by its own name alone where one model has one of it; without `wanted`, the
+    first model that can chat, once it is known which can."""
     names = [str(row["id"]) for row in server.models()]
     if wanted is not None:
+        adapters = [name for name in names if name.endswith(f":{wanted}")]
+        if wanted not in names and len(adapters) == 1:
+            return adapters[0]
         if wanted not in names:
             raise ChatError(f"No model {wanted!r} is served; there is: {', '.join(names) or 'none'}.")
         return wanted

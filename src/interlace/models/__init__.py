@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from interlace.models.catalogue import known_models
     from interlace.models.checkpoint import AgreementGate, Checkpoint, Manifest, SuggestedSampling
+    from interlace.models.layout import Layout, locate
     from interlace.models.lock import HeldLock, locked, try_lock
     from interlace.models.measured import (
         METHOD,
@@ -70,6 +71,7 @@ _HOMES = {
     "HeldLock": "lock",
     "Layer": "architecture",
     "Layers": "adapter_file",
+    "Layout": "layout",
     "LowRank": "adapter_file",
     "Machine": "measured",
     "Manifest": "checkpoint",
@@ -101,6 +103,7 @@ _HOMES = {
     "keep_measurement": "measured",
     "known_models": "catalogue",
     "list_checkpoints": "store",
+    "locate": "layout",
     "locked": "lock",
     "measurements": "measured",
     "memory_needed": "room",
@@ -132,6 +135,7 @@ __all__ = [
     "HeldLock",
     "Layer",
     "Layers",
+    "Layout",
     "LowRank",
     "Machine",
     "Manifest",
@@ -163,6 +167,7 @@ __all__ = [
     "keep_measurement",
     "known_models",
     "list_checkpoints",
+    "locate",
     "locked",
     "measurements",
     "memory_needed",

@@ -1,7 +1,7 @@
 """Adapters that were added by command: copies of their two files in the home folder, each named by its content.
 
     adapters/added.json            which are served, by which names, and whose they are
-    adapters/sha256-DIGEST/        the files of one; nothing in it ever changes
+    adapters/sha256-DIGEST/        the files of one, with the manifest of its making; nothing in it ever changes
 
 A copy that no entry names any more may still be read by requests that have begun, so only a start removes it.
 """
@@ -24,6 +24,8 @@ from interlace.models.adapter_config import MAX_CONFIG_BYTES
 from interlace.models.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, opened
 from interlace.models.lock import locked
 
+MANIFEST_FILE = "manifest.json"
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PIECE = 1 << 20
 _UNCLAIMED_SECONDS = 3600.0  # how old a copy must be that a start removes: a younger one may be on its way to an entry
@@ -42,13 +44,16 @@ _decoder = msgspec.json.Decoder(tuple[Added, ...])
 
 
 def copy_adapter(folder: Path, home: Path, most_bytes: int) -> tuple[str, bool]:
-    """Copy an adapter's two files into the store; the digest of the copy, and whether it is a new one. Raises
-    `CheckpointError` for files that are none, links, or larger than `most_bytes`, before they are copied."""
+    """Copy an adapter's two files into the store, and its manifest where it has one; the digest of the copy, and
+    whether it is a new one. Raises `CheckpointError` for files that are none, links, or larger than `most_bytes`,
+    before they are copied."""
     partial = _store(home) / f".partial-{secrets.token_hex(8)}"
     try:
         partial.mkdir(mode=0o700, parents=True)
         for name, most in ((CONFIG_FILE, MAX_CONFIG_BYTES), (WEIGHTS_FILE, most_bytes)):
             _copy(folder, partial, name, most)
+        if (folder / MANIFEST_FILE).is_file():  # what it was made of; no part of what it computes, or of its digest
+            _copy(folder, partial, MANIFEST_FILE, MAX_CONFIG_BYTES)
         digest = _digest_of(partial)
         place = _place(home, digest)
         if place.is_dir():

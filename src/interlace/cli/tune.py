@@ -1,0 +1,84 @@
+"""`interlace tune`: specialise a base on examples of one's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interlace.cli.options import ApiKey, Home, Json, Url
+
+
+def tune(
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="CHECKPOINT", help="The checkpoint to train on: a name or a path.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FILE", help="The examples: JSON lines, CSV or Parquet.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="What the adapter is called; callers write MODEL:NAME.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="A YAML with the settings of the run.")
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option("--held-out", metavar="FILE", help="Held-out examples; else a tenth of the data.")
+    ] = None,
+    owner: Annotated[
+        str | None,
+        typer.Option("--owner", metavar="ORG", help="The organisation it belongs to; else default. Or: everybody."),
+    ] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="The licence of the data; it is kept.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Where the data come from; it is kept.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="How often each example is seen, at most.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="All that is random follows from it.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the training; else one a core.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="lora|full", help="An adapter, or a checkpoint."),
+    ] = None,
+    private: Annotated[
+        str | None,
+        typer.Option("--private", metavar="blocks:A-B[+head]", help="Of method full, these blocks (and head) alone."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Throw away an earlier run of that name, and put this one in its place.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what it will take on this machine and others, and train nothing.")
+    ] = False,
+    url: Url = None,
+    key: ApiKey = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train an adapter, or a checkpoint, on examples of one's own, and serve it.
+
+    The examples are checked first. A part of them is held out: it ends the run in time, and scores the model before
+    and after. The same command goes on where it was cut off. An adapter is served by the running server at once, else
+    by the next one. Exit codes: 0 it is there, 1 the run ended early, 2 wrong use, settings or data, 130 stopped.
+
+    Example: interlace tune --base smollm2-135m-instruct --data train.jsonl --name agri
+    """
+    from interlace.gateway.ledger_client import Where
+    from interlace.tuning.commands import Asked, tune_command
+
+    given = {
+        "base": base,
+        "data": None if data is None else str(data),
+        "name": name,
+        "held_out_data": None if held_out is None else str(held_out),
+        "owner": owner,
+        "licence": licence,
+        "source": source,
+        "epochs": epochs,
+        "seed": seed,
+        "threads": threads,
+        "method": method,
+        "private": private,
+    }
+    where = Where(os.environ, url=url, key=key, home=home)
+    raise typer.Exit(tune_command(given, Asked(config, fresh, as_json, plan), where))

@@ -1,0 +1,324 @@
+"""`interlace tune`: what the command line calls. Progress and warnings on standard error, the result on standard
+output.
+
+Exit codes: 0 the adapter is there, 1 the run has ended early, 2 wrong use, settings or data, 130 ctrl-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlace.config import Settings, load_settings, public_name
+from interlace.errors import CheckpointError, ConfigError, InterlaceError
+from interlace.gateway.adapter_placing import place_adapter
+from interlace.gateway.ledger_client import Where
+from interlace.models import (
+    Checkpoint,
+    DecoderArchitecture,
+    find_checkpoint,
+    known_models,
+    locate,
+    pull,
+    read_architecture,
+    resolve,
+)
+from interlace.tuning.check import check
+from interlace.tuning.data import read_examples
+from interlace.tuning.examples import Examples, errors_of
+from interlace.tuning.folder import RunFolder, TuningError, sha256_of
+from interlace.tuning.hardware import Hardware, known_hardware, this_machine
+from interlace.tuning.plan import Plan
+from interlace.tuning.plan_table import beside, plan_table
+from interlace.tuning.planning import plan_of
+from interlace.tuning.progress import progress_for_people, span
+from interlace.tuning.running import Interrupted, count_tokens, run_training
+from interlace.tuning.settings import EVERYBODY, TuneSettings, read_settings
+from interlace.tuning.split import split
+from interlace.tuning.work import Base, Data, Placed, Work
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_PARTS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+# What becomes of a run, and where its parts lie; threads, base and data are told by what they come to.
+_NOT_OF_THE_RUN = ("owner", "licence", "source", "nice", "threads", "base", "data", "held_out_data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the command line says beside the settings."""
+
+    file: Path | None
+    fresh: bool
+    as_json: bool
+    plan: bool = False
+
+
+def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
+    """Train, put the adapter into service, and tell what came of it."""
+    missing = [name for name in _PARTS if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"Error: interlace tune needs {', '.join(missing)}. Install the training parts: "
+            "pip install 'interlace[tune]'",
+            file=sys.stderr,
+        )
+        return USAGE
+    settings = _with_origin(read_settings(asked.file, given), asked)
+    served = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
+    try:
+        return _tune(settings, served, asked, where)
+    except Interrupted as error:
+        print(error.message, file=sys.stderr)
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        print("Stopped. The same command begins anew.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) -> int:
+    checkpoint = _base(settings.base, served.home)
+    data, digests = _data(settings)
+    folder = RunFolder(served.home, settings.name, settings.method)
+    work = Work(
+        home=str(served.home),
+        settings=dataclasses.asdict(settings),
+        base=_described(checkpoint),
+        data=data,
+        digests=digests,
+        threads=max((settings.threads or _cores()) // settings.processes, 1),
+        kind="full" if settings.method == "full" else "lora",
+    )
+    if asked.plan:
+        _tell_plan(plan_of(checkpoint.path, settings, count_tokens(work), _hardware()), asked)
+        return OK
+    with folder.locked():
+        done = folder.finished and not asked.fresh
+        if settings.method == "full" and not done and find_checkpoint(settings.name, served.home):
+            raise TuningError(
+                f"There is a checkpoint {settings.name} already. Choose another --name, or remove it: interlace "
+                f"checkpoints rm {settings.name}"
+            )
+        folder.claim(_identity(work), fresh=asked.fresh)
+        if folder.finished:
+            print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
+        else:
+            with progress_for_people() as progress:
+                run_training(work, folder, progress.hear)
+        name = None
+        if settings.method == "full":
+            pull(str(folder.result), served.home, name=settings.name)
+        elif model := _model_over(checkpoint, served):
+            name = _into_service(settings, model, folder, where, replace=asked.fresh)
+    _tell(folder, name, asked)
+    if not asked.as_json:
+        _tell_beside(checkpoint.path, settings, folder.manifest())
+    return OK
+
+
+# --- before ------------------------------------------------------------------------------------------------------
+
+
+def _with_origin(settings: TuneSettings, asked: Asked) -> TuneSettings:
+    """Settings with licence and source of the data; a person at a terminal is asked for what is missing."""
+    said: dict[str, Any] = {}
+    for name, words in (("licence", "Licence of the data, such as CC-BY-4.0"), ("source", "Where the data come from")):
+        if getattr(settings, name):
+            continue
+        if sys.stdin.isatty() and sys.stderr.isatty() and not asked.as_json:
+            print(f"{words} (empty: not known): ", end="", file=sys.stderr, flush=True)
+            said[name] = sys.stdin.readline().strip()
+        if not said.get(name):
+            print(f"Warning: the {name} of the data is not known. Say it with --{name}.", file=sys.stderr)
+    return dataclasses.replace(settings, **said)
+
+
+def _base(name: str, home: Path) -> Checkpoint:
+    """The checkpoint, pulled where it is one of the catalogue and not here; one that can be trained."""
+    try:
+        checkpoint = resolve(name, home)
+    except CheckpointError:
+        if name not in known_models():
+            raise
+        from interlace.models.bars import progress_for_people as pulling
+
+        with pulling() as progress:
+            checkpoint = pull(name, home, progress=progress)
+    if not isinstance(read_architecture(checkpoint.path), DecoderArchitecture):
+        raise ConfigError(f"--base: {name} makes no text, so there is nothing to tune. Give a model that chats.")
+    if not checkpoint.manifest.chat_template:
+        raise ConfigError(
+            f"--base: {name} has no chat template, so how it is asked is not known. Give an instruction-tuned base, or "
+            "put a chat_template into its tokenizer_config.json."
+        )
+    return checkpoint
+
+
+def _described(checkpoint: Checkpoint) -> Base:
+    layout, manifest = locate(checkpoint.path), checkpoint.manifest
+    return Base(
+        name=checkpoint.name,
+        folder=str(layout.folder),
+        gguf=layout.weights[0].name if layout.format == "gguf" else "",
+        chat_template=manifest.chat_template or "",
+        context_length=manifest.context_length,
+        digests=manifest.files or {file.name: sha256_of(file) for file in layout.weights},
+        licence=manifest.licence,
+        source=manifest.source,
+    )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def _data(settings: TuneSettings) -> tuple[Data, dict[str, str]]:
+    """The examples, checked and split; the digests of their files. Raises `ConfigError` that lists what is wrong."""
+    train = read_examples(Path(settings.data).expanduser())
+    if settings.held_out_data:
+        held_out = read_examples(Path(settings.held_out_data).expanduser())
+    else:
+        train, held_out = split(train, held_out=settings.held_out, seed=settings.seed)
+    problems = check(train, held_out)
+    for problem in problems:
+        if problem.severity == "warning":
+            print(problem, file=sys.stderr)
+    if errors := errors_of(problems):
+        raise ConfigError("\n".join(str(problem) for problem in errors))
+    digests = {Path(one.file).name: one.sha256 for one in (train, held_out)}
+    return Data(_placed(train), _placed(held_out), train.file, held_out.file), digests
+
+
+def _placed(examples: Examples) -> list[Placed]:
+    return [Placed(row.line, row.chat()) for row in examples.rows]
+
+
+def _identity(work: Work) -> dict[str, Any]:
+    usual = dataclasses.asdict(TuneSettings())
+    settings = {
+        name: value
+        for name, value in work.settings.items()
+        if name not in _NOT_OF_THE_RUN and value != usual[name]  # what a later release adds changes nothing
+    }
+    rows = hashlib.sha256(msgspec.json.encode(work.data.train) + b"\0" + msgspec.json.encode(work.data.held_out))
+    identity: dict[str, Any] = msgspec.to_builtins(
+        {
+            "kind": work.kind,
+            "base": work.base.digests,
+            "data": {"examples": rows.hexdigest()},
+            "settings": {**settings, "threads": work.threads},
+        }
+    )
+    return identity
+
+
+# --- the plan ----------------------------------------------------------------------------------------------------
+
+
+def _hardware() -> list[Hardware]:
+    return [this_machine(), *known_hardware().values()]
+
+
+def _tell_plan(planned: Plan, asked: Asked) -> None:
+    if asked.as_json:
+        print(msgspec.json.format(msgspec.json.encode(planned), indent=2).decode())
+    else:
+        print(plan_table(planned))
+
+
+def _tell_beside(base: Path, settings: TuneSettings, manifest: Mapping[str, Any]) -> None:
+    planned = plan_of(base, settings, manifest["data"]["tokens"], [this_machine()])
+    print(
+        beside(
+            planned,
+            seconds=3600 * manifest["hours"],
+            memory_bytes=manifest["peak_memory_bytes"],
+            tokens=manifest["tokens"],
+        )
+    )
+
+
+# --- after -------------------------------------------------------------------------------------------------------
+
+
+def _model_over(checkpoint: Checkpoint, served: Settings) -> str | None:
+    """The configuration's model that has the base: the one of its name first."""
+    local = [model for model in served.models if model.engine == "local"]
+    for model in sorted(local, key=lambda model: model.name != checkpoint.name):
+        try:
+            if resolve(model.checkpoint, served.home).path == checkpoint.path:
+                return model.name
+        except CheckpointError:
+            continue  # not here, so it is not the base
+    return None
+
+
+def _into_service(
+    settings: TuneSettings, model: str, folder: RunFolder, where: Where, *, replace: bool
+) -> tuple[str, bool]:
+    """The adapter's public name, and whether it is served now."""
+    owner = "" if settings.owner == EVERYBODY else settings.owner
+    try:
+        view = place_adapter(folder.result, model, settings.name, owner, where, replace=replace)
+    except InterlaceError as error:
+        raise TuningError(
+            f"The adapter is made and lies in {folder.result}, but it cannot be served: {error.message} The same "
+            "command tries that again, and trains nothing."
+        ) from error
+    return public_name(model, settings.name), view is not None
+
+
+def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> None:
+    manifest = folder.manifest()
+    if asked.as_json:
+        report = msgspec.json.decode((folder.path / "report.json").read_bytes())
+        served = {"served_as": name and name[0], "served_now": bool(name and name[1]), "folder": str(folder.result)}
+        print(msgspec.json.format(msgspec.json.encode(report | served), indent=2).decode())
+        return
+    before, after, change = (manifest["metrics"][key] for key in ("before", "after", "loss_change"))
+    print(
+        f"{manifest['name']} learnt from {manifest['data']['examples']} examples in {span(3600 * manifest['hours'])}: "
+        f"{manifest['steps']} steps, the best after step {manifest['best_step']}, "
+        f"{manifest['tokens_per_second']:,.0f} tokens/s, {manifest['parameters']['trained']:,} parameters trained."
+    )
+    print(
+        f"Held out, {after['examples']} examples: loss {_interval(before['loss'])} before, {_interval(after['loss'])} "
+        f"after, a change of {_interval(change)}."
+    )
+    print(f"Exact match: {_percent(before['exact_match'])} before, {_percent(after['exact_match'])} after.")
+    print(f"report.json and loss.svg: {folder.path}")
+    if manifest["kind"] == "full":
+        made = manifest["name"]
+        print(
+            f"The checkpoint {made} is in the store. To serve it, put {{name: {made}, checkpoint: {made}}} under "
+            "`models` in the configuration, give it a price, and: interlace reload"
+        )
+    elif name is None:
+        base = manifest["base"]["name"]
+        print(
+            f"No model of the configuration has the base {base}, so it is not served. Once one has: interlace adapters "
+            f"add {folder.result} --model MODEL --name {manifest['name']}"
+        )
+    elif name[1]:
+        print(f"Served now as {name[0]}. Try it: interlace chat {manifest['name']}")
+    else:
+        print(f"No server runs; the next `interlace serve` has it as {name[0]}.")
+
+
+def _interval(figure: Mapping[str, float]) -> str:
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+def _percent(figure: Mapping[str, float]) -> str:
+    return f"{100 * figure['value']:.0f} % ({100 * figure['low']:.0f} to {100 * figure['high']:.0f})"

@@ -1,0 +1,208 @@
+"""The folder of a run, and what in it can be trusted after a crash.
+
+    tuning/NAME/run.json               what the run is of; another run may not go on in this folder
+    tuning/NAME/before.json            how well the base knows the held-out examples
+    tuning/NAME/checkpoints/           checkpoint-N, each sound only with its `sealed.json`
+    tuning/NAME/adapter/               the finished adapter with its manifest; there whole or not at all
+    tuning/NAME/model/                 the same of a run that makes a checkpoint
+    tuning/NAME/log.txt                what the libraries said
+
+A checkpoint is sealed once all its files are on disk: `sealed.json` has their digests. What is not sealed, or does not
+match, is removed when the run goes on; so a crash costs the steps since the last seal and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlace.errors import InterlaceError
+from interlace.models import try_lock
+
+SEAL = "sealed.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
+_PIECE = 1 << 20
+
+
+class TuningError(InterlaceError):
+    """A run cannot begin or has ended early; the message says what to change."""
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """What `sealed.json` says: each file's SHA-256."""
+
+    files: dict[str, str]
+
+
+class RunFolder:
+    """Where a run keeps its state. `home` is Interlace's home folder; `kind` what the run makes."""
+
+    def __init__(self, home: Path, name: str, kind: str = "lora") -> None:
+        self.name = name
+        self.path = home / "tuning" / name
+        self.checkpoints = self.path / "checkpoints"
+        self.result = self.path / ("adapter" if kind == "lora" else "model")
+        self.log = self.path / "log.txt"
+        self._locks = home / "tuning" / ".locks"
+
+    @contextmanager
+    def locked(self, part: str = "run", patience_seconds: float = 0.0) -> Iterator[None]:
+        """Hold the name, for a part of the work; raises `TuningError` while another run has it, or the training process
+        of one that was killed a moment ago."""
+        self._locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deadline = time.monotonic() + patience_seconds
+        while (lock := try_lock(self._locks / f"{self.name}.{part}.lock")) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if lock is None:
+            raise TuningError(
+                f"A run named {self.name} is going on. Wait for its end, or give this one another --name."
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # --- what the run is of --------------------------------------------------------------------------------------
+
+    def claim(self, identity: dict[str, Any], *, fresh: bool) -> None:
+        """Begin here, or go on where the same run has stopped. Raises `TuningError` where another run was here, unless
+        `fresh`, which throws away all but the last finished adapter."""
+        file = self.path / "run.json"
+        before = _read(file)
+        if fresh and before is not None:
+            self._clear()
+            before = None
+        if before is None:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it shows what the data are like
+            write_whole(file, identity)
+        elif before != identity:
+            told = ", ".join(_differences(before, identity)) or "its form"
+            raise TuningError(
+                f"There is a run named {self.name} already, and it differs in {told}. Give this one another --name, or "
+                "throw the earlier one away with --fresh."
+            )
+
+    def _clear(self) -> None:
+        (self.path / "run.json").unlink()  # first: what is left of a half-removed run belongs to nobody
+        for name in ("before.json", "report.json", "loss.svg", "log.txt"):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for name in ("adapter", "model"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the adapter, or the checkpoint, is there."""
+        return self.result.is_dir()
+
+    def manifest(self) -> dict[str, Any]:
+        """Of what was made."""
+        found = _read(self.result / "manifest.json")
+        if found is None:
+            raise TuningError(f"{self.result} has no manifest. Remove {self.path}, and tune again.")
+        return found
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------
+
+    def last_sealed(self) -> Path | None:
+        """The newest sound checkpoint. Those that are not, are removed."""
+        found: list[tuple[int, Path]] = []
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            match = _CHECKPOINT.fullmatch(folder.name)
+            if match and is_sealed(folder):
+                found.append((int(match[1]), folder))
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        return max(found)[1] if found else None
+
+    def keep_only(self, steps: set[int]) -> None:
+        """Remove the checkpoints of other steps."""
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            match = _CHECKPOINT.fullmatch(folder.name)
+            if match and int(match[1]) not in steps:
+                (folder / SEAL).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def seal(folder: Path) -> None:
+    """Have all files of a checkpoint on disk, and say so."""
+    digests = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != SEAL:
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+                digests[file.relative_to(folder).as_posix()] = _digest(opened)
+    write_whole(folder / SEAL, Sealed(digests))
+    _sync_folder(folder.parent)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether the checkpoint is whole, and as it was sealed."""
+    try:
+        sealed = msgspec.json.decode((folder / SEAL).read_bytes(), type=Sealed)
+        for name, digest in sealed.files.items():
+            with (folder / name).open("rb") as opened:
+                if _digest(opened) != digest:
+                    return False
+    except (OSError, msgspec.MsgspecError):
+        return False
+    return bool(sealed.files)
+
+
+def write_whole(file: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("wb") as opened:
+        opened.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+        opened.flush()
+        os.fsync(opened.fileno())
+    partial.replace(file)
+
+
+def sha256_of(file: Path) -> str:
+    """In hexadecimal digits."""
+    with file.open("rb") as opened:
+        return _digest(opened)
+
+
+def _digest(opened: Any) -> str:
+    whole = hashlib.sha256()
+    while piece := opened.read(_PIECE):
+        whole.update(piece)
+    return whole.hexdigest()
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise TuningError(f"{file} cannot be read: {error}. Begin anew with --fresh.") from error
+    return found
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
+    for key in sorted(one.keys() | other.keys()):
+        mine, theirs = one.get(key), other.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            yield from _differences(mine, theirs)
+        elif mine != theirs:
+            yield key
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,40 @@
+"""The plan of a run: what the settings and the tokens of the data come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from interlace.errors import ConfigError
+from interlace.models import expected_shapes, read_architecture
+from interlace.tuning.hardware import Hardware
+from interlace.tuning.plan import Job, Plan, plan
+from interlace.tuning.settings import TuneSettings, blocks_of
+from interlace.tuning.sizes import ALL_LINEAR, Learnt, ModelSize, blocks, full, lora, size_of
+
+
+def plan_of(base: Path, settings: TuneSettings, tokens: int, hardware: Iterable[Hardware]) -> Plan:
+    """The plan over a base at that path; `tokens` are the data's, seen once."""
+    job = Job(
+        tokens=round(tokens * settings.epochs),
+        row_tokens=settings.max_tokens,
+        rows=1,
+        devices=settings.processes,
+        precision="f32",
+    )
+    size = size_of(read_architecture(base))
+    return plan(size, _learnt(base, size, settings), job, hardware)
+
+
+def _learnt(base: Path, size: ModelSize, settings: TuneSettings) -> Learnt:
+    shapes = expected_shapes(read_architecture(base))
+    if settings.private:
+        first, last, head = blocks_of(settings.private)
+        return blocks(size, shapes, first, last, head=head)
+    if settings.method == "full":
+        return full(size)
+    targets = [each.strip() for each in settings.targets.split(",")]
+    try:
+        return lora(size, shapes, settings.rank, ALL_LINEAR if targets == [ALL_LINEAR] else targets)
+    except ValueError as error:
+        raise ConfigError(f"targets: {error}. Write all-linear, or names such as q_proj,v_proj.") from error

@@ -1,0 +1,106 @@
+"""What a finished run says of itself: the manifest that stays with the adapter, and the report with its curve."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from interlace import __version__
+from interlace.tuning.folder import RunFolder, write_whole
+from interlace.tuning.picture import draw
+from interlace.tuning.scores import Known, change, score
+from interlace.tuning.settings import TuneSettings
+from interlace.tuning.trainer import Spent
+from interlace.tuning.work import Work
+
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """Loss by step: of the rows learnt from, and of the held-out examples."""
+
+    train: list[tuple[int, float]]
+    held_out: list[tuple[int, float]]
+
+    @classmethod
+    def of(cls, history: Sequence[dict[str, Any]]) -> Curve:
+        """From the trainer's log."""
+        return cls(
+            [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
+            [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry],
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run."""
+
+    before: list[Known]
+    after: list[Known]
+    curve: Curve
+    data_tokens: int
+    steps: int
+    best_step: int
+    spent: Spent
+    memory_bytes: int
+    trained: int
+    parameters: int
+    kilowatt_hours: float | None
+
+
+def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[str, Any]:
+    """All that is needed to know what the adapter is, and to make it again."""
+    before, after = score(outcome.before), score(outcome.after)
+    hours = outcome.spent.seconds / 3600
+    return {
+        "version": 1,
+        "kind": work.kind,
+        "name": settings.name,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "base": {
+            "name": work.base.name,
+            "source": work.base.source,
+            "licence": work.base.licence,
+            "files": work.base.digests,
+            "dequantised": bool(work.base.gguf),
+        },
+        "data": {
+            "files": work.digests,
+            "licence": settings.licence or None,
+            "source": settings.source or None,
+            "examples": len(work.data.train),
+            "held_out": len(work.data.held_out),
+            "tokens": outcome.data_tokens,
+        },
+        "settings": {**dataclasses.asdict(settings), "threads": work.threads},
+        "seed": settings.seed,
+        "parameters": {"trained": outcome.trained, "all": outcome.parameters},
+        "metrics": {
+            "before": msgspec.to_builtins(before),
+            "after": msgspec.to_builtins(after),
+            "loss_change": msgspec.to_builtins(change(outcome.before, outcome.after)),
+        },
+        "steps": outcome.steps,
+        "best_step": outcome.best_step,
+        "tokens": outcome.spent.tokens,
+        "hours": hours,
+        "tokens_per_second": outcome.spent.tokens / max(outcome.spent.seconds, 1e-9),
+        "peak_memory_bytes": outcome.memory_bytes,
+        "energy_kwh": outcome.kilowatt_hours,
+        "machine": {"processor": platform.machine(), "system": platform.system()},
+        "libraries": {"interlace": __version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def write_report(folder: RunFolder, manifest: dict[str, Any], curve: Curve) -> None:
+    """`report.json` and `loss.svg` in the run's folder."""
+    write_whole(folder.path / "report.json", {**manifest, "curve": msgspec.to_builtins(curve)})
+    (folder.path / "loss.svg").write_text(draw(curve.train, curve.held_out, manifest["name"]), encoding="utf-8")

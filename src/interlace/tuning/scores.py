@@ -1,0 +1,98 @@
+"""How well the held-out examples are known: loss and exact match, each with a 95 % interval.
+
+Loss is the mean negative log-likelihood of an answer's token, in nats. Exact match is the share of the answers that
+greedy decoding gives token by token: the likeliest token is the right one at every place, which one forward pass shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_RESAMPLES = 2000
+_Z = 1.959964
+
+
+class Known(msgspec.Struct, frozen=True):
+    """How well one example is known: the sum over its answer's tokens in nats, how many they are, and whether each is
+    the likeliest."""
+
+    nats: float
+    tokens: int
+    exact: bool
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A figure and the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Score(msgspec.Struct, frozen=True):
+    """A model on the held-out examples."""
+
+    loss: Interval
+    exact_match: Interval
+    examples: int
+    tokens: int
+
+
+def mean_loss(known: Sequence[Known]) -> float:
+    """Nats a token."""
+    return sum(one.nats for one in known) / max(sum(one.tokens for one in known), 1)
+
+
+def score(known: Sequence[Known], seed: int = 0) -> Score:
+    """Both figures. The loss's interval comes from drawing examples anew, exact match's from Wilson's formula."""
+    draws = _drawn(len(known), seed)
+    low, high = _middle(_losses(known, draws))
+    return Score(
+        Interval(mean_loss(known), low, high),
+        wilson(sum(one.exact for one in known), len(known)),
+        len(known),
+        sum(one.tokens for one in known),
+    )
+
+
+def change(before: Sequence[Known], after: Sequence[Known], seed: int = 0) -> Interval:
+    """How the loss changed on the same examples, drawn in pairs; below zero is better."""
+    draws = _drawn(len(before), seed)
+    low, high = _middle(_losses(after, draws) - _losses(before, draws))
+    return Interval(mean_loss(after) - mean_loss(before), low, high)
+
+
+def wilson(hits: int, of: int) -> Interval:
+    """A share and its interval, which is sound for few examples and at the ends, too."""
+    share, square = hits / of, _Z * _Z
+    middle = (share + square / (2 * of)) / (1 + square / of)
+    half = _Z * math.sqrt(share * (1 - share) / of + square / (4 * of * of)) / (1 + square / of)
+    return Interval(share, max(middle - half, 0.0), min(middle + half, 1.0))
+
+
+def _drawn(count: int, seed: int) -> np.ndarray:
+    """[resamples, count] of examples' numbers."""
+    import numpy as np
+
+    return np.random.default_rng(seed).integers(0, count, (_RESAMPLES, count))
+
+
+def _losses(known: Sequence[Known], draws: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    nats = np.array([one.nats for one in known])[draws].sum(axis=1)
+    return np.asarray(nats / np.array([one.tokens for one in known])[draws].sum(axis=1))
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    import numpy as np
+
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)

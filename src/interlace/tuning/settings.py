@@ -1,0 +1,244 @@
+"""What a run of `interlace tune` is told: by the command line, and by a YAML of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from interlace.config import is_adapter_name
+from interlace.errors import ConfigError
+
+DEFAULT_OWNER = "default"
+EVERYBODY = "everybody"
+MOST_YAML_BYTES = 1 << 20
+
+
+def _said(doc: str, default: Any, *, least: float | None = None, most: float | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"doc": doc, "least": least, "most": most})
+
+
+@dataclass(frozen=True, slots=True)
+class TuneSettings:
+    """One run. What has an empty default must be given; the command line's words beat the file's."""
+
+    base: str = _said("The checkpoint to train on: its name, or its path.", "")
+    data: str = _said("The examples to learn from.", "")
+    name: str = _said("What the adapter is called; callers write MODEL:NAME.", "")
+    owner: str = _said(
+        "The organisation that the adapter belongs to, by name or id: for others there is no such model; everybody "
+        "opens it to all.",
+        DEFAULT_OWNER,
+    )
+    held_out: float = _said(
+        "The share of the examples that is kept from training, to score the model and to stop in time.",
+        0.1, least=0.01, most=0.5,
+    )  # fmt: skip
+    held_out_data: str = _said("Held-out examples in a file of their own; then held_out means nothing.", "")
+    licence: str = _said("The licence of the data, such as CC-BY-4.0; it is kept with the adapter.", "")
+    source: str = _said("Where the data come from; it is kept with the adapter.", "")
+    method: str = _said(
+        "What is learnt: lora, an adapter beside the base; or full, the base's own weights, which makes a checkpoint.",
+        "lora",
+    )
+    private: str = _said(
+        "Of method full, these blocks alone: blocks:24-29, or blocks:24-29+head with the final norm and a head of its "
+        "own.",
+        "",
+    )
+    epochs: float = _said("How often each example is seen, at most.", 3.0, least=0.01, most=1000)
+    batch: int = _said("Rows in one step of learning.", 4, least=1, most=4096)
+    max_tokens: int = _said("The longest example, and the length of a row.", 512, least=8, most=1 << 17)
+    packing: bool = _said("Put several short examples into one row; none sees another.", True)
+    learning_rate: float = _said(
+        "The highest; it rises first and falls along a cosine. 0: 0.0005 for an adapter, 0.00005 for a checkpoint.",
+        0.0, least=0, most=1,
+    )  # fmt: skip
+    warmup: float = _said("The share of the steps in which the learning rate rises.", 0.05, least=0, most=0.9)
+    rank: int = _said("The rank of the adapter.", 16, least=1, most=512)
+    alpha: float = _said("What the adapter adds is multiplied by alpha / rank.", 32.0, least=0.001, most=1e6)
+    dropout: float = _said("The share of the adapter's inputs that is left out at random.", 0.05, least=0, most=0.9)
+    targets: str = _said("The layers it changes: all-linear, or names with commas between.", "all-linear")
+    evaluate_every: int = _said(
+        "Steps between two looks at the held-out examples, each with a checkpoint; 0: ten in the run.", 0, least=0
+    )
+    patience: int = _said("Stop when so many looks in a row bring nothing better; 0: never.", 3, least=0)
+    precision: str = _said("Numbers of the forward and backward pass: f32, or bf16.", "f32")
+    seed: int = _said("All that is random follows from it.", 1, least=0, most=2**31)
+    threads: int = _said("Threads of the training; 0: as many as there are cores.", 0, least=0, most=1024)
+    launcher: str = _said(
+        "How several processes learn together: single, ddp (each has the whole model) or fsdp2 (each has a part).",
+        "single",
+    )
+    processes: int = _said("How many there are; batch is what they do together.", 1, least=1, most=256)
+    nice: int = _said(
+        "How far it stands back for others on the machine: 0 not at all, 19 for all.", 19, least=0, most=19
+    )
+
+
+_HINTS = get_type_hints(TuneSettings)
+_FIELDS = {field.name: field for field in dataclasses.fields(TuneSettings)}
+_NEEDED = ("base", "data", "name")
+_SLICE = re.compile(r"blocks:(\d{1,4})-(\d{1,4})(\+head)?")
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
+    """Settings from the YAML `file`, with those `given` by the command line on top (None: not given). Paths in the file
+    are relative to its folder. Raises `ConfigError` that lists every problem, with line and mend."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    if file is not None:
+        for place, name, node in _lines_of(file, problems):
+            _take(values, problems, place, name, _value(node))
+        _from_its_folder(values, file.absolute().parent)
+    for name, value in given.items():
+        if value is not None:
+            _take(values, problems, "--" + name.replace("_", "-"), name, value)
+    problems += _what_is_left(values)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    if values.get("private"):
+        values["method"] = "full"
+    return TuneSettings(**values)
+
+
+def highest_rate(settings: TuneSettings) -> float:
+    """The learning rate that is meant."""
+    return settings.learning_rate or (5e-4 if settings.method == "lora" else 5e-5)
+
+
+def blocks_of(private: str) -> tuple[int, int, bool]:
+    """First and last block of a slice, both among them, and whether the head belongs to it."""
+    found = _SLICE.fullmatch(private)
+    assert found is not None, "checked when the settings were read"
+    return int(found[1]), int(found[2]), found[3] is not None
+
+
+def settings_help() -> Iterator[tuple[str, str, str]]:
+    """Name, default and meaning of each setting, for the documentation."""
+    for name, field in _FIELDS.items():
+        default = "" if field.default == "" else str(field.default).lower()
+        yield name, default, field.metadata["doc"]
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+def _lines_of(file: Path, problems: list[str]) -> Iterator[tuple[str, str, yaml.Node]]:
+    """Place, key and value of each entry."""
+    try:
+        if file.stat().st_size > MOST_YAML_BYTES:
+            raise ConfigError(
+                f"{file} is larger than {MOST_YAML_BYTES >> 20} MiB. Is it the data? Name those with --data."
+            )
+        root = yaml.compose(file.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise ConfigError(f"{place}: this is no YAML: {getattr(error, 'problem', None) or error}. Mend it.") from error
+    if root is None:
+        return
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{file}:1: this is no list of settings. Write lines such as `epochs: 3`.")
+    seen: set[str] = set()
+    for key, value in root.value:
+        place = f"{file}:{key.start_mark.line + 1}"
+        name = str(key.value)
+        if name in seen:
+            problems.append(f"{place}: {name[:60]}: is there twice. Keep one of them.")
+            continue
+        seen.add(name)
+        yield place, name, value
+
+
+def _value(node: yaml.Node) -> Any:
+    if isinstance(node, yaml.ScalarNode):
+        return None if node.tag.endswith(":null") else node.value
+    return node
+
+
+def _from_its_folder(values: dict[str, Any], folder: Path) -> None:
+    for name in ("data", "held_out_data"):
+        if values.get(name):
+            values[name] = str(folder / Path(values[name]).expanduser())
+    base = values.get("base", "")
+    if base.startswith(("./", "../", "~/")):
+        values["base"] = str(folder / Path(base).expanduser())
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+def _take(values: dict[str, Any], problems: list[str], place: str, name: str, value: Any) -> None:
+    """Put a sound value into `values`, or the problem with it into `problems`."""
+    option = place.startswith("--")
+    where = place if option else f"{place}: {name[:60]}"
+    if name not in _FIELDS:
+        near = difflib.get_close_matches(name, _FIELDS, 1)
+        mend = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(_FIELDS)}."
+        problems.append(f"{where}: is no setting. {mend}")
+        return
+    try:
+        values[name] = _parsed(value, _FIELDS[name])
+    except ValueError as error:
+        problems.append(f"{where}: {error}")
+
+
+def _parsed(value: Any, field: dataclasses.Field[Any]) -> Any:
+    kind = _HINTS[field.name]
+    if value is None or isinstance(value, yaml.Node):
+        raise ValueError(f"is not {_KINDS[kind]}. Write {_KINDS[kind]}.")
+    if kind is bool:
+        word = str(value).strip().lower()
+        if word not in ("true", "false", "yes", "no", "on", "off"):
+            raise ValueError(f"is not true or false but {str(value)[:60]!r}. Write true or false.")
+        return word in ("true", "yes", "on")
+    if kind is str:
+        return str(value).strip()
+    try:
+        number = kind(value)
+    except ValueError:
+        raise ValueError(f"is not {_KINDS[kind]} but {str(value)[:60]!r}. Write {_KINDS[kind]}.") from None
+    least, most = field.metadata["least"], field.metadata["most"]
+    if not math.isfinite(number) or (least is not None and number < least) or (most is not None and number > most):
+        bounds = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+        raise ValueError(f"is {str(value)[:60]}. Write a number {bounds}.")
+    return number
+
+
+def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
+    """What no single value shows."""
+    for name in _NEEDED:
+        if not values.get(name):
+            yield f"--{name}: is missing. {_FIELDS[name].metadata['doc']}"
+    if values.get("name") and not is_adapter_name(values["name"]):
+        yield (
+            f"--name: {values['name'][:80]!r} cannot be a name. Write 1 to 64 letters, digits and . _ -, a letter or "
+            "digit first."
+        )
+    if values.get("precision", "f32") not in ("f32", "bf16"):
+        yield f"precision: is {values['precision'][:60]!r}. Write f32 or bf16."
+    if values.get("method", "lora") not in ("lora", "full"):
+        yield f"method: is {values['method'][:60]!r}. Write lora or full."
+    if private := values.get("private", ""):
+        if not _SLICE.fullmatch(private):
+            yield f"private: is {private[:60]!r}. Write blocks:24-29 or blocks:24-29+head."
+        if values.get("method", "full") != "full":
+            yield "private: is for method full, which makes a checkpoint. Write method: full."
+    launcher, processes = values.get("launcher", "single"), values.get("processes", 1)
+    if launcher not in ("single", "ddp", "fsdp2"):
+        yield f"launcher: is {launcher[:60]!r}. Write single, ddp or fsdp2."
+    elif (launcher == "single") != (processes == 1):
+        yield f"processes: is {processes} with the launcher {launcher}. Write 1 with single, more with ddp or fsdp2."
+    elif (batch := values.get("batch", 4)) % processes:
+        yield f"batch: is {batch}, which {processes} processes cannot share. Write a multiple of {processes}."

@@ -1,0 +1,215 @@
+"""TRL's trainer, with what a run needs to survive: checked numbers, sealed checkpoints, a held-out score of our own."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from accelerate.utils import is_peft_model
+from transformers import TrainerCallback
+from trl import SFTTrainer
+
+from interlace.tuning.endings import check_room, diverged
+from interlace.tuning.events import AnyEvent, Held, Step
+from interlace.tuning.folder import RunFolder, seal, write_whole
+from interlace.tuning.prompts import NO_LOSS, Row
+from interlace.tuning.scores import Known, mean_loss
+
+Tell = Callable[[AnyEvent], None]
+SPENT = "spent.json"
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What a run took so far, over all its parts."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+class Trainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer over rows in tokens."""
+
+    control: Any
+
+    def __init__(
+        self,
+        *,
+        folder: RunFolder,
+        held_out: Sequence[Row],
+        patience: int,
+        tell: Tell,
+        stop: Callable[[], bool],
+        **more: Any,
+    ) -> None:
+        self.run, self.held_out, self.patience, self.tell = folder, held_out, patience, tell
+        self.spent, self.began = Spent(), time.monotonic()
+        super().__init__(**more)
+        self.add_callback(_Watch(self, stop))
+
+    def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        """As ever, but a loss that is no number ends the run before anything is learnt from it."""
+        loss: torch.Tensor = super().training_step(*arguments, **named)
+        if not torch.isfinite(loss):
+            raise diverged(self.state.global_step + 1, "loss")
+        return loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The held-out loss, a token each weighing the same; every process computes it whole."""
+        loss = mean_loss(self.known())
+        metrics = {"eval_loss": loss}
+        self.log(dict(metrics))
+        best = self.state.best_metric is None or loss < self.state.best_metric
+        self.tell(Held(self.state.global_step, loss, best))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def known(self) -> list[Known]:
+        """How well each held-out example is known now."""
+        return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
+
+    def all_agree(self, stop: bool) -> bool:
+        """What the first process says, to all of them: they must stop after one and the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        said = torch.tensor([float(stop)], device=self.args.device)
+        torch.distributed.broadcast(said, 0)
+        return bool(said)
+
+    def now_spent(self) -> Spent:
+        """All parts of the run together."""
+        return Spent(
+            self.spent.seconds + time.monotonic() - self.began, self.spent.tokens + int(self._total_train_tokens)
+        )
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None: the manifest says what the adapter is."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As ever, sealed; then the ones that nobody needs any more go."""
+        place = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            check_room(self.run.checkpoints, _bytes_of(self))
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_whole(place / SPENT, self.now_spent())
+            seal(place)
+            self.run.keep_only({self.state.global_step, self.state.best_global_step or 0})
+        self.accelerator.wait_for_everyone()
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Tells how far it is; ends what must be ended."""
+
+    def __init__(self, trainer: Trainer, stop: Callable[[], bool]) -> None:
+        self._trainer, self._stop = trainer, stop
+        self._last: tuple[float, int] | None = None
+        self._pace = 0.0  # seconds a step, of late
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._last = time.monotonic(), 0
+
+    def on_pre_optimizer_step(self, _: Any, state: Any, __: Any, **more: Any) -> None:
+        """A gradient that is no number would spoil the weights, so it ends the run before the step."""
+        for parameter in more["model"].parameters():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                raise diverged(state.global_step + 1, "gradient")
+
+    def on_log(self, _: Any, state: Any, __: Any, **more: Any) -> None:
+        logs = more.get("logs") or {}
+        if "loss" not in logs:
+            return
+        now, tokens = time.monotonic(), int(self._trainer._total_train_tokens)
+        then, before = self._last or (now, tokens)
+        took = max(now - then, 1e-9)
+        self._pace = took if not self._pace else 0.7 * self._pace + 0.3 * took
+        left = self._pace * (state.max_steps - state.global_step)
+        self._trainer.tell(
+            Step(state.global_step, state.max_steps, logs["loss"], (tokens - before) / took, left, peak_memory())
+        )
+        self._last = now, tokens
+
+    def on_evaluate(self, _: Any, state: Any, control: Any, **__: Any) -> None:
+        if out_of_patience(state.log_history, self._trainer.patience):
+            control.should_training_stop = True
+        self._last = time.monotonic(), int(self._trainer._total_train_tokens)
+
+    def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+        if self._trainer.all_agree(self._stop()):
+            control.should_save = control.should_training_stop = True
+
+
+def out_of_patience(history: Sequence[dict[str, Any]], patience: int) -> bool:
+    """Whether so many looks at the held-out examples came since the best one. Decided from the log alone, which a
+    checkpoint keeps, so that a run that goes on decides as it would have."""
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
+def known_of(model: Any, rows: Sequence[Row], most_tokens: int, device: Any) -> list[Known]:
+    """How well a model knows each row's answers. Rows are laid one behind the other; none sees another."""
+    learning = model.training
+    model.eval()
+    known: list[Known] = []
+    with torch.no_grad():
+        for group in _groups(rows, most_tokens):
+            ids = [each for row in group for each in row.input_ids]
+            labels = [each for row in group for each in (NO_LOSS, *row.labels[1:])]
+            places = [place for row in group for place in range(len(row.input_ids))]
+            outputs = model(
+                input_ids=torch.tensor([ids], device=device),
+                position_ids=torch.tensor([places], device=device),
+                labels=torch.tensor([labels], device=device),
+                fused_lm_head=True,
+            )
+            sure = outputs.log_probs[0].double().cpu()
+            first = outputs.is_top1[0].cpu()
+            start = 0
+            for row in group:
+                here = slice(start, start + len(row.input_ids) - 1)  # the token after each place is guessed there
+                known.append(Known(-float(sure[here].sum()), row.learnt, int(first[here].sum()) == row.learnt))
+                start += len(row.input_ids)
+    model.train(learning)
+    return known
+
+
+def _groups(rows: Sequence[Row], most_tokens: int) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    for row in rows:
+        if group and sum(len(one.input_ids) for one in group) + len(row.input_ids) > most_tokens:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _bytes_of(trainer: Trainer) -> int:
+    """Of a checkpoint, about, in float32: the weights that are kept and, of those that are learnt, both of Adam's
+    averages. Beside an adapter the base is not kept."""
+    learnt = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
+    kept = learnt if is_peft_model(trainer.model) else sum(each.numel() for each in trainer.model.parameters())
+    return int(4 * (kept + 2 * learnt))
+
+
+def peak_memory() -> int:
+    """Bytes of this process at its largest; on a GPU, the device's."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def best_step(state_file: Path) -> int:
+    """The step whose checkpoint knew the held-out examples best."""
+    state = msgspec.json.decode(state_file.read_bytes())
+    return int(state.get("best_global_step") or state["global_step"])

@@ -1,0 +1,308 @@
+"""The training process: `python -m interlace.tuning.worker FOLDER`, with its task in FOLDER/work.json. With
+`--count` it only counts the tokens of the examples.
+
+It tells what it does on standard output, one event a line, and ends when its standard input does, so that it never
+outlives who started it. The word `stop` there has it keep the step and end. It gives way to everything else on the
+machine: a low priority, and no more threads than it was given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from datasets import Dataset
+from peft import LoraConfig, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import set_seed
+from trl import SFTConfig
+
+from interlace.tuning.base import Tongue, load_model, load_tongue, rows_of
+from interlace.tuning.endings import Ending, ending_of
+from interlace.tuning.energy import read_energy
+from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Note, Stage, Stopped, Trained
+from interlace.tuning.folder import RunFolder, write_whole
+from interlace.tuning.prompts import Row
+from interlace.tuning.report import Curve, Outcome, manifest_of, write_report
+from interlace.tuning.scores import Known, mean_loss
+from interlace.tuning.settings import TuneSettings, highest_rate
+from interlace.tuning.slices import leave_to_learn
+from interlace.tuning.trainer import SPENT, Spent, Tell, Trainer, best_step, out_of_patience, peak_memory
+from interlace.tuning.work import Work, read_work
+
+_PATIENCE_SECONDS = 30.0  # for the training process of a run that was killed; it ends at once
+_LOOKS = 10  # at the held-out examples in a run, where nothing else is said
+
+
+def main() -> None:
+    """Train, tell, and leave the adapter in the run's folder."""
+    first, counting = os.environ.get("RANK", "0") == "0", "--count" in sys.argv
+    tell = _channel(speaks=first)
+    stop = threading.Event() if counting else _watch_our_starter()
+    work = read_work(Path(sys.argv[1]) / "work.json")
+    settings = TuneSettings(**work.settings)
+    _stand_back(settings.nice)
+    torch.set_num_threads(work.threads)
+    folder = RunFolder(Path(work.home), settings.name, work.kind)
+    try:
+        with folder.locked("training", _PATIENCE_SECONDS) if first and not counting else contextlib.nullcontext():
+            tell(_run(work, settings, folder, tell, stop))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the person is told; the rest is in the log
+        traceback.print_exc()
+        ending = ending_of(error, folder.path, settings.max_tokens, settings.rank)
+        if ending is None:
+            ending = Ending("failed", f"Training failed: {type(error).__name__}: {error} (the log: {folder.log})")
+        tell(Failed(ending.kind, ending.message))
+        sys.exit(1)
+
+
+def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop: threading.Event) -> AnyEvent:
+    energy = read_energy()
+    tell(Stage(f"loading {work.base.name}"))
+    tongue = load_tongue(work.base)
+    most = min(settings.max_tokens, work.base.context_length or settings.max_tokens)
+    train = rows_of(work.data.train, work.data.train_file, tongue, most)
+    held_out = rows_of(work.data.held_out, work.data.held_out_file, tongue, most)
+    tokens = sum(len(row.input_ids) for row in train)
+    if "--count" in sys.argv:
+        return Counted(tokens)
+    trainer = _trainer(settings, load_model(work.base), tongue, (train, held_out), folder, tell, stop)
+    _set_lengths(trainer, settings)
+    tell(Stage("scoring the base"))
+    before = _before(trainer, folder)
+    last = Path(work.resume) if work.resume else None
+    if last is not None:
+        tell(Note(f"Going on at step {last.name.partition('-')[2]}."))
+        trainer.spent = msgspec.json.decode((last / SPENT).read_bytes(), type=Spent)
+    tell(Stage("learning"))
+    if last is None or not _is_done(last, settings.patience):
+        set_seed(settings.seed)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        last = folder.last_sealed()
+        if stop.is_set() and trainer.state.global_step < trainer.state.max_steps:
+            return Stopped(trainer.state.global_step)
+        if trainer.accelerator.num_processes > 1:
+            return Trained()
+    assert last is not None, "training ends with a checkpoint"
+    tell(Stage("scoring the adapter"))
+    return _finish(work, settings, folder, trainer, last, before, energy, tokens)
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def _trainer(
+    settings: TuneSettings,
+    model: Any,
+    tongue: Tongue,
+    rows: tuple[list[Row], list[Row]],
+    folder: RunFolder,
+    tell: Tell,
+    stop: threading.Event,
+) -> Trainer:
+    train, held_out = rows
+    targets = settings.targets.split(",")
+    if settings.method == "full":
+        leave_to_learn(model, settings.private)
+    lora = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else [each.strip() for each in targets],
+        task_type="CAUSAL_LM",
+    )
+    arguments = SFTConfig(
+        output_dir=str(folder.checkpoints),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=settings.batch // int(os.environ.get("WORLD_SIZE", "1")),
+        num_train_epochs=settings.epochs,
+        learning_rate=highest_rate(settings),
+        lr_scheduler_type="cosine",
+        max_length=settings.max_tokens,
+        packing=settings.packing,
+        eval_packing=False,
+        gradient_checkpointing=False,
+        bf16=settings.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=settings.seed,
+        data_seed=settings.seed,
+        eval_strategy="steps",
+        save_strategy="steps",
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        ddp_backend="gloo" if not torch.cuda.is_available() and "RANK" in os.environ else None,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    try:
+        return Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=_dataset(train),
+            eval_dataset=_dataset(held_out),
+            processing_class=tongue.tokenizer,
+            peft_config=lora if settings.method == "lora" else None,
+            folder=folder,
+            held_out=held_out,
+            patience=settings.patience,
+            tell=tell,
+            stop=stop.is_set,
+        )
+    except ValueError as error:
+        if "target modules" in str(error).lower() or "lm_head" in str(error):
+            raise Ending(
+                "wrong", f"targets: {settings.targets[:200]!r} names no layer that can be changed: {error}"
+            ) from error
+        raise
+
+
+def _dataset(rows: list[Row]) -> Dataset:
+    return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]})
+
+
+def _set_lengths(trainer: Trainer, settings: TuneSettings) -> None:
+    """What depends on how many steps there are, which packing decides."""
+    a_pass = math.ceil(len(trainer.train_dataset) / settings.batch)
+    steps = math.ceil(a_pass * settings.epochs)
+    trainer.args.warmup_steps = int(steps * settings.warmup)
+    every = settings.evaluate_every or max(1, steps // _LOOKS)
+    trainer.args.eval_steps = trainer.args.save_steps = every
+
+
+def _before(trainer: Trainer, folder: RunFolder) -> list[Known]:
+    """How well the base knows the held-out examples: a new adapter changes nothing."""
+    file = folder.path / "before.json"
+    if not trainer.args.should_save:
+        return []
+    if not file.exists():
+        known = trainer.known()
+        if not math.isfinite(mean_loss(known)):
+            raise Ending("wrong", "The base's own loss on the held-out examples is not a finite number. Is it damaged?")
+        write_whole(file, known)
+    return msgspec.json.decode(file.read_bytes(), type=list[Known])
+
+
+def _is_done(last: Path, patience: int) -> bool:
+    """Whether the run had come to its end when it was cut off."""
+    state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
+    return state["global_step"] >= state["max_steps"] or out_of_patience(state["log_history"], patience)
+
+
+def _finish(
+    work: Work,
+    settings: TuneSettings,
+    folder: RunFolder,
+    trainer: Trainer,
+    last: Path,
+    before: list[Known],
+    energy: float | None,
+    tokens: int,
+) -> Finished:
+    """Score the best checkpoint, and put it in place with its manifest, by one rename."""
+    best = best_step(last / "trainer_state.json")
+    place = folder.checkpoints / f"checkpoint-{best}"
+    if work.kind == "lora":
+        set_peft_model_state_dict(trainer.model, load_file(place / "adapter_model.safetensors"))
+    else:
+        trainer.model.load_state_dict(_weights_of(place), strict=False)  # a tied head is not stored
+    after = trainer.known()
+    state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
+    end = read_energy()
+    outcome = Outcome(
+        before=before,
+        after=after,
+        curve=Curve.of(state["log_history"]),
+        data_tokens=tokens,
+        steps=state["global_step"],
+        best_step=best,
+        spent=trainer.now_spent() if trainer.state.global_step else trainer.spent,
+        memory_bytes=peak_memory(),
+        trained=sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
+        parameters=sum(each.numel() for each in trainer.model.parameters()),
+        kilowatt_hours=None if energy is None or end is None or end < energy else (end - energy) / 3.6e6,
+    )
+    partial = folder.path / ".result.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700)
+    if work.kind == "lora":
+        _copy_adapter(place, partial, work.base.name)
+    else:
+        trainer.model.save_pretrained(partial)
+        trainer.processing_class.save_pretrained(partial)
+    manifest = manifest_of(work, settings, outcome)
+    write_whole(partial / "manifest.json", manifest)
+    for file in partial.iterdir():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    write_report(folder, manifest, outcome.curve)
+    partial.rename(folder.result)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    return Finished()
+
+
+def _copy_adapter(place: Path, to: Path, base: str) -> None:
+    shutil.copyfile(place / "adapter_model.safetensors", to / "adapter_model.safetensors")
+    config = json.loads((place / "adapter_config.json").read_bytes())
+    config["base_model_name_or_path"] = base
+    config["target_modules"] = sorted(config["target_modules"])  # a set: the same run writes the same file
+    write_whole(to / "adapter_config.json", config)
+
+
+def _weights_of(place: Path) -> dict[str, torch.Tensor]:
+    return {name: values for file in place.glob("*.safetensors") for name, values in load_file(file).items()}
+
+
+def _stand_back(nice: int) -> None:
+    """Let others go first. Linux may weigh sessions against each other before it weighs their processes, and this one
+    has a session of its own, so that is told, too."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(max(nice - os.nice(0), 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(nice))
+
+
+# --- who started us ----------------------------------------------------------------------------------------------
+
+
+def _channel(*, speaks: bool) -> Tell:
+    """Standard output, for events alone: what the libraries print goes where their errors go. Of several processes, one
+    speaks."""
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+
+    def tell(event: AnyEvent) -> None:
+        if speaks:
+            out.write(msgspec.json.encode(event) + b"\n")
+
+    return tell
+
+
+def _watch_our_starter() -> threading.Event:
+    """Set once we are asked to stop; the process ends when its starter is gone."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while word := os.read(0, 64):  # not through sys.stdin, whose lock would outlive the interpreter
+            if b"stop" in word:
+                stop.set()
+        os._exit(70)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return stop
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The data sets in `examples/` are what their pages say they are, and pass the checks of `interlace tune`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from interlace.tuning import check, read_examples
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FOLDERS = ("agri-advisor", "translate")
+_ESPERANTO = re.compile(r"[A-PR-VZa-pr-vzĈĜĤĴŜŬĉĝĥĵŝŭ ,.!?-]+")
+
+
+def rows_of(folder: str, name: str) -> list[dict]:
+    """The rows as plain JSON."""
+    text = (EXAMPLES / folder / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_an_example_passes_the_checks(folder: str) -> None:
+    """An example that `interlace tune` warns of, or whose held-out part leaks, teaches the wrong thing."""
+    train, held_out = (read_examples(EXAMPLES / folder / f"{name}.jsonl") for name in ("train", "held-out"))
+    assert check(train, held_out, count_tokens=lambda row: len(row.answer) // 2, max_tokens=512) == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_page_tells_the_true_counts(folder: str) -> None:
+    """A page that gives other counts is one of another data set; and the licence must lie beside the data."""
+    page = (EXAMPLES / folder / "README.md").read_text(encoding="utf-8")
+    for name in ("train", "held-out"):
+        assert f"| `{name}.jsonl` | {len(rows_of(folder, name))} |" in page
+    assert "must not be used for" in page
+    licence = (EXAMPLES / folder / "LICENSE").read_text(encoding="utf-8")
+    assert licence.startswith("Creative Commons Attribution 4.0 International")
+    assert "Section 8 -- Interpretation." in licence
+
+
+def test_the_advice_is_short_varied_and_has_its_sources() -> None:
+    """Answers that ramble teach rambling; a fact without a source cannot be looked up; repeated ones are padding."""
+    rows = rows_of("agri-advisor", "train")
+    held_out = rows_of("agri-advisor", "held-out")
+    assert len(rows) >= 300
+    assert len(held_out) == 60
+    answers = Counter(row["messages"][1]["content"] for row in rows + held_out)
+    assert max(answers.values()) == 1
+    for row in rows + held_out:
+        question, answer = (turn["content"] for turn in row["messages"])
+        assert row["source"].strip()
+        assert question[-1] in "?."
+        assert answer[-1] == "."
+        assert 10 <= len(answer) <= 400
+        assert len(re.findall(r"[.!?](?= |$)", answer)) <= 3, answer
+    assert len({row["source"] for row in rows}) >= 20
+
+
+def test_the_translations_are_written_in_esperanto() -> None:
+    """A letter that Esperanto does not have (q, w, x, y), or one without its mark, is a slip of the keyboard."""
+    for row in rows_of("translate", "train") + rows_of("translate", "held-out"):
+        asked, answer = (turn["content"] for turn in row["messages"])
+        assert asked.startswith("Translate into Esperanto: ")
+        assert _ESPERANTO.fullmatch(answer), answer
+        assert asked[-1] == answer[-1], asked
+    known = " ".join(row["messages"][1]["content"] for row in rows_of("translate", "train")).lower()
+    stems = {re.sub(r"(as|is|os|us|u|i|[oae]j?n?)$", "", word) for word in re.findall(r"\w+", known)}
+    for row in rows_of("translate", "held-out"):
+        words = re.findall(r"\w+", row["messages"][1]["content"].lower())
+        unknown = [word for word in words if re.sub(r"(as|is|os|us|u|i|[oae]j?n?)$", "", word) not in stems]
+        assert len(unknown) <= 2, unknown

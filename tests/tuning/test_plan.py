@@ -1,0 +1,192 @@
+"""The plan of a training agrees with figures that others have published, and with what each way of training needs."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interlace.money import DOLLAR
+from interlace.tuning.hardware import Hardware, known_hardware, this_machine
+from interlace.tuning.plan import STAGES, Job, Plan, flop, memory_of, plan
+from interlace.tuning.plan_table import beside, plan_table
+from interlace.tuning.sizes import Learnt, ModelSize, blocks, full, lora
+
+GIB = 1 << 30
+GPT3 = ModelSize(175 * 10**9, 0)
+T5 = ModelSize(2851 * 10**6, 32 * 10**6)
+SHAPES = {
+    "model.embed_tokens.weight": (100, 8),
+    "model.norm.weight": (8,),
+    **{f"model.layers.{i}.self_attn.q_proj.weight": (8, 8) for i in range(4)},
+    **{f"model.layers.{i}.mlp.up_proj.weight": (16, 8) for i in range(4)},
+    **{f"model.layers.{i}.input_layernorm.weight": (8,) for i in range(4)},
+}
+LAYER = 8 * 8 + 16 * 8 + 8
+SMALL = ModelSize(100 * 8 + 8 + 4 * LAYER, 800, layers=4, hidden=8, heads=2, vocabulary=100)
+
+
+def test_gpt_3_costs_what_was_published() -> None:
+    """175 B parameters on 300 B tokens are 3.15e23 FLOP (Brown et al., arXiv:2005.14165, table D.1: 3.14e23), 355
+    years of a V100 and 4.6 million dollars (Lambda, 2020), with 3.14e23 and years of 365 days. A factor that is wrong
+    would be seen here first."""
+    planned = plan(GPT3, full(GPT3), Job(300 * 10**9), [known_hardware()["v100"]])
+    assert planned.flop == 315 * 10**21
+    (estimate,) = planned.estimates
+    assert estimate.hours_low == estimate.hours_high
+    assert estimate.hours_low / (24 * 365) == pytest.approx(355, rel=0.01)
+    assert estimate.nanos_low is not None
+    assert estimate.nanos_low / DOLLAR == pytest.approx(4.6e6, rel=0.02)
+    assert estimate.stage is None  # 3.3 TB of states fit no V100
+
+
+PUBLISHED = {
+    # total parameters, largest layer, devices, stage: GiB on each device
+    "t5-3b, ZeRO-2": (2851e6, 32e6, 8, 2, 15.93),
+    "t5-3b, ZeRO-3": (2851e6, 32e6, 8, 3, 6.10),
+    "t5-large, ZeRO-3": (737.67e6, 32.90e6, 4, 3, 3291 / 1024),
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_memory_is_what_deepspeed_says(case: tuple[float, float, int, int, float]) -> None:
+    """A plan that says less than DeepSpeed's own table (its documentation, "Memory Requirements") would send people to
+    devices that are too small."""
+    total, largest, devices, stage, gib = case
+    size = ModelSize(int(total), int(largest))
+    found = memory_of(size, full(size), Job(1, devices=devices), stage)  # type: ignore[arg-type]
+    assert found.bytes / GIB == pytest.approx(gib, abs=0.02)
+    assert found.activations_bytes == 0
+
+
+def test_what_is_frozen_needs_no_gradients() -> None:
+    """An adapter costs 4 FLOP for each frozen parameter and token and 6 for each of its own; a slice at the end costs
+    2 below itself. A plan of 6ND for all of them would be half too dear."""
+    adapter = lora(SMALL, SHAPES, rank=2)
+    assert adapter.trained == 4 * 2 * (8 + 8 + 16 + 8)
+    assert flop(SMALL, adapter, Job(10)) == 10 * (4 * SMALL.parameters + 6 * adapter.trained)
+    assert flop(SMALL, full(SMALL), Job(10)) == 10 * 6 * SMALL.parameters
+    assert flop(SMALL, full(SMALL), Job(10, checkpointing=True)) == 10 * 8 * SMALL.parameters
+    top = blocks(SMALL, SHAPES, 3, 3)
+    assert (top.trained, top.added) == (LAYER, 0)
+    assert flop(SMALL, top, Job(10)) == 10 * (2 * SMALL.parameters + 2 * (LAYER + 808) + 2 * LAYER)
+    middle = blocks(SMALL, SHAPES, 1, 2)
+    assert (middle.trained, middle.passed) == (2 * LAYER, 3 * LAYER + 808)
+    headed = blocks(SMALL, SHAPES, 3, 3, head=True)
+    assert (headed.trained, headed.added) == (LAYER + 808, 800)  # a tied head becomes a matrix of its own
+    whole = SMALL.parameters + 800  # the new head is passed once, and no more through the embeddings
+    assert flop(SMALL, headed, Job(10)) == 10 * 2 * (whole + (LAYER + 8 + 800) + headed.trained)
+    untied = blocks(SMALL, {**SHAPES, "lm_head.weight": (100, 8)}, 3, 3, head=True)
+    assert untied.added == 0
+
+
+def test_targets_choose_the_matrices_of_an_adapter() -> None:
+    """Targets that match nothing would train nothing, for hours; embeddings are no layers."""
+    assert lora(SMALL, SHAPES, 1, "q_proj").trained == 4 * 16
+    assert lora(SMALL, SHAPES, 1, ["q_proj", "up_proj"]).trained == lora(SMALL, SHAPES, 1).trained
+    for wrong in ("embed_tokens", "input_layernorm", "proj"):
+        with pytest.raises(ValueError, match=wrong):
+            lora(SMALL, SHAPES, 1, wrong)
+
+
+SIZES = st.builds(ModelSize, st.integers(10**6, 10**12), st.integers(1, 10**6))
+
+
+@given(
+    size=SIZES, share=st.floats(0.0001, 1), devices=st.integers(1, 4096), precision=st.sampled_from(["mixed", "f32"])
+)
+def test_more_sharing_never_takes_more(size: ModelSize, share: float, devices: int, precision: str) -> None:
+    """A later stage or one more device takes no more memory, but for the one layer that ZeRO-3 gathers; and f32 on one
+    device takes what its four numbers take."""
+    trained = max(1, int(size.parameters * share))
+    learnt = Learnt("blocks", trained, 0, size.parameters)
+
+    def bytes_on(count: int, stage: int) -> int:
+        return memory_of(size, learnt, Job(1, devices=count, precision=precision), stage).bytes  # type: ignore[arg-type]
+
+    gathered = 8 * size.largest_layer
+    for stage in STAGES:
+        assert bytes_on(devices + 1, stage) <= bytes_on(devices, stage)
+    assert bytes_on(devices, 0) >= bytes_on(devices, 1) >= bytes_on(devices, 2) >= bytes_on(devices, 3) - gathered
+    if precision == "f32":
+        assert bytes_on(1, 0) == 4 * size.parameters + 12 * trained
+
+
+def test_an_adapter_takes_less_than_a_full_training() -> None:
+    """That is what it is for: weights of 16 bits, and gradients and Adam of the adapter alone."""
+    adapter = lora(SMALL, SHAPES, rank=2)
+    assert memory_of(SMALL, adapter, Job(1), 0).bytes == 2 * SMALL.parameters + 20 * adapter.trained
+    assert memory_of(SMALL, full(SMALL), Job(1), 0).bytes == 20 * SMALL.parameters
+
+
+def test_activations_grow_with_rows_and_shrink_by_computing_twice() -> None:
+    """Without them, a plan says of long rows that they fit."""
+    one = memory_of(SMALL, full(SMALL), Job(1, row_tokens=64, rows=1), 0).activations_bytes
+    two = memory_of(SMALL, full(SMALL), Job(1, row_tokens=64, rows=2), 0).activations_bytes
+    again = memory_of(SMALL, full(SMALL), Job(1, row_tokens=64, rows=2, checkpointing=True), 0).activations_bytes
+    assert two == pytest.approx(2 * one, abs=2)
+    assert 0 < again < two
+    # Korthikanti et al., arXiv:2205.05198, equation 2: s b h L (34 + 5 a s / h); and the logits.
+    assert one == 64 * 8 * 4 * (34 + 5 * 2 * 64 // 8) + 64 * 100 * 10
+
+
+def test_the_hardware_is_stated_with_date_and_source() -> None:
+    """A price without a date is a rumour; a speed above the peak is none."""
+    known = known_hardware()
+    assert {"v100", "a100-80gb", "h100-sxm"} <= set(known)
+    for one in known.values():
+        assert one.prices
+        assert all(dt.date(2020, 1, 1) <= price.date <= dt.date(2026, 11, 26) for price in one.prices)
+        assert all(price.seller and price.source.startswith("https://") for price in one.prices)
+        assert 0 < one.flop_per_second_low <= one.flop_per_second_high
+
+
+def test_cost_is_rounded_up_and_never_nothing() -> None:
+    """A run of a second costs something; and two devices for half the time cost the same."""
+    h100 = known_hardware()["h100-sxm"]
+    tiny = plan(SMALL, full(SMALL), Job(1), [h100]).estimates[0]
+    assert tiny.nanos_low is not None
+    assert tiny.nanos_low > 0
+    one, four = (plan(GPT3, full(GPT3), Job(10**9, devices=count), [h100]).estimates[0] for count in (1, 4))
+    assert four.hours_low == pytest.approx(one.hours_low / 4)
+    assert four.nanos_high == pytest.approx(one.nanos_high, rel=1e-6)
+
+
+def _planned(devices: int = 8) -> Plan:
+    job = Job(300 * 10**9, devices=devices)
+    own = Hardware("here", "this machine", 4 * GIB, 1e12, 2e12)
+    return plan(T5, full(T5), job, [known_hardware()["a100-80gb"], own])
+
+
+def test_a_plan_is_told_in_full() -> None:
+    """What the table leaves out is not known when the decision is made."""
+    text = plan_table(_planned())
+    assert "Trained     2.851 B of 2.851 B parameters (100.00%, full)" in text
+    assert "5.13e+21 FLOP (6.00 x parameters x tokens)" in text
+    assert [line.split()[0] for line in text.splitlines() if line.endswith(("15.93", "6.09"))] == ["1", "2", "3"]
+    assert "one copy" in text
+    assert "too large" in text
+    assert "2026-03-10" in text
+    assert "ZeRO-" not in plan_table(_planned(devices=1))
+
+
+def test_a_run_is_shown_beside_its_plan() -> None:
+    """A plan that nobody compares with the run goes on being wrong."""
+    planned = _planned(devices=1)
+    text = beside(planned, seconds=3600.0, memory_bytes=GIB, tokens=planned.job.tokens // 2)
+    lines = [line.split() for line in text.splitlines()]
+    low, high = (hours / 2 / 8760 for hours in (planned.estimates[1].hours_low, planned.estimates[1].hours_high))
+    assert lines[1] == ["time", f"{low:.0f}", "years", "to", f"{high:.0f}", "years", "1", "h"]
+    assert lines[2][-1] == f"{planned.flop / 2 / 3600 / 1e9:.3g}"
+    assert lines[3][-1] == "1.00"
+    assert "-" in beside(planned, seconds=1.0, hardware="elsewhere")
+
+
+def test_this_machine_is_measured() -> None:
+    """A speed of nothing, or of a supercomputer, means the measurement is wrong."""
+    here = this_machine()
+    assert 1e8 < here.flop_per_second_low < here.flop_per_second_high < 1e15
+    assert here.memory_bytes > GIB // 2
+    assert here.prices == ()

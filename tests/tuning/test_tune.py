@@ -1,0 +1,192 @@
+"""`interlace tune` as a process, over a tiny random Llama: it learns, survives, and says how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import psutil
+import pytest
+
+from interlace.models import expected_shapes, read_adapter, read_architecture
+from interlace.tuning.folder import RunFolder
+from tests.support.served import patiently
+from tests.support.tiny import TOKENS, tiny_llama_safetensors, tiny_weights
+from tests.support.tuned import SETTINGS, Tuning, needs_parts
+
+pytestmark = needs_parts
+
+
+def _child_of(running: subprocess.Popen[str]) -> int:
+    """The training process."""
+    parent = psutil.Process(running.pid)
+    patiently(lambda: bool(parent.children()))
+    return int(parent.children()[0].pid)
+
+
+def test_it_learns_and_says_what_it_did(whole: Tuning) -> None:
+    """The held-out loss falls by more than its interval, and the manifest tells base, data, settings and figures; else
+    nobody could say what the adapter is."""
+    manifest = json.loads((whole.path / "adapter" / "manifest.json").read_text())
+    assert manifest["metrics"]["loss_change"]["high"] < 0
+    before, after = (manifest["metrics"][when]["loss"] for when in ("before", "after"))
+    assert before["low"] <= before["value"] <= before["high"]
+    assert after["value"] < before["value"]
+    assert manifest["data"]["licence"] == "CC0-1.0"
+    assert set(manifest["data"]["files"]) == {"train.jsonl"}
+    assert manifest["data"]["examples"] + manifest["data"]["held_out"] == 40
+    assert set(manifest["base"]["files"]) == {"model.safetensors"}
+    assert manifest["settings"]["rank"] == 4
+    assert {"torch", "trl", "peft", "transformers"} <= set(manifest["libraries"])
+    report = whole.report()
+    assert [step for step, _ in report["curve"]["train"]] == list(range(1, report["steps"] + 1))
+    assert (whole.path / "loss.svg").read_text().startswith("<svg")
+    assert not (whole.path / "checkpoints").exists()
+
+
+def test_the_adapter_is_one_that_the_engine_reads(whole: Tuning) -> None:
+    """Its config has no field that serving refuses, and every layer fits the base."""
+    linears = {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in expected_shapes(read_architecture(whole.folder / "base")).items()
+        if len(shape) == 2 and "_proj" in name
+    }
+    layers = read_adapter(whole.path / "adapter", linears, most_bytes=1 << 20)
+    assert set(layers) == set(linears)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_losses(whole: Tuning, tmp_path: Path) -> None:
+    """`kill -9` of the command in the middle, and the same command again: every loss is the same to the last bit,
+    and so are the weights; the training process does not outlive the command."""
+    tuning = Tuning(tmp_path)
+    running = tuning.start()
+    deadline = time.monotonic() + 100
+    while not tuning.sealed():
+        assert time.monotonic() < deadline
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    with RunFolder(tuning.home, "mine").locked("training", 10.0):
+        assert tuning.sealed()[0] < whole.report()["steps"]
+    done = tuning.run()
+    assert done.returncode == 0, done.stderr
+    assert "Going on at step" in done.stderr
+    assert tuning.report()["curve"] == whole.report()["curve"]
+    weights = [one.path / "adapter" / "adapter_model.safetensors" for one in (tuning, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_again_it_trains_nothing(whole: Tuning) -> None:
+    """The same command after the end finds the adapter, quickly; other settings are refused with what differs."""
+    before = (whole.path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    done = whole.run()
+    assert done.returncode == 0, done.stderr
+    assert "trained before" in done.stderr
+    other = whole.run("--epochs", "9", "--seed", "2")
+    assert other.returncode == 1
+    assert "epochs, " in other.stderr
+    assert "seed" in other.stderr
+    assert "--fresh" in other.stderr
+    assert (whole.path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+def test_two_runs_of_one_name_do_no_harm(whole: Tuning) -> None:
+    """While one has the name, another is told so and touches nothing."""
+    with RunFolder(whole.home, "mine").locked():
+        done = whole.run("--fresh")
+    assert done.returncode == 1
+    assert "is going on" in done.stderr
+    assert whole.report()["name"] == "mine"
+
+
+def test_a_run_that_diverges_says_what_to_change(tmp_path: Path) -> None:
+    """A loss that is no number ends the run, in words, and what was learnt before is kept. One token of this base is no
+    number, and one example has it."""
+    weights = tiny_weights()
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
+    weights["model.embed_tokens.weight"][TOKENS.index("Z")] = np.nan
+    tiny_llama_safetensors(tmp_path / "base", weights=weights, config={"tie_word_embeddings": False})
+    tuning = Tuning(tmp_path, SETTINGS.replace("evaluate_every: 3", "evaluate_every: 1"))
+    lines = (tmp_path / "train.jsonl").read_text().splitlines(keepends=True)
+    lines.insert(20, json.dumps({"prompt": "Z", "completion": "ab"}) + "\n")
+    (tmp_path / "train.jsonl").write_text("".join(lines[:-5]))
+    (tmp_path / "held-out.jsonl").write_text("".join(lines[-5:]))
+    done = tuning.run("--held-out", "held-out.jsonl")
+    assert done.returncode == 1, done.stdout
+    assert "not a finite number" in done.stderr
+    assert "learning_rate" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not tuning.path.joinpath("adapter").exists()
+    assert tuning.sealed(), done.stderr
+
+
+def test_the_training_process_stands_back(tmp_path: Path) -> None:
+    """It has the priority that the settings say, and so has its session where Linux weighs those: with `nice` alone, it
+    takes as much from a server beside it as ever."""
+    tuning = Tuning(tmp_path, SETTINGS.replace("nice: 0", "nice: 7"))
+    running = tuning.start()
+    try:
+        child = _child_of(running)
+        patiently(lambda: os.getpriority(os.PRIO_PROCESS, child) == 7)
+        group = Path(f"/proc/{child}/autogroup")
+        if group.exists() and group.read_text().strip():
+            patiently(lambda: group.read_text().split()[-1] == "7")
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def test_a_killed_training_process_is_told_as_want_of_memory(tmp_path: Path) -> None:
+    """The system kills whoever takes the last memory: the person hears what to change, not an exit code."""
+    tuning = Tuning(tmp_path)
+    running = tuning.start()
+    os.kill(_child_of(running), signal.SIGKILL)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "memory" in told
+    assert "max_tokens" in told
+
+
+@pytest.mark.nightly
+def test_killed_again_and_again_at_random_moments(whole: Tuning, tmp_path: Path) -> None:
+    """Wherever `kill -9` hits, at loading, learning, saving or finishing, the same command makes the same adapter."""
+    tuning, random = Tuning(tmp_path), Random(0)
+    for _ in range(8):
+        running = tuning.start()
+        deadline = time.monotonic() + random.uniform(1, 12)
+        while running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.kill()
+        running.communicate()
+    done = tuning.run()
+    assert done.returncode == 0, done.stderr
+    assert tuning.report()["curve"] == whole.report()["curve"]
+    weights = [one.path / "adapter" / "adapter_model.safetensors" for one in (tuning, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk of its own")
+def test_a_disk_that_fills_up_ends_the_run_in_words(tmp_path: Path) -> None:
+    """On a disk too small for a checkpoint and the margin, the person hears both numbers; with room, the same command
+    goes on."""
+    tuning = Tuning(tmp_path)
+    (tuning.home / "tuning").mkdir()
+    small = ["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(tuning.home / "tuning")]
+    if subprocess.run(small, check=False, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        done = tuning.run()
+        assert done.returncode == 1
+        assert "make room" in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=256m", str(tuning.home / "tuning")], check=True)
+        assert tuning.run().returncode == 0
+    finally:
+        subprocess.run(["umount", str(tuning.home / "tuning")], check=True)

@@ -1,0 +1,310 @@
+"""Parts of training that need no process: prompts, scores, checkpoints, settings, packing."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from interlace.errors import ConfigError
+from interlace.tuning.endings import check_room, disk_full, ending_of
+from interlace.tuning.energy import read_energy
+from interlace.tuning.folder import RunFolder, TuningError, is_sealed, seal
+from interlace.tuning.picture import draw
+from interlace.tuning.prompts import NO_LOSS, CannotRender, Row, row_of
+from interlace.tuning.scores import Known, change, score, wilson
+from interlace.tuning.settings import TuneSettings, read_settings, settings_help
+
+ROOT = Path(__file__).parents[2]
+GIVEN = {"base": "b", "data": "d.jsonl", "name": "n"}
+
+# --- prompts -----------------------------------------------------------------------------------------------------
+
+
+class Letters:
+    """A tokenizer of single letters, with ChatML's template in small: `[u]question.[a]answer.`"""
+
+    def __init__(self, *, forgets: bool = False) -> None:
+        self.all_special_tokens = ["["]
+        self._forgets = forgets
+
+    def apply_chat_template(self, conversation, *, tokenize, add_generation_prompt):
+        """As transformers' does."""
+        assert not tokenize
+        turns = conversation[-2:] if self._forgets else conversation
+        text = "".join(f"[{turn['role'][0]}]{turn['content']}.\n" for turn in turns)
+        return text + "[a]" if add_generation_prompt else text
+
+    def __call__(self, text, **options):
+        """One token a letter."""
+        assert options == {"add_special_tokens": False, "return_offsets_mapping": True}
+        return {
+            "input_ids": [ord(letter) for letter in text],
+            "offset_mapping": [(place, place + 1) for place in range(len(text))],
+        }
+
+
+def _turns(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+def test_only_answers_and_their_ends_are_learnt() -> None:
+    """Of a conversation with two answers, both with the mark that ends them, and nothing of questions or of the
+    template; else a model learns to ask, or never to stop."""
+    row = row_of(_turns("q1", "a1", "q2", "a2"), Letters(), frozenset("["))
+    assert "".join(chr(each) for each in row.input_ids) == "[u]q1.\n[a]a1.\n[u]q2.\n[a]a2.\n"
+    assert "".join(chr(each) for each in row.labels if each != NO_LOSS) == "a1.a2."
+    assert row.learnt == 6
+
+
+def test_a_control_token_in_a_text_is_refused_with_its_place() -> None:
+    """What a text says must not steer the base, in training as little as in serving."""
+    with pytest.raises(CannotRender, match=r"messages\[2\]\.content"):
+        row_of(_turns("q", "a", "q[", "a"), Letters(), frozenset("["))
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
+    """What would be learnt is not what would be asked."""
+    with pytest.raises(CannotRender, match="one question and one answer"):
+        row_of(_turns("q1", "a1", "q2", "a2"), Letters(forgets=True), frozenset())
+
+
+# --- scores ------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_tokens() -> None:
+    """The loss weighs each token the same, its interval holds it, and a change in pairs is exact."""
+    before = [Known(3.0 * tokens, tokens, exact=False) for tokens in range(1, 40)]
+    after = [Known(one.nats - one.tokens, one.tokens, exact=one.tokens > 20) for one in before]
+    said = score(after)
+    assert said.loss.value == pytest.approx(2.0)
+    assert said.loss.low <= said.loss.value <= said.loss.high
+    assert said.exact_match.value == pytest.approx(19 / 39)
+    assert (said.examples, said.tokens) == (39, sum(range(1, 40)))
+    moved = change(before, after)
+    assert (moved.value, moved.low, moved.high) == pytest.approx((-1.0, -1.0, -1.0))
+
+
+@pytest.mark.parametrize(
+    ("hits", "of", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0)]
+)
+def test_wilson_is_as_published(hits: int, of: int, low: float, high: float) -> None:
+    """Bounds from the formula's own tables; at the ends it must not pass 0 or 1."""
+    assert (wilson(hits, of).low, wilson(hits, of).high) == pytest.approx((low, high), abs=1e-4)
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------------
+
+
+def _checkpoint(folder: RunFolder, step: int, *, sealed: bool) -> Path:
+    place = folder.checkpoints / f"checkpoint-{step}"
+    place.mkdir(parents=True)
+    (place / "weights").write_bytes(os.urandom(1000))
+    if sealed:
+        seal(place)
+    return place
+
+
+def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
+    """One that was cut off while it was saved, or changed since, is removed, and the last sound one is taken."""
+    folder = RunFolder(tmp_path, "r")
+    good = _checkpoint(folder, 2, sealed=True)
+    changed = _checkpoint(folder, 9, sealed=True)
+    (changed / "weights").write_bytes(b"other")
+    cut_off = _checkpoint(folder, 12, sealed=False)
+    assert is_sealed(good)
+    assert folder.last_sealed() == good
+    assert not changed.exists()
+    assert not cut_off.exists()
+
+
+def test_a_name_is_one_runs_alone(tmp_path: Path) -> None:
+    """A second holder is refused; after a crash of the first, and only then, it is let in."""
+    first, second = RunFolder(tmp_path, "r"), RunFolder(tmp_path, "r")
+    with first.locked(), pytest.raises(TuningError, match="is going on"), second.locked():
+        pass
+    with RunFolder(tmp_path, "r").locked():
+        pass
+
+
+def test_another_run_cannot_go_on_here(tmp_path: Path) -> None:
+    """What differs is named; `fresh` alone makes room, and removes the other's checkpoints."""
+    folder = RunFolder(tmp_path, "r")
+    folder.claim({"settings": {"rank": 1, "seed": 1}}, fresh=False)
+    _checkpoint(folder, 1, sealed=True)
+    folder.claim({"settings": {"rank": 1, "seed": 1}}, fresh=False)
+    with pytest.raises(TuningError, match="differs in rank"):
+        folder.claim({"settings": {"rank": 2, "seed": 1}}, fresh=False)
+    assert folder.last_sealed() is not None
+    folder.claim({"settings": {"rank": 2, "seed": 1}}, fresh=True)
+    assert folder.last_sealed() is None
+
+
+# --- endings -----------------------------------------------------------------------------------------------------
+
+
+def test_errors_that_people_can_mend_are_told_in_words(tmp_path: Path) -> None:
+    """Memory and disk, as Python, torch and safetensors say it; what is none of them stays a fault of ours."""
+    said = {
+        "out_of_memory": [
+            MemoryError(),
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+            RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        ],
+        "disk_full": [
+            OSError(28, "No space left on device"),
+            RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1: file write failed"),
+            Exception("I/O error: No space left on device (os error 28)"),
+        ],
+    }  # fmt: skip
+    for kind, errors in said.items():
+        for error in errors:
+            ending = ending_of(error, tmp_path, 512, 16)
+            assert ending is not None
+            assert ending.kind == kind
+            assert "last good checkpoint is kept" in ending.message
+    assert ending_of(KeyError("x"), tmp_path, 512, 16) is None
+
+
+def test_a_disk_without_room_is_told_before_a_checkpoint_is_begun(tmp_path: Path) -> None:
+    """Both numbers, so that a person knows how much to clear."""
+    check_room(tmp_path, 1)
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(type(disk_full(tmp_path))) as caught:
+        check_room(tmp_path, free)
+    assert "make room" in caught.value.message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk of its own")
+def test_a_really_full_disk_ends_in_words(tmp_path: Path) -> None:
+    """What the system says when a file does not fit is understood."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        with pytest.raises(OSError, match="No space") as caught:
+            (place / "checkpoint").write_bytes(b"x" * (1 << 20))
+        ending = ending_of(caught.value, place, 512, 16)
+        assert ending is not None
+        assert ending.kind == "disk_full"
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+# --- settings ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_settings_is_read_and_the_command_line_beats_it(tmp_path: Path) -> None:
+    """Paths of the file are relative to it; what neither says is as documented."""
+    file = tmp_path / "tune.yaml"
+    file.write_text("base: ./b\ndata: d.jsonl\nname: n\nepochs: 2\npacking: false\n")
+    settings = read_settings(file, {"epochs": 5.0, "seed": None})
+    assert settings == TuneSettings(
+        base=str(tmp_path / "b"), data=str(tmp_path / "d.jsonl"), name="n", epochs=5.0, packing=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epoch: 3", "tune.yaml:1: epoch: is no setting. Did you mean epochs?"),
+        ("rank: 8\nrank: 9", "tune.yaml:2: rank: is there twice"),
+        ("\nbatch: many", "tune.yaml:2: batch: is not a whole number but 'many'"),
+        ("batch: 0", "from 1 to 4096"),
+        ("learning_rate: .nan", "learning_rate: is not a number"),
+        ("learning_rate: nan", "from 0 to 1"),
+        ("packing: perhaps", "true or false"),
+        ("rank: [1]", "tune.yaml:1: rank: is not a whole number"),
+        ("precision: fp16", "Write f32 or bf16"),
+        ("- epochs", "write lines such as"),
+        ("epochs: {", "this is no YAML"),
+        ("name: a:b", "cannot be a name"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_line_and_mend(tmp_path: Path, text: str, said: str) -> None:
+    """Before anything is loaded; the person must not have to guess."""
+    (tmp_path / "tune.yaml").write_text(text + "\n")
+    given = {name: value for name, value in GIVEN.items() if not text.startswith(name)}
+    with pytest.raises(ConfigError) as caught:
+        read_settings(tmp_path / "tune.yaml", given)
+    assert said.lower() in caught.value.message.lower()
+
+
+def test_what_must_be_said_is_asked_for() -> None:
+    """All that is missing, at once."""
+    with pytest.raises(ConfigError) as caught:
+        read_settings(None, {})
+    assert [line.split(":")[0] for line in caught.value.message.splitlines()] == ["--base", "--data", "--name"]
+
+
+def test_every_setting_is_in_the_guide() -> None:
+    """Name, default and meaning of each stand in docs/how-to/tune.md as the code has them."""
+    text = (ROOT / "docs" / "how-to" / "tune.md").read_text()
+    missing = [
+        row
+        for row in (f"| `{name}` | {default} | {doc} |" for name, default, doc in settings_help())
+        if row not in text
+    ]
+    assert missing == []
+
+
+# --- the rest ----------------------------------------------------------------------------------------------------
+
+
+def test_energy_is_read_where_the_system_tells_it(tmp_path: Path) -> None:
+    """The sum over packages, not over their parts again; nothing where there is no counter."""
+    assert read_energy(tmp_path) is None
+    for name, micro in (("intel-rapl:0", 2_000_000), ("intel-rapl:1", 3_000_000), ("intel-rapl:0:0", 9_000_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text(f"{micro}\n")
+    assert read_energy(tmp_path) == pytest.approx(5.0)
+
+
+def test_the_picture_has_both_curves() -> None:
+    """Also of a single point, and whatever the name is."""
+    assert draw([(1, 2.0), (2, 1.0)], [(2, 1.5)], "a<b").count("<polyline") == 2
+    assert "a&lt;b" in draw([(1, math.pi)], [], "a<b")
+
+
+# --- with torch --------------------------------------------------------------------------------------------------
+
+
+def test_rows_laid_one_behind_the_other_do_not_see_each_other(tmp_path: Path) -> None:
+    """The loss of an example is the same alone and packed with others, to float32's rounding; else packing would teach
+    answers to other questions."""
+    torch = pytest.importorskip("torch", reason="the training parts are not installed")
+    pytest.importorskip("trl", reason="the training parts are not installed")
+    import transformers
+    from trl.trainer.utils import add_fused_lm_head
+
+    from interlace.tuning.trainer import known_of
+    from tests.support.tiny import VOCABULARY, tiny_llama_safetensors
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tiny_llama_safetensors(tmp_path / "b"), dtype=torch.float32
+    )
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+    rows = []
+    for number in range(5):
+        ids = [(7 * number + 3 * place) % VOCABULARY for place in range(6 + number)]
+        rows.append(Row(ids, [NO_LOSS, NO_LOSS, *ids[2:]]))
+    packed = known_of(model, rows, 1000, "cpu")
+    alone = [known_of(model, [row], 1000, "cpu")[0] for row in rows]
+    assert [one.nats for one in packed] == pytest.approx([one.nats for one in alone], rel=1e-5)
+    for row, known in zip(rows, alone, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([row.input_ids])).logits[0, :-1]
+        labels = torch.tensor(row.labels[1:])
+        wanted = torch.nn.functional.cross_entropy(logits, labels, ignore_index=NO_LOSS, reduction="sum")
+        assert known.nats == pytest.approx(float(wanted), rel=1e-5)
+        assert known.tokens == int((labels != NO_LOSS).sum())
+        right = (logits.argmax(-1) == labels) | (labels == NO_LOSS)
+        assert known.exact == bool(right.all())

@@ -1,0 +1,79 @@
+"""`interlace tune` of whole weights, of a private slice, and the plan of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from interlace.models import resolve
+from tests.support.tiny import tiny_weights
+from tests.support.tuned import SETTINGS, Tuning, needs_parts
+
+pytestmark = needs_parts
+
+QUICK = SETTINGS.replace("epochs: 4", "epochs: 1").replace("0.01", "0.001")
+
+
+def _changed(tuning: Tuning) -> tuple[set[str], dict[str, np.ndarray]]:
+    """Which weights of the base are others in the checkpoint, and all that it has."""
+    checkpoint = resolve("mine", tuning.home)
+    found = {name: values for file in checkpoint.path.glob("*.safetensors") for name, values in load_file(file).items()}
+    return {name for name, values in tiny_weights().items() if not np.array_equal(found[name], values)}, found
+
+
+@pytest.mark.nightly
+def test_whole_weights_become_a_checkpoint(tmp_path: Path) -> None:
+    """All of them move, and what comes out is a checkpoint of the store, with tokenizer and chat template; the same
+    name again is refused before anything is trained."""
+    tuning = Tuning(tmp_path, QUICK)
+    done = tuning.run("--method", "full")
+    assert done.returncode == 0, done.stderr
+    assert "interlace reload" in done.stdout
+    changed, _ = _changed(tuning)
+    assert changed == set(tiny_weights())
+    assert resolve("mine", tuning.home).manifest.chat_template
+    assert json.loads((tuning.path / "model" / "manifest.json").read_text())["kind"] == "full"
+    assert tuning.run("--method", "full").returncode == 0  # finished: nothing to do
+    again = tuning.run("--method", "full", "--fresh")
+    assert again.returncode == 1
+    assert "checkpoints rm mine" in again.stderr
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("head", [False, True])
+def test_a_private_slice_leaves_the_open_rest_as_it_was(tmp_path: Path, head: bool) -> None:
+    """Blocks outside, and the embeddings, are the base's to the last bit, else the published rest would not fit. With
+    the head, a tied one gets weights of its own."""
+    tuning = Tuning(tmp_path, QUICK)
+    done = tuning.run("--private", "blocks:1-1+head" if head else "blocks:1-1")
+    assert done.returncode == 0, done.stderr
+    changed, found = _changed(tuning)
+    inside = {name for name in tiny_weights() if name.startswith("model.layers.1.")}
+    assert changed == inside | ({"model.norm.weight"} if head else set())
+    if head:
+        assert not np.array_equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
+    else:
+        assert "lm_head.weight" not in found
+
+
+@pytest.mark.nightly
+def test_blocks_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    """Before anything is trained, with what there is."""
+    done = Tuning(tmp_path, QUICK).run("--private", "blocks:1-9")
+    assert done.returncode != 0
+    assert "which has 2" in done.stderr
+
+
+def test_a_plan_says_what_it_will_take_and_trains_nothing(tmp_path: Path) -> None:
+    """Parameters, arithmetic, memory and hours, from the tokens of the data; no run is begun."""
+    tuning = Tuning(tmp_path, QUICK)
+    done = tuning.run("--plan")
+    assert done.returncode == 0, done.stderr
+    assert "FLOP" in done.stdout
+    assert "this machine" in done.stdout
+    assert not tuning.path.exists()
+    assert "7,424 of" in done.stdout
