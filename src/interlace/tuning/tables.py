@@ -26,7 +26,11 @@ def csv_rows(file: BinaryIO, separator: str, say: Say) -> Iterator[tuple[int, di
     try:
         for cells in reader:
             number, begins = begins, reader.line_num + 1
-            if not cells or not spoilt.isdisjoint(range(number, begins)):
+            if not spoilt.isdisjoint(range(number, begins)):
+                if header is None:
+                    return
+                continue
+            if not cells:
                 continue
             if header is None:
                 header = _header(number, cells, separator, say)
