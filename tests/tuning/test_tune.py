@@ -79,6 +79,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_losses(whole: Tuning, tmp_p
     assert done.returncode == 0, done.stderr
     assert "Going on at step" in done.stderr
     assert tuning.report()["curve"] == whole.report()["curve"]
+    assert tuning.report()["tokens"] == whole.report()["tokens"], "it learnt again what it had learnt"
     weights = [one.path / "adapter" / "adapter_model.safetensors" for one in (tuning, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 

@@ -16,7 +16,7 @@ from interlace.tuning.energy import read_energy
 from interlace.tuning.folder import RunFolder, TuningError, is_sealed, seal
 from interlace.tuning.picture import draw
 from interlace.tuning.prompts import NO_LOSS, CannotRender, Row, row_of
-from interlace.tuning.scores import Known, change, score, wilson
+from interlace.tuning.scores import Known, change, out_of_patience, score, wilson
 from interlace.tuning.settings import TuneSettings, read_settings, settings_help
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +87,17 @@ def test_scores_are_those_of_the_tokens() -> None:
     assert (said.examples, said.tokens) == (39, sum(range(1, 40)))
     moved = change(before, after)
     assert (moved.value, moved.low, moved.high) == pytest.approx((-1.0, -1.0, -1.0))
+
+
+def test_patience_counts_from_the_best_look() -> None:
+    """Three looks in a row without a better one end a run; a better one begins the count anew; 0 never ends it. What
+    else is in the log says nothing."""
+    history = [{"loss": 9.0}, *({"eval_loss": loss} for loss in (3.0, 2.0, 2.5, 2.0)), {"loss": 1.0}]
+    assert not out_of_patience(history, 3)
+    assert out_of_patience([*history, {"eval_loss": 2.1}], 3)
+    assert not out_of_patience([*history, {"eval_loss": 1.9}], 3)
+    assert not out_of_patience([*history, {"eval_loss": 2.1}], 0)
+    assert not out_of_patience([], 3)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -67,6 +67,13 @@ def change(before: Sequence[Known], after: Sequence[Known], seed: int = 0) -> In
     draws = _drawn(len(before), seed)
     low, high = _middle(_losses(after, draws) - _losses(before, draws))
     return Interval(mean_loss(after) - mean_loss(before), low, high)
+
+
+def out_of_patience(history: Sequence[dict[str, Any]], patience: int) -> bool:
+    """Whether so many looks at the held-out examples came since the best one. Decided from the log alone, which a
+    checkpoint keeps, so that a run that goes on decides as it would have."""
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def wilson(hits: int, of: int) -> Interval:

@@ -18,7 +18,7 @@ from interlace.tuning.endings import check_room, diverged
 from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
 from interlace.tuning.prompts import NO_LOSS, Row
-from interlace.tuning.scores import Known, mean_loss
+from interlace.tuning.scores import Known, mean_loss, out_of_patience
 
 Tell = Callable[[AnyEvent], None]
 SPENT = "spent.json"
@@ -144,13 +144,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             control.should_evaluate = True
         if self._trainer.all_agree(self._stop()):
             control.should_save = control.should_training_stop = True
-
-
-def out_of_patience(history: Sequence[dict[str, Any]], patience: int) -> bool:
-    """Whether so many looks at the held-out examples came since the best one. Decided from the log alone, which a
-    checkpoint keeps, so that a run that goes on decides as it would have."""
-    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def known_of(model: Any, rows: Sequence[Row], most_tokens: int, device: Any) -> list[Known]:

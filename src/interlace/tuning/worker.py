@@ -34,10 +34,10 @@ from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Note, S
 from interlace.tuning.folder import RunFolder, write_whole
 from interlace.tuning.prompts import Row
 from interlace.tuning.report import Curve, Outcome, manifest_of, write_report
-from interlace.tuning.scores import Known, mean_loss
+from interlace.tuning.scores import Known, mean_loss, out_of_patience
 from interlace.tuning.settings import TuneSettings, highest_rate
 from interlace.tuning.slices import leave_to_learn
-from interlace.tuning.trainer import SPENT, Spent, Tell, Trainer, best_step, out_of_patience, peak_memory
+from interlace.tuning.trainer import SPENT, Spent, Tell, Trainer, best_step, peak_memory
 from interlace.tuning.work import Work, read_work
 
 _PATIENCE_SECONDS = 30.0  # for the training process of a run that was killed; it ends at once
