@@ -88,6 +88,27 @@ async def test_with_one_place_they_take_turns() -> None:
     assert order == ["flood", "b", "flood", "b", "flood", "flood", "flood"]
 
 
+async def test_nobody_gets_more_by_naming_many_models() -> None:
+    """Each of a hundred adapters holds few places; it is their organisation's that count first, also where all hold as
+    few and take turns."""
+    crowd = _Crowd(concurrency=6, queue=100)
+    for number in range(20):
+        await crowd.come("many", f"m{number}")
+    await crowd.come("b", times=5)
+    for _ in range(3):
+        await crowd.go()
+    assert crowd.held() == {"many": 3, "b": 3}
+    await crowd.end()
+    crowd, order = _Crowd(concurrency=1, queue=100), []
+    for number in range(5):
+        await crowd.come("many", f"m{number}")
+    await crowd.come("b", times=2)
+    while crowd.inside:
+        order.append(crowd.inside[0][0])
+        await crowd.go()
+    assert order == ["many", "b", "many", "b", "many", "many", "many"]
+
+
 async def test_models_of_one_organisation_share_what_it_has() -> None:
     """An adapter's flood keeps its own organisation's other adapters waiting no longer than another organisation's."""
     crowd = _Crowd(concurrency=4, queue=100)
@@ -174,7 +195,7 @@ async def test_who_was_admitted_before_does_not_give_way() -> None:
     admission = Admission(concurrency=1, queue=2)
 
     async def lends(gate: asyncio.Event, back: asyncio.Event) -> None:
-        async with admission.slot(0, "flood") as slot:
+        async with admission.slot(0, "flood", "m") as slot:
             async with slot.lent():
                 await gate.wait()
             back.set()

@@ -17,7 +17,7 @@ from tests.support.served import Answer, Served, ask, decoder, served, until
 from tests.support.tenants import Tenant
 
 TOKENS = 12  # of each answer
-FLOOD, QUIET = 30, 4  # requests that an organisation has on their way at any time
+FLOOD, QUIET = 30, 4  # requests that an organisation has on their way at any time; the flood: to each worker
 ROUNDS = 6  # answers that each caller of the quiet ones gets meanwhile
 
 
@@ -65,13 +65,15 @@ PLACES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("quiet", [1, 2], ids=["two organisations", "three organisations"])
 @pytest.mark.parametrize("where", PLACES)
 async def test_each_gets_its_share_under_a_flood(smollm2_gguf: Path, tmp_path: Path, where: str, quiet: int) -> None:
-    """One organisation asks for seven times as much as the others, and more than there is place for. It is told to come
+    """One organisation asks for many times as much as the others, and more than there is place for. It is told to come
     back; the others never are, and get as many tokens as it gets: half of all, or a third each."""
     workers, limits, model = PLACES[where]
     everybody = tenants(tmp_path, *({} for _ in range(1 + quiet)))
     talker = decoder(smollm2_gguf, cache_bytes="64MiB", **model)
     with served(tmp_path, [talker], workers=workers, limits=limits) as there:
-        flood, *others = [_Callers(there, who, QUIET if number else FLOOD) for number, who in enumerate(everybody)]
+        flood, *others = [
+            _Callers(there, who, QUIET if number else FLOOD * workers) for number, who in enumerate(everybody)
+        ]
         flood.begin()
         await until(lambda: len(flood.answers) >= ROUNDS)
         for callers in others:

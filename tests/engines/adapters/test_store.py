@@ -141,12 +141,15 @@ def test_who_waits_for_room_is_not_read_again_for_others() -> None:
     """Where nothing fits, two organisations with different adapters do not have each other's read over and over."""
     shelf = Shelf(room=1)
     shelf.add("a", "b", "c")
-    held = shelf.have("a")
-    waiting = [shelf.store.ask(name, name) for name in ("b", "c")]
+    held = [shelf.store.ask("a", "one")]
+    shelf.until(lambda: held[0].decided)
+    waiting = [shelf.store.ask("b", "one")]
+    shelf.settled()
+    waiting.append(shelf.store.ask("c", "other"))  # which has had less
     for _ in range(5):
         shelf.settled()
     assert shelf.read == ["a", "b"]
-    del held
+    held.clear()
     shelf.until(lambda: waiting[0].decided)
     del waiting[0]
     shelf.until(lambda: waiting[0].decided)
