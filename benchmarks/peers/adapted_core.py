@@ -89,7 +89,7 @@ def load(checkpoint: str, precision: str, threads: int, kinds: str, registered: 
             )
             for number, prompt in enumerate(prompts)
         ]
-        return _flow(core, requests, streams) if streams else _together(core, requests, prompts, new_tokens)
+        return _flow(core, requests, streams, new_tokens) if streams else _together(core, requests, prompts, new_tokens)
 
     base = sum(math.prod(shape) for shape in stored_shapes(Path(checkpoint)).values())
     return run, {"vocabulary": core.capabilities().vocabulary, "adapter_bytes": size, "base_numbers": base}
@@ -104,9 +104,9 @@ def _together(core: Core, requests: list[GenerateRequest], prompts: list[list[in
     return watch.measured()
 
 
-def _flow(core: Core, requests: list[GenerateRequest], streams: int) -> dict[str, Any]:
+def _flow(core: Core, requests: list[GenerateRequest], streams: int, new_tokens: int) -> dict[str, Any]:
     waiting, running, steps, tokens = requests[::-1], 0, 0, 0
-    pace, began = HASTE * streams / requests[0].sampling.max_tokens, 0.0
+    pace, began = HASTE * streams / new_tokens, 0.0
     while waiting:
         while waiting and running < streams and len(requests) - len(waiting) <= steps * pace:
             core.add(core.prepare(waiting.pop()))
