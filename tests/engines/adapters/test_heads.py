@@ -62,14 +62,14 @@ def _alone(folder: Path, names: list[str]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("step_tokens", [256, 11])
-def test_any_mix(folder: Path, step_tokens: int) -> None:
+def test_any_mix(folder: Path, home: Path, step_tokens: int) -> None:
     """Rows of adapters with a head, of those without and of the base in one step, prompts in pieces beside single
     tokens: each gets the logits of its own head, 64 tokens long. Adapters without a head that came first go on."""
     names = ["1", "0", "", "2", "0", "3", "1", ""]
     expected = _alone(folder, names)
     assert len({tuple(answer) for answer in expected}) == len(names)
     adapters = tuple(AdapterSettings(n, str(folder / n)) for n in "0123")
-    core = load(folder / "base", cache_bytes=1 << 20, adapters=adapters, step_tokens=step_tokens)
+    core = load(folder / "base", cache_bytes=1 << 20, adapters=adapters, step_tokens=step_tokens, home=home)
     assert token_ids(run(core, [_request(0, "1")])["r0"]) == expected[0]
     outcomes = run(core, [_request(number, name) for number, name in enumerate(names)])
     for number, name in enumerate(names):
