@@ -123,7 +123,8 @@ class Segment:
         """What the piece brings, as the graph takes it."""
         tokens = self.span.begin is None
         values = self._checked_ids(piece) if tokens else self._checked_states(piece)
-        total, most = self.length(piece.sequence) + len(values), self.architecture.border or self.architecture.context_length
+        total = self.length(piece.sequence) + len(values)
+        most = self.architecture.border or self.architecture.context_length  # beyond it all would have to be read anew
         if total > most:
             raise ContextLengthExceeded(
                 f"Sequence {piece.sequence} would have {total} tokens; this model takes {most}.",
