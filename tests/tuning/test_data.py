@@ -126,6 +126,7 @@ MISTAKES: dict[str, tuple[str, str | bytes, int, str, str, str]] = {
     "CSV quote within": ("a.csv", 'prompt,completion\nq,"a"b\n', 2, "", "cannot be read", "twice"),
     "CSV answer empty": ("a.csv", "prompt,completion\nq,\n", 2, "completion", "empty", "Write it"),
     "CSV in Latin-1": ("a.csv", "prompt,completion\nq,é\n".encode("latin-1"), 2, "", "(0xe9)", "iconv"),
+    "CSV header in Latin-1": ("a.csv", "é,prompt,completion\nq,a,b\n".encode("latin-1"), 1, "", "(0xe9)", "iconv"),
     "CSV of others": ("a.csv", "question,answer\nq,a\n", 2, "prompt", "missing", "'question'"),
 }  # fmt: skip
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlace.money import DOLLAR
-from interlace.tuning.hardware import Hardware, known_hardware, this_machine
+from interlace.money import DOLLAR, Nanos
+from interlace.tuning.hardware import Hardware, Price, known_hardware, this_machine
 from interlace.tuning.plan import STAGES, Job, Plan, flop, memory_of, plan
 from interlace.tuning.plan_table import beside, plan_table
 from interlace.tuning.sizes import Learnt, ModelSize, blocks, full, lora
@@ -149,6 +149,8 @@ def test_cost_is_rounded_up_and_never_nothing() -> None:
     tiny = plan(SMALL, full(SMALL), Job(1), [h100]).estimates[0]
     assert tiny.nanos_low is not None
     assert tiny.nanos_low > 0
+    cheap = Hardware("cheap", "cheap", GIB, 1e15, 1e15, (Price(Nanos(1), dt.date(2026, 1, 1), "nobody", "here"),))
+    assert plan(SMALL, full(SMALL), Job(1), [cheap]).estimates[0].nanos_high == 1
     one, four = (plan(GPT3, full(GPT3), Job(10**9, devices=count), [h100]).estimates[0] for count in (1, 4))
     assert four.hours_low == pytest.approx(one.hours_low / 4)
     assert four.nanos_high == pytest.approx(one.nanos_high, rel=1e-6)

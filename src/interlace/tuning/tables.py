@@ -19,12 +19,17 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 def csv_rows(file: BinaryIO, separator: str, say: Say) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line and cells by column of each row that has as many cells as the header. Quotes as in RFC 4180; a cell may
     have line breaks, and is at most 131,072 characters long."""
-    reader = csv.reader(_lines(file, say), delimiter=separator, strict=True)
+    spoilt: set[int] = set()
+    reader = csv.reader(_lines(file, spoilt, say), delimiter=separator, strict=True)
     header: list[str] | None = None
     begins = 1
     try:
         for cells in reader:
             number, begins = begins, reader.line_num + 1
+            if not spoilt.isdisjoint(range(number, begins)):
+                if header is None:
+                    return
+                continue
             if not cells:
                 continue
             if header is None:
@@ -41,15 +46,18 @@ def csv_rows(file: BinaryIO, separator: str, say: Say) -> Iterator[tuple[int, di
         say(begins, "", f"the row cannot be read ({error})", mend)
 
 
-def _lines(file: BinaryIO, say: Say) -> Iterator[str]:
+def _lines(file: BinaryIO, spoilt: set[int], say: Say) -> Iterator[str]:
     """Text with its line ends. A line that is not UTF-8 comes without what is not, so that rows keep their numbers; it
-    is told, and the file is refused for it."""
+    is told, and its number goes into `spoilt`."""
     for number, raw in enumerate(iter(partial(file.readline, MOST_LINE_BYTES), b""), 1):
         if number == 1 and raw.startswith(BOM):
             say_of_bom(say)
         line = raw.removeprefix(BOM) if number == 1 else raw
         text = decoded(line, number, say)
-        yield codecs.decode(line, "utf-8", "replace") if text is None else text
+        if text is None:
+            spoilt.add(number)
+            text = codecs.decode(line, "utf-8", "replace")
+        yield text
 
 
 def _header(number: int, cells: list[str], separator: str, say: Say) -> list[str] | None:
