@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from benchmarks.contestants import GENAI, VLLM, adapted, commands, contestants, ours
+from benchmarks.contestants import GENAI, VLLM, Contestant, adapted, commands, contestants, ours
 from benchmarks.figures import Rate
 from benchmarks.lora import RANK, RESIDENT, write_adapters
 from benchmarks.peers.lines import Latecomer, Stopwatch
@@ -120,3 +120,49 @@ def test_a_latecomer_is_sent_off_once_all_others_run():
     late.look()
     assert late.measured()["late_seconds"] >= 0
     assert Latecomer(watch, None).measured() == {}
+
+
+def test_a_process_that_fails_takes_only_its_own_out_of_the_contest():
+    """Whether it cannot be started, dies, or answers what is none; the others go on, and the reason is kept."""
+    from benchmarks.contest import _Contest
+
+    good = "import sys; print('{}', flush=True); [print('{\"decode\": 1}', flush=True) for _ in sys.stdin]"
+    scripts = {"good": good, "dead": "import sys; sys.exit('no luck')", "odd": good}
+    contest = _Contest(
+        [Contestant(name, name) for name in scripts],
+        commands={name: [sys.executable, "-c", script] for name, script in scripts.items()},
+    )
+    heard: list[float] = []
+    for name, field in (("good", "decode"), ("dead", "decode"), ("odd", "no_such"), ("good", "decode")):
+        contest.have(name, lambda worker, field=field: heard.append(worker.ask({})[field]))
+    assert heard == [1, 1]
+    assert [one.name for one in contest.alive] == ["good"]
+    assert contest.left_out["dead"] == "failed: no luck"
+    assert contest.left_out.keys() == {"dead", "odd"}
+    assert contest.peaks["good"] > 1 << 20
+
+
+def test_a_report_of_everybody_can_be_written(tmp_path: Path):
+    """Every phase and every contestant has a title, a unit and a colour, also where somebody was left out."""
+    from benchmarks.machine import describe
+    from benchmarks.report import Report
+
+    phases = ("decode", "prefill", "arrive", "late", "flow", "agreement", "peak", "adapter_memory")
+    rates = [
+        Rate(phase, shape, one.name, (1.0 + n, 2.0 + n))
+        for phase in phases
+        for shape in ("1 stream", "32 streams")
+        for n, one in enumerate(contestants())
+    ]
+    limits = {"GFLOP/s, f32": 200.0, "GFLOP/s, bf16": 400.0, "GB/s": 25.0}
+    rates += shares(rates, limits)
+    about = describe() | {"threads": 2, "limits": limits, "adapters": "by the runtime"}
+    report = Report("contest", "All", about, rates, judge(rates), left_out={"somebody": "not here: why"})
+    report.write(tmp_path)
+    written = (tmp_path / "contest.md").read_text()
+    assert "- Not measured: somebody: not here: why" in written
+    assert f"{ours('f32')} / {VLLM}" in written
+    assert "≥ 3.6" in written
+    assert "≥ 4.2" in written
+    assert json.loads((tmp_path / "contest.json").read_text())["left_out"]
+    assert (tmp_path / "contest.svg").stat().st_size > 10_000
