@@ -46,7 +46,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 A_FEW = 3  # descriptors a process that may be open just then: a file that is read, a connection that is made
 CELLS = 2 * sum(not fault.own for fault in FAULTS)  # that share an installation at most
-BY_DAY = {
+BY_DAY = {  # and of those that share an installation, all with one process: a third of the matrix
     ("kill -9: worker", True, 3),
     ("kill -9: coordinator", False, 3),
     ("kill -9: all of them", True, 1),
@@ -60,13 +60,17 @@ BY_DAY = {
 }
 
 
+def _by_day(fault: Fault, *, stream: bool, processes: int) -> bool:
+    return (fault.name, stream, processes) in BY_DAY or (not fault.own and processes == 1)
+
+
 def _cells() -> Iterator[Any]:
     for fault in FAULTS:
         for stream in (True, False):
             for processes in (1, 3):
                 shape = f"{'streamed' if stream else 'whole'}-{processes}"
                 marks = [pytest.mark.nightly]
-                if (fault.name, stream, processes) in BY_DAY:
+                if _by_day(fault, stream=stream, processes=processes):
                     marks = []
                 if processes not in fault.only:
                     marks = [pytest.mark.nightly, pytest.mark.skip(reason=fault.why_only)]
