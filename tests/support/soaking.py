@@ -35,6 +35,7 @@ ROUTES = [
 ]
 PRICES = [*(priced(name, prompt=0) for name in (*SCRIPTS, "talker")), priced("meaning", completion=0)]
 ALLOWANCES = (400, 1500, 6000, None)  # tokens that a tenant's budget lies above what it has spent; None: no budget
+ENOUGH = 100_000  # more at the end, for batches that are not over
 KILLS = {"worker": 5, "coordinator": 2, "host": 2, "supervisor": 1}
 PAUSE_SECONDS = (3.0, 9.0)  # from one kill to the next
 ENDS = ("whole", "refused", "cut", "left")
@@ -100,6 +101,8 @@ class Soak:
         await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
         self.stopping = True
         await asyncio.gather(*tasks)
+        while not await self._raised(ENOUGH):  # a batch whose tenant can pay nothing more would wait for the next month
+            await asyncio.sleep(0.5)
 
     # --- traffic -------------------------------------------------------------------------------------------------
 
@@ -208,18 +211,25 @@ class Soak:
 
     async def _raise_budgets(self) -> None:
         """Whoever runs the server gives a little more again and again, so that all are near their budgets all along."""
-        key = (self.there.folder / "home" / "key").read_text().strip()
         while not self.stopping:
-            for who, allowance in zip(self.payers, ALLOWANCES, strict=True):
-                if allowance is not None:
-                    budget = usd(self.books.spent(who, "org") + allowance * ANSWER_NANOS)
-                    with contextlib.suppress(httpx.TransportError):
-                        await self.client.patch(
-                            f"/admin/v1/orgs/{who.organisation.id}",
-                            json={"budget_usd": budget},
-                            headers={"authorization": f"Bearer {key}"},
-                        )
+            await self._raised()
             await asyncio.sleep(1)
+
+    async def _raised(self, more: int = 0) -> bool:
+        """Set every budget to what is spent and its allowance, and so many tokens more; whether all heard of it."""
+        key = (self.there.folder / "home" / "key").read_text().strip()
+        heard = True
+        for who, allowance in zip(self.payers, ALLOWANCES, strict=True):
+            if allowance is not None:
+                budget = usd(self.books.spent(who, "org") + (allowance + more) * ANSWER_NANOS)
+                path, headers = f"/admin/v1/orgs/{who.organisation.id}", {"authorization": f"Bearer {key}"}
+                try:
+                    told = await self.client.patch(path, json={"budget_usd": budget}, headers=headers)
+                except httpx.TransportError:
+                    heard = False
+                else:
+                    heard = heard and told.is_success
+        return heard
 
     async def _sample(self) -> None:
         while not self.stopping:
@@ -257,7 +267,7 @@ class Soak:
         return found
 
     async def _over(self, batch: dict[str, Any], who: Tenant) -> dict[str, Any]:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + 2 * PATIENCE_SECONDS  # it pauses a minute where it was refused time after time
         while batch["status"] not in {"completed", "failed", "cancelled", "expired"}:
             assert time.monotonic() < deadline, batch
             await asyncio.sleep(0.1)
