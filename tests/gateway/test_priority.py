@@ -20,8 +20,8 @@ from tests.support.tenants import Tenant, tenant
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    """A model, and a route to it with a shadow."""
-    engines = {"scripted": ScriptedEngine(), "shadow": ScriptedEngine()}
+    """A model, a route to it with a shadow, and an embedder."""
+    engines = {"scripted": ScriptedEngine(), "shadow": ScriptedEngine(), "embedder": ScriptedEngine(embeds=True)}
     settings = Settings(
         home=Path("/nonexistent"),
         models=tuple(ModelSettings(name=name, checkpoint=name) for name in engines),
@@ -54,6 +54,15 @@ def test_a_plan_says_whom_the_engine_serves_first(gateway: Gateway, model: str, 
         shadow = cast("ScriptedEngine", gateway.engines["shadow"])
         wait_for(lambda: shadow.seen and cast("GenerateRequest", shadow.seen[-1]).tenant == who.organisation.id)
         assert _seen(gateway, "shadow").priority == BATCH_PRIORITY
+
+
+def test_an_embedder_is_told_whose_texts_they_are(gateway: Gateway) -> None:
+    """As for an answer: else one organisation's million texts come before another's single one."""
+    who = tenant(gateway.registry, priority=7)
+    body = {"model": "embedder", "input": "hello"}
+    httpx.post(f"{gateway.url}/v1/embeddings", json=body, headers=who.headers, trust_env=False).raise_for_status()
+    seen = _seen(gateway, "embedder")
+    assert (seen.priority, seen.tenant) == (7, who.organisation.id)
 
 
 def test_a_batch_is_served_last(gateway: Gateway) -> None:

@@ -12,10 +12,22 @@ from interlace.config import ModelSettings
 from interlace.engines import GenerateRequest, HostedEngine
 from interlace.engines.types import Delta, Message
 from interlace.engines.vllm import VLLM_CORE, vllm_fields
+from tests.support.adapters import lora_tensors, write_adapter
 from tests.support.hosts import PATIENCE_SECONDS, QUICK
+from tests.support.tiny import Tensors, tiny_weights
 
 Make = Callable[..., ModelSettings]
 Record = Callable[[], dict[str, Any]]
+
+
+def adapter_tensors() -> Tensors:
+    """Of an adapter of rank 4 on q and v of the tiny base."""
+    return lora_tensors(tiny_weights(), r"\.[qv]_proj")
+
+
+def sound_adapter(folder: Path) -> Path:
+    """Such an adapter's folder."""
+    return write_adapter(folder, adapter_tensors())
 
 
 @asynccontextmanager

@@ -266,6 +266,8 @@ class EmbedRequest(Struct, frozen=True):
     ids: tuple[tuple[int, ...], ...] = ()  # used instead of `texts` when given
     purpose: Literal["embed", "score"] = "embed"
     query: str | None = None
+    tenant: str = ""  # whose it is: an engine that queues gives each its share
+    priority: int = 0  # whom an engine that queues serves first: the greater
 
     @property
     def read(self) -> tuple[str, ...]:

@@ -26,6 +26,19 @@ class Ask(msgspec.Struct, frozen=True):
     unused: tuple[str, ...] = ()  # fields that nothing here has a use for, whatever the engine
     conversation: str | None = None  # what the caller calls the conversation that this belongs to
 
+    @property
+    def works(self) -> tuple[GenerateRequest | EmbedRequest, ...]:
+        """What an engine is asked for."""
+        return self.generate if self.embed is None else (self.embed,)
+
+    def owned(self, tenant: str, priority: int) -> Ask:
+        """The same, its embedding marked with whose it is, for the engine's queue."""
+        if self.embed is None:
+            return self
+        return msgspec.structs.replace(
+            self, embed=msgspec.structs.replace(self.embed, tenant=tenant, priority=priority)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:

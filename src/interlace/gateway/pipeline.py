@@ -218,7 +218,7 @@ class Pipeline:
         try:
             engine = self.routes.engines[model]
             can = ready_capabilities(engine)
-            for work in ask.generate if ask.embed is None else (ask.embed,):
+            for work in ask.works:
                 check_fits(work, can, ask.dimensions)
             for work in ask.generate:
                 check_fields(work, engine.fields(), ask.words)
@@ -233,13 +233,13 @@ class Pipeline:
         """The ask as the caller's plan lets it pass, the engine for it, ready and able, and what it costs."""
         price = self.ledger.price(model, embedding=ask.embed is not None, base=self.routes.base(model))
         can = ready_capabilities(engine)
-        for work in ask.generate if ask.embed is None else (ask.embed,):
+        for work in ask.works:
             check_fits(work, can, ask.dimensions)
         open_ended = can.stoppable and any(work.sampling.max_tokens is None for work in ask.generate)
         planned = [within_plan(work, caller.plan, stoppable=can.stoppable) for work in ask.generate]
         requests = tuple([msgspec.structs.replace(work, tenant=caller.tenant, priority=priority) for work in planned])
-        unused = {name for work in requests for name in check_fields(work, engine.fields(), ask.words)}
-        return Work(ask, model, requests, engine, price, open_ended, frozenset(unused.union(ask.unused)))
+        unused = frozenset(ask.unused).union(*(check_fields(work, engine.fields(), ask.words) for work in requests))
+        return Work(ask.owned(caller.tenant, priority), model, requests, engine, price, open_ended, unused)
 
     # --- reserve, and settle -------------------------------------------------------------------------------------
 

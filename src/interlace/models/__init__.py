@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interlace.models.adapter_check import check_adapter, linear_shapes
     from interlace.models.adapter_file import Layers, LowRank, Shapes, read_adapter
     from interlace.models.adapter_store import (
         Added,
@@ -84,6 +85,7 @@ _HOMES = {
     "Weights": "weights",
     "available_memory": "room",
     "change_added": "adapter_store",
+    "check_adapter": "adapter_check",
     "check_memory": "room",
     "check_source": "pulling",
     "check_tensors": "tensors",
@@ -102,6 +104,7 @@ _HOMES = {
     "head_modules": "tensors",
     "keep_measurement": "measured",
     "known_models": "catalogue",
+    "linear_shapes": "adapter_check",
     "list_checkpoints": "store",
     "locate": "layout",
     "locked": "lock",
@@ -148,6 +151,7 @@ __all__ = [
     "Weights",
     "available_memory",
     "change_added",
+    "check_adapter",
     "check_memory",
     "check_source",
     "check_tensors",
@@ -166,6 +170,7 @@ __all__ = [
     "head_modules",
     "keep_measurement",
     "known_models",
+    "linear_shapes",
     "list_checkpoints",
     "locate",
     "locked",

@@ -5,7 +5,7 @@ import pytest
 
 from interlace.engines.local import encoder
 from interlace.engines.local.encoder import load_encoder
-from interlace.engines.types import Embeddings, EmbedRequest, GenerateRequest
+from interlace.engines.types import BATCH_PRIORITY, Embeddings, EmbedRequest, GenerateRequest
 from interlace.errors import CheckpointError, ContextLengthExceeded, EngineFailed, InvalidRequest, Overloaded
 
 PHRASES = [
@@ -159,6 +159,36 @@ def test_a_large_request_does_not_starve_a_small_one(core, monkeypatch):
     assert core.health().running == core.health().waiting == 0
 
 
+def test_a_flood_of_one_organisation_leaves_the_others_their_share(core, monkeypatch):
+    """Twenty requests of one beside one of each of two: while all three wait, each gets a third of the tokens, however
+    long its texts are; batches come behind, but are not left for ever."""
+    monkeypatch.setattr(encoder, "STEP_TOKENS", 60)
+    spent = {"flood": 0, "long": 0, "short": 0, "batch": 0}
+    tokens = {"flood": ("one two three four",) * 40, "long": ("word " * 20,) * 15, "short": ("hello",) * 100}
+    for number in range(20):
+        core.add(core.prepare(EmbedRequest(f"flood{number}", texts=tokens["flood"], tenant="flood")))
+    for tenant in ("long", "short"):
+        core.add(core.prepare(EmbedRequest(tenant, texts=tokens[tenant], tenant=tenant)))
+    core.add(core.prepare(EmbedRequest("batch", texts=("b",) * 50, tenant="batch", priority=BATCH_PRIORITY)))
+    monkeypatch.setattr(core, "_infer", lambda texts, seconds: np.zeros((len(texts), 1), np.float32))
+    pick = core._pick
+
+    def picked():
+        picks = pick()
+        for one in picks:
+            spent[one.job.prepared.request.tenant] += len(one.ids)
+        return picks
+
+    monkeypatch.setattr(core, "_pick", picked)
+    while {"long", "short"} <= {group[0] for group in core._waiting}:
+        core.step()
+    alike = [spent[tenant] for tenant in ("flood", "long", "short")]
+    assert min(alike) > 200
+    assert max(alike) - min(alike) <= 60
+    assert 0 < spent["batch"] < min(alike) / 2
+    run(core)
+
+
 def test_a_cancelled_request_is_forgotten_at_once(core, monkeypatch):
     """Cancelled before, between or after its steps, a request leaves nothing behind and others go on."""
     monkeypatch.setattr(encoder, "STEP_TOKENS", 20)
@@ -171,7 +201,7 @@ def test_a_cancelled_request_is_forgotten_at_once(core, monkeypatch):
     outcomes, _ = run(core)
     core.cancel("c")
     assert list(outcomes) == ["c"]
-    assert core._waiting_tokens == 0
+    assert not core._waiting
     assert core.health().running == core.health().waiting == 0
 
 
@@ -184,6 +214,19 @@ def test_a_full_queue_sends_requests_away(core, monkeypatch):
     assert caught.value.retry_after_seconds
     assert list(run(core)[0]) == ["large"]
     assert list(run(core)[0]) == []
+
+
+def test_a_queue_that_one_organisation_filled_is_open_to_another(core, monkeypatch):
+    """Its flood has only itself refused: who has nothing waiting is taken, up to its own part of the queue."""
+    monkeypatch.setattr(encoder, "QUEUE_TOKENS", 60)
+    core.add(core.prepare(EmbedRequest("flood", texts=("a text of words",) * 20, tenant="flood")))
+    with pytest.raises(Overloaded):
+        core.add(core.prepare(EmbedRequest("more", texts=("hello",), tenant="flood")))
+    core.add(core.prepare(EmbedRequest("other", texts=("hello",) * 5, tenant="other")))
+    core.add(core.prepare(EmbedRequest("again", texts=("hello",) * 5, tenant="other")))
+    with pytest.raises(Overloaded):
+        core.add(core.prepare(EmbedRequest("too much", texts=("hello",), tenant="other")))
+    assert set(run(core)[0]) == {"flood", "other", "again"}
 
 
 def test_a_vector_that_is_not_finite_fails_its_request_alone(core, monkeypatch):

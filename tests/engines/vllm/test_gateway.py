@@ -18,16 +18,13 @@ from interlace.errors import ConfigError, InvalidRequest
 from interlace.gateway.commands import vllm_faults
 from interlace.gateway.serve import build_engine
 from tests.support.serving import free_port, serving
-from tests.support.vllms import Make, Record, chat
+from tests.support.vllms import Make, Record, chat, sound_adapter
 
 COMMAND = (sys.executable, "-m", "interlace")
 
 
 def _config(home: Path, model: ModelSettings, *, adapter: bool = True, workers: int = 1) -> Path:
-    folder = home / "adapter"
-    folder.mkdir(exist_ok=True)
-    (folder / "adapter_config.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(b"")
+    folder = sound_adapter(home / "adapter")
     lines = [
         f"workers: {workers}",
         "models:",

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from interlace.engines.types import (
@@ -29,8 +30,9 @@ from interlace.engines.types import (
 )
 from interlace.engines.vllm import server
 from interlace.errors import EngineFailed, EngineUnavailable, InvalidRequest, NotFound
+from tests.support.adapters import write_adapter
 from tests.support.hosts import host_processes, until
-from tests.support.vllms import Make, Record, alive, chat, hosted, ready, said
+from tests.support.vllms import Make, Record, adapter_tensors, alive, chat, hosted, ready, said, sound_adapter
 
 
 async def test_it_answers_a_conversation(make: Make, record: Record):
@@ -69,14 +71,14 @@ async def test_adapters_come_and_go_by_its_own_api(make: Make, record: Record, t
     """Loaded once, by the first request that names it; asked for by name; unloaded when it is removed; another folder
     under the same name is never taken for the first."""
     async with ready(make()) as engine:
-        engine.register_adapter("a", _adapter(tmp_path / "a"))
+        engine.register_adapter("a", sound_adapter(tmp_path / "a"))
         assert await asyncio.gather(*(said(engine, chat(adapter="a")) for _ in range(3))) == ["one two three"] * 3
         assert await said(engine, chat()) == "one two three"
         asked = record()["asked"]
         assert [one["path"] for one in asked].count("/v1/load_lora_adapter") == 1
         named = [one["model"] for one in asked if "model" in one]
         assert len(set(named)) == 2
-        engine.register_adapter("a", _adapter(tmp_path / "b"))
+        engine.register_adapter("a", sound_adapter(tmp_path / "b"))
         await said(engine, chat(adapter="a"))
         await until(lambda: list(record()["adapters"].values()) == [str(tmp_path / "b")])
         engine.remove_adapter("a")
@@ -86,25 +88,28 @@ async def test_adapters_come_and_go_by_its_own_api(make: Make, record: Record, t
         await until(lambda: not record()["adapters"])
 
 
-@pytest.mark.parametrize("wrong", ["missing", "pickle", "broken"])
-async def test_a_broken_adapter_fails_its_own_request_alone(make: Make, tmp_path: Path, wrong: str):
-    """No pickle is handed to the server, and what it refuses is told without its words."""
+@pytest.mark.parametrize("wrong", ["missing", "pickle", "nan", "broken"])
+async def test_a_broken_adapter_fails_its_own_request_alone(make: Make, record: Record, tmp_path: Path, wrong: str):
+    """No pickle and no NaN is handed to the server, and what it refuses is told without its words."""
     folder = tmp_path / wrong
     if wrong != "missing":
-        _adapter(folder)
+        sound_adapter(folder)
     if wrong == "pickle":
         (folder / "adapter_model.bin").write_bytes(b"\x80\x04")
+    if wrong == "nan":
+        write_adapter(folder, {name: values * np.nan for name, values in adapter_tensors().items()})
     async with ready(make()) as engine:
         engine.register_adapter("a", folder)
         with pytest.raises(EngineFailed, match="The adapter a could not be loaded"):
             await said(engine, chat(adapter="a"))
+        assert (record()["adapters"] != {}) == (wrong == "broken")
         assert await said(engine, chat()) == "one two three"
 
 
 async def test_adapters_are_served_after_a_restart(make: Make, record: Record, tmp_path: Path):
     """What the gateway was told of does not depend on one life of the server."""
     async with ready(make()) as engine:
-        engine.register_adapter("a", _adapter(tmp_path / "a"))
+        engine.register_adapter("a", sound_adapter(tmp_path / "a"))
         await said(engine, chat(adapter="a"))
         os.kill(record()["pid"], signal.SIGKILL)
         await until(lambda: engine.health().state == "ready" and engine.health().restarts == 1)
@@ -219,13 +224,6 @@ async def _hear(stream: AsyncGenerator[Event, None], heard: list[str]) -> None:
     async for event in stream:
         if isinstance(event, Delta):
             heard.append(event.text)
-
-
-def _adapter(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(b"")
-    return folder
 
 
 def _post(started: server.Server, body: dict[str, Any]) -> None:

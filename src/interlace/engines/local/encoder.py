@@ -1,6 +1,7 @@
 """Texts to vectors or scores: an encoder of the BERT or RoBERTa family as a `Core`, batched across requests.
 
-Order: round robin by request, one text a turn, at most `STEP_TOKENS` tokens a step. So a request of thousands of
+Order: whose turn it is by class and by organisation, counted in tokens, as in the decoder (`fairness`); of one
+organisation round robin by request, one text a turn; at most `STEP_TOKENS` tokens a step. So a request of thousands of
 texts takes its turn like any other, and one of a single text waits for one text of each request before it, not for
 whole requests. What a step picked is sorted by length and padded per batch, within `PADDING` of waste.
 
@@ -12,7 +13,7 @@ Texts to be scored are read without control tokens, so that no document can end 
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,10 @@ from numpy.typing import NDArray
 os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
 import openvino as ov
 
+from interlace.engines.local.crowd import Group, crowded_out
 from interlace.engines.local.encoder_graph import build_encoder
+from interlace.engines.local.fairness import Queues
+from interlace.engines.local.sequences import Sequence as Queued
 from interlace.engines.local.tokenizer import Tokenizer, load_tokenizer
 from interlace.engines.types import Capabilities, Embeddings, EmbedRequest, GenerateRequest, Health, Outcome
 from interlace.errors import CheckpointError, ContextLengthExceeded, EngineFailed, InvalidRequest, Overloaded
@@ -31,7 +35,7 @@ from interlace.models import EncoderArchitecture, open_weights, read_architectur
 
 STEP_TOKENS = 2048  # tokens of one step: what bounds its memory, and how soon a cancelled or new request is seen
 PADDING = 0.25  # of a batch's longest text: how much shorter the others may be
-QUEUE_TOKENS = 1 << 20  # tokens waiting in all; beyond, requests are sent away for now
+QUEUE_TOKENS = 1 << 20  # tokens waiting in all; beyond, an organisation is sent away that has its part of them waiting
 INPUTS_MAX = 2048  # texts of one request, as OpenAI's API has it
 _RETRY_AFTER_SECONDS = 5.0
 
@@ -47,9 +51,14 @@ _PROPERTIES = {
 class PreparedEmbedding:
     """An accepted request: the token ids of each of its texts, and where in them the second text of a pair begins."""
 
-    id: str
+    request: EmbedRequest
     texts: tuple[tuple[int, ...], ...]
     seconds: tuple[int, ...] = ()  # of a request for scores, one for each text
+
+    @property
+    def group(self) -> Group:
+        """Whose it is; no adapter has a part in it."""
+        return self.request.tenant, ""
 
     @property
     def tokens(self) -> int:
@@ -62,6 +71,7 @@ class _Job:
     """A request under way: the next text to compute, and the rows that are there."""
 
     prepared: PreparedEmbedding
+    place: Queued  # in the queue
     next: int = 0
     rows: dict[int, bytes] = field(default_factory=dict)
     failed: bool = False
@@ -96,8 +106,8 @@ class Encoder:
         self._request = compiled.create_infer_request()
         self._truncate = truncate
         self._jobs: dict[str, _Job] = {}
-        self._turns: deque[_Job] = deque()  # jobs with texts still to compute, the next one first
-        self._waiting_tokens = 0
+        self._queues = Queues()  # jobs with texts still to compute
+        self._waiting: Counter[Group] = Counter()  # their tokens, by organisation
 
     def prepare(self, request: GenerateRequest | EmbedRequest) -> PreparedEmbedding:
         """Tokenise the texts; raises `InvalidRequest`."""
@@ -112,10 +122,10 @@ class Encoder:
             raise InvalidRequest(f"{word} has {number} texts; a request may have {INPUTS_MAX}.", param=word)
         if request.ids:
             ids = tuple(self._checked(f"{word}[{i}]", ids) for i, ids in enumerate(request.ids))
-            return PreparedEmbedding(request.id, ids, tuple(map(len, ids)) if self._arch.labels else ())
+            return PreparedEmbedding(request, ids, tuple(map(len, ids)) if self._arch.labels else ())
         if self._arch.labels:
             return self._scored(request, word)
-        return PreparedEmbedding(request.id, tuple(self._encoded(i, text) for i, text in enumerate(request.texts)))
+        return PreparedEmbedding(request, tuple(self._encoded(i, text) for i, text in enumerate(request.texts)))
 
     def _scored(self, request: EmbedRequest, word: str) -> PreparedEmbedding:
         if request.query is not None and len(self._arch.labels) != 1:
@@ -126,7 +136,7 @@ class Encoder:
             raise InvalidRequest(f"{empty} is an empty string; there is nothing to score.", param=_param(empty))
         pairs = self._tokenizer.encode_pairs(request.query, request.texts)
         texts = tuple(self._checked(f"{word}[{i}]", tuple(ids)) for i, (ids, _) in enumerate(pairs))
-        return PreparedEmbedding(request.id, texts, tuple(second for _, second in pairs))
+        return PreparedEmbedding(request, texts, tuple(second for _, second in pairs))
 
     def count(self, request: GenerateRequest | EmbedRequest) -> int:
         """Tokens of all texts together."""
@@ -159,27 +169,34 @@ class Encoder:
         return ids
 
     def add(self, prepared: PreparedEmbedding) -> None:
-        """Queue a request; raises `Overloaded` when too much waits already."""
-        if self._turns and self._waiting_tokens + prepared.tokens > QUEUE_TOKENS:
+        """Queue a request; raises `Overloaded` when too much waits, and its organisation's part of that already."""
+        waiting = self._waiting.total()
+        if waiting and waiting + prepared.tokens > QUEUE_TOKENS and self._is_crowded_out(prepared):
             raise Overloaded(
-                f"{self._waiting_tokens} tokens wait to be embedded already; try again later.",
+                f"{waiting} tokens wait to be embedded already; try again later.",
                 retry_after_seconds=_RETRY_AFTER_SECONDS,
             )
-        job = _Job(prepared)
-        self._jobs[prepared.id] = job
-        self._turns.append(job)
-        self._waiting_tokens += prepared.tokens
+        request = prepared.request
+        job = _Job(prepared, Queued([], tenant=request.tenant, priority=request.priority))
+        job.place.owner = job
+        self._jobs[request.id] = job
+        self._queues.join(job.place)
+        self._waiting[prepared.group] += prepared.tokens
+
+    def _is_crowded_out(self, prepared: PreparedEmbedding) -> bool:
+        return crowded_out(self._waiting, prepared.group, prepared.tokens, QUEUE_TOKENS)
 
     def cancel(self, request_id: str) -> None:
         """Forget a request at once; unknown ids are ignored."""
         job = self._jobs.pop(request_id, None)
-        if job is not None and job in self._turns:
-            self._turns.remove(job)
-            self._waiting_tokens -= sum(map(len, job.prepared.texts[job.next :]))
+        if job is not None and job.place.group is not None:
+            self._queues.leave(job.place)
+            self._waiting[job.prepared.group] -= sum(map(len, job.prepared.texts[job.next :]))
+            self._forget_the_idle(job)
 
     def has_work(self) -> bool:
         """Whether any text waits."""
-        return bool(self._turns)
+        return bool(self._queues.groups)
 
     def step(self) -> list[tuple[str, Outcome]]:
         """Compute the next texts, at most `STEP_TOKENS` of them; return the requests that are done."""
@@ -192,22 +209,30 @@ class Encoder:
         return [self._finish(job) for job in {id(pick.job): pick.job for pick in picks}.values() if _is_done(job)]
 
     def _pick(self) -> list[_Pick]:
-        """The texts of one step: one of each request in turn, until the tokens are spent (at least one text)."""
+        """The texts of one step, each of whoever's turn it is, until the tokens are spent (at least one text)."""
         picks: list[_Pick] = []
         tokens = 0
-        while self._turns:
-            job = self._turns[0]
+        while behind := self._queues.behind():
+            group = self._queues.first(behind)
+            job = group.waiting[0].owner
             pick = _Pick(job, job.next)
             tokens += len(pick.ids)
             if picks and tokens > STEP_TOKENS:
                 break
             picks.append(pick)
             job.next += 1
-            self._waiting_tokens -= len(pick.ids)
-            self._turns.popleft()
-            if job.next < len(job.prepared.texts):
-                self._turns.append(job)
+            group.charge(len(pick.ids))
+            self._queues.turn_taken()
+            self._waiting[job.prepared.group] -= len(pick.ids)
+            group.waiting.rotate(-1)
+            if job.next == len(job.prepared.texts):
+                self._queues.leave(job.place)
+                self._forget_the_idle(job)
         return picks
+
+    def _forget_the_idle(self, job: _Job) -> None:
+        if not self._waiting[job.prepared.group]:
+            del self._waiting[job.prepared.group]
 
     def _infer(self, texts: Sequence[tuple[int, ...]], seconds: Sequence[int]) -> NDArray[np.float32]:
         """One row a text, [len(texts), hidden or labels]; `seconds`: where in each the second of a pair begins."""
@@ -224,12 +249,13 @@ class Encoder:
     def _finish(self, job: _Job) -> tuple[str, Outcome]:
         """The answer to a request whose rows are all there."""
         prepared = job.prepared
-        del self._jobs[prepared.id]
+        name = prepared.request.id
+        del self._jobs[name]
         if job.failed:
-            return prepared.id, EngineFailed("The model computed numbers that are not finite for this input.")
+            return name, EngineFailed("The model computed numbers that are not finite for this input.")
         rows = tuple(job.rows[index] for index in range(len(prepared.texts)))
         labels = self._arch.labels
-        return prepared.id, Embeddings(rows, len(labels) or self._arch.hidden, prepared.tokens, labels=labels)
+        return name, Embeddings(rows, len(labels) or self._arch.hidden, prepared.tokens, labels=labels)
 
     def capabilities(self) -> Capabilities:
         """What it can do."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from interlace.engines.remote import RemoteEngine
 from interlace.engines.vllm.server import HOST, Server
-from interlace.errors import EngineFailed, InterlaceError, NotFound
+from interlace.errors import CheckpointError, EngineFailed, InterlaceError, NotFound
+from interlace.models import Shapes, check_adapter
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,12 @@ class _Known:
 
 
 class Adapters:
-    """Called from the reader and the preparers; `make` gives the engine that asks for a name at the server."""
+    """Called from the reader and the preparers; `make` gives the engine that asks for a name at the server.
+    `shapes` are the base's."""
 
-    def __init__(self, server: Server, make: Callable[[str], RemoteEngine]) -> None:
+    def __init__(self, server: Server, make: Callable[[str], RemoteEngine], shapes: Shapes) -> None:
         self._server = server
+        self._shapes = shapes
         self._make = make
         self._known: dict[str, _Known] = {}
         self._serials = itertools.count(1)
@@ -57,7 +60,7 @@ class Adapters:
             raise NotFound(f"The model has no adapter {name}.", param="model", code="model_not_found")
         with known.turn:
             if known.engine is None:
-                _check(name, known.folder)
+                _check(name, known.folder, self._shapes)
                 body = {"lora_name": known.called, "lora_path": str(known.folder.absolute())}
                 self._tell("/v1/load_lora_adapter", name, body)
                 known.engine = self._make(known.called)
@@ -88,12 +91,11 @@ class Adapters:
             raise EngineFailed(f"The adapter {name} could not be loaded: vLLM refuses it; the log says why.")
 
 
-def _check(name: str, folder: Path) -> None:
-    """Raises `EngineFailed` for a folder that vLLM might read a pickle from."""
-    if not (folder / "adapter_model.safetensors").is_file() or not (folder / "adapter_config.json").is_file():
-        raise EngineFailed(
-            f"The adapter {name} could not be loaded: its folder must have adapter_config.json and "
-            "adapter_model.safetensors."
-        )
+def _check(name: str, folder: Path, shapes: Shapes) -> None:
+    """Raises `EngineFailed` for what vLLM must not read: anything unsound, and a folder with a pickle in it."""
+    try:
+        check_adapter(folder, shapes)
+    except CheckpointError as error:
+        raise EngineFailed(f"The adapter {name} could not be loaded: {error.message}") from error
     if any(path.suffix in _PICKLES for path in folder.iterdir()):
         raise EngineFailed(f"The adapter {name} could not be loaded: its folder has a pickle in it. Remove that file.")

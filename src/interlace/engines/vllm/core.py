@@ -40,6 +40,7 @@ from interlace.engines.vllm.adapters import Adapters
 from interlace.engines.vllm.command import check_vllm, model_path
 from interlace.engines.vllm.server import Server
 from interlace.errors import EngineFailed, InterlaceError, InvalidRequest, Overloaded
+from interlace.models import Shapes, linear_shapes
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +52,16 @@ EXIT_ENDED = 71  # EX_OSERR
 
 
 def load_core(settings: ModelSettings, home: Path, progress: Callable[[str], None]) -> VllmCore:
-    """Start `vllm serve` and return once it is ready; this process ends when it does. Raises `ConfigError`, and
-    `NotStarted`."""
+    """Start `vllm serve` and return once it is ready; this process ends when it does. Raises `ConfigError`,
+    `CheckpointError` and `NotStarted`."""
     check_vllm(settings)
     path = model_path(settings, home)
+    shapes = linear_shapes(path) if settings.max_loras else {}
     progress("starting vllm serve")
     server = Server(settings, path)
     about = server.wait_ready(progress)
     server.watch(_end)
-    return VllmCore(settings, server, int(about.get("max_model_len") or 0))
+    return VllmCore(settings, server, int(about.get("max_model_len") or 0), shapes)
 
 
 def vllm_fields(settings: ModelSettings) -> Fields:
@@ -83,7 +85,7 @@ class _Prepared:
 class VllmCore:
     """See `interlace.engines.core.Core` for the contract of each method."""
 
-    def __init__(self, settings: ModelSettings, server: Server, context_length: int) -> None:
+    def __init__(self, settings: ModelSettings, server: Server, context_length: int, shapes: Shapes) -> None:
         self._env = {KEY: server.key}
         self._settings = dataclasses.replace(
             settings,
@@ -96,7 +98,7 @@ class VllmCore:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="requests to vllm", daemon=True).start()
         self._base = self._engine(self._settings.model)
-        self._adapters = Adapters(server, self._engine)
+        self._adapters = Adapters(server, self._engine, shapes)
         for adapter in settings.adapters:
             self.register_adapter(adapter.name, Path(adapter.folder))
         self._outcomes: queue.SimpleQueue[tuple[str, Outcome]] = queue.SimpleQueue()
