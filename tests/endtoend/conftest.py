@@ -23,6 +23,8 @@ def real(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path, minilm: P
 @pytest.fixture
 def endpoint(real: Served) -> Endpoint:
     """The real server, in the words of the conformance suite."""
+    code = real.process.poll()
+    assert code is None, f"the server of all files here has ended with {code}:\n{real.log[-4000:]}"
     return Endpoint(f"{real.url}/v1", real.key, "talker", "embedder")
 
 

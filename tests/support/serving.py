@@ -1,6 +1,8 @@
 """Start the real command `interlace serve` on loopback, wait until it is ready, and stop it again."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -30,11 +32,19 @@ class Serving:
         return (self.home / "key").read_text().strip()
 
 
+_FIRST_PORT, _FEW_PORTS = 10_240, 1_000
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_random = random.SystemRandom()  # the shared one is seeded by tests that draw
+
+
 def free_port() -> int:
-    """A TCP port of loopback that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of loopback that nothing listened on a moment ago; where the system says which ports outgoing
+    connections are given, none of those: a server that is away for a while then finds its port free again."""
+    last = int(_OUTGOING.read_text().split()[0]) if _OUTGOING.exists() else 0
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", _random.randrange(_FIRST_PORT, last) if last - _FIRST_PORT > _FEW_PORTS else 0))
+            return int(probe.getsockname()[1])
 
 
 def environment(home: Path) -> dict[str, str]:

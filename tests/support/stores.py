@@ -169,6 +169,8 @@ class PostgreSQL:
 
     def fresh(self, *, migrated: bool = True) -> str:
         """The URL of a new database."""
+        code = None if self.process is None else self.process.poll()
+        assert code is None, f"PostgreSQL has ended with {code}:\n{(self.folder / 'log').read_text()[-4000:]}"
         name = f"ledger_{next(_names)}"
         self.sql(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE {'migrated' if migrated else 'template1'}")
         return self.url(name)
