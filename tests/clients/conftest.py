@@ -49,8 +49,8 @@ class Provided:
 
 @pytest.fixture(scope="session")
 def provided(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path, minilm: Path) -> Iterator[Provided]:
-    """SmolLM2 at f32 as `talker` and MiniLM as `embedder`, both for money."""
-    models = [decoder(smollm2_gguf, precision="f32", context_length=CONTEXT), embedder(minilm)]
+    """SmolLM2 as `talker` and MiniLM as `embedder`, both for money."""
+    models = [decoder(smollm2_gguf, context_length=CONTEXT), embedder(minilm)]
     prices = [priced(model["name"]) for model in models]
     with served(tmp_path_factory.mktemp("clients"), models, prices=prices) as there:
         yield Provided(there, _key(there, budget_usd="0.000000001"), _key(there, models=["embedder"]))
