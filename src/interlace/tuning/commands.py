@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from interlace.tuning.data import read_examples
 from interlace.tuning.examples import Examples, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
 from interlace.tuning.hardware import Hardware, known_hardware, this_machine
+from interlace.tuning.metrics import METRICS, Measured, capture, words_of
 from interlace.tuning.plan import Plan
 from interlace.tuning.plan_table import beside, plan_table
 from interlace.tuning.planning import plan_of
@@ -63,15 +64,12 @@ class Asked:
 
 def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
     """Train, put the adapter into service, and tell what came of it."""
-    missing = [name for name in _PARTS if importlib.util.find_spec(name) is None]
-    if missing:
-        print(
-            f"Error: interlace tune needs {', '.join(missing)}. Install the training parts: "
-            "pip install 'interlace[tune]'",
-            file=sys.stderr,
-        )
+    if not _have(_PARTS):
         return USAGE
-    settings = _with_origin(read_settings(asked.file, given), asked)
+    settings = read_settings(asked.file, given)
+    if not _have([METRICS[settings.metric].library]):
+        return USAGE
+    settings = _with_origin(settings, asked)
     served = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
     try:
         return _tune(settings, served, asked, where)
@@ -124,6 +122,18 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
 
 
 # --- before ------------------------------------------------------------------------------------------------------
+
+
+def _have(parts: Sequence[str]) -> bool:
+    """Whether they are installed; a person hears how to have those that are not."""
+    missing = [name for name in parts if name and importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"Error: interlace tune needs {', '.join(missing)}. Install the training parts: "
+            "pip install 'interlace[tune]'",
+            file=sys.stderr,
+        )
+    return not missing
 
 
 def _with_origin(settings: TuneSettings, asked: Asked) -> TuneSettings:
@@ -196,8 +206,19 @@ def _data(settings: TuneSettings) -> tuple[Data, dict[str, str]]:
             print(problem, file=sys.stderr)
     if errors := errors_of(problems):
         raise ConfigError("\n".join(str(problem) for problem in errors))
+    if settings.metric == "captured":
+        _check_captured(settings.metric_pattern, held_out)
     digests = {Path(one.file).name: one.sha256 for one in (train, held_out)}
     return Data(_placed(train), _placed(held_out), train.file, held_out.file), digests
+
+
+def _check_captured(pattern: str, held_out: Examples) -> None:
+    lines = [row.line for row in held_out.rows if capture(pattern, row.answer) is None]
+    if lines:
+        raise ConfigError(
+            f"{held_out.file}:{lines[0]}: metric_pattern: finds nothing in the answer of this held-out example, and of "
+            f"{len(lines) - 1} others. Mend the pattern, or give another metric."
+        )
 
 
 def _placed(examples: Examples) -> list[Placed]:
@@ -296,7 +317,8 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> Non
         f"Held out, {after['examples']} examples: loss {_interval(before['loss'])} before, {_interval(after['loss'])} "
         f"after, a change of {_interval(change)}."
     )
-    print(f"Exact match: {_percent(before['exact_match'])} before, {_percent(after['exact_match'])} after.")
+    if measured := manifest["metrics"].get("metric"):  # not in those of release 0.1
+        print(words_of(msgspec.convert(measured, Measured)))
     print(f"report.json and loss.svg: {folder.path}")
     if manifest["kind"] == "full":
         made = manifest["name"]
@@ -318,7 +340,3 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> Non
 
 def _interval(figure: Mapping[str, float]) -> str:
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
-
-
-def _percent(figure: Mapping[str, float]) -> str:
-    return f"{100 * figure['value']:.0f} % ({100 * figure['low']:.0f} to {100 * figure['high']:.0f})"

@@ -15,6 +15,7 @@ import yaml
 
 from interlace.config import is_adapter_name
 from interlace.errors import ConfigError
+from interlace.tuning.metrics import METRICS, flaw_of
 
 DEFAULT_OWNER = "default"
 EVERYBODY = "everybody"
@@ -70,6 +71,14 @@ class TuneSettings:
         "Steps between two looks at the held-out examples, each with a checkpoint; 0: ten in the run.", 0, least=0
     )
     patience: int = _said("Stop when so many looks in a row bring nothing better; 0: never.", 3, least=0)
+    metric: str = _said(
+        "What the held-out answers are scored by, beside the loss: exact_match, token_f1, rouge_l, chrf, bleu, "
+        "first_line, or captured, which needs metric_pattern.",
+        "exact_match",
+    )
+    metric_pattern: str = _said(
+        "Of metric captured: the regular expression that takes out of an answer what must be right.", ""
+    )
     precision: str = _said("Numbers of the forward and backward pass: f32, or bf16.", "f32")
     seed: int = _said("All that is random follows from it.", 1, least=0, most=2**31)
     threads: int = _said("Threads of the training; 0: as many as there are cores.", 0, least=0, most=1024)
@@ -235,6 +244,7 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"private: is {private[:60]!r}. Write blocks:24-29 or blocks:24-29+head."
         if values.get("method", "full") != "full":
             yield "private: is for method full, which makes a checkpoint. Write method: full."
+    yield from _of_the_metric(values.get("metric", "exact_match"), values.get("metric_pattern", ""))
     launcher, processes = values.get("launcher", "single"), values.get("processes", 1)
     if launcher not in ("single", "ddp", "fsdp2"):
         yield f"launcher: is {launcher[:60]!r}. Write single, ddp or fsdp2."
@@ -242,3 +252,16 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"processes: is {processes} with the launcher {launcher}. Write 1 with single, more with ddp or fsdp2."
     elif (batch := values.get("batch", 4)) % processes:
         yield f"batch: is {batch}, which {processes} processes cannot share. Write a multiple of {processes}."
+
+
+def _of_the_metric(metric: str, pattern: str) -> Iterator[str]:
+    if metric not in METRICS:
+        near = difflib.get_close_matches(metric.lower().replace("-", "_"), METRICS, 1)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        yield f"metric: {metric[:60]!r} is none. {meant}There are: {', '.join(METRICS)}."
+    elif metric == "captured" and not pattern:
+        yield r"metric_pattern: is missing. Write what takes the answer out of the text, such as 'Answer: (\d+)'."
+    elif metric != "captured" and pattern:
+        yield f"metric_pattern: is for metric captured, not {metric}. Leave it out."
+    if pattern and (flaw := flaw_of(pattern)):
+        yield f"metric_pattern: is no regular expression: {flaw[:100]}. Mend it."
