@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from interlace.models.metadata import gguf_metadata
     from interlace.models.pulling import pull
     from interlace.models.room import available_memory, check_memory, gigabytes, memory_needed
+    from interlace.models.source_dataset import DataSet, is_data_set, pull_data_set
     from interlace.models.store import (
         default_home,
         find_checkpoint,
@@ -66,6 +67,7 @@ _HOMES = {
     "AgreementGate": "checkpoint",
     "Architecture": "architecture",
     "Checkpoint": "checkpoint",
+    "DataSet": "source_dataset",
     "DecoderArchitecture": "architecture",
     "EncoderArchitecture": "architecture",
     "HeldLock": "lock",
@@ -101,6 +103,7 @@ _HOMES = {
     "gigabytes": "room",
     "head_modules": "tensors",
     "keep_measurement": "measured",
+    "is_data_set": "source_dataset",
     "known_models": "catalogue",
     "list_checkpoints": "store",
     "locate": "layout",
@@ -110,6 +113,7 @@ _HOMES = {
     "open_weights": "weights",
     "print_table": "table",
     "pull": "pulling",
+    "pull_data_set": "source_dataset",
     "read_adapter": "adapter_file",
     "read_added": "adapter_store",
     "read_architecture": "architecture",
@@ -130,6 +134,7 @@ __all__ = [
     "AgreementGate",
     "Architecture",
     "Checkpoint",
+    "DataSet",
     "DecoderArchitecture",
     "EncoderArchitecture",
     "HeldLock",
@@ -165,6 +170,7 @@ __all__ = [
     "gigabytes",
     "head_modules",
     "keep_measurement",
+    "is_data_set",
     "known_models",
     "list_checkpoints",
     "locate",
@@ -174,6 +180,7 @@ __all__ = [
     "open_weights",
     "print_table",
     "pull",
+    "pull_data_set",
     "read_adapter",
     "read_added",
     "read_architecture",

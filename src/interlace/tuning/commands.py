@@ -32,7 +32,6 @@ from interlace.models import (
     resolve,
 )
 from interlace.tuning.check import check
-from interlace.tuning.data import read_examples
 from interlace.tuning.examples import Examples, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
 from interlace.tuning.hardware import Hardware, known_hardware, this_machine
@@ -43,13 +42,15 @@ from interlace.tuning.planning import plan_of
 from interlace.tuning.progress import progress_for_people, span
 from interlace.tuning.running import Interrupted, count_tokens, run_training
 from interlace.tuning.settings import EVERYBODY, TuneSettings, read_settings
+from interlace.tuning.sources import Sources, find_sources, read_source
 from interlace.tuning.split import split
 from interlace.tuning.work import Base, Data, Placed, Work
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _PARTS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # What becomes of a run, and where its parts lie; threads, base and data are told by what they come to.
-_NOT_OF_THE_RUN = ("owner", "licence", "source", "nice", "threads", "base", "data", "held_out_data")
+_NOT_OF_THE_RUN = ("owner", "licence", "source", "nice", "threads", "base", "data", "held_out_data", "data_config",
+                   "data_split", "held_out_split")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +70,10 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
     settings = read_settings(asked.file, given)
     if not _have([METRICS[settings.metric].library]):
         return USAGE
-    settings = _with_origin(settings, asked)
     served = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
     try:
-        return _tune(settings, served, asked, where)
+        sources = find_sources(settings, served.home)
+        return _tune(_with_origin(settings, sources, asked), sources, served, asked, where)
     except Interrupted as error:
         print(error.message, file=sys.stderr)
         return INTERRUPTED
@@ -81,9 +82,9 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
         return INTERRUPTED
 
 
-def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) -> int:
+def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Asked, where: Where) -> int:
     checkpoint = _base(settings.base, served.home)
-    data, digests = _data(settings)
+    data, digests = _data(settings, sources)
     folder = RunFolder(served.home, settings.name, settings.method)
     work = Work(
         home=str(served.home),
@@ -91,6 +92,7 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
         base=_described(checkpoint),
         data=data,
         digests=digests,
+        hub=sources.hub,
         threads=max((settings.threads or _cores()) // settings.processes, 1),
         kind="full" if settings.method == "full" else "lora",
     )
@@ -136,11 +138,17 @@ def _have(parts: Sequence[str]) -> bool:
     return not missing
 
 
-def _with_origin(settings: TuneSettings, asked: Asked) -> TuneSettings:
-    """Settings with licence and source of the data; a person at a terminal is asked for what is missing."""
+def _with_origin(settings: TuneSettings, sources: Sources, asked: Asked) -> TuneSettings:
+    """Settings with licence and source of the data; those of a data set on the Hub are its card's, and a person at a
+    terminal is asked for what is missing."""
     said: dict[str, Any] = {}
+    known = {"licence": sources.licence, "source": sources.source}
     for name, words in (("licence", "Licence of the data, such as CC-BY-4.0"), ("source", "Where the data come from")):
         if getattr(settings, name):
+            continue
+        if known[name]:
+            print(f"The {name} of the data: {known[name]}, as the Hub says. Another: --{name}.", file=sys.stderr)
+            said[name] = known[name]
             continue
         if sys.stdin.isatty() and sys.stderr.isatty() and not asked.as_json:
             print(f"{words} (empty: not known): ", end="", file=sys.stderr, flush=True)
@@ -193,11 +201,12 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _data(settings: TuneSettings) -> tuple[Data, dict[str, str]]:
+def _data(settings: TuneSettings, sources: Sources) -> tuple[Data, dict[str, str]]:
     """The examples, checked and split; the digests of their files. Raises `ConfigError` that lists what is wrong."""
-    train = read_examples(Path(settings.data).expanduser())
-    if settings.held_out_data:
-        held_out = read_examples(Path(settings.held_out_data).expanduser())
+    train, digests = read_source(sources.data)
+    if sources.held_out is not None:
+        held_out, more = read_source(sources.held_out)
+        digests |= more
     else:
         train, held_out = split(train, held_out=settings.held_out, seed=settings.seed)
     problems = check(train, held_out)
@@ -208,7 +217,6 @@ def _data(settings: TuneSettings) -> tuple[Data, dict[str, str]]:
         raise ConfigError("\n".join(str(problem) for problem in errors))
     if settings.metric == "captured":
         _check_captured(settings.metric_pattern, held_out)
-    digests = {Path(one.file).name: one.sha256 for one in (train, held_out)}
     return Data(_placed(train), _placed(held_out), train.file, held_out.file), digests
 
 

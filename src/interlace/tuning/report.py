@@ -86,6 +86,7 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
             "files": work.digests,
             "licence": settings.licence or None,
             "source": settings.source or None,
+            "hub": work.hub or None,
             "examples": len(work.data.train),
             "held_out": len(work.data.held_out),
             "tokens": outcome.data_tokens,

@@ -15,6 +15,7 @@ import yaml
 
 from interlace.config import is_adapter_name
 from interlace.errors import ConfigError
+from interlace.models import is_data_set
 from interlace.tuning.metrics import METRICS, flaw_of
 
 DEFAULT_OWNER = "default"
@@ -31,7 +32,12 @@ class TuneSettings:
     """One run. What has an empty default must be given; the command line's words beat the file's."""
 
     base: str = _said("The checkpoint to train on: its name, or its path.", "")
-    data: str = _said("The examples to learn from.", "")
+    data: str = _said("The examples to learn from: a file, or hub:OWNER/NAME of the Hugging Face Hub.", "")
+    data_config: str = _said("Of a data set on the Hub: its configuration, where it has several.", "")
+    data_split: str = _said("Of a data set on the Hub: the split to learn from.", "train")
+    held_out_split: str = _said(
+        "Of a data set on the Hub: the split that is held out; then held_out means nothing.", ""
+    )
     name: str = _said("What the adapter is called; callers write MODEL:NAME.", "")
     owner: str = _said(
         "The organisation that the adapter belongs to, by name or id: for others there is no such model; everybody "
@@ -42,7 +48,9 @@ class TuneSettings:
         "The share of the examples that is kept from training, to score the model and to stop in time.",
         0.1, least=0.01, most=0.5,
     )  # fmt: skip
-    held_out_data: str = _said("Held-out examples in a file of their own; then held_out means nothing.", "")
+    held_out_data: str = _said(
+        "Held-out examples of their own, a file or hub:OWNER/NAME; then held_out means nothing.", ""
+    )
     licence: str = _said("The licence of the data, such as CC-BY-4.0; it is kept with the adapter.", "")
     source: str = _said("Where the data come from; it is kept with the adapter.", "")
     method: str = _said(
@@ -178,7 +186,7 @@ def _value(node: yaml.Node) -> Any:
 
 def _from_its_folder(values: dict[str, Any], folder: Path) -> None:
     for name in ("data", "held_out_data"):
-        if values.get(name):
+        if values.get(name) and not is_data_set(values[name]):
             values[name] = str(folder / Path(values[name]).expanduser())
     base = values.get("base", "")
     if base.startswith(("./", "../", "~/")):
@@ -244,6 +252,10 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"private: is {private[:60]!r}. Write blocks:24-29 or blocks:24-29+head."
         if values.get("method", "full") != "full":
             yield "private: is for method full, which makes a checkpoint. Write method: full."
+    if values.get("held_out_split") and not any(
+        is_data_set(values.get(name, "")) for name in ("data", "held_out_data")
+    ):
+        yield "held_out_split: is for a data set on the Hub. Of a file, give --held-out FILE."
     yield from _of_the_metric(values.get("metric", "exact_match"), values.get("metric_pattern", ""))
     launcher, processes = values.get("launcher", "single"), values.get("processes", 1)
     if launcher not in ("single", "ddp", "fsdp2"):
