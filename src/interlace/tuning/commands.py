@@ -32,6 +32,7 @@ from interlace.models import (
     resolve,
 )
 from interlace.tuning.check import check
+from interlace.tuning.events import AnyEvent
 from interlace.tuning.examples import Examples, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
 from interlace.tuning.hardware import Hardware, known_hardware, this_machine
@@ -40,6 +41,7 @@ from interlace.tuning.plan import Plan
 from interlace.tuning.plan_table import beside, plan_table
 from interlace.tuning.planning import plan_of
 from interlace.tuning.progress import progress_for_people, span
+from interlace.tuning.recording import missing_stores, recording
 from interlace.tuning.running import Interrupted, count_tokens, run_training
 from interlace.tuning.settings import EVERYBODY, TuneSettings, read_settings
 from interlace.tuning.sources import Sources, find_sources, read_source
@@ -49,8 +51,10 @@ from interlace.tuning.work import Base, Data, Placed, Work
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _PARTS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # What becomes of a run, and where its parts lie; threads, base and data are told by what they come to.
-_NOT_OF_THE_RUN = ("owner", "licence", "source", "nice", "threads", "base", "data", "held_out_data", "data_config",
-                   "data_split", "held_out_split")  # fmt: skip
+_NOT_OF_THE_RUN = (
+    "owner", "licence", "source", "nice", "log_to", "threads", "base", "data", "held_out_data", "data_config",
+    "data_split", "held_out_split",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,9 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
     if not _have(_PARTS):
         return USAGE
     settings = read_settings(asked.file, given)
+    if missing := missing_stores(settings):
+        print(f"Error: {missing}", file=sys.stderr)
+        return USAGE
     if not _have([METRICS[settings.metric].library]):
         return USAGE
     served = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
@@ -110,8 +117,13 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
         if folder.finished:
             print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
         else:
-            with progress_for_people() as progress:
-                run_training(work, folder, progress.hear)
+            with progress_for_people() as progress, recording(settings, work, folder) as recorder:
+
+                def hear(event: AnyEvent) -> None:
+                    progress.hear(event)
+                    recorder.hear(event)
+
+                run_training(work, folder, hear)
         name = None
         if settings.method == "full":
             pull(str(folder.result), served.home, name=settings.name)

@@ -23,8 +23,9 @@ EVERYBODY = "everybody"
 MOST_YAML_BYTES = 1 << 20
 
 
-def _said(doc: str, default: Any, *, least: float | None = None, most: float | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={"doc": doc, "least": least, "most": most})
+def _said(doc: str, default: Any, *, least: float | None = None, most: float | None = None, many: bool = False) -> Any:
+    """`many`: in a YAML, a list may stand there."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "least": least, "most": most, "many": many})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class TuneSettings:
     rank: int = _said("The rank of the adapter.", 16, least=1, most=512)
     alpha: float = _said("What the adapter adds is multiplied by alpha / rank.", 32.0, least=0.001, most=1e6)
     dropout: float = _said("The share of the adapter's inputs that is left out at random.", 0.05, least=0, most=0.9)
-    targets: str = _said("The layers it changes: all-linear, or names with commas between.", "all-linear")
+    targets: str = _said("The layers it changes: all-linear, or names with commas between.", "all-linear", many=True)
     evaluate_every: int = _said(
         "Steps between two looks at the held-out examples, each with a checkpoint; 0: ten in the run.", 0, least=0
     )
@@ -95,6 +96,10 @@ class TuneSettings:
         "single",
     )
     processes: int = _said("How many there are; batch is what they do together.", 1, least=1, most=256)
+    log_to: str = _said(
+        "Where the figures of each step are kept, too: tensorboard, mlflow, or both with a comma between.", "",
+        many=True,
+    )  # fmt: skip
     nice: int = _said(
         "How far it stands back for others on the machine: 0 not at all, 19 for all.", 19, least=0, most=19
     )
@@ -104,6 +109,7 @@ _HINTS = get_type_hints(TuneSettings)
 _FIELDS = {field.name: field for field in dataclasses.fields(TuneSettings)}
 _NEEDED = ("base", "data", "name")
 _SLICE = re.compile(r"blocks:(\d{1,4})-(\d{1,4})(\+head)?")
+STORES = ("tensorboard", "mlflow")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -114,7 +120,7 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
     problems: list[str] = []
     if file is not None:
         for place, name, node in _lines_of(file, problems):
-            _take(values, problems, place, name, _value(node))
+            _take(values, problems, place, name, _value(name, node))
         _from_its_folder(values, file.absolute().parent)
     for name, value in given.items():
         if value is not None:
@@ -130,6 +136,11 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
 def highest_rate(settings: TuneSettings) -> float:
     """The learning rate that is meant."""
     return settings.learning_rate or (5e-4 if settings.method == "lora" else 5e-5)
+
+
+def stores_of(settings: TuneSettings) -> list[str]:
+    """Where the figures of each step are kept, too; each once."""
+    return list(dict.fromkeys(_names(settings.log_to)))
 
 
 def blocks_of(private: str) -> tuple[int, int, bool]:
@@ -178,7 +189,10 @@ def _lines_of(file: Path, problems: list[str]) -> Iterator[tuple[str, str, yaml.
         yield place, name, value
 
 
-def _value(node: yaml.Node) -> Any:
+def _value(name: str, node: yaml.Node) -> Any:
+    many = name in _FIELDS and _FIELDS[name].metadata["many"]
+    if many and isinstance(node, yaml.SequenceNode) and all(isinstance(each, yaml.ScalarNode) for each in node.value):
+        return ",".join(each.value for each in node.value)
     if isinstance(node, yaml.ScalarNode):
         return None if node.tag.endswith(":null") else node.value
     return node
@@ -256,6 +270,8 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
         is_data_set(values.get(name, "")) for name in ("data", "held_out_data")
     ):
         yield "held_out_split: is for a data set on the Hub. Of a file, give --held-out FILE."
+    if wrong := [name for name in _names(values.get("log_to", "")) if name not in STORES]:
+        yield f"log_to: {wrong[0][:60]!r} is none. There are: {', '.join(STORES)}."
     yield from _of_the_metric(values.get("metric", "exact_match"), values.get("metric_pattern", ""))
     launcher, processes = values.get("launcher", "single"), values.get("processes", 1)
     if launcher not in ("single", "ddp", "fsdp2"):
@@ -264,6 +280,10 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"processes: is {processes} with the launcher {launcher}. Write 1 with single, more with ddp or fsdp2."
     elif (batch := values.get("batch", 4)) % processes:
         yield f"batch: is {batch}, which {processes} processes cannot share. Write a multiple of {processes}."
+
+
+def _names(text: str) -> list[str]:
+    return [name for each in text.split(",") if (name := each.strip())]
 
 
 def _of_the_metric(metric: str, pattern: str) -> Iterator[str]:
