@@ -171,7 +171,7 @@ def _asked(ref: HubRef) -> tuple[str, _Listing]:
         )
         for sibling in info.siblings or []
     ]
-    card = info.card_data.to_dict() if info.card_data is not None else {}
+    card = {} if info.card_data is None else info.card_data.to_dict()  # type: ignore[no-untyped-call]
     commit = str(info.sha)
     if not _COMMIT.fullmatch(commit):
         raise SourceUnavailable(f"The Hub names no commit of hub:{ref.repo}.")

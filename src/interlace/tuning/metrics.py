@@ -135,8 +135,8 @@ def measure_exact(before: Sequence[Known], after: Sequence[Known], seed: int = 0
     rows = [np.array([(one.exact, 1) for one in known], dtype=float) for known in (before, after)]
     sums = [_sums(each, seed) for each in rows]
     low, high = middle(_mean(sums[1]) - _mean(sums[0]))
-    shares = [wilson(sum(one.exact for one in known), len(known)) for known in (before, after)]
-    return Measured("exact_match", *shares, Interval(shares[1].value - shares[0].value, low, high), "share")
+    first, then = (wilson(sum(one.exact for one in known), len(known)) for known in (before, after))
+    return Measured("exact_match", first, then, Interval(then.value - first.value, low, high), "share")
 
 
 def measure(
