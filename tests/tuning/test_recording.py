@@ -67,7 +67,7 @@ def _cut_off(settings: TuneSettings, folder: RunFolder, events: list[Step | Held
 
 
 def _cut_off_and_gone_on(settings: TuneSettings, home: Path) -> None:
-    """The first process tells steps 1 to 3 and dies, before the held-out examples are looked at; the second goes on after
+    """The first process tells steps 1 to 3 and dies, before it looks at the held-out examples; the second goes on after
     step 2, and comes to the end."""
     folder = RunFolder(home, "mine")
     _begin(folder)
