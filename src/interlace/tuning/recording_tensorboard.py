@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tensorboardX.event_file_writer import EventsWriter  # at once, and not in a thread: what is flushed is on disk
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar, text
 
 from interlace.tuning.folder import RunFolder, write_whole
 
@@ -23,6 +20,11 @@ class TensorBoard:
     """
 
     def __init__(self, folder: RunFolder, settings: Mapping[str, str], about: Mapping[str, str]) -> None:
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter  # it has no thread: what is flushed is on disk
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._event, self._scalar = Event, summary.scalar
         self._mark = folder.path / _MARK
         known = _read(self._mark)
         self._kept = self._step = known or 0
@@ -32,8 +34,8 @@ class TensorBoard:
         again = self._kept + 1
         self._write(again, session_log=SessionLog(status=SessionLog.START))
         if known is None:
-            self._write(0, summary=text("settings", _table(settings)))
-            self._write(0, summary=text("about", _table(about)))
+            self._write(0, summary=summary.text("settings", _table(settings)))
+            self._write(0, summary=summary.text("about", _table(about)))
 
     def last(self, name: str) -> int:
         """Of all figures alike."""
@@ -46,7 +48,7 @@ class TensorBoard:
             self._keep(self._step)
             self._step = step
         for name, value in figures.items():
-            self._write(step, summary=scalar(name, value))
+            self._write(step, summary=self._scalar(name, value))
 
     def end(self, how: str) -> None:
         """All is on disk; of a run that has not come to its end, the last step may lack a figure."""
@@ -54,7 +56,7 @@ class TensorBoard:
         self._writer.close()
 
     def _write(self, step: int, **what: Any) -> None:
-        self._writer.write_event(Event(wall_time=time.time(), step=step, **what))
+        self._writer.write_event(self._event(wall_time=time.time(), step=step, **what))
 
     def _keep(self, step: int) -> None:
         self._writer.flush()
