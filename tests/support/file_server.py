@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote
 
 
 class FileServer(ThreadingHTTPServer):
@@ -26,6 +27,7 @@ class FileServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
+        self.gates: dict[str, bool] = {}  # repositories whose files are for those who accepted their terms
         self.requests: list[tuple[str, str | None]] = []
         self.stall_after: int | None = None
         self.stalled, self.go = threading.Event(), threading.Event()
@@ -47,8 +49,8 @@ class _Handler(BaseHTTPRequestHandler):
         path, wanted = self.path.partition("?")[0], self.headers.get("Range")
         self.server.requests.append((path, wanted))
         body = self.server.files.get(path)
-        if body is None:
-            self.send_error(404)
+        if body is None or self.server.gates.get(path.split("/resolve/")[0].removeprefix("/datasets/")):
+            self._refuse(path, 404 if body is None else 403)
             return
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0  # type: ignore[index]
         self.send_response(206 if wanted else 200)
@@ -58,6 +60,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html" if path.endswith("/") else "application/octet-stream")
         self.end_headers()
         self._send(body[start:])
+
+    def _refuse(self, path: str, status: int) -> None:
+        """As the Hub does, whose client reads the reason in a header."""
+        self.send_response(status)
+        reason = "RevisionNotFound" if "/revision/" in path else "RepoNotFound"
+        self.send_header("X-Error-Code", "GatedRepo" if status == 403 else reason)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _send(self, body: bytes) -> None:
         stall = self.server.stall_after
@@ -91,16 +101,38 @@ def file_server() -> Iterator[FileServer]:
 
 def put_hub_repo(server: FileServer, repo: str, files: Mapping[str, bytes], commit: str = "c" * 40) -> None:
     """Let `server` answer as a Hub that has one repository; weights are stored as large files."""
+    info = {"id": repo, "sha": commit, "siblings": _siblings(files), "tags": ["license:mit"], "private": False,
+            "downloads": 0}  # fmt: skip
+    for name, body in files.items():
+        server.files[f"/{repo}/resolve/{commit}/{name}"] = body
+    server.files[f"/api/models/{repo}"] = json.dumps(info).encode()
+    server.files[f"/api/models/{repo}/revision/{commit}"] = json.dumps(info).encode()
+
+
+def put_hub_data_set(
+    server: FileServer, repo: str, files: Mapping[str, bytes], card: Mapping[str, Any] | None = None, *,
+    commit: str = "d" * 40, revision: str = "main",
+) -> None:  # fmt: skip
+    """Let `server` answer as a Hub that has one data set; Parquet is stored as large files, and `card` is what the YAML
+    of its README says."""
+    tags = [f"license:{card['license']}"] if card and "license" in card else []
+    info = {"id": repo, "sha": commit, "siblings": _siblings(files), "tags": tags, "cardData": card, "private": False,
+            "gated": "auto" if repo in server.gates else False}  # fmt: skip
+    for name, body in files.items():
+        server.files[f"/datasets/{repo}/resolve/{commit}/{name}"] = body
+    for where in ("", f"/revision/{commit}", f"/revision/{quote(revision, safe='')}"):
+        if where or revision == "main":
+            server.files[f"/api/datasets/{repo}{where}"] = json.dumps(info).encode()
+
+
+def _siblings(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
     siblings = []
     for name, body in files.items():
         entry: dict[str, Any] = {"rfilename": name, "size": len(body), "blobId": _git_sha1(body)}
-        if name.endswith((".safetensors", ".gguf", ".bin")):
+        if name.endswith((".safetensors", ".gguf", ".bin", ".parquet")):
             entry["lfs"] = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 130}
         siblings.append(entry)
-        server.files[f"/{repo}/resolve/{commit}/{name}"] = body
-    info = {"id": repo, "sha": commit, "siblings": siblings, "tags": ["license:mit"], "private": False, "downloads": 0}
-    server.files[f"/api/models/{repo}"] = json.dumps(info).encode()
-    server.files[f"/api/models/{repo}/revision/{commit}"] = json.dumps(info).encode()
+    return siblings
 
 
 def _git_sha1(body: bytes) -> str:

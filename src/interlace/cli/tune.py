@@ -44,6 +44,14 @@ def tune(
         str | None,
         typer.Option("--private", metavar="blocks:A-B[+head]", help="Of method full, these blocks (and head) alone."),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", metavar="NAME", help="What the held-out answers are scored by; else exact_match."),
+    ] = None,
+    log_to: Annotated[
+        str | None,
+        typer.Option("--log-to", metavar="NAMES", help="tensorboard, mlflow, or both with a comma between."),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Throw away an earlier run of that name, and put this one in its place.")
     ] = False,
@@ -79,6 +87,8 @@ def tune(
         "threads": threads,
         "method": method,
         "private": private,
+        "metric": metric,
+        "log_to": log_to,
     }
     where = Where(os.environ, url=url, key=key, home=home)
     raise typer.Exit(tune_command(given, Asked(config, fresh, as_json, plan), where))

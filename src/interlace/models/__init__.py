@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from interlace.models.metadata import gguf_metadata
     from interlace.models.pulling import pull
     from interlace.models.room import available_memory, check_memory, gigabytes, memory_needed
+    from interlace.models.source_dataset import DataSet, is_data_set, pull_data_set
     from interlace.models.store import (
         default_home,
         find_checkpoint,
@@ -67,6 +68,7 @@ _HOMES = {
     "AgreementGate": "checkpoint",
     "Architecture": "architecture",
     "Checkpoint": "checkpoint",
+    "DataSet": "source_dataset",
     "DecoderArchitecture": "architecture",
     "EncoderArchitecture": "architecture",
     "HeldLock": "lock",
@@ -103,6 +105,7 @@ _HOMES = {
     "gigabytes": "room",
     "head_modules": "tensors",
     "keep_measurement": "measured",
+    "is_data_set": "source_dataset",
     "known_models": "catalogue",
     "linear_shapes": "adapter_check",
     "list_checkpoints": "store",
@@ -113,6 +116,7 @@ _HOMES = {
     "open_weights": "weights",
     "print_table": "table",
     "pull": "pulling",
+    "pull_data_set": "source_dataset",
     "read_adapter": "adapter_file",
     "read_added": "adapter_store",
     "read_architecture": "architecture",
@@ -133,6 +137,7 @@ __all__ = [
     "AgreementGate",
     "Architecture",
     "Checkpoint",
+    "DataSet",
     "DecoderArchitecture",
     "EncoderArchitecture",
     "HeldLock",
@@ -169,6 +174,7 @@ __all__ = [
     "gigabytes",
     "head_modules",
     "keep_measurement",
+    "is_data_set",
     "known_models",
     "linear_shapes",
     "list_checkpoints",
@@ -179,6 +185,7 @@ __all__ = [
     "open_weights",
     "print_table",
     "pull",
+    "pull_data_set",
     "read_adapter",
     "read_added",
     "read_architecture",

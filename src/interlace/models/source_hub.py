@@ -30,7 +30,7 @@ def pull_hub(ref: HubRef, space: Space, progress: Progress) -> Origin:
     check_disk(space.root, sum(siblings[name].size or 0 for name in names) - space.held_bytes())
     for name in names:
         fetch(_remote(ref, commit, siblings[name], space.digests.get(name)), space.files / name, space.parts, progress)
-    return Origin(str(HubRef(ref.repo, commit, ref.file)), _licence(info))
+    return Origin(str(HubRef(ref.repo, commit, ref.file)), licence_of(info))
 
 
 def _listing(ref: HubRef) -> Any:
@@ -39,26 +39,26 @@ def _listing(ref: HubRef) -> Any:
     try:
         return HfApi().model_info(ref.repo, revision=ref.revision, files_metadata=True, timeout=LISTING_TIMEOUT_SECONDS)
     except Exception as error:  # every client error of the library is translated below; what is unknown goes on up
-        translated = _in_words(error, ref)
+        translated = in_words(error, f"hf:{ref.repo}", ref.revision)
         if translated is None:
             raise
         raise translated from error
 
 
-def _in_words(error: Exception, ref: HubRef) -> SourceUnavailable | None:
+def in_words(error: Exception, where: str, revision: str | None) -> SourceUnavailable | None:
     """The library's errors, most specific first. Its HTTP client differs by release, so that is known by name."""
     from huggingface_hub import errors
 
     table: Sequence[tuple[type[Exception], str]] = (
         (errors.GatedRepoError, "is gated: accept its terms on the Hub, then set HF_TOKEN to a token of your account"),
-        (errors.RevisionNotFoundError, f"has no revision {ref.revision}"),
+        (errors.RevisionNotFoundError, f"has no revision {revision}"),
         (errors.RepositoryNotFoundError, "does not exist, or is private: check the name, or set HF_TOKEN"),
         (errors.OfflineModeIsEnabled, "is not asked for: HF_HUB_OFFLINE is set"),
         (errors.HfHubHTTPError, "cannot be listed: the Hub answered with an error"),
     )
     for kind, words in table:
         if isinstance(error, kind):
-            return SourceUnavailable(f"hf:{ref.repo} {words}.")
+            return SourceUnavailable(f"{where} {words}.")
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, OSError) or names & {"TransportError", "ConnectionError"}:
         return SourceUnavailable(f"The Hub cannot be reached ({error}).")
@@ -91,7 +91,8 @@ def _remote(ref: HubRef, commit: str, sibling: Any, wanted_sha256: str | None) -
     )
 
 
-def _licence(info: Any) -> str | None:
+def licence_of(info: Any) -> str | None:
+    """What the repository's tags say."""
     for tag in info.tags or []:
         if isinstance(tag, str) and tag.startswith("license:"):
             return spdx(tag.removeprefix("license:"))

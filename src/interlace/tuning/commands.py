@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +32,29 @@ from interlace.models import (
     resolve,
 )
 from interlace.tuning.check import check
-from interlace.tuning.data import read_examples
+from interlace.tuning.events import AnyEvent
 from interlace.tuning.examples import Examples, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
 from interlace.tuning.hardware import Hardware, known_hardware, this_machine
+from interlace.tuning.metrics import METRICS, Measured, capture, words_of
 from interlace.tuning.plan import Plan
 from interlace.tuning.plan_table import beside, plan_table
 from interlace.tuning.planning import plan_of
 from interlace.tuning.progress import progress_for_people, span
+from interlace.tuning.recording import missing_stores, recording
 from interlace.tuning.running import Interrupted, count_tokens, run_training
 from interlace.tuning.settings import EVERYBODY, TuneSettings, read_settings
+from interlace.tuning.sources import Sources, find_sources, read_source
 from interlace.tuning.split import split
 from interlace.tuning.work import Base, Data, Placed, Work
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _PARTS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # What becomes of a run, and where its parts lie; threads, base and data are told by what they come to.
-_NOT_OF_THE_RUN = ("owner", "licence", "source", "nice", "threads", "base", "data", "held_out_data")
+_NOT_OF_THE_RUN = (
+    "owner", "licence", "source", "nice", "log_to", "threads", "base", "data", "held_out_data", "data_config",
+    "data_split", "held_out_split",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +69,18 @@ class Asked:
 
 def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
     """Train, put the adapter into service, and tell what came of it."""
-    missing = [name for name in _PARTS if importlib.util.find_spec(name) is None]
-    if missing:
-        print(
-            f"Error: interlace tune needs {', '.join(missing)}. Install the training parts: "
-            "pip install 'interlace[tune]'",
-            file=sys.stderr,
-        )
+    if not _have(_PARTS):
         return USAGE
-    settings = _with_origin(read_settings(asked.file, given), asked)
+    settings = read_settings(asked.file, given)
+    if missing := missing_stores(settings):
+        print(f"Error: {missing}", file=sys.stderr)
+        return USAGE
+    if not _have([METRICS[settings.metric].library]):
+        return USAGE
     served = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
     try:
-        return _tune(settings, served, asked, where)
+        sources = find_sources(settings, served.home)
+        return _tune(_with_origin(settings, sources, asked), sources, served, asked, where)
     except Interrupted as error:
         print(error.message, file=sys.stderr)
         return INTERRUPTED
@@ -83,9 +89,9 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
         return INTERRUPTED
 
 
-def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) -> int:
+def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Asked, where: Where) -> int:
     checkpoint = _base(settings.base, served.home)
-    data, digests = _data(settings)
+    data, digests = _data(settings, sources)
     folder = RunFolder(served.home, settings.name, settings.method)
     work = Work(
         home=str(served.home),
@@ -93,6 +99,7 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
         base=_described(checkpoint),
         data=data,
         digests=digests,
+        hub=sources.hub,
         threads=max((settings.threads or _cores()) // settings.processes, 1),
         kind="full" if settings.method == "full" else "lora",
     )
@@ -110,8 +117,13 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
         if folder.finished:
             print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
         else:
-            with progress_for_people() as progress:
-                run_training(work, folder, progress.hear)
+            with progress_for_people() as progress, recording(settings, work, folder) as recorder:
+
+                def hear(event: AnyEvent) -> None:
+                    progress.hear(event)
+                    recorder.hear(event)
+
+                run_training(work, folder, hear)
         name = None
         if settings.method == "full":
             pull(str(folder.result), served.home, name=settings.name)
@@ -126,11 +138,29 @@ def _tune(settings: TuneSettings, served: Settings, asked: Asked, where: Where) 
 # --- before ------------------------------------------------------------------------------------------------------
 
 
-def _with_origin(settings: TuneSettings, asked: Asked) -> TuneSettings:
-    """Settings with licence and source of the data; a person at a terminal is asked for what is missing."""
+def _have(parts: Sequence[str]) -> bool:
+    """Whether they are installed; a person hears how to have those that are not."""
+    missing = [name for name in parts if name and importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"Error: interlace tune needs {', '.join(missing)}. Install the training parts: "
+            "pip install 'interlace[tune]'",
+            file=sys.stderr,
+        )
+    return not missing
+
+
+def _with_origin(settings: TuneSettings, sources: Sources, asked: Asked) -> TuneSettings:
+    """Settings with licence and source of the data; those of a data set on the Hub are its card's, and a person at a
+    terminal is asked for what is missing."""
     said: dict[str, Any] = {}
+    known = {"licence": sources.licence, "source": sources.source}
     for name, words in (("licence", "Licence of the data, such as CC-BY-4.0"), ("source", "Where the data come from")):
         if getattr(settings, name):
+            continue
+        if known[name]:
+            print(f"The {name} of the data: {known[name]}, as the Hub says. Another: --{name}.", file=sys.stderr)
+            said[name] = known[name]
             continue
         if sys.stdin.isatty() and sys.stderr.isatty() and not asked.as_json:
             print(f"{words} (empty: not known): ", end="", file=sys.stderr, flush=True)
@@ -183,11 +213,12 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _data(settings: TuneSettings) -> tuple[Data, dict[str, str]]:
+def _data(settings: TuneSettings, sources: Sources) -> tuple[Data, dict[str, str]]:
     """The examples, checked and split; the digests of their files. Raises `ConfigError` that lists what is wrong."""
-    train = read_examples(Path(settings.data).expanduser())
-    if settings.held_out_data:
-        held_out = read_examples(Path(settings.held_out_data).expanduser())
+    train, digests = read_source(sources.data)
+    if sources.held_out is not None:
+        held_out, more = read_source(sources.held_out)
+        digests |= more
     else:
         train, held_out = split(train, held_out=settings.held_out, seed=settings.seed)
     problems = check(train, held_out)
@@ -196,8 +227,18 @@ def _data(settings: TuneSettings) -> tuple[Data, dict[str, str]]:
             print(problem, file=sys.stderr)
     if errors := errors_of(problems):
         raise ConfigError("\n".join(str(problem) for problem in errors))
-    digests = {Path(one.file).name: one.sha256 for one in (train, held_out)}
+    if settings.metric == "captured":
+        _check_captured(settings.metric_pattern, held_out)
     return Data(_placed(train), _placed(held_out), train.file, held_out.file), digests
+
+
+def _check_captured(pattern: str, held_out: Examples) -> None:
+    lines = [row.line for row in held_out.rows if capture(pattern, row.answer) is None]
+    if lines:
+        raise ConfigError(
+            f"{held_out.file}:{lines[0]}: metric_pattern: finds nothing in the answer of this held-out example, and of "
+            f"{len(lines) - 1} others. Mend the pattern, or give another metric."
+        )
 
 
 def _placed(examples: Examples) -> list[Placed]:
@@ -296,7 +337,8 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> Non
         f"Held out, {after['examples']} examples: loss {_interval(before['loss'])} before, {_interval(after['loss'])} "
         f"after, a change of {_interval(change)}."
     )
-    print(f"Exact match: {_percent(before['exact_match'])} before, {_percent(after['exact_match'])} after.")
+    if measured := manifest["metrics"].get("metric"):  # not in those of release 0.1
+        print(words_of(msgspec.convert(measured, Measured)))
     print(f"report.json and loss.svg: {folder.path}")
     if manifest["kind"] == "full":
         made = manifest["name"]
@@ -318,7 +360,3 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> Non
 
 def _interval(figure: Mapping[str, float]) -> str:
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
-
-
-def _percent(figure: Mapping[str, float]) -> str:
-    return f"{100 * figure['value']:.0f} % ({100 * figure['low']:.0f} to {100 * figure['high']:.0f})"

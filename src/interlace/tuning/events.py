@@ -30,6 +30,7 @@ class Step(Event, frozen=True):
     tokens_per_second: float
     seconds_left: float
     memory_bytes: int
+    learning_rate: float = 0.0
 
 
 class Held(Event, frozen=True):

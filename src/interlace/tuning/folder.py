@@ -2,10 +2,14 @@
 
     tuning/NAME/run.json               what the run is of; another run may not go on in this folder
     tuning/NAME/before.json            how well the base knows the held-out examples
+    tuning/NAME/said.json              what the base answers to them, where a metric needs it
+    tuning/NAME/answers.jsonl          the answers wanted, and those before and after
     tuning/NAME/checkpoints/           checkpoint-N, each sound only with its `sealed.json`
     tuning/NAME/adapter/               the finished adapter with its manifest; there whole or not at all
     tuning/NAME/model/                 the same of a run that makes a checkpoint
     tuning/NAME/log.txt                what the libraries said
+    tuning/NAME/tensorboard/           what TensorBoard reads, with tensorboard.json: up to which step it is whole
+    tuning/NAME/mlflow.json            which of MLflow's runs this is
 
 A checkpoint is sealed once all its files are on disk: `sealed.json` has their digests. What is not sealed, or does not
 match, is removed when the run goes on; so a crash costs the steps since the last seal and nothing else.
@@ -93,10 +97,11 @@ class RunFolder:
 
     def _clear(self) -> None:
         (self.path / "run.json").unlink()  # first: what is left of a half-removed run belongs to nobody
-        for name in ("before.json", "report.json", "loss.svg", "log.txt"):
+        for name in ("before.json", "said.json", "answers.jsonl", "report.json", "loss.svg", "log.txt",
+                     "tensorboard.json", "mlflow.json"):  # fmt: skip
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for name in ("adapter", "model"):
+        for name in ("adapter", "model", "tensorboard"):
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     @property

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 760, 420, 70, 50, 20, 50
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 760, 440, 70, 50, 20, 70
 _BLUE, _ORANGE, _GREY = "#0072b2", "#e69f00", "#888888"  # Okabe and Ito's, told apart by the colour-blind too
 _LINES = 5
 
 Points = Sequence[tuple[int, float]]
 
 
-def draw(train: Points, held_out: Points, title: str) -> str:
-    """Both curves over the steps."""
+def draw(train: Points, held_out: Points, title: str, words: str = "") -> str:
+    """Both curves over the steps, with a line of words below."""
     every = [*train, *held_out] or [(0, 0.0)]
     last = max(1, *(step for step, _ in every))
     low, high = min(loss for _, loss in every), max(loss for _, loss in every)
@@ -37,7 +37,8 @@ def draw(train: Points, held_out: Points, title: str) -> str:
             step = round(last * number / _LINES)
             x, _ = at(step, low)
             yield f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="middle" fill="{_GREY}">{step}</text>'
-        yield f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 8}" text-anchor="middle" fill="{_GREY}">steps</text>'
+        yield f'<text x="{_WIDTH / 2}" y="{_HEIGHT - _BOTTOM + 38}" text-anchor="middle" fill="{_GREY}">steps</text>'
+        yield f'<text x="{_LEFT}" y="{_HEIGHT - 10}" fill="{_GREY}">{escape(words)}</text>'
         for number, (name, colour, points) in enumerate(
             (("learnt from", _BLUE, train), ("held out", _ORANGE, held_out))
         ):

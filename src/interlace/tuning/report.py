@@ -14,6 +14,7 @@ import msgspec
 
 from interlace import __version__
 from interlace.tuning.folder import RunFolder, write_whole
+from interlace.tuning.metrics import Measured, measure, measure_exact, needs_answers, words_of
 from interlace.tuning.picture import draw
 from interlace.tuning.scores import Known, change, score
 from interlace.tuning.settings import TuneSettings
@@ -39,6 +40,15 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class Said:
+    """The held-out answers: those wanted, and what the model made before and after."""
+
+    wanted: list[str]
+    before: list[str]
+    after: list[str]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What came of a run."""
 
@@ -53,6 +63,7 @@ class Outcome:
     trained: int
     parameters: int
     kilowatt_hours: float | None
+    said: Said | None = None
 
 
 def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[str, Any]:
@@ -75,6 +86,7 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
             "files": work.digests,
             "licence": settings.licence or None,
             "source": settings.source or None,
+            "hub": work.hub or None,
             "examples": len(work.data.train),
             "held_out": len(work.data.held_out),
             "tokens": outcome.data_tokens,
@@ -86,6 +98,7 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
             "before": msgspec.to_builtins(before),
             "after": msgspec.to_builtins(after),
             "loss_change": msgspec.to_builtins(change(outcome.before, outcome.after)),
+            "metric": msgspec.to_builtins(_measured(settings, outcome)),
         },
         "steps": outcome.steps,
         "best_step": outcome.best_step,
@@ -100,7 +113,17 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
     }
 
 
+def _measured(settings: TuneSettings, outcome: Outcome) -> Measured:
+    if not needs_answers(settings.metric):
+        return measure_exact(outcome.before, outcome.after)
+    said = outcome.said
+    assert said is not None, "the metric needs answers"
+    return measure(settings.metric, said.before, said.after, said.wanted, settings.metric_pattern)
+
+
 def write_report(folder: RunFolder, manifest: dict[str, Any], curve: Curve) -> None:
     """`report.json` and `loss.svg` in the run's folder."""
     write_whole(folder.path / "report.json", {**manifest, "curve": msgspec.to_builtins(curve)})
-    (folder.path / "loss.svg").write_text(draw(curve.train, curve.held_out, manifest["name"]), encoding="utf-8")
+    words = words_of(msgspec.convert(manifest["metrics"]["metric"], Measured))
+    picture = draw(curve.train, curve.held_out, manifest["name"], words)
+    (folder.path / "loss.svg").write_text(picture, encoding="utf-8")

@@ -15,14 +15,17 @@ import yaml
 
 from interlace.config import is_adapter_name
 from interlace.errors import ConfigError
+from interlace.models import is_data_set
+from interlace.tuning.metrics import METRICS, flaw_of
 
 DEFAULT_OWNER = "default"
 EVERYBODY = "everybody"
 MOST_YAML_BYTES = 1 << 20
 
 
-def _said(doc: str, default: Any, *, least: float | None = None, most: float | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={"doc": doc, "least": least, "most": most})
+def _said(doc: str, default: Any, *, least: float | None = None, most: float | None = None, many: bool = False) -> Any:
+    """`many`: in a YAML, a list may stand there."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "least": least, "most": most, "many": many})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,12 @@ class TuneSettings:
     """One run. What has an empty default must be given; the command line's words beat the file's."""
 
     base: str = _said("The checkpoint to train on: its name, or its path.", "")
-    data: str = _said("The examples to learn from.", "")
+    data: str = _said("The examples to learn from: a file, or hub:OWNER/NAME of the Hugging Face Hub.", "")
+    data_config: str = _said("Of a data set on the Hub: its configuration, where it has several.", "")
+    data_split: str = _said("Of a data set on the Hub: the split to learn from.", "train")
+    held_out_split: str = _said(
+        "Of a data set on the Hub: the split that is held out; then held_out means nothing.", ""
+    )
     name: str = _said("What the adapter is called; callers write MODEL:NAME.", "")
     owner: str = _said(
         "The organisation that the adapter belongs to, by name or id: for others there is no such model; everybody "
@@ -41,7 +49,9 @@ class TuneSettings:
         "The share of the examples that is kept from training, to score the model and to stop in time.",
         0.1, least=0.01, most=0.5,
     )  # fmt: skip
-    held_out_data: str = _said("Held-out examples in a file of their own; then held_out means nothing.", "")
+    held_out_data: str = _said(
+        "Held-out examples of their own, a file or hub:OWNER/NAME; then held_out means nothing.", ""
+    )
     licence: str = _said("The licence of the data, such as CC-BY-4.0; it is kept with the adapter.", "")
     source: str = _said("Where the data come from; it is kept with the adapter.", "")
     method: str = _said(
@@ -65,11 +75,19 @@ class TuneSettings:
     rank: int = _said("The rank of the adapter.", 16, least=1, most=512)
     alpha: float = _said("What the adapter adds is multiplied by alpha / rank.", 32.0, least=0.001, most=1e6)
     dropout: float = _said("The share of the adapter's inputs that is left out at random.", 0.05, least=0, most=0.9)
-    targets: str = _said("The layers it changes: all-linear, or names with commas between.", "all-linear")
+    targets: str = _said("The layers it changes: all-linear, or names with commas between.", "all-linear", many=True)
     evaluate_every: int = _said(
         "Steps between two looks at the held-out examples, each with a checkpoint; 0: ten in the run.", 0, least=0
     )
     patience: int = _said("Stop when so many looks in a row bring nothing better; 0: never.", 3, least=0)
+    metric: str = _said(
+        "What the held-out answers are scored by, beside the loss: exact_match, token_f1, rouge_l, chrf, bleu, "
+        "first_line, or captured, which needs metric_pattern.",
+        "exact_match",
+    )
+    metric_pattern: str = _said(
+        "Of metric captured: the regular expression that takes out of an answer what must be right.", ""
+    )
     precision: str = _said("Numbers of the forward and backward pass: f32, or bf16.", "f32")
     seed: int = _said("All that is random follows from it.", 1, least=0, most=2**31)
     threads: int = _said("Threads of the training; 0: as many as there are cores.", 0, least=0, most=1024)
@@ -78,6 +96,10 @@ class TuneSettings:
         "single",
     )
     processes: int = _said("How many there are; batch is what they do together.", 1, least=1, most=256)
+    log_to: str = _said(
+        "Where the figures of each step are kept, too: tensorboard, mlflow, or both with a comma between.", "",
+        many=True,
+    )  # fmt: skip
     nice: int = _said(
         "How far it stands back for others on the machine: 0 not at all, 19 for all.", 19, least=0, most=19
     )
@@ -87,6 +109,7 @@ _HINTS = get_type_hints(TuneSettings)
 _FIELDS = {field.name: field for field in dataclasses.fields(TuneSettings)}
 _NEEDED = ("base", "data", "name")
 _SLICE = re.compile(r"blocks:(\d{1,4})-(\d{1,4})(\+head)?")
+STORES = ("tensorboard", "mlflow")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -97,7 +120,7 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
     problems: list[str] = []
     if file is not None:
         for place, name, node in _lines_of(file, problems):
-            _take(values, problems, place, name, _value(node))
+            _take(values, problems, place, name, _value(name, node))
         _from_its_folder(values, file.absolute().parent)
     for name, value in given.items():
         if value is not None:
@@ -113,6 +136,11 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
 def highest_rate(settings: TuneSettings) -> float:
     """The learning rate that is meant."""
     return settings.learning_rate or (5e-4 if settings.method == "lora" else 5e-5)
+
+
+def stores_of(settings: TuneSettings) -> list[str]:
+    """Where the figures of each step are kept, too; each once."""
+    return list(dict.fromkeys(_names(settings.log_to)))
 
 
 def blocks_of(private: str) -> tuple[int, int, bool]:
@@ -161,7 +189,10 @@ def _lines_of(file: Path, problems: list[str]) -> Iterator[tuple[str, str, yaml.
         yield place, name, value
 
 
-def _value(node: yaml.Node) -> Any:
+def _value(name: str, node: yaml.Node) -> Any:
+    many = name in _FIELDS and _FIELDS[name].metadata["many"]
+    if many and isinstance(node, yaml.SequenceNode) and all(isinstance(each, yaml.ScalarNode) for each in node.value):
+        return ",".join(each.value for each in node.value)
     if isinstance(node, yaml.ScalarNode):
         return None if node.tag.endswith(":null") else node.value
     return node
@@ -169,7 +200,7 @@ def _value(node: yaml.Node) -> Any:
 
 def _from_its_folder(values: dict[str, Any], folder: Path) -> None:
     for name in ("data", "held_out_data"):
-        if values.get(name):
+        if values.get(name) and not is_data_set(values[name]):
             values[name] = str(folder / Path(values[name]).expanduser())
     base = values.get("base", "")
     if base.startswith(("./", "../", "~/")):
@@ -235,6 +266,13 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"private: is {private[:60]!r}. Write blocks:24-29 or blocks:24-29+head."
         if values.get("method", "full") != "full":
             yield "private: is for method full, which makes a checkpoint. Write method: full."
+    if values.get("held_out_split") and not any(
+        is_data_set(values.get(name, "")) for name in ("data", "held_out_data")
+    ):
+        yield "held_out_split: is for a data set on the Hub. Of a file, give --held-out FILE."
+    if wrong := [name for name in _names(values.get("log_to", "")) if name not in STORES]:
+        yield f"log_to: {wrong[0][:60]!r} is none. There are: {', '.join(STORES)}."
+    yield from _of_the_metric(values.get("metric", "exact_match"), values.get("metric_pattern", ""))
     launcher, processes = values.get("launcher", "single"), values.get("processes", 1)
     if launcher not in ("single", "ddp", "fsdp2"):
         yield f"launcher: is {launcher[:60]!r}. Write single, ddp or fsdp2."
@@ -242,3 +280,20 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"processes: is {processes} with the launcher {launcher}. Write 1 with single, more with ddp or fsdp2."
     elif (batch := values.get("batch", 4)) % processes:
         yield f"batch: is {batch}, which {processes} processes cannot share. Write a multiple of {processes}."
+
+
+def _names(text: str) -> list[str]:
+    return [name for each in text.split(",") if (name := each.strip())]
+
+
+def _of_the_metric(metric: str, pattern: str) -> Iterator[str]:
+    if metric not in METRICS:
+        near = difflib.get_close_matches(metric.lower().replace("-", "_"), METRICS, 1)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        yield f"metric: {metric[:60]!r} is none. {meant}There are: {', '.join(METRICS)}."
+    elif metric == "captured" and not pattern:
+        yield r"metric_pattern: is missing. Write what takes the answer out of the text, such as 'Answer: (\d+)'."
+    elif metric != "captured" and pattern:
+        yield f"metric_pattern: is for metric captured, not {metric}. Leave it out."
+    if pattern and (flaw := flaw_of(pattern)):
+        yield f"metric_pattern: is no regular expression: {flaw[:100]}. Mend it."

@@ -129,9 +129,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         took = max(now - then, 1e-9)
         self._pace = took if not self._pace else 0.7 * self._pace + 0.3 * took
         left = self._pace * (state.max_steps - state.global_step)
-        self._trainer.tell(
-            Step(state.global_step, state.max_steps, logs["loss"], (tokens - before) / took, left, peak_memory())
-        )
+        pace, rate = (tokens - before) / took, logs.get("learning_rate", 0.0)
+        self._trainer.tell(Step(state.global_step, state.max_steps, logs["loss"], pace, left, peak_memory(), rate))
         self._last = now, tokens
 
     def on_evaluate(self, _: Any, state: Any, control: Any, **__: Any) -> None:

@@ -49,6 +49,7 @@ class Work(msgspec.Struct, frozen=True):
     data: Data
     digests: dict[str, str]  # of the data files
     threads: int  # of one process
+    hub: dict[str, dict[str, str]] = {}  # what of the data is from the Hub
     resume: str = ""  # the checkpoint to go on from
     kind: Literal["lora", "full"] = "lora"
 

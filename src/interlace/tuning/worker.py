@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ from safetensors.torch import load_file
 from transformers import set_seed
 from trl import SFTConfig
 
+from interlace.tuning.answers import answers_of, wanted_of
 from interlace.tuning.base import Tongue, load_model, load_tongue, rows_of
 from interlace.tuning.endings import Ending, ending_of
 from interlace.tuning.energy import read_energy
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Note, Stage, Stopped, Trained
 from interlace.tuning.folder import RunFolder, write_whole
+from interlace.tuning.metrics import needs_answers
 from interlace.tuning.prompts import Row
-from interlace.tuning.report import Curve, Outcome, manifest_of, write_report
+from interlace.tuning.report import Curve, Outcome, Said, manifest_of, write_report
 from interlace.tuning.scores import Known, mean_loss, out_of_patience
 from interlace.tuning.settings import TuneSettings, highest_rate
 from interlace.tuning.slices import leave_to_learn
@@ -80,6 +83,7 @@ def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop
     _set_lengths(trainer, settings)
     tell(Stage("scoring the base"))
     before = _before(trainer, folder)
+    said = _said_before(work, settings, trainer, tongue, folder)
     last = Path(work.resume) if work.resume else None
     if last is not None:
         tell(Note(f"Going on at step {last.name.partition('-')[2]}."))
@@ -95,7 +99,7 @@ def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop
             return Trained()
     assert last is not None, "training ends with a checkpoint"
     tell(Stage("scoring the adapter"))
-    return _finish(work, settings, folder, trainer, last, before, energy, tokens)
+    return _finish(work, settings, folder, trainer, last, (before, said), tongue, energy, tokens)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -195,6 +199,37 @@ def _before(trainer: Trainer, folder: RunFolder) -> list[Known]:
     return msgspec.json.decode(file.read_bytes(), type=list[Known])
 
 
+def _said_before(work: Work, settings: TuneSettings, trainer: Trainer, tongue: Tongue, folder: RunFolder) -> list[str]:
+    """What the base answers to the held-out questions, where the metric needs it; kept, for a run that goes on."""
+    file = folder.path / "said.json"
+    if not needs_answers(settings.metric) or not trainer.args.should_save:
+        return []
+    if not file.exists():
+        began = time.monotonic()
+        trainer.tell(Stage(f"the base answers {len(work.data.held_out)} held-out questions"))
+        write_whole(file, answers_of(trainer.model, tongue, work.data.held_out, work.base.context_length))
+        trainer.began += time.monotonic() - began  # that was no learning
+    return msgspec.json.decode(file.read_bytes(), type=list[str])
+
+
+def _said_after(work: Work, settings: TuneSettings, trainer: Trainer, tongue: Tongue, before: list[str]) -> Said | None:
+    if not needs_answers(settings.metric):
+        return None
+    trainer.tell(Stage("answering the held-out questions"))
+    after = answers_of(trainer.model, tongue, work.data.held_out, work.base.context_length)
+    return Said(wanted_of(work.data.held_out), before, after)
+
+
+def _write_answers(folder: RunFolder, work: Work, said: Said) -> None:
+    """`answers.jsonl`, for people to look at."""
+    rows = zip(work.data.held_out, said.wanted, said.before, said.after, strict=True)
+    lines = (
+        msgspec.json.encode({"line": one.line, "wanted": wanted, "before": before, "after": after}) + b"\n"
+        for one, wanted, before, after in rows
+    )
+    (folder.path / "answers.jsonl").write_bytes(b"".join(lines))
+
+
 def _is_done(last: Path, patience: int) -> bool:
     """Whether the run had come to its end when it was cut off."""
     state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
@@ -207,7 +242,8 @@ def _finish(
     folder: RunFolder,
     trainer: Trainer,
     last: Path,
-    before: list[Known],
+    before: tuple[list[Known], list[str]],
+    tongue: Tongue,
     energy: float | None,
     tokens: int,
 ) -> Finished:
@@ -222,7 +258,7 @@ def _finish(
     state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
     end = read_energy()
     outcome = Outcome(
-        before=before,
+        before=before[0],
         after=after,
         curve=Curve.of(state["log_history"]),
         data_tokens=tokens,
@@ -233,6 +269,7 @@ def _finish(
         trained=sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
         parameters=sum(each.numel() for each in trainer.model.parameters()),
         kilowatt_hours=None if energy is None or end is None or end < energy else (end - energy) / 3.6e6,
+        said=_said_after(work, settings, trainer, tongue, before[1]),
     )
     partial = folder.path / ".result.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -248,6 +285,8 @@ def _finish(
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
     write_report(folder, manifest, outcome.curve)
+    if outcome.said is not None:
+        _write_answers(folder, work, outcome.said)
     partial.rename(folder.result)
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return Finished()
