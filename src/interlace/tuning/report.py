@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from interlace import __version__
+from interlace.tuning.class_scores import metrics_of
 from interlace.tuning.folder import RunFolder, write_whole
 from interlace.tuning.picture import draw
 from interlace.tuning.scores import Known, change, score
@@ -57,12 +58,12 @@ class Outcome:
 
 def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[str, Any]:
     """All that is needed to know what the adapter is, and to make it again."""
-    before, after = score(outcome.before), score(outcome.after)
     hours = outcome.spent.seconds / 3600
     return {
         "version": 1,
         "kind": work.kind,
         "name": settings.name,
+        **_of_classes(work, settings),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "base": {
             "name": work.base.name,
@@ -82,11 +83,8 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
         "settings": {**dataclasses.asdict(settings), "threads": work.threads},
         "seed": settings.seed,
         "parameters": {"trained": outcome.trained, "all": outcome.parameters},
-        "metrics": {
-            "before": msgspec.to_builtins(before),
-            "after": msgspec.to_builtins(after),
-            "loss_change": msgspec.to_builtins(change(outcome.before, outcome.after)),
-        },
+        "metrics": _metrics(work, outcome)
+        | {"loss_change": msgspec.to_builtins(change(outcome.before, outcome.after))},
         "steps": outcome.steps,
         "best_step": outcome.best_step,
         "tokens": outcome.spent.tokens,
@@ -98,6 +96,20 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
         "libraries": {"interlace": __version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
+
+
+def _metrics(work: Work, outcome: Outcome) -> dict[str, Any]:
+    if work.head is not None:
+        return metrics_of(outcome.before, outcome.after, work.head.labels)
+    return {"before": msgspec.to_builtins(score(outcome.before)), "after": msgspec.to_builtins(score(outcome.after))}
+
+
+def _of_classes(work: Work, settings: TuneSettings) -> dict[str, Any]:
+    """What is told of a classifier alone. An adapter is merged: no engine serves one beside an encoder."""
+    if work.head is None:
+        return {}
+    head = {"labels": list(work.head.labels), "head": "new" if work.head.fresh else "of the base"}
+    return {"task": settings.task, **head, "merged": settings.method == "lora"}
 
 
 def write_report(folder: RunFolder, manifest: dict[str, Any], curve: Curve) -> None:

@@ -52,8 +52,8 @@ def mean_loss(known: Sequence[Known]) -> float:
 
 def score(known: Sequence[Known], seed: int = 0) -> Score:
     """Both figures. The loss's interval comes from drawing examples anew, exact match's from Wilson's formula."""
-    draws = _drawn(len(known), seed)
-    low, high = _middle(_losses(known, draws))
+    draws = drawn(len(known), seed)
+    low, high = middle(_losses(known, draws))
     return Score(
         Interval(mean_loss(known), low, high),
         wilson(sum(one.exact for one in known), len(known)),
@@ -64,8 +64,8 @@ def score(known: Sequence[Known], seed: int = 0) -> Score:
 
 def change(before: Sequence[Known], after: Sequence[Known], seed: int = 0) -> Interval:
     """How the loss changed on the same examples, drawn in pairs; below zero is better."""
-    draws = _drawn(len(before), seed)
-    low, high = _middle(_losses(after, draws) - _losses(before, draws))
+    draws = drawn(len(before), seed)
+    low, high = middle(_losses(after, draws) - _losses(before, draws))
     return Interval(mean_loss(after) - mean_loss(before), low, high)
 
 
@@ -84,7 +84,7 @@ def wilson(hits: int, of: int) -> Interval:
     return Interval(share, max(middle - half, 0.0), min(middle + half, 1.0))
 
 
-def _drawn(count: int, seed: int) -> np.ndarray:
+def drawn(count: int, seed: int) -> np.ndarray:
     """[resamples, count] of examples' numbers."""
     import numpy as np
 
@@ -98,7 +98,8 @@ def _losses(known: Sequence[Known], draws: np.ndarray) -> np.ndarray:
     return np.asarray(nats / np.array([one.tokens for one in known])[draws].sum(axis=1))
 
 
-def _middle(values: np.ndarray) -> tuple[float, float]:
+def middle(values: np.ndarray | Sequence[float]) -> tuple[float, float]:
+    """From where to where the middle 95 % of them go."""
     import numpy as np
 
     low, high = np.percentile(values, (2.5, 97.5))
