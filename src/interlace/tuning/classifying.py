@@ -32,8 +32,8 @@ from interlace.tuning.work import Base, Placed, Work
 _MOST_SHOWN = 20  # problems of the data in one message
 _SCORED_TOKENS = 4096  # of one batch of held-out texts, padding included
 _TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
-    "merges.txt", "sentencepiece.bpe.model", "sentence_bert_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "sentencepiece.bpe.model", "sentence_bert_config.json",
 )  # fmt: skip
 _HEADS = frozenset({"classifier", "pooler"})  # modules behind the blocks, in all families
 

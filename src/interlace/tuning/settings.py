@@ -51,8 +51,8 @@ class TuneSettings:
     licence: str = _said("The licence of the data, such as CC-BY-4.0; it is kept with the adapter.", "")
     source: str = _said("Where the data come from; it is kept with the adapter.", "")
     method: str = _said(
-        "How it is learnt: lora, an adapter beside the base; or full, the base's own weights, which makes a checkpoint. "
-        "Task classify makes a checkpoint by either, and takes full where nothing is said.",
+        "How it is learnt: lora, an adapter beside the base; or full, the base's own weights, which makes a "
+        "checkpoint. Task classify makes a checkpoint by either, and takes full where nothing is said.",
         "lora",
     )
     private: str = _said(
@@ -289,6 +289,6 @@ def _of_classes(values: Mapping[str, Any]) -> Iterator[str]:
     if values.get("private", "").endswith("+head"):
         yield "private: a classifier's head is learnt in any case. Write the blocks alone, such as blocks:4-5."
     if values.get("owner", DEFAULT_OWNER) != DEFAULT_OWNER:
-        yield "owner: is for adapters, and task classify makes a checkpoint, which is of the configuration. Leave it out."
+        yield "owner: is for adapters, and task classify makes a checkpoint, which has no owner. Leave it out."
     if values.get("launcher") == "fsdp2":
         yield "launcher: is fsdp2, which task classify does not know. Write single or ddp."

@@ -1,5 +1,5 @@
-"""Trainers with what a run needs to survive: checked numbers, sealed checkpoints, a held-out score of our own. `Trainer`
-is TRL's so; `classifying.py` has the one of classifiers."""
+"""Trainers with what a run needs to survive: checked numbers, sealed checkpoints, a held-out score of our own.
+`Trainer` is TRL's; `classifying.py` has the one of classifiers."""
 
 from __future__ import annotations
 
