@@ -20,13 +20,13 @@ from interlace.tuning.folder import RunFolder
 from tests.support.encoders import WORDS
 from tests.support.labelled import SETTINGS, Classes
 from tests.support.prices import free_in_yaml
-from tests.support.served import patiently, served
+from tests.support.served import Served, patiently, served
 from tests.support.serving import environment
 from tests.support.tuned import needs_parts
 
 pytestmark = needs_parts
 
-TEXTS = ["z cat q sleeps", "dog", "a dog b sleeps [SEP] cat", "x y"]
+TEXTS = ["z cat sleeps cat q", "b dog barks dog", "a dog b barks [SEP] cat", "x y"]
 
 
 @pytest.fixture(scope="module")
@@ -79,23 +79,38 @@ def test_it_learns_the_labels_and_says_how_well(tuned: Classes) -> None:
     assert (architecture.labels, architecture.scores) == (("canine", "feline"), "softmax")
 
 
-def test_a_running_server_answers_with_the_labels(tuned: Classes, tmp_path: Path) -> None:
+def _reload(running: Served, **changed: Any) -> None:
+    """Change the configuration under a running server."""
+    file = running.folder / "interlace.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changed))
+    command = [sys.executable, "-m", "interlace", "reload", "--url", running.url]
+    done = subprocess.run(
+        command, env=environment(running.folder / "home"), check=False, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    patiently(running.ready)
+
+
+def _post(running: Served, path: str, model: str, texts: list[str]) -> httpx.Response:
+    headers = {"authorization": f"Bearer {running.key}"}
+    body = {"model": model, "input": texts}
+    return httpx.post(f"{running.url}{path}", json=body, headers=headers, trust_env=False, timeout=60)
+
+
+def test_a_running_server_answers_with_the_labels_and_is_guarded_by_them(tuned: Classes, tmp_path: Path) -> None:
     """No restart: a line in the configuration and a reload, and `/v1/classify` gives transformers' own numbers for the
-    same checkpoint; a control token in a text is text, as it was when it was learnt from."""
+    same checkpoint; a control token in a text is text, as it was when it was learnt from. As a guard it keeps texts of
+    a label from every model."""
     base = {"name": "base", "checkpoint": str(tuned.folder / "base"), "threads": 1}
     made = {"name": "mine", "checkpoint": str(tuned.checkpoint), "threads": 1}
     with served(tmp_path, [base]) as running:
-        config: dict[str, Any] = yaml.safe_load((tmp_path / "interlace.yaml").read_text())
-        config |= {"models": [base, made], "prices": free_in_yaml(["base", "mine"])}
-        (tmp_path / "interlace.yaml").write_text(yaml.safe_dump(config))
-        command = [sys.executable, "-m", "interlace", "reload", "--url", running.url]
-        subprocess.run(command, env=environment(tmp_path / "home"), check=True, capture_output=True, timeout=90)
-        patiently(running.ready)
-        headers = {"authorization": f"Bearer {running.key}"}
-        answer = httpx.post(
-            f"{running.url}/v1/classify", json={"model": "mine", "input": TEXTS}, headers=headers, trust_env=False,
-            timeout=60,
-        )  # fmt: skip
+        _reload(running, models=[base, made], prices=free_in_yaml(["base", "mine"]))
+        answer = _post(running, "/v1/classify", "mine", TEXTS)
+        _reload(running, guards={"classifiers": [{"model": "mine", "refuse": ["feline"], "above": 0.8}]})
+        refused = _post(running, "/v1/embeddings", "base", ["dog barks dog a", "q cat sleeps cat a"])
+        passed = _post(running, "/v1/embeddings", "base", ["dog barks dog a", "q dog barks dog a"])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "content_filter")
+    assert passed.status_code == 200, passed.text
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert body["labels"] == ["canine", "feline"]
@@ -166,7 +181,7 @@ def test_an_adapter_is_merged_into_a_checkpoint(tmp_path: Path, kind: str) -> No
     architecture = read_architecture(classes.checkpoint)
     assert isinstance(architecture, EncoderArchitecture)
     assert architecture.labels == (("other", "feline", "canine") if known else ("canine", "feline"))
-    scores = _by_transformers(classes.checkpoint, ["z cat q sleeps", "z dog q sleeps"])
+    scores = _by_transformers(classes.checkpoint, ["z cat sleeps cat q", "z dog barks dog q"])
     assert [architecture.labels[int(np.argmax(row))] for row in scores] == ["feline", "canine"]
 
 

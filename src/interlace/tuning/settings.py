@@ -189,8 +189,6 @@ def _lines_of(file: Path, problems: list[str]) -> Iterator[tuple[str, str, yaml.
 def _value(node: yaml.Node) -> Any:
     if isinstance(node, yaml.ScalarNode):
         return None if node.tag.endswith(":null") else node.value
-    if isinstance(node, yaml.SequenceNode) and all(isinstance(one, yaml.ScalarNode) for one in node.value):
-        return ",".join(one.value for one in node.value)  # of names: as if they were written with commas
     return node
 
 
@@ -223,6 +221,8 @@ def _take(values: dict[str, Any], problems: list[str], place: str, name: str, va
 
 def _parsed(value: Any, field: dataclasses.Field[Any]) -> Any:
     kind = _HINTS[field.name]
+    if kind is str and isinstance(value, yaml.SequenceNode) and _are_words(value):
+        value = ",".join(one.value for one in value.value)  # labels: [ham, spam] is labels: ham, spam
     if value is None or isinstance(value, yaml.Node):
         raise ValueError(f"is not {_KINDS[kind]}. Write {_KINDS[kind]}.")
     if kind is bool:
@@ -241,6 +241,10 @@ def _parsed(value: Any, field: dataclasses.Field[Any]) -> Any:
         bounds = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
         raise ValueError(f"is {str(value)[:60]}. Write a number {bounds}.")
     return number
+
+
+def _are_words(node: yaml.SequenceNode) -> bool:
+    return all(isinstance(one, yaml.ScalarNode) and "," not in one.value for one in node.value)
 
 
 def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
