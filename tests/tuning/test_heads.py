@@ -36,7 +36,7 @@ HEADS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], Head]]
 def test_the_head_is_the_bases_where_it_knows_the_labels(
     case: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], Head],
 ) -> None:
-    """A head that is thrown away loses what the base knew; one that is kept for other labels answers with wrong names."""
+    """A head thrown away loses what the base knew; one that is kept for other labels answers with wrong names."""
     base, data, named, expected = case
     assert head_of(base, data, named) == expected
 
@@ -48,11 +48,11 @@ def test_labels_that_are_named_are_those_of_the_data() -> None:
     )
     train = Examples("t.jsonl", "classify", rows)
     assert check_names((), train, train) == []
+    without = "which no training example has. Add some, or leave it out of the names"
     told = [str(problem) for problem in check_names(("ham", "spam", "eggs"), train, Examples("h", "classify", ()))]
     assert told == [
         "t.jsonl:3: label: the label 'Spam' is not named. Mend the spelling, or name it: labels are ham, spam, eggs",
-        "t.jsonl: label: the settings name the label 'eggs', which no training example has. Add some, or leave it out of "
-        "the names",
+        f"t.jsonl: label: the settings name the label 'eggs', {without}",
     ]
 
 
@@ -77,9 +77,9 @@ def _judged(truth: str, guesses: str) -> list[Judged]:
     ]
 
 
-def test_macro_f1_is_that_of_scikit_learn() -> None:
-    """By hand: a 4/5, b 2/3, c 0; of labels that occur on neither side nothing is said."""
-    judged = _judged("aaabbc", "aaabab"[:5] + "b")
+def test_macro_f1_weighs_labels_alike() -> None:
+    """By hand: a 6/7, b 1/2, c 0; of labels that occur on neither side nothing is said."""
+    judged = _judged("aaabbc", "aaabab")
     truth, guesses = (np.array([getattr(one, name) for one in judged]) for name in ("label", "guess"))
     by_hand = [2 * 3 / (3 + 4), 2 * 1 / (2 + 2), 0.0]
     assert macro_f1(truth, guesses, 3) == pytest.approx(sum(by_hand) / 3)
@@ -116,7 +116,7 @@ def _tune(folder: Path, **given: Any) -> str:
 
 @needs_parts
 def test_a_base_that_does_not_fit_the_task_is_refused(tmp_path: Path) -> None:
-    """With what to give instead, before the data are read through: an encoder cannot chat, and a decoder has no labels."""
+    """With what to give instead: an encoder cannot chat, a decoder has no labels, and data fit one task."""
     tiny_encoder("bert", "Model", tmp_path / "bert")
     tiny_llama_safetensors(tmp_path / "llama")
     (tmp_path / "chats.jsonl").write_text(chats())

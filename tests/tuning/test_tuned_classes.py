@@ -1,4 +1,4 @@
-"""`interlace tune --task classify`: a tiny random BERT learns labels, and the server gives them as transformers does."""
+"""`interlace tune --task classify`: a tiny random BERT learns labels, which the server gives as transformers does."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class ClassScore(msgspec.Struct, frozen=True):
 
 
 def class_score(judged: Sequence[Judged], labels: Sequence[str], seed: int = 0) -> ClassScore:
-    """All figures. The intervals of loss and macro F1 come from drawing texts anew, accuracy's from Wilson's formula."""
+    """All figures. Intervals of loss and macro F1 come from drawing texts anew, accuracy's from Wilson's formula."""
     truth, guesses = _numbers(judged)
     draws = drawn(len(judged), seed)
     low, high = middle([macro_f1(truth[each], guesses[each], len(labels)) for each in draws])
