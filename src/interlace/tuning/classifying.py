@@ -110,7 +110,7 @@ class Classifying(Lasting):
         self._total_train_tokens += int(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
         return (loss, outputs) if return_outputs else loss
 
-    def known(self) -> list[Judged]:
+    def known(self) -> Sequence[Judged]:
         """How well each held-out text is known now."""
         return judged_of(self.model_wrapped or self.model, self.held_out, self.pad, self.args.device)
 

@@ -37,6 +37,7 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
     """What all of them have. One that stands on this says what it knows of the held-out rows, and how it is written."""
 
     control: Any
+    model: Any
     knows: type[Known] = Known  # of one held-out row
     _total_train_tokens: float
 
@@ -72,7 +73,7 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def known(self) -> list[Known]:
+    def known(self) -> Sequence[Known]:
         """How well each held-out example is known now."""
         raise NotImplementedError
 
@@ -114,7 +115,7 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
 class Trainer(Lasting, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer over rows in tokens."""
 
-    def known(self) -> list[Known]:
+    def known(self) -> Sequence[Known]:
         """How well each held-out example is known now."""
         return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
 

@@ -214,8 +214,8 @@ def _before(trainer: Lasting, folder: RunFolder) -> list[Known]:
         if not math.isfinite(mean_loss(known)):
             raise Ending("wrong", "The base's own loss on the held-out examples is not a finite number. Is it damaged?")
         write_whole(file, known)
-    known: list[Known] = msgspec.json.decode(file.read_bytes(), type=list[trainer.knows])  # type: ignore[name-defined]
-    return known
+    kept: list[Known] = msgspec.json.decode(file.read_bytes(), type=list[trainer.knows])  # type: ignore[name-defined]
+    return kept
 
 
 def _is_done(last: Path, patience: int) -> bool:
@@ -245,7 +245,7 @@ def _finish(
     parameters = sum(each.numel() for each in trainer.model.parameters())
     if isinstance(trainer, Classifying) and settings.method == "lora":
         trainer.merge()
-    after = trainer.known()
+    after = list(trainer.known())
     state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
     end = read_energy()
     outcome = Outcome(
