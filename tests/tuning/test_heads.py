@@ -15,6 +15,7 @@ from interlace.tuning import Example, Examples, Message
 from interlace.tuning.class_scores import Judged, accuracy_change, class_score, macro_f1
 from interlace.tuning.commands import Asked, tune_command
 from interlace.tuning.heads import Head, check_names, head_of
+from interlace.tuning.planning import plan_of
 from interlace.tuning.settings import read_settings
 from tests.support.encoders import tiny_encoder
 from tests.support.labelled import labelled_texts
@@ -100,6 +101,22 @@ def test_a_change_of_accuracy_is_that_of_the_same_texts() -> None:
     moved = accuracy_change(before, after)
     assert moved.value == pytest.approx(0.5)
     assert moved.low <= 0.5 <= moved.high
+
+
+# --- the plan ------------------------------------------------------------------------------------------------------
+
+
+@needs_parts
+def test_a_plan_counts_whole_steps_of_texts(tmp_path: Path) -> None:
+    """All weights are learnt, sixteen texts at a time, none longer than the base reads; else the memory that is
+    foretold is that of one text."""
+    tiny_encoder("bert", "Model", tmp_path / "bert")
+    given = {"base": "b", "data": "d.jsonl", "name": "n", "task": "classify"}
+    planned = plan_of(tmp_path / "bert", read_settings(None, given), 100, [])
+    assert (planned.job.rows, planned.job.row_tokens, planned.job.tokens) == (16, 40, 300)
+    assert planned.learnt.trained == planned.size.parameters
+    adapter = plan_of(tmp_path / "bert", read_settings(None, given | {"method": "lora", "rank": 4}), 100, [])
+    assert adapter.learnt.trained == 2 * 4 * (4 * (24 + 24) + 2 * (24 + 40))
 
 
 # --- bases that do not fit the task ------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from interlace.models import EncoderArchitecture, read_architecture
+from interlace.tuning import read_examples, split
 from interlace.tuning.folder import RunFolder
 from tests.support.encoders import WORDS
-from tests.support.labelled import SETTINGS, Classes, labelled_texts
+from tests.support.labelled import SETTINGS, Classes
 from tests.support.prices import free_in_yaml
 from tests.support.served import Served, patiently, served
 from tests.support.serving import environment
@@ -168,7 +169,7 @@ KNOWN: dict[str, Any] = {
 @pytest.mark.parametrize("kind", ["bert without a head", "roberta that knows the labels"])
 def test_an_adapter_is_merged_into_a_checkpoint(tmp_path: Path, kind: str) -> None:
     """No engine serves an adapter beside an encoder, so what is served is one checkpoint; the base's own head keeps
-    its labels in their order, those that no example has too."""
+    its labels in their order, those that no example has too. What was scored is what is stored."""
     classes = Classes(tmp_path, **(KNOWN if "roberta" in kind else {}))
     done = classes.run("--method", "lora", "--json")
     assert done.returncode == 0, done.stderr
@@ -181,10 +182,10 @@ def test_an_adapter_is_merged_into_a_checkpoint(tmp_path: Path, kind: str) -> No
     architecture = read_architecture(classes.checkpoint)
     assert isinstance(architecture, EncoderArchitecture)
     assert architecture.labels == (("other", "feline", "canine") if known else ("canine", "feline"))
-    rows = [json.loads(line) for line in labelled_texts().splitlines()]
-    scores = _by_transformers(classes.checkpoint, [row["text"] for row in rows])
-    right = [architecture.labels[int(np.argmax(each))] == row["label"] for each, row in zip(scores, rows, strict=True)]
-    assert sum(right) > 0.95 * len(rows)
+    _, held_out = split(read_examples(tmp_path / "train.jsonl", task="classify"), held_out=0.35, seed=1)
+    scores = _by_transformers(classes.checkpoint, [row.question for row in held_out.rows])
+    sure = [each[architecture.labels.index(row.answer)] for each, row in zip(scores, held_out.rows, strict=True)]
+    assert -np.log(sure).mean() == pytest.approx(report["metrics"]["after"]["loss"]["value"], abs=1e-5)
 
 
 @pytest.mark.nightly
