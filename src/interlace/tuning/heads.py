@@ -22,8 +22,7 @@ def head_of(base: Sequence[str], data: Sequence[str], named: Sequence[str] = ())
     """The base's own head where it knows all labels of the data (and they are named in its order, where they are
     named); else a new one, in the order of the names, or sorted."""
     wanted = tuple(named) or tuple(sorted(set(data)))
-    known = len(base) > 1 and set(wanted) <= set(base)
-    if known and (not named or tuple(base) == wanted):
+    if set(wanted) <= set(base) and (not named or tuple(base) == wanted):
         return Head(tuple(base), fresh=False)
     return Head(wanted, fresh=True)
 
