@@ -80,7 +80,11 @@ CASES: dict[str, tuple[Examples, tuple[str, int, str, str]]] = {
     ),
     "two labels for a text": (
         labelled(("s", "a"), ("S!", "b"), ("t", "a"), ("u", "b")),
-        ("warning", 2, "", "asks the same, with another answer, as line 1"),
+        ("warning", 2, "label", "has another label than line 1, which has the same text"),
+    ),
+    "one label drowns the others": (
+        labelled(*((f"text {i}", "a") for i in range(18)), ("u", "b"), ("v", "b")),
+        ("warning", 0, "label", "'a' has 18 of 20 examples: to say it always is right in 90%"),
     ),
     "nothing": (pairs(), ("error", 0, "", "the training split is empty")),
 }  # fmt: skip
@@ -131,6 +135,15 @@ def test_unknown_labels_in_the_held_out_split_are_errors() -> None:
     train, held = labelled(("s", "a"), ("t", "b"), ("u", "a"), ("v", "b")), labelled(("w", "c"), file="held.jsonl")
     found = [one for one in check(train, held) if one.severity == "error"]
     assert told(found) == [("error", 1, "label", "no training example has the label 'c'")]
+
+
+def test_a_label_that_is_never_held_out_is_told() -> None:
+    """A score that says nothing of a label is taken for one that does; a text that is in both splits is a leak."""
+    train, held = labelled(("s", "a"), ("t", "b"), ("u", "a"), ("v", "b")), labelled(("S?", "a"), file="held.jsonl")
+    assert told(check(train, held)) == [
+        ("error", 1, "", "line 1 of train.jsonl has the same text"),
+        ("warning", 0, "label", "no held-out example has the label 'b', so how well it is known is not measured"),
+    ]
 
 
 def test_lengths_are_counted_by_who_can() -> None:

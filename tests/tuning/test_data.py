@@ -156,6 +156,7 @@ LABELS: dict[str, tuple[str, str, str, str]] = {
     "label a list": ('{"text": "t", "label": ["a"]}', "label", "not a list", "name of the class"),
     "label a fraction": ('{"text": "t", "label": 0.5}', "label", "not a number", "name of the class"),
     "label empty": ('{"text": "t", "label": " "}', "label", "empty", "Name the class"),
+    "two texts": ('{"text": "t", "text_pair": "u", "label": "a"}', "text_pair", "one text at a time", 'into "text"'),
     "text empty": ('{"text": "", "label": "a"}', "text", "empty", "Write it"),
     "conversation": (GOOD, "text", "missing", '"text"'),
 }

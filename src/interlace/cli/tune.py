@@ -36,6 +36,10 @@ def tune(
     epochs: Annotated[float | None, typer.Option("--epochs", help="How often each example is seen, at most.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="All that is random follows from it.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the training; else one a core.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="chat|classify", help="To answer, or to tell which of some labels a text has."),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option("--method", metavar="lora|full", help="An adapter, or a checkpoint."),
@@ -85,6 +89,7 @@ def tune(
         "epochs": epochs,
         "seed": seed,
         "threads": threads,
+        "task": task,
         "method": method,
         "private": private,
         "metric": metric,

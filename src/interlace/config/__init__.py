@@ -28,6 +28,7 @@ from interlace.config.route_settings import (
 from interlace.config.settings import (
     DEFAULT_MODEL,
     AdapterSettings,
+    ClassifierSettings,
     GuardSettings,
     LedgerSettings,
     LimitSettings,
@@ -60,6 +61,7 @@ __all__ = [
     "RouteSettings",
     "WhenSettings",
     "Faults",
+    "ClassifierSettings",
     "GuardSettings",
     "LedgerSettings",
     "LimitSettings",

@@ -328,10 +328,15 @@ class _Reader:
             self._add(self.lines[where], where, problem, mend)
         for where, problem, mend in faults_of_redis(values):
             self._add(self.lines.get(where, 0), where, problem, mend)
+        for i, one in enumerate((values.get("guards") or {}).get("classifiers", ())):
+            named.append((f"guards.classifiers[{i}].model", one.get("model")))
+            if one.get("refuse") == ():
+                where = f"guards.classifiers[{i}].refuse"
+                self._add(self.lines.get(where, 0), where, "is empty, so it would refuse nothing", "Name a label")
         for i, plan in enumerate(values.get("plans", ())):
             named += [(f"plans[{i}].models[{j}]", name) for j, name in enumerate(plan.get("models", ()))]
         for where, name in named:
-            allowed = served if where.startswith("prices") else [*served, *routes]
+            allowed = [*served, *routes] if where.startswith("plans") else models if "guards" in where else served
             if where.startswith("plans") and isinstance(name, str) and name.removesuffix(":*") in models:
                 continue  # the model itself, or all its adapters
             if isinstance(name, str) and name not in allowed:

@@ -268,6 +268,15 @@ class SecretSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassifierSettings:
+    """A served classifier that reads every input, and refuses what has a label of these."""
+
+    model: str = setting("The model that classifies, by its name under `models`.")
+    refuse: tuple[str, ...] = setting("The labels that refuse an input.")
+    above: float = setting("The least score of such a label, from 0 to 1, that refuses.", 0.5, minimum=0.0, maximum=1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class GuardSettings:
     """The guards of every request. `deny` are regular expressions, matched on input and output alike."""
 
@@ -281,6 +290,7 @@ class GuardSettings:
     )
     secrets_input: SecretSettings = setting("Secrets in what callers send.", factory=SecretSettings)
     secrets_output: SecretSettings = setting("Secrets in what models say.", factory=SecretSettings)
+    classifiers: tuple[ClassifierSettings, ...] = setting("Classifiers that every input must pass.", ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,7 @@ def make_pipeline(
     return Pipeline(
         ledger=before.ledger if before else Ledger(registry, shared),
         admission=admission,
-        guards=Guards.from_settings(settings.guards, metrics.secret),
+        guards=Guards.from_settings(settings.guards, metrics.secret, engines),
         routes=routes,
         metrics=metrics,
         shadows=before.shadows if before else Shadows(metrics.routes),

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import regex
 
 from interlace.config import GuardSettings, SecretSettings
-from interlace.engines.types import Delta, OutputRule
-from interlace.errors import ContentFiltered, InterlaceError
+from interlace.engines.types import Delta, Engine, OutputRule
+from interlace.errors import ContentFiltered, EngineUnavailable, InterlaceError
 from interlace.safety.effort import harmless_length
+from interlace.safety.judging import Judge, judges_of
 from interlace.safety.output import OutputGuard
 from interlace.safety.redactor import Action, Search, masked
 from interlace.safety.secret_input import Cleaner, Work, size_of
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 INPUT_SECONDS = 2.0  # for one pattern and one text of a request
 _INLINE_CHARACTERS = 20_000  # longer inputs are searched on a thread, without the GIL
+
+_REFUSED = "The request was refused by the content guard of this server. Change the input and try again."
 
 Seen = Callable[[str, Kind, Action], None]
 """Told of each secret that is masked or refused: "input" or "output", its kind, and what became of it."""
@@ -46,10 +49,14 @@ class Guards:
     secrets_input: Search | None = None
     secrets_output: Search | None = None
     seen: Seen = _unseen
+    judges: tuple[Judge, ...] = ()
 
     @classmethod
-    def from_settings(cls, settings: GuardSettings, seen: Seen = _unseen) -> Guards:
-        """Compile the patterns; the reader of the configuration has checked them."""
+    def from_settings(
+        cls, settings: GuardSettings, seen: Seen = _unseen, engines: Mapping[str, Engine] | None = None
+    ) -> Guards:
+        """Compile the patterns; the reader of the configuration has checked them. `engines` are the served models, for
+        the classifiers among them."""
         patterns = tuple(regex.compile(text) for text in settings.deny)
         return cls(
             settings.max_input_characters,
@@ -58,12 +65,13 @@ class Guards:
             _search(settings.secrets_input),
             _search(settings.secrets_output),
             seen,
+            judges_of(settings.classifiers, engines or {}),
         )
 
     @property
     def reads_text(self) -> bool:
         """Whether there is anything that needs to see text: then input that comes as token ids must be decoded."""
-        return bool(self.patterns) or self.secrets_input is not None
+        return bool(self.patterns or self.judges) or self.secrets_input is not None
 
     async def check_input(self, texts: Iterable[str], inner: Iterable[str] = (), *, param: str) -> None:
         """Raise `ContentFiltered` unless every guard passes every text; `param` names the field they came from.
@@ -72,7 +80,7 @@ class Guards:
         reason: str | None
         try:
             texts = [text for text in texts if text]  # no pattern matches the empty text
-            size = sum(map(len, texts))
+            size, own = sum(map(len, texts)), len(texts)
             texts += inner if self.patterns and size <= self.max_input_characters else ()
             if size > self.max_input_characters:
                 reason = f"The input has {size} characters; at most {self.max_input_characters} are allowed."
@@ -80,6 +88,10 @@ class Guards:
                 reason = await asyncio.to_thread(self._denied, texts, release_gil=True)
             else:
                 reason = self._denied(texts)
+            if reason is None and self.judges:
+                reason = await self._judged(texts[:own])
+        except EngineUnavailable:
+            raise
         except Exception as error:  # whatever goes wrong in a guard, the answer is no
             raise _undecided(error, param) from error
         if reason:
@@ -176,9 +188,13 @@ class Guards:
             for text in texts:
                 limit = None if len(text) <= harmless else INPUT_SECONDS
                 if pattern.search(text, timeout=limit, concurrent=release_gil):
-                    return (
-                        "The request was refused by the content guard of this server. Change the input and try again."
-                    )
+                    return _REFUSED
+        return None
+
+    async def _judged(self, texts: Sequence[str]) -> str | None:
+        for judge in self.judges:
+            if await judge.refuses(texts):
+                return _REFUSED
         return None
 
 

@@ -14,6 +14,7 @@ CountTokens = Callable[[Example], int]
 
 _MOST = 20  # problems of one kind and file; the rest is counted
 _MOJIBAKE = ("Ã©", "Ã¨", "Ã¼", "Ã¶", "Ã¤", "Ã±", "Ã§", "â€™", "â€œ", "â€“", "Â°", "Â ")  # UTF-8 read as Windows-1252
+_LOPSIDED = 0.9  # the share of one label from which on the others drown
 _SWAPPED_ROWS = 5  # fewer tell nothing about a file
 
 
@@ -104,9 +105,13 @@ def _repeated(examples: Examples) -> Iterator[Problem]:
             yield _warning(examples, row, "", f"the same as line {first}", "Remove one of them")
         elif earlier.line != row.line and _same_frame(row, earlier):
             same = normal(row.answer) == normal(earlier.answer)
-            what = "the same as" if same else "asks the same, with another answer, as"
+            other = "asks the same, with another answer, as" if row.label is None else "has another label than"
+            what = "the same as" if same else other
             spelt = " but for case, punctuation or spaces" if same else ""
-            yield _warning(examples, row, "", f"{what} line {earlier.line}{spelt}", "Keep the better one")
+            if row.label is not None and not same:
+                spelt = ", which has the same text"
+            field = "" if row.label is None or same else "label"
+            yield _warning(examples, row, field, f"{what} line {earlier.line}{spelt}", "Keep the better one")
 
 
 def _same_frame(one: Example, other: Example) -> bool:
@@ -189,6 +194,18 @@ def _labels(examples: Examples) -> Iterator[Problem]:
         if counts[label] == 1 and len(counts) > 1:
             what = f"{label[:40]!r} has one example"
             yield Problem(examples.file, 0, "label", what, "Give more of it, or leave it out", "warning")
+    yield from _lopsided(examples, counts)
+
+
+def _lopsided(examples: Examples, counts: Counter[str]) -> Iterator[Problem]:
+    """Where one label has nearly all examples, so that always saying it looks like knowledge."""
+    if len(counts) < 2:
+        return
+    label, most = max(counts.items(), key=lambda item: item[1])
+    share = most / counts.total()
+    if share >= _LOPSIDED:
+        what = f"{label[:40]!r} has {most} of {counts.total()} examples: to say it always is right in {share:.0%}"
+        yield Problem(examples.file, 0, "label", what, "Give more of the others, and look at macro F1", "warning")
 
 
 # --- between the splits -------------------------------------------------------------------------------------------
@@ -202,7 +219,7 @@ def _leaks(examples: Examples, held_out: Examples) -> Iterator[Problem]:
         if (line := whole.get(row.digest)) is not None:
             yield Problem(held_out.file, row.line, "", f"the example is also line {line} of {examples.file}", mend)
         elif (line := asked.get(row.prompt_digest)) is not None:
-            what = f"line {line} of {examples.file} asks the same"
+            what = f"line {line} of {examples.file} {'asks the same' if row.label is None else 'has the same text'}"
             yield Problem(held_out.file, row.line, "", what, mend)
 
 
@@ -213,3 +230,7 @@ def _unknown_labels(examples: Examples, held_out: Examples) -> Iterator[Problem]
             line = next(row.line for row in held_out.rows if row.label == label)
             what = f"no training example has the label {label[:40]!r}"
             yield Problem(held_out.file, line, "label", what, "Add some, or mend the spelling")
+    for label in examples.labels:
+        if label not in held_out.labels:
+            what = f"no held-out example has the label {label[:40]!r}, so how well it is known is not measured"
+            yield Problem(held_out.file, 0, "label", what, "Hold more out, or give a file of its own", "warning")

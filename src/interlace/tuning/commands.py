@@ -33,9 +33,10 @@ from interlace.models import (
 )
 from interlace.tuning.check import check
 from interlace.tuning.events import AnyEvent
-from interlace.tuning.examples import Examples, errors_of
+from interlace.tuning.examples import Examples, Task, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
 from interlace.tuning.hardware import Hardware, known_hardware, this_machine
+from interlace.tuning.heads import Head, check_names, checkpoint_to_classify, head_over
 from interlace.tuning.metrics import METRICS, Measured, capture, words_of
 from interlace.tuning.plan import Plan
 from interlace.tuning.plan_table import beside, plan_table
@@ -90,9 +91,9 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
 
 
 def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Asked, where: Where) -> int:
-    checkpoint = _base(settings.base, served.home)
-    data, digests = _data(settings, sources)
-    folder = RunFolder(served.home, settings.name, settings.method)
+    checkpoint = _base(settings, served.home)
+    data, digests, head = _data(settings, sources, checkpoint)
+    folder = RunFolder(served.home, settings.name, "full" if settings.makes_checkpoint else "lora")
     work = Work(
         home=str(served.home),
         settings=dataclasses.asdict(settings),
@@ -101,14 +102,15 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
         digests=digests,
         hub=sources.hub,
         threads=max((settings.threads or _cores()) // settings.processes, 1),
-        kind="full" if settings.method == "full" else "lora",
+        kind="full" if settings.makes_checkpoint else "lora",
+        head=head,
     )
     if asked.plan:
         _tell_plan(plan_of(checkpoint.path, settings, count_tokens(work), _hardware()), asked)
         return OK
     with folder.locked():
         done = folder.finished and not asked.fresh
-        if settings.method == "full" and not done and find_checkpoint(settings.name, served.home):
+        if settings.makes_checkpoint and not done and find_checkpoint(settings.name, served.home):
             raise TuningError(
                 f"There is a checkpoint {settings.name} already. Choose another --name, or remove it: interlace "
                 f"checkpoints rm {settings.name}"
@@ -125,7 +127,7 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
 
                 run_training(work, folder, hear)
         name = None
-        if settings.method == "full":
+        if settings.makes_checkpoint:
             pull(str(folder.result), served.home, name=settings.name)
         elif model := _model_over(checkpoint, served):
             name = _into_service(settings, model, folder, where, replace=asked.fresh)
@@ -170,8 +172,9 @@ def _with_origin(settings: TuneSettings, sources: Sources, asked: Asked) -> Tune
     return dataclasses.replace(settings, **said)
 
 
-def _base(name: str, home: Path) -> Checkpoint:
+def _base(settings: TuneSettings, home: Path) -> Checkpoint:
     """The checkpoint, pulled where it is one of the catalogue and not here; one that can be trained."""
+    name = settings.base
     try:
         checkpoint = resolve(name, home)
     except CheckpointError:
@@ -181,8 +184,13 @@ def _base(name: str, home: Path) -> Checkpoint:
 
         with pulling() as progress:
             checkpoint = pull(name, home, progress=progress)
+    if settings.classifies:
+        return checkpoint_to_classify(checkpoint)
     if not isinstance(read_architecture(checkpoint.path), DecoderArchitecture):
-        raise ConfigError(f"--base: {name} makes no text, so there is nothing to tune. Give a model that chats.")
+        raise ConfigError(
+            f"--base: {name} is an encoder, which makes no text. To have it tell labels apart: --task classify. Else "
+            "give a model that chats."
+        )
     if not checkpoint.manifest.chat_template:
         raise ConfigError(
             f"--base: {name} has no chat template, so how it is asked is not known. Give an instruction-tuned base, or "
@@ -213,15 +221,17 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _data(settings: TuneSettings, sources: Sources) -> tuple[Data, dict[str, str]]:
-    """The examples, checked and split; the digests of their files. Raises `ConfigError` that lists what is wrong."""
-    train, digests = read_source(sources.data)
+def _data(settings: TuneSettings, sources: Sources, base: Checkpoint) -> tuple[Data, dict[str, str], Head | None]:
+    """The examples, checked and split; the digests of their files; and a classifier's head. Raises `ConfigError` that
+    lists what is wrong."""
+    task: Task = "classify" if settings.classifies else "chat"
+    train, digests = read_source(sources.data, task)
     if sources.held_out is not None:
-        held_out, more = read_source(sources.held_out)
+        held_out, more = read_source(sources.held_out, task)
         digests |= more
     else:
         train, held_out = split(train, held_out=settings.held_out, seed=settings.seed)
-    problems = check(train, held_out)
+    problems = [*check(train, held_out), *check_names(settings.named_labels, train, held_out)]
     for problem in problems:
         if problem.severity == "warning":
             print(problem, file=sys.stderr)
@@ -229,7 +239,12 @@ def _data(settings: TuneSettings, sources: Sources) -> tuple[Data, dict[str, str
         raise ConfigError("\n".join(str(problem) for problem in errors))
     if settings.metric == "captured":
         _check_captured(settings.metric_pattern, held_out)
-    return Data(_placed(train), _placed(held_out), train.file, held_out.file), digests
+    head = None
+    if settings.classifies:
+        head, words = head_over(base, train.labels, settings.named_labels)
+        if words:
+            print(words, file=sys.stderr)
+    return Data(_placed(train), _placed(held_out), train.file, held_out.file), digests, head
 
 
 def _check_captured(pattern: str, held_out: Examples) -> None:
@@ -242,7 +257,7 @@ def _check_captured(pattern: str, held_out: Examples) -> None:
 
 
 def _placed(examples: Examples) -> list[Placed]:
-    return [Placed(row.line, row.chat()) for row in examples.rows]
+    return [Placed(row.line, row.chat(), row.label) for row in examples.rows]
 
 
 def _identity(work: Work) -> dict[str, Any]:
@@ -337,7 +352,9 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> Non
         f"Held out, {after['examples']} examples: loss {_interval(before['loss'])} before, {_interval(after['loss'])} "
         f"after, a change of {_interval(change)}."
     )
-    if measured := manifest["metrics"].get("metric"):  # not in those of release 0.1
+    if "labels" in manifest:
+        _tell_of_classes(manifest)
+    elif measured := manifest["metrics"].get("metric"):  # not in those of release 0.1
         print(words_of(msgspec.convert(measured, Measured)))
     print(f"report.json and loss.svg: {folder.path}")
     if manifest["kind"] == "full":
@@ -345,6 +362,7 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> Non
         print(
             f"The checkpoint {made} is in the store. To serve it, put {{name: {made}, checkpoint: {made}}} under "
             "`models` in the configuration, give it a price, and: interlace reload"
+            + (". Then ask /v1/classify." if "labels" in manifest else "")
         )
     elif name is None:
         base = manifest["base"]["name"]
@@ -358,5 +376,18 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> Non
         print(f"No server runs; the next `interlace serve` has it as {name[0]}.")
 
 
+def _tell_of_classes(manifest: Mapping[str, Any]) -> None:
+    before, after = (manifest["metrics"][key] for key in ("before", "after"))
+    for name, words in (("accuracy", "Accuracy"), ("macro_f1", "Macro F1")):
+        print(f"{words}: {_percent(before[name])} before, {_percent(after[name])} after.")
+    labels = manifest["labels"]
+    made = "a new head, which began at random" if manifest["head"] == "new" else "the base's own head"
+    print(f"{len(labels)} labels ({', '.join(labels)[:200]}), {made}.")
+
+
 def _interval(figure: Mapping[str, float]) -> str:
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+def _percent(figure: Mapping[str, float]) -> str:
+    return f"{100 * figure['value']:.0f} % ({100 * figure['low']:.0f} to {100 * figure['high']:.0f})"

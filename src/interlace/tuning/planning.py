@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from interlace.errors import ConfigError
-from interlace.models import expected_shapes, read_architecture
+from interlace.models import EncoderArchitecture, expected_shapes, read_architecture
 from interlace.tuning.hardware import Hardware
 from interlace.tuning.plan import Job, Plan, plan
 from interlace.tuning.settings import TuneSettings, blocks_of
@@ -15,14 +15,16 @@ from interlace.tuning.sizes import ALL_LINEAR, Learnt, ModelSize, blocks, full, 
 
 def plan_of(base: Path, settings: TuneSettings, tokens: int, hardware: Iterable[Hardware]) -> Plan:
     """The plan over a base at that path; `tokens` are the data's, seen once."""
+    architecture = read_architecture(base)
+    reads = architecture.max_tokens if isinstance(architecture, EncoderArchitecture) else settings.max_tokens
     job = Job(
         tokens=round(tokens * settings.epochs),
-        row_tokens=settings.max_tokens,
-        rows=1,
+        row_tokens=min(settings.max_tokens, reads),  # a classifier's texts may all be so long, and are taken together
+        rows=settings.batch // settings.processes if settings.classifies else 1,
         devices=settings.processes,
         precision="f32",
     )
-    size = size_of(read_architecture(base))
+    size = size_of(architecture)
     return plan(size, _learnt(base, size, settings), job, hardware)
 
 

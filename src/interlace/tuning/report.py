@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from interlace import __version__
+from interlace.tuning.class_scores import metrics_of
 from interlace.tuning.folder import RunFolder, write_whole
 from interlace.tuning.metrics import Measured, measure, measure_exact, needs_answers, words_of
 from interlace.tuning.picture import draw
@@ -68,12 +69,12 @@ class Outcome:
 
 def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[str, Any]:
     """All that is needed to know what the adapter is, and to make it again."""
-    before, after = score(outcome.before), score(outcome.after)
     hours = outcome.spent.seconds / 3600
     return {
         "version": 1,
         "kind": work.kind,
         "name": settings.name,
+        **_of_classes(work, settings),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "base": {
             "name": work.base.name,
@@ -94,12 +95,8 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
         "settings": {**dataclasses.asdict(settings), "threads": work.threads},
         "seed": settings.seed,
         "parameters": {"trained": outcome.trained, "all": outcome.parameters},
-        "metrics": {
-            "before": msgspec.to_builtins(before),
-            "after": msgspec.to_builtins(after),
-            "loss_change": msgspec.to_builtins(change(outcome.before, outcome.after)),
-            "metric": msgspec.to_builtins(_measured(settings, outcome)),
-        },
+        "metrics": _metrics(work, settings, outcome)
+        | {"loss_change": msgspec.to_builtins(change(outcome.before, outcome.after))},
         "steps": outcome.steps,
         "best_step": outcome.best_step,
         "tokens": outcome.spent.tokens,
@@ -113,12 +110,27 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
     }
 
 
+def _metrics(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[str, Any]:
+    if work.head is not None:
+        return metrics_of(outcome.before, outcome.after, work.head.labels)
+    before, after = (msgspec.to_builtins(score(known)) for known in (outcome.before, outcome.after))
+    return {"before": before, "after": after, "metric": msgspec.to_builtins(_measured(settings, outcome))}
+
+
 def _measured(settings: TuneSettings, outcome: Outcome) -> Measured:
     if not needs_answers(settings.metric):
         return measure_exact(outcome.before, outcome.after)
     said = outcome.said
     assert said is not None, "the metric needs answers"
     return measure(settings.metric, said.before, said.after, said.wanted, settings.metric_pattern)
+
+
+def _of_classes(work: Work, settings: TuneSettings) -> dict[str, Any]:
+    """What is told of a classifier alone. An adapter is merged: no engine serves one beside an encoder."""
+    if work.head is None:
+        return {}
+    head = {"labels": list(work.head.labels), "head": "new" if work.head.fresh else "of the base"}
+    return {"task": settings.task, **head, "merged": settings.method == "lora"}
 
 
 def write_report(folder: RunFolder, manifest: dict[str, Any], curve: Curve) -> None:

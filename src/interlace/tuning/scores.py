@@ -98,7 +98,7 @@ def _losses(known: Sequence[Known], draws: np.ndarray) -> np.ndarray:
     return np.asarray(nats / np.array([one.tokens for one in known])[draws].sum(axis=1))
 
 
-def middle(values: np.ndarray) -> tuple[float, float]:
+def middle(values: np.ndarray | Sequence[float]) -> tuple[float, float]:
     """Between which bounds 95 % of them lie."""
     import numpy as np
 

@@ -40,6 +40,12 @@ class TuneSettings:
         "Of a data set on the Hub: the split that is held out; then held_out means nothing.", ""
     )
     name: str = _said("What the adapter is called; callers write MODEL:NAME.", "")
+    task: str = _said("What is learnt: chat, to answer; or classify, which of some labels a text has.", "chat")
+    labels: str = _said(
+        "Of task classify, the labels in the order of the head, with commas between; else those that the base knows, "
+        "or the data's, sorted.",
+        "",
+    )
     owner: str = _said(
         "The organisation that the adapter belongs to, by name or id: for others there is no such model; everybody "
         "opens it to all.",
@@ -55,7 +61,8 @@ class TuneSettings:
     licence: str = _said("The licence of the data, such as CC-BY-4.0; it is kept with the adapter.", "")
     source: str = _said("Where the data come from; it is kept with the adapter.", "")
     method: str = _said(
-        "What is learnt: lora, an adapter beside the base; or full, the base's own weights, which makes a checkpoint.",
+        "How it is learnt: lora, an adapter beside the base; or full, the base's own weights, which makes a "
+        "checkpoint. Task classify makes a checkpoint by either, and takes full where nothing is said.",
         "lora",
     )
     private: str = _said(
@@ -64,7 +71,7 @@ class TuneSettings:
         "",
     )
     epochs: float = _said("How often each example is seen, at most.", 3.0, least=0.01, most=1000)
-    batch: int = _said("Rows in one step of learning.", 4, least=1, most=4096)
+    batch: int = _said("Rows in one step of learning; 16 of task classify.", 4, least=1, most=4096)
     max_tokens: int = _said("The longest example, and the length of a row.", 512, least=8, most=1 << 17)
     packing: bool = _said("Put several short examples into one row; none sees another.", True)
     learning_rate: float = _said(
@@ -104,10 +111,26 @@ class TuneSettings:
         "How far it stands back for others on the machine: 0 not at all, 19 for all.", 19, least=0, most=19
     )
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the base is to tell labels apart."""
+        return self.task == "classify"
+
+    @property
+    def makes_checkpoint(self) -> bool:
+        """Whether whole weights come of it, not an adapter."""
+        return self.method == "full" or self.classifies
+
+    @property
+    def named_labels(self) -> tuple[str, ...]:
+        """Those that are named, in that order."""
+        return tuple(label for each in self.labels.split(",") if (label := each.strip()))
+
 
 _HINTS = get_type_hints(TuneSettings)
 _FIELDS = {field.name: field for field in dataclasses.fields(TuneSettings)}
 _NEEDED = ("base", "data", "name")
+_USUAL_OF_CLASSES = {"method": "full", "batch": 16}  # what task classify has where nothing is said
 _SLICE = re.compile(r"blocks:(\d{1,4})-(\d{1,4})(\+head)?")
 STORES = ("tensorboard", "mlflow")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -125,7 +148,9 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
     for name, value in given.items():
         if value is not None:
             _take(values, problems, "--" + name.replace("_", "-"), name, value)
-    problems += _what_is_left(values)
+    if values.get("task") == "classify":
+        values = _USUAL_OF_CLASSES | values
+    problems += [*_what_is_left(values), *_of_classes(values)]
     if problems:
         raise ConfigError("\n".join(problems))
     if values.get("private"):
@@ -227,6 +252,8 @@ def _take(values: dict[str, Any], problems: list[str], place: str, name: str, va
 
 def _parsed(value: Any, field: dataclasses.Field[Any]) -> Any:
     kind = _HINTS[field.name]
+    if kind is str and isinstance(value, yaml.SequenceNode) and _are_words(value):
+        value = ",".join(one.value for one in value.value)  # labels: [ham, spam] is labels: ham, spam
     if value is None or isinstance(value, yaml.Node):
         raise ValueError(f"is not {_KINDS[kind]}. Write {_KINDS[kind]}.")
     if kind is bool:
@@ -245,6 +272,10 @@ def _parsed(value: Any, field: dataclasses.Field[Any]) -> Any:
         bounds = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
         raise ValueError(f"is {str(value)[:60]}. Write a number {bounds}.")
     return number
+
+
+def _are_words(node: yaml.SequenceNode) -> bool:
+    return all(isinstance(one, yaml.ScalarNode) and "," not in one.value for one in node.value)
 
 
 def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
@@ -297,3 +328,28 @@ def _of_the_metric(metric: str, pattern: str) -> Iterator[str]:
         yield f"metric_pattern: is for metric captured, not {metric}. Leave it out."
     if pattern and (flaw := flaw_of(pattern)):
         yield f"metric_pattern: is no regular expression: {flaw[:100]}. Mend it."
+
+
+def _of_classes(values: Mapping[str, Any]) -> Iterator[str]:
+    """What the task says against other settings."""
+    task = values.get("task", "chat")
+    if task not in ("chat", "classify"):
+        yield f"task: is {task[:60]!r}. Write chat or classify."
+    labels = [label.strip() for label in values.get("labels", "").split(",")]
+    if task != "classify":
+        if any(labels):
+            yield "labels: are for task classify. Leave them out, or write task: classify."
+        return
+    if any(labels):
+        if not all(labels) or len(set(labels)) != len(labels):
+            yield "labels: has an empty one, or one twice. Write each once, with commas between."
+        elif len(labels) == 1:
+            yield "labels: is one label, so there is nothing to tell apart. Name two at least."
+    if values.get("metric", "exact_match") != "exact_match":
+        yield "metric: is for answers. Task classify is told as accuracy and macro F1: leave it out."
+    if values.get("private", "").endswith("+head"):
+        yield "private: a classifier's head is learnt in any case. Write the blocks alone, such as blocks:4-5."
+    if values.get("owner", DEFAULT_OWNER) != DEFAULT_OWNER:
+        yield "owner: is for adapters, and task classify makes a checkpoint, which has no owner. Leave it out."
+    if values.get("launcher") == "fsdp2":
+        yield "launcher: is fsdp2, which task classify does not know. Write single or ddp."

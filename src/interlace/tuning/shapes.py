@@ -200,6 +200,10 @@ def _classified(number: int, row: Mapping[str, Any], say: Say) -> Example | None
         say(wanted, "the field is missing", mend)
     if "text" not in row or "label" not in row:
         return None
+    if "text_pair" in row:
+        mend = 'Write both into "text", as they will be asked'
+        say("text_pair", "a classifier is asked one text at a time", mend)
+        return None
     text, label = _text(row, "text", "", say), row["label"]
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)

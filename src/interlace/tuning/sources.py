@@ -9,7 +9,7 @@ from pathlib import Path
 from interlace.errors import CheckpointError, ConfigError
 from interlace.models import DataSet, is_data_set, pull_data_set
 from interlace.tuning.data import FORMATS, read_examples
-from interlace.tuning.examples import Example, Examples, Problem
+from interlace.tuning.examples import Example, Examples, Problem, Task
 from interlace.tuning.settings import TuneSettings
 
 
@@ -52,24 +52,24 @@ def find_sources(settings: TuneSettings, home: Path) -> Sources:
     return Sources(one, _found("--held-out", held_out, settings, split, home) if held_out else None)
 
 
-def read_source(source: str | DataSet) -> tuple[Examples, dict[str, str]]:
+def read_source(source: str | DataSet, task: Task = "chat") -> tuple[Examples, dict[str, str]]:
     """The examples, and the digests of the files that they are in. Of several files, the lines count on."""
     if isinstance(source, str):
-        read = read_examples(Path(source).expanduser())
+        read = read_examples(Path(source).expanduser(), task=task)
         return read, {Path(read.file).name: read.sha256}
     rows: list[Example] = []
     problems: list[Problem] = []
     digests: dict[str, str] = {}
     files = [file for files in source.files.values() for file in files]
     for name, path in files:
-        read = read_examples(path)
+        read = read_examples(path, task=task)
         before = rows[-1].line if rows else 0
         rows += [replace(row, line=before + row.line) for row in read.rows]
         problems += [replace(problem, file=f"{source}/{name}") for problem in read.problems]
         digests[name] = read.sha256
     file = f"{source}/{files[0][0]}" if len(files) == 1 else str(source)
     whole = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
-    return Examples(file, "chat", tuple(rows), tuple(problems), whole), digests
+    return Examples(file, task, tuple(rows), tuple(problems), whole), digests
 
 
 def _found(option: str, text: str, settings: TuneSettings, split: str, home: Path) -> str | DataSet:

@@ -1,4 +1,5 @@
-"""TRL's trainer, with what a run needs to survive: checked numbers, sealed checkpoints, a held-out score of our own."""
+"""Trainers with what a run needs to survive: checked numbers, sealed checkpoints, a held-out score of our own.
+`Trainer` is TRL's; `classifying.py` has the one of classifiers."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import torch
 from accelerate.utils import is_peft_model
+from transformers import Trainer as AnyTrainer
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
@@ -31,16 +33,19 @@ class Spent(msgspec.Struct, frozen=True):
     tokens: int = 0
 
 
-class Trainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer over rows in tokens."""
+class Lasting(AnyTrainer):  # type: ignore[misc]
+    """What all of them have. One that stands on this says what it knows of the held-out rows, and how it is written."""
 
     control: Any
+    model: Any
+    knows: type[Known] = Known  # of one held-out row
+    _total_train_tokens: float
 
     def __init__(
         self,
         *,
         folder: RunFolder,
-        held_out: Sequence[Row],
+        held_out: Sequence[Any],
         patience: int,
         tell: Tell,
         stop: Callable[[], bool],
@@ -68,9 +73,13 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def known(self) -> list[Known]:
+    def known(self) -> Sequence[Known]:
         """How well each held-out example is known now."""
-        return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
+        raise NotImplementedError
+
+    def write_model(self, folder: Path) -> None:
+        """A checkpoint that can be served, with its tokenizer."""
+        raise NotImplementedError
 
     def all_agree(self, stop: bool) -> bool:
         """What the first process says, to all of them: they must stop after one and the same step."""
@@ -103,10 +112,23 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
 
 
+class Trainer(Lasting, SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer over rows in tokens."""
+
+    def known(self) -> Sequence[Known]:
+        """How well each held-out example is known now."""
+        return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
+
+    def write_model(self, folder: Path) -> None:
+        """Weights, config, tokenizer and chat template."""
+        self.model.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+
+
 class _Watch(TrainerCallback):  # type: ignore[misc]
     """Tells how far it is; ends what must be ended."""
 
-    def __init__(self, trainer: Trainer, stop: Callable[[], bool]) -> None:
+    def __init__(self, trainer: Lasting, stop: Callable[[], bool]) -> None:
         self._trainer, self._stop = trainer, stop
         self._last: tuple[float, int] | None = None
         self._pace = 0.0  # seconds a step, of late
@@ -183,7 +205,7 @@ def _groups(rows: Sequence[Row], most_tokens: int) -> Iterator[list[Row]]:
         yield group
 
 
-def _bytes_of(trainer: Trainer) -> int:
+def _bytes_of(trainer: Lasting) -> int:
     """Of a checkpoint, about, in float32: the weights that are kept and, of those that are learnt, both of Adam's
     averages. Beside an adapter the base is not kept."""
     learnt = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from interlace.tuning.heads import Head
+
 Turn = dict[str, str]
 
 
@@ -24,11 +26,12 @@ class Base(msgspec.Struct, frozen=True):
     source: str
 
 
-class Placed(msgspec.Struct, frozen=True):
-    """An example, and the line of its file that it is from."""
+class Placed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An example, and the line of its file that it is from. A text with a label is one user's turn."""
 
     line: int
     messages: list[Turn]
+    label: str | None = None
 
 
 class Data(msgspec.Struct, frozen=True):
@@ -51,7 +54,8 @@ class Work(msgspec.Struct, frozen=True):
     threads: int  # of one process
     hub: dict[str, dict[str, str]] = {}  # what of the data is from the Hub
     resume: str = ""  # the checkpoint to go on from
-    kind: Literal["lora", "full"] = "lora"
+    kind: Literal["lora", "full"] = "lora"  # what it makes: an adapter, or a checkpoint
+    head: Head | None = None  # of a classifier
 
 
 def read_work(file: Path) -> Work:

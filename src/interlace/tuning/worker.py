@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from trl import SFTConfig
 
 from interlace.tuning.answers import answers_of, wanted_of
 from interlace.tuning.base import Tongue, load_model, load_tongue, rows_of
+from interlace.tuning.classifying import Classifying, classifier_trainer, texts_in_tokens
 from interlace.tuning.endings import Ending, ending_of
 from interlace.tuning.energy import read_energy
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Note, Stage, Stopped, Trained
@@ -40,7 +42,7 @@ from interlace.tuning.report import Curve, Outcome, Said, manifest_of, write_rep
 from interlace.tuning.scores import Known, mean_loss, out_of_patience
 from interlace.tuning.settings import TuneSettings, highest_rate
 from interlace.tuning.slices import leave_to_learn
-from interlace.tuning.trainer import SPENT, Spent, Tell, Trainer, best_step, peak_memory
+from interlace.tuning.trainer import SPENT, Lasting, Spent, Tell, Trainer, best_step, peak_memory
 from interlace.tuning.work import Work, read_work
 
 _PATIENCE_SECONDS = 30.0  # for the training process of a run that was killed; it ends at once
@@ -72,14 +74,11 @@ def main() -> None:
 def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop: threading.Event) -> AnyEvent:
     energy = read_energy()
     tell(Stage(f"loading {work.base.name}"))
-    tongue = load_tongue(work.base)
-    most = min(settings.max_tokens, work.base.context_length or settings.max_tokens)
-    train = rows_of(work.data.train, work.data.train_file, tongue, most)
-    held_out = rows_of(work.data.held_out, work.data.held_out_file, tongue, most)
-    tokens = sum(len(row.input_ids) for row in train)
+    prepare = _classifier if work.head is not None else _talker
+    tokens, make_trainer, tongue = prepare(work, settings, folder, tell, stop)
     if "--count" in sys.argv:
         return Counted(tokens)
-    trainer = _trainer(settings, load_model(work.base), tongue, (train, held_out), folder, tell, stop)
+    trainer = make_trainer()
     _set_lengths(trainer, settings)
     tell(Stage("scoring the base"))
     before = _before(trainer, folder)
@@ -98,11 +97,35 @@ def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop
         if trainer.accelerator.num_processes > 1:
             return Trained()
     assert last is not None, "training ends with a checkpoint"
-    tell(Stage("scoring the adapter"))
+    tell(Stage("scoring the classifier" if work.head is not None else "scoring the adapter"))
     return _finish(work, settings, folder, trainer, last, (before, said), tongue, energy, tokens)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
+
+Prepared = tuple[int, Callable[[], Lasting], Tongue | None]
+"""Tokens of the examples to learn from, what makes the trainer over them, and how the model's words are read."""
+
+
+def _talker(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop: threading.Event) -> Prepared:
+    tongue = load_tongue(work.base)
+    most = min(settings.max_tokens, work.base.context_length or settings.max_tokens)
+    train = rows_of(work.data.train, work.data.train_file, tongue, most)
+    held_out = rows_of(work.data.held_out, work.data.held_out_file, tongue, most)
+
+    def make() -> Trainer:
+        return _trainer(settings, load_model(work.base), tongue, (train, held_out), folder, tell, stop)
+
+    return sum(len(row.input_ids) for row in train), make, tongue
+
+
+def _classifier(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop: threading.Event) -> Prepared:
+    rows = texts_in_tokens(work, settings)
+
+    def make() -> Classifying:
+        return classifier_trainer(work, settings, _arguments(settings, folder), rows, folder, tell, stop.is_set)
+
+    return sum(len(row.input_ids) for row in rows[0]), make, None
 
 
 def _trainer(
@@ -125,7 +148,30 @@ def _trainer(
         target_modules="all-linear" if targets == ["all-linear"] else [each.strip() for each in targets],
         task_type="CAUSAL_LM",
     )
-    arguments = SFTConfig(
+    try:
+        return Trainer(
+            model=model,
+            args=_arguments(settings, folder),
+            train_dataset=_dataset(train),
+            eval_dataset=_dataset(held_out),
+            processing_class=tongue.tokenizer,
+            peft_config=lora if settings.method == "lora" else None,
+            folder=folder,
+            held_out=held_out,
+            patience=settings.patience,
+            tell=tell,
+            stop=stop.is_set,
+        )
+    except ValueError as error:
+        if "target modules" in str(error).lower() or "lm_head" in str(error):
+            raise Ending(
+                "wrong", f"targets: {settings.targets[:200]!r} names no layer that can be changed: {error}"
+            ) from error
+        raise
+
+
+def _arguments(settings: TuneSettings, folder: RunFolder) -> SFTConfig:
+    return SFTConfig(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=settings.batch // int(os.environ.get("WORLD_SIZE", "1")),
@@ -151,33 +197,13 @@ def _trainer(
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    try:
-        return Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=_dataset(train),
-            eval_dataset=_dataset(held_out),
-            processing_class=tongue.tokenizer,
-            peft_config=lora if settings.method == "lora" else None,
-            folder=folder,
-            held_out=held_out,
-            patience=settings.patience,
-            tell=tell,
-            stop=stop.is_set,
-        )
-    except ValueError as error:
-        if "target modules" in str(error).lower() or "lm_head" in str(error):
-            raise Ending(
-                "wrong", f"targets: {settings.targets[:200]!r} names no layer that can be changed: {error}"
-            ) from error
-        raise
 
 
 def _dataset(rows: list[Row]) -> Dataset:
     return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]})
 
 
-def _set_lengths(trainer: Trainer, settings: TuneSettings) -> None:
+def _set_lengths(trainer: Lasting, settings: TuneSettings) -> None:
     """What depends on how many steps there are, which packing decides."""
     a_pass = math.ceil(len(trainer.train_dataset) / settings.batch)
     steps = math.ceil(a_pass * settings.epochs)
@@ -186,7 +212,7 @@ def _set_lengths(trainer: Trainer, settings: TuneSettings) -> None:
     trainer.args.eval_steps = trainer.args.save_steps = every
 
 
-def _before(trainer: Trainer, folder: RunFolder) -> list[Known]:
+def _before(trainer: Lasting, folder: RunFolder) -> list[Known]:
     """How well the base knows the held-out examples: a new adapter changes nothing."""
     file = folder.path / "before.json"
     if not trainer.args.should_save:
@@ -196,13 +222,16 @@ def _before(trainer: Trainer, folder: RunFolder) -> list[Known]:
         if not math.isfinite(mean_loss(known)):
             raise Ending("wrong", "The base's own loss on the held-out examples is not a finite number. Is it damaged?")
         write_whole(file, known)
-    return msgspec.json.decode(file.read_bytes(), type=list[Known])
+    kept: list[Known] = msgspec.json.decode(file.read_bytes(), type=list[trainer.knows])  # type: ignore[name-defined]
+    return kept
 
 
-def _said_before(work: Work, settings: TuneSettings, trainer: Trainer, tongue: Tongue, folder: RunFolder) -> list[str]:
+def _said_before(
+    work: Work, settings: TuneSettings, trainer: Lasting, tongue: Tongue | None, folder: RunFolder
+) -> list[str]:
     """What the base answers to the held-out questions, where the metric needs it; kept, for a run that goes on."""
     file = folder.path / "said.json"
-    if not needs_answers(settings.metric) or not trainer.args.should_save:
+    if tongue is None or not needs_answers(settings.metric) or not trainer.args.should_save:
         return []
     if not file.exists():
         began = time.monotonic()
@@ -212,8 +241,10 @@ def _said_before(work: Work, settings: TuneSettings, trainer: Trainer, tongue: T
     return msgspec.json.decode(file.read_bytes(), type=list[str])
 
 
-def _said_after(work: Work, settings: TuneSettings, trainer: Trainer, tongue: Tongue, before: list[str]) -> Said | None:
-    if not needs_answers(settings.metric):
+def _said_after(
+    work: Work, settings: TuneSettings, trainer: Lasting, tongue: Tongue | None, before: list[str]
+) -> Said | None:
+    if tongue is None or not needs_answers(settings.metric):
         return None
     trainer.tell(Stage("answering the held-out questions"))
     after = answers_of(trainer.model, tongue, work.data.held_out, work.base.context_length)
@@ -240,21 +271,25 @@ def _finish(
     work: Work,
     settings: TuneSettings,
     folder: RunFolder,
-    trainer: Trainer,
+    trainer: Lasting,
     last: Path,
     before: tuple[list[Known], list[str]],
-    tongue: Tongue,
+    tongue: Tongue | None,
     energy: float | None,
     tokens: int,
 ) -> Finished:
     """Score the best checkpoint, and put it in place with its manifest, by one rename."""
     best = best_step(last / "trainer_state.json")
     place = folder.checkpoints / f"checkpoint-{best}"
-    if work.kind == "lora":
+    if settings.method == "lora":
         set_peft_model_state_dict(trainer.model, load_file(place / "adapter_model.safetensors"))
     else:
         trainer.model.load_state_dict(_weights_of(place), strict=False)  # a tied head is not stored
-    after = trainer.known()
+    trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
+    parameters = sum(each.numel() for each in trainer.model.parameters())
+    if isinstance(trainer, Classifying) and settings.method == "lora":
+        trainer.merge()
+    after = list(trainer.known())
     state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
     end = read_energy()
     outcome = Outcome(
@@ -266,8 +301,8 @@ def _finish(
         best_step=best,
         spent=trainer.now_spent() if trainer.state.global_step else trainer.spent,
         memory_bytes=peak_memory(),
-        trained=sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
-        parameters=sum(each.numel() for each in trainer.model.parameters()),
+        trained=trained,
+        parameters=parameters,
         kilowatt_hours=None if energy is None or end is None or end < energy else (end - energy) / 3.6e6,
         said=_said_after(work, settings, trainer, tongue, before[1]),
     )
@@ -277,8 +312,7 @@ def _finish(
     if work.kind == "lora":
         _copy_adapter(place, partial, work.base.name)
     else:
-        trainer.model.save_pretrained(partial)
-        trainer.processing_class.save_pretrained(partial)
+        trainer.write_model(partial)
     manifest = manifest_of(work, settings, outcome)
     write_whole(partial / "manifest.json", manifest)
     for file in partial.iterdir():
