@@ -44,6 +44,9 @@ def tune(
         str | None,
         typer.Option("--private", metavar="blocks:A-B[+head]", help="Of method full, these blocks (and head) alone."),
     ] = None,
+    machine_rank: Annotated[
+        int | None, typer.Option("--machine-rank", metavar="N", help="Of several machines, which this is; from 0.")
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Throw away an earlier run of that name, and put this one in its place.")
     ] = False,
@@ -79,6 +82,7 @@ def tune(
         "threads": threads,
         "method": method,
         "private": private,
+        "machine_rank": machine_rank,
     }
     where = Where(os.environ, url=url, key=key, home=home)
     raise typer.Exit(tune_command(given, Asked(config, fresh, as_json, plan), where))

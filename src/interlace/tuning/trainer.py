@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
 from interlace.tuning.prompts import NO_LOSS, Row
 from interlace.tuning.scores import Known, mean_loss, out_of_patience
+from interlace.tuning.together import Group
 
 Tell = Callable[[AnyEvent], None]
 SPENT = "spent.json"
@@ -48,6 +50,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     ) -> None:
         self.run, self.held_out, self.patience, self.tell = folder, held_out, patience, tell
         self.spent, self.began = Spent(), time.monotonic()
+        self.group: Group | None = None
+        self.stopped = False
         super().__init__(**more)
         self.add_callback(_Watch(self, stop))
 
@@ -73,12 +77,13 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
 
     def all_agree(self, stop: bool) -> bool:
-        """What the first process says, to all of them: they must stop after one and the same step."""
-        if self.accelerator.num_processes == 1:
-            return stop
-        said = torch.tensor([float(stop)], device=self.args.device)
-        torch.distributed.broadcast(said, 0)
-        return bool(said)
+        """Whether any process is asked to stop: all must do so after one and the same step."""
+        if self.group is not None:
+            said = torch.tensor([int(stop)], device=self.args.device)
+            torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
+            stop = bool(said)
+        self.stopped |= stop
+        return stop
 
     def now_spent(self) -> Spent:
         """All parts of the run together."""
@@ -96,6 +101,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             check_room(self.run.checkpoints, _bytes_of(self))
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
+        if self.group is not None:
+            self.group.gather(place)
         if self.args.should_save:
             write_whole(place / SPENT, self.now_spent())
             seal(place)
@@ -140,6 +147,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._last = time.monotonic(), int(self._trainer._total_train_tokens)
 
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
+        engine = self._trainer.deepspeed  # which keeps the gradients to itself
+        norm = None if engine is None else engine.get_global_grad_norm()
+        if norm is not None and not math.isfinite(norm):
+            raise diverged(state.global_step, "gradient")
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
         if self._trainer.all_agree(self._stop()):

@@ -51,6 +51,7 @@ class Work(msgspec.Struct, frozen=True):
     threads: int  # of one process
     resume: str = ""  # the checkpoint to go on from
     kind: Literal["lora", "full"] = "lora"
+    identity: dict[str, Any] = {}  # what must be the same on every machine that takes part
 
 
 def read_work(file: Path) -> Work:
