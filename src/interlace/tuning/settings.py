@@ -15,7 +15,7 @@ import yaml
 
 from interlace.config import is_adapter_name
 from interlace.errors import ConfigError
-from interlace.tuning.launch import entries, launch_problems
+from interlace.tuning.launch import BLOCK, entries, launch_problems
 
 DEFAULT_OWNER = "default"
 EVERYBODY = "everybody"
@@ -198,6 +198,8 @@ def _take(values: dict[str, Any], problems: list[str], place: str, name: str, va
     if name not in _FIELDS:
         near = difflib.get_close_matches(name, _FIELDS, 1)
         mend = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(_FIELDS)}."
+        if name.startswith("launcher."):
+            mend = f"In the block there are: kind, {', '.join(BLOCK)}. Other settings stand outside."
         problems.append(f"{where}: is no setting. {mend}")
         return
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -13,6 +14,7 @@ import msgspec
 import torch
 from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import SFTTrainer
 
 from interlace.tuning.endings import check_room, diverged
@@ -74,7 +76,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
 
     def known(self) -> list[Known]:
         """How well each held-out example is known now."""
-        return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
+        with _whole_yet(self):
+            return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
 
     def all_agree(self, stop: bool) -> bool:
         """Whether any process is asked to stop: all must do so after one and the same step."""
@@ -108,6 +111,21 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             seal(place)
             self.run.keep_only({self.state.global_step, self.state.best_global_step or 0})
         self.accelerator.wait_for_everyone()
+
+
+@contextlib.contextmanager
+def _whole_yet(trainer: Trainer) -> Iterator[None]:
+    """Have TRL know that a model which ZeRO-3 will share out is whole before the training begins: the base is scored
+    then."""
+    config = getattr(trainer.args, "hf_deepspeed_config", None)
+    if config is None or trainer.deepspeed is not None:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(config)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]

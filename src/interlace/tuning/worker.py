@@ -156,7 +156,7 @@ def _trainer(
         eval_packing=False,
         gradient_checkpointing=False,
         bf16=settings.precision == "bf16",
-        use_cpu=not torch.cuda.is_available() and settings.launcher != "deepspeed",  # which finds that out by itself
+        use_cpu=not torch.cuda.is_available(),
         deepspeed=_deepspeed(settings),
         seed=settings.seed,
         data_seed=settings.seed,
