@@ -12,8 +12,8 @@ import pytest
 from interlace.errors import ConfigError
 from interlace.tuning.hardware import Hardware
 from interlace.tuning.launch import OFFLOADS, deepspeed_config, environments
-from interlace.tuning.planning import plan_of, share_of
 from interlace.tuning.plan_table import plan_table
+from interlace.tuning.planning import plan_of, share_of
 from interlace.tuning.settings import TuneSettings, read_settings
 from tests.support.tiny import tiny_llama_safetensors
 
@@ -108,7 +108,11 @@ def test_deepspeed_is_told_what_the_others_do() -> None:
     assert told["bf16"] == {"enabled": True}
     assert told["zero_force_ds_cpu_optimizer"] is False
     zero = told["zero_optimization"]
-    assert (zero["stage"], zero["offload_param"], zero["offload_optimizer"]) == (3, {"device": "cpu"}, {"device": "cpu"})
+    assert (zero["stage"], zero["offload_param"], zero["offload_optimizer"]) == (
+        3,
+        {"device": "cpu"},
+        {"device": "cpu"},
+    )
     assert zero["stage3_gather_16bit_weights_on_model_save"] is True
     assert "offload_param" not in deepspeed_config(dataclasses.asdict(TuneSettings()))["zero_optimization"]
 
