@@ -108,7 +108,9 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> Callable[[], list[in
         while None in (codes := [process.poll() for process in processes]):
             if any(codes):
                 first.extend(codes)
-                time.sleep(_LAST_WORDS_SECONDS)
+                until = time.monotonic() + _LAST_WORDS_SECONDS
+                while None in (process.poll() for process in processes) and time.monotonic() < until:
+                    time.sleep(0.05)
                 for process in processes:
                     with contextlib.suppress(OSError):
                         process.kill()

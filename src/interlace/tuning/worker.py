@@ -200,9 +200,14 @@ def _deepspeed(settings: TuneSettings) -> dict[str, Any] | None:
         return None
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed.ops
+    import deepspeed.ops
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
 
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # it would unpickle whatever a checkpoint holds
+    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
     return deepspeed_config(dataclasses.asdict(settings))
 
 
