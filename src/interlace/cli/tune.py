@@ -56,6 +56,9 @@ def tune(
         str | None,
         typer.Option("--log-to", metavar="NAMES", help="tensorboard, mlflow, or both with a comma between."),
     ] = None,
+    machine_rank: Annotated[
+        int | None, typer.Option("--machine-rank", metavar="N", help="Of several machines, which this is; from 0.")
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Throw away an earlier run of that name, and put this one in its place.")
     ] = False,
@@ -94,6 +97,7 @@ def tune(
         "private": private,
         "metric": metric,
         "log_to": log_to,
+        "machine_rank": machine_rank,
     }
     where = Where(os.environ, url=url, key=key, home=home)
     raise typer.Exit(tune_command(given, Asked(config, fresh, as_json, plan), where))

@@ -10,10 +10,12 @@ import dataclasses
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,10 +39,11 @@ from interlace.tuning.examples import Examples, Task, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
 from interlace.tuning.hardware import Hardware, known_hardware, this_machine
 from interlace.tuning.heads import Head, check_names, checkpoint_to_classify, head_over
+from interlace.tuning.launch import DEEPSPEED, OF_ONE_MACHINE
 from interlace.tuning.metrics import METRICS, Measured, capture, words_of
 from interlace.tuning.plan import Plan
 from interlace.tuning.plan_table import beside, plan_table
-from interlace.tuning.planning import plan_of
+from interlace.tuning.planning import plan_of, share_of
 from interlace.tuning.progress import progress_for_people, span
 from interlace.tuning.recording import missing_stores, recording
 from interlace.tuning.running import Interrupted, count_tokens, run_training
@@ -54,7 +57,7 @@ _PARTS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # What becomes of a run, and where its parts lie; threads, base and data are told by what they come to.
 _NOT_OF_THE_RUN = (
     "owner", "licence", "source", "nice", "log_to", "threads", "base", "data", "held_out_data", "data_config",
-    "data_split", "held_out_split",
+    "data_split", "held_out_split", *OF_ONE_MACHINE,
 )  # fmt: skip
 
 
@@ -93,7 +96,9 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
 def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Asked, where: Where) -> int:
     checkpoint = _base(settings, served.home)
     data, digests, head = _data(settings, sources, checkpoint)
-    folder = RunFolder(served.home, settings.name, "full" if settings.makes_checkpoint else "lora")
+    folder = RunFolder(
+        served.home, settings.name, "full" if settings.makes_checkpoint else "lora", settings.machine_rank
+    )
     work = Work(
         home=str(served.home),
         settings=dataclasses.asdict(settings),
@@ -102,12 +107,17 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
         digests=digests,
         hub=sources.hub,
         threads=max((settings.threads or _cores()) // settings.processes, 1),
-        kind="full" if settings.makes_checkpoint else "lora",
+        kind=kind,
         head=head,
     )
+    work = msgspec.structs.replace(work, identity=_of_every_machine(work))
     if asked.plan:
-        _tell_plan(plan_of(checkpoint.path, settings, count_tokens(work), _hardware()), asked)
+        _tell_plan(plan_of(checkpoint.path, settings, count_tokens(work), _hardware(settings)), asked)
         return OK
+    if settings.launcher == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(f"launcher: deepspeed is not installed. pip install deepspeed=={DEEPSPEED}, or choose fsdp2.")
+    if settings.machine_rank:
+        return _help(work, folder)
     with folder.locked():
         done = folder.finished and not asked.fresh
         if settings.makes_checkpoint and not done and find_checkpoint(settings.name, served.home):
@@ -134,6 +144,18 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
     _tell(folder, name, asked)
     if not asked.as_json:
         _tell_beside(checkpoint.path, settings, folder.manifest())
+    return OK
+
+
+def _help(work: Work, folder: RunFolder) -> int:
+    """Learn with the main machine, which keeps what comes of it."""
+    with folder.locked():
+        folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        with progress_for_people() as progress:
+            run_training(work, folder, progress.hear)
+        shutil.rmtree(folder.path, ignore_errors=True)
+    print("This machine's part is done. The main one (machine_rank 0) scores and keeps the result.", file=sys.stderr)
     return OK
 
 
@@ -279,11 +301,18 @@ def _identity(work: Work) -> dict[str, Any]:
     return identity
 
 
+def _of_every_machine(work: Work) -> dict[str, Any]:
+    """The run's identity, but for what may differ from one machine to another; and the libraries that must not."""
+    identity = _identity(work)
+    identity["settings"].pop("threads")
+    return identity | {"libraries": {name: version(name) for name in _PARTS}}
+
+
 # --- the plan ----------------------------------------------------------------------------------------------------
 
 
-def _hardware() -> list[Hardware]:
-    return [this_machine(), *known_hardware().values()]
+def _hardware(settings: TuneSettings) -> list[Hardware]:
+    return [share_of(this_machine(), settings.processes), *known_hardware().values()]
 
 
 def _tell_plan(planned: Plan, asked: Asked) -> None:
@@ -294,7 +323,7 @@ def _tell_plan(planned: Plan, asked: Asked) -> None:
 
 
 def _tell_beside(base: Path, settings: TuneSettings, manifest: Mapping[str, Any]) -> None:
-    planned = plan_of(base, settings, manifest["data"]["tokens"], [this_machine()])
+    planned = plan_of(base, settings, manifest["data"]["tokens"], _hardware(settings)[:1])
     print(
         beside(
             planned,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARGIN_BYTES = 64 << 20
+LOST, HALTED = "peer_lost", "halted"  # kinds: another process has gone; asked to stop before anything was learnt
 _FULL = ("no space left", "file write failed", "failed writing file", "unexpected pos")
 _MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 

@@ -10,6 +10,7 @@
     tuning/NAME/log.txt                what the libraries said
     tuning/NAME/tensorboard/           what TensorBoard reads, with tensorboard.json: up to which step it is whole
     tuning/NAME/mlflow.json            which of MLflow's runs this is
+    tuning/.machines/NAME-1/           of a machine that helps another, while it does; and its log
 
 A checkpoint is sealed once all its files are on disk: `sealed.json` has their digests. What is not sealed, or does not
 match, is removed when the run goes on; so a crash costs the steps since the last seal and nothing else.
@@ -31,6 +32,7 @@ import msgspec
 
 from interlace.errors import InterlaceError
 from interlace.models import try_lock
+from interlace.tuning.scores import out_of_patience
 
 SEAL = "sealed.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
@@ -48,15 +50,16 @@ class Sealed(msgspec.Struct, frozen=True):
 
 
 class RunFolder:
-    """Where a run keeps its state. `home` is Interlace's home folder; `kind` what the run makes."""
+    """Where a run keeps its state. `home` is Interlace's home folder; `kind` what the run makes; `machine` which of
+    several it is: all but the first keep only what they need while they learn."""
 
-    def __init__(self, home: Path, name: str, kind: str = "lora") -> None:
+    def __init__(self, home: Path, name: str, kind: str = "lora", machine: int = 0) -> None:
         self.name = name
-        self.path = home / "tuning" / name
+        self.path = home / "tuning" / (f".machines/{name}-{machine}" if machine else name)
         self.checkpoints = self.path / "checkpoints"
         self.result = self.path / ("adapter" if kind == "lora" else "model")
         self.log = self.path / "log.txt"
-        self._locks = home / "tuning" / ".locks"
+        self._locks = self.path.parent / ".locks"
 
     @contextmanager
     def locked(self, part: str = "run", patience_seconds: float = 0.0) -> Iterator[None]:
@@ -64,7 +67,8 @@ class RunFolder:
         of one that was killed a moment ago."""
         self._locks.mkdir(mode=0o700, parents=True, exist_ok=True)
         deadline = time.monotonic() + patience_seconds
-        while (lock := try_lock(self._locks / f"{self.name}.{part}.lock")) is None and time.monotonic() < deadline:
+        file = self._locks / f"{self.path.name}.{part}.lock"
+        while (lock := try_lock(file)) is None and time.monotonic() < deadline:
             time.sleep(0.1)
         if lock is None:
             raise TuningError(
@@ -89,7 +93,7 @@ class RunFolder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it shows what the data are like
             write_whole(file, identity)
         elif before != identity:
-            told = ", ".join(_differences(before, identity)) or "its form"
+            told = ", ".join(differences(before, identity)) or "its form"
             raise TuningError(
                 f"There is a run named {self.name} already, and it differs in {told}. Give this one another --name, or "
                 "throw the earlier one away with --fresh."
@@ -136,6 +140,12 @@ class RunFolder:
             if match and int(match[1]) not in steps:
                 (folder / SEAL).unlink(missing_ok=True)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_done(last: Path, patience: int) -> bool:
+    """Whether the run had come to its end when that checkpoint was made."""
+    state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
+    return state["global_step"] >= state["max_steps"] or out_of_patience(state["log_history"], patience)
 
 
 def seal(folder: Path) -> None:
@@ -196,11 +206,12 @@ def _read(file: Path) -> dict[str, Any] | None:
     return found
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
+def differences(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
+    """The innermost keys in which they differ."""
     for key in sorted(one.keys() | other.keys()):
         mine, theirs = one.get(key), other.get(key)
         if isinstance(mine, dict) and isinstance(theirs, dict):
-            yield from _differences(mine, theirs)
+            yield from differences(mine, theirs)
         elif mine != theirs:
             yield key
 

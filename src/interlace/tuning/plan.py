@@ -49,6 +49,7 @@ class Job:
     devices: int = 1
     precision: Precision = "mixed"
     checkpointing: bool = False  # activations are computed twice instead of kept
+    stage: Stage = 0  # how much the launcher shares out
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interlace.money import DOLLAR
-from interlace.tuning.plan import STAGES, Estimate, Plan, oldest
+from interlace.tuning.plan import STAGES, Estimate, Job, Plan, Stage, oldest
 
 _GIB = 1 << 30
 
@@ -25,7 +25,7 @@ def plan_table(plan: Plan) -> str:
             [
                 ("ZeRO stage", "weights, gradients, Adam", "activations", "in all"),
                 *(
-                    (str(one.stage), _gib(one.states_bytes), _gib(one.activations_bytes), _gib(one.bytes))
+                    (_stage(one.stage, job), _gib(one.states_bytes), _gib(one.activations_bytes), _gib(one.bytes))
                     for one in plan.memory
                     if job.devices > 1 or one.stage == STAGES[0]
                 ),
@@ -60,10 +60,15 @@ def beside(
     ]
     rows.append(("GFLOP/s on each device", speeds[0] if speeds else "-", f"{speed:.3g}"))
     if memory_bytes is not None:
-        rows.append(("GiB on each device", _gib(plan.memory[0].bytes), _gib(memory_bytes)))
+        rows.append(("GiB on each device", _gib(plan.memory[plan.job.stage].bytes), _gib(memory_bytes)))
     if tokens is not None:
         rows.append(("tokens", _count(plan.job.tokens), _count(tokens)))
     return "\n".join(_columns(rows))
+
+
+def _stage(stage: Stage, job: Job) -> str:
+    """Its number, with a mark at the launcher's."""
+    return f"{stage} (the launcher's)" if job.devices > 1 and stage == job.stage else str(stage)
 
 
 def _estimated(one: Estimate) -> tuple[str, ...]:

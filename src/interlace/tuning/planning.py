@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
 from interlace.errors import ConfigError
 from interlace.models import EncoderArchitecture, expected_shapes, read_architecture
 from interlace.tuning.hardware import Hardware
+from interlace.tuning.launch import stage_of
 from interlace.tuning.plan import Job, Plan, plan
 from interlace.tuning.settings import TuneSettings, blocks_of
 from interlace.tuning.sizes import ALL_LINEAR, Learnt, ModelSize, blocks, full, lora, size_of
@@ -20,12 +22,23 @@ def plan_of(base: Path, settings: TuneSettings, tokens: int, hardware: Iterable[
     job = Job(
         tokens=round(tokens * settings.epochs),
         row_tokens=min(settings.max_tokens, reads),  # a classifier's texts may all be so long, and are taken together
-        rows=settings.batch // settings.processes if settings.classifies else 1,
-        devices=settings.processes,
+        rows=settings.batch // (settings.processes * settings.machines) if settings.classifies else 1,
+        devices=settings.processes * settings.machines,
         precision="f32",
+        stage=stage_of(settings.launcher, settings.zero_stage),
     )
     size = size_of(architecture)
     return plan(size, _learnt(base, size, settings), job, hardware)
+
+
+def share_of(machine: Hardware, processes: int) -> Hardware:
+    """What each of several processes has of a machine."""
+    return dataclasses.replace(
+        machine,
+        memory_bytes=machine.memory_bytes // processes,
+        flop_per_second_low=machine.flop_per_second_low / processes,
+        flop_per_second_high=machine.flop_per_second_high / processes,
+    )
 
 
 def _learnt(base: Path, size: ModelSize, settings: TuneSettings) -> Learnt:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,12 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from interlace.tuning.endings import out_of_memory
+from interlace.tuning.endings import HALTED, LOST, out_of_memory
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Stopped, Trained, decode
-from interlace.tuning.folder import RunFolder, TuningError, write_whole
+from interlace.tuning.folder import RunFolder, TuningError, is_done, write_whole
+from interlace.tuning.launch import environments
 from interlace.tuning.work import Work
 
 _LOG_CHARACTERS = 2000
+_LAST_WORDS_SECONDS = 5.0  # for the processes of a run in which one has failed
 # What the libraries would otherwise send or fetch; nothing of a run leaves the machine.
 _QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -41,21 +42,23 @@ class Interrupted(TuningError):
 
 def run_training(work: Work, folder: RunFolder, hear: Callable[[AnyEvent], None]) -> None:
     """Train to the end. Raises `TuningError` that says what to change, and `Interrupted` after ctrl-C."""
-    ranks = range(int(work.settings["processes"]))
+    last = folder.last_sealed()
+    patience = int(work.settings["patience"])
+    together = work.settings["launcher"] != "single" and not (last and is_done(last, patience))
     while True:
-        last = _one_part(work, folder, ranks, hear)
-        if isinstance(last, Finished):
+        last_word = _one_part(work, folder, hear, together=together)
+        if isinstance(last_word, Finished) or (isinstance(last_word, Trained) and work.settings["machine_rank"]):
             return
-        if not isinstance(last, Trained):
-            raise _ending(last, work, folder)
-        ranks = range(1)
+        if not isinstance(last_word, Trained):
+            raise _ending(last_word, work, folder)
+        together = False
 
 
 def count_tokens(work: Work) -> int:
     """Of the examples to learn from, as the base reads them. Raises `TuningError`."""
     with tempfile.TemporaryDirectory() as scratch:
         write_whole(Path(scratch) / "work.json", work)
-        (environment,) = environments_of(work, 1)
+        (environment,) = environments(work.settings, work.threads, together=False)
         done = subprocess.run(
             [sys.executable, "-m", "interlace.tuning.worker", scratch, "--count"],
             env=os.environ | _QUIET | environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
@@ -69,17 +72,18 @@ def count_tokens(work: Work) -> int:
     raise TuningError(f"The tokens could not be counted: {done.stderr[-_LOG_CHARACTERS:].decode(errors='replace')}")
 
 
-def _one_part(work: Work, folder: RunFolder, ranks: range, hear: Callable[[AnyEvent], None]) -> AnyEvent | int | None:
+def _one_part(
+    work: Work, folder: RunFolder, hear: Callable[[AnyEvent], None], *, together: bool
+) -> AnyEvent | int | None:
     """Start the processes, and hear the first to its end; its last word, or an exit code where there is none."""
     resume = folder.last_sealed()
     task = folder.path / "work.json"
     write_whole(task, msgspec.structs.replace(work, resume="" if resume is None else str(resume)))
     task.chmod(0o600)  # it has the data in it
-    environments = environments_of(work, len(ranks))
     with folder.log.open("ab") as log, contextlib.ExitStack() as ends:
         ends.callback(task.unlink, missing_ok=True)
         processes = []
-        for environment in environments:
+        for environment in environments(work.settings, work.threads, together=together):
             process = subprocess.Popen(
                 [sys.executable, "-m", "interlace.tuning.worker", str(folder.path)],
                 env=os.environ | _QUIET | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
@@ -87,61 +91,69 @@ def _one_part(work: Work, folder: RunFolder, ranks: range, hear: Callable[[AnyEv
             )  # fmt: skip
             ends.callback(_end, process)
             processes.append(process)
-        _watch(processes)
+        fallen = _watch(processes)
         last = _listen(processes[0], hear)
-        if last is not None:
+        if last is not None and not isinstance(last, Failed):
             return last
         codes = [process.wait() for process in processes]
-        return next((code for code in codes if code not in (0, -signal.SIGKILL)), codes[0])
+        return _reason(last, codes if fallen is None else fallen(), processes)
 
 
-def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Where one of several fails, the others would wait for it for ever."""
+def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> Callable[[], list[int | None]] | None:
+    """Where one of several fails, the others would wait for it for ever. What is returned waits for that, and gives the
+    exit codes of the moment when the first had failed."""
+    first: list[int | None] = []
 
     def watch() -> None:
         while None in (codes := [process.poll() for process in processes]):
             if any(codes):
-                time.sleep(1.0)  # what the first has to say
+                first.extend(codes)
+                until = time.monotonic() + _LAST_WORDS_SECONDS
+                while None in (process.poll() for process in processes) and time.monotonic() < until:
+                    time.sleep(0.05)
                 for process in processes:
                     with contextlib.suppress(OSError):
                         process.kill()
                 return
-            time.sleep(0.2)
+            time.sleep(0.05)
+        first.extend(codes)
 
-    if len(processes) > 1:
-        threading.Thread(target=watch, daemon=True).start()
+    if len(processes) == 1:
+        return None
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
 
+    def fallen() -> list[int | None]:
+        watching.join()
+        return first
 
-def environments_of(work: Work, count: int) -> list[dict[str, str]]:
-    """What each of so many processes is told: its place among them, and how they share the work, in accelerate's words;
-    and that threads wait without turning."""
-    threads = str(work.threads if count > 1 else work.threads * int(work.settings["processes"]))
-    every = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-    if count == 1:
-        return [every]
-    every |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
-    every |= {"LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
-    if work.settings["launcher"] == "fsdp2":
-        every |= {
-            "ACCELERATE_USE_FSDP": "true",
-            "FSDP_VERSION": "2",
-            "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-            "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-            "FSDP_RESHARD_AFTER_FORWARD": "true",
-            "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-        }
-    return [{**every, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return fallen
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _reason(
+    last: AnyEvent | None, codes: Sequence[int | None], processes: Sequence[subprocess.Popen[bytes]]
+) -> AnyEvent | int | None:
+    """Why a part failed: what the first process says, unless it only lost another of this machine, which was killed or
+    says more."""
+    if isinstance(last, Failed) and last.kind != LOST:
+        return last
+    for process in processes[1:]:
+        assert process.stdout is not None
+        for line in process.stdout.readlines():
+            with contextlib.suppress(msgspec.MsgspecError):
+                event = decode(line)
+                if isinstance(event, Failed) and event.kind != LOST:
+                    return event
+    if -signal.SIGKILL in codes:
+        return -signal.SIGKILL
+    return last or next((code for code in codes if code), None)
 
 
 def _ending(last: AnyEvent | int | None, work: Work, folder: RunFolder) -> TuningError:
     if isinstance(last, Stopped):
         return Interrupted(f"Stopped at step {last.step}. The same command goes on there.")
+    if isinstance(last, Failed) and last.kind == HALTED:
+        return Interrupted(last.message)
     if isinstance(last, Failed):
         return TuningError(last.message, code=last.kind)
     if last == -signal.SIGKILL:

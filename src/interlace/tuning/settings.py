@@ -16,6 +16,7 @@ import yaml
 from interlace.config import is_adapter_name
 from interlace.errors import ConfigError
 from interlace.models import is_data_set
+from interlace.tuning.launch import BLOCK, entries, launch_problems
 from interlace.tuning.metrics import METRICS, flaw_of
 
 DEFAULT_OWNER = "default"
@@ -99,10 +100,22 @@ class TuneSettings:
     seed: int = _said("All that is random follows from it.", 1, least=0, most=2**31)
     threads: int = _said("Threads of the training; 0: as many as there are cores.", 0, least=0, most=1024)
     launcher: str = _said(
-        "How several processes learn together: single, ddp (each has the whole model) or fsdp2 (each has a part).",
+        "How several processes learn together: single; ddp, each has the whole model; fsdp2, each has a part; or "
+        "deepspeed, by zero_stage.",
         "single",
     )
-    processes: int = _said("How many there are; batch is what they do together.", 1, least=1, most=256)
+    processes: int = _said("How many there are on each machine; batch is what all do together.", 1, least=1, most=256)
+    zero_stage: int = _said(
+        "What DeepSpeed shares out: 1 Adam's averages, 2 the gradients too, 3 the weights too.", 2, least=1, most=3
+    )
+    offload: str = _said(
+        "What DeepSpeed keeps in the machine's memory, not the device's: none, optimizer, or all.", "none"
+    )
+    machines: int = _said("How many learn together; each is given the same command.", 1, least=1, most=4096)
+    machine_rank: int = _said("Which of them this is, from 0, the main one, which keeps all.", 0, least=0, most=4095)
+    main_address: str = _said("Where the others reach the main one: a name or an IP address.", "")
+    main_port: int = _said("The port there.", 29500, least=1, most=65535)
+    join_seconds: int = _said("How long they wait for each other at the beginning.", 600, least=1, most=86400)
     log_to: str = _said(
         "Where the figures of each step are kept, too: tensorboard, mlflow, or both with a comma between.", "",
         many=True,
@@ -204,9 +217,8 @@ def _lines_of(file: Path, problems: list[str]) -> Iterator[tuple[str, str, yaml.
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{file}:1: this is no list of settings. Write lines such as `epochs: 3`.")
     seen: set[str] = set()
-    for key, value in root.value:
+    for key, name, value in entries(root):
         place = f"{file}:{key.start_mark.line + 1}"
-        name = str(key.value)
         if name in seen:
             problems.append(f"{place}: {name[:60]}: is there twice. Keep one of them.")
             continue
@@ -242,6 +254,8 @@ def _take(values: dict[str, Any], problems: list[str], place: str, name: str, va
     if name not in _FIELDS:
         near = difflib.get_close_matches(name, _FIELDS, 1)
         mend = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(_FIELDS)}."
+        if name.startswith("launcher."):
+            mend = f"In the block there are: kind, {', '.join(BLOCK)}. Other settings stand outside."
         problems.append(f"{where}: is no setting. {mend}")
         return
     try:
@@ -304,13 +318,7 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
     if wrong := [name for name in _names(values.get("log_to", "")) if name not in STORES]:
         yield f"log_to: {wrong[0][:60]!r} is none. There are: {', '.join(STORES)}."
     yield from _of_the_metric(values.get("metric", "exact_match"), values.get("metric_pattern", ""))
-    launcher, processes = values.get("launcher", "single"), values.get("processes", 1)
-    if launcher not in ("single", "ddp", "fsdp2"):
-        yield f"launcher: is {launcher[:60]!r}. Write single, ddp or fsdp2."
-    elif (launcher == "single") != (processes == 1):
-        yield f"processes: is {processes} with the launcher {launcher}. Write 1 with single, more with ddp or fsdp2."
-    elif (batch := values.get("batch", 4)) % processes:
-        yield f"batch: is {batch}, which {processes} processes cannot share. Write a multiple of {processes}."
+    yield from launch_problems(values)
 
 
 def _names(text: str) -> list[str]:
@@ -351,5 +359,7 @@ def _of_classes(values: Mapping[str, Any]) -> Iterator[str]:
         yield "private: a classifier's head is learnt in any case. Write the blocks alone, such as blocks:4-5."
     if values.get("owner", DEFAULT_OWNER) != DEFAULT_OWNER:
         yield "owner: is for adapters, and task classify makes a checkpoint, which has no owner. Leave it out."
-    if values.get("launcher") == "fsdp2":
-        yield "launcher: is fsdp2, which task classify does not know. Write single or ddp."
+    if (launcher := values.get("launcher")) in ("fsdp2", "deepspeed"):
+        yield f"launcher: is {launcher}, which task classify does not know. Write single or ddp."
+    if values.get("machines", 1) > 1:
+        yield "machines: task classify learns on one. Leave it out."

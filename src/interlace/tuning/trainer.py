@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +16,7 @@ import torch
 from accelerate.utils import is_peft_model
 from transformers import Trainer as AnyTrainer
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import SFTTrainer
 
 from interlace.tuning.endings import check_room, diverged
@@ -21,6 +24,7 @@ from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
 from interlace.tuning.prompts import NO_LOSS, Row
 from interlace.tuning.scores import Known, mean_loss, out_of_patience
+from interlace.tuning.together import Group
 
 Tell = Callable[[AnyEvent], None]
 SPENT = "spent.json"
@@ -53,6 +57,8 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
     ) -> None:
         self.run, self.held_out, self.patience, self.tell = folder, held_out, patience, tell
         self.spent, self.began = Spent(), time.monotonic()
+        self.group: Group | None = None
+        self.stopped = False
         super().__init__(**more)
         self.add_callback(_Watch(self, stop))
 
@@ -82,12 +88,13 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
         raise NotImplementedError
 
     def all_agree(self, stop: bool) -> bool:
-        """What the first process says, to all of them: they must stop after one and the same step."""
-        if self.accelerator.num_processes == 1:
-            return stop
-        said = torch.tensor([float(stop)], device=self.args.device)
-        torch.distributed.broadcast(said, 0)
-        return bool(said)
+        """Whether any process is asked to stop: all must do so after one and the same step."""
+        if self.group is not None:
+            said = torch.tensor([int(stop)], device=self.args.device)
+            torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
+            stop = bool(said)
+        self.stopped |= stop
+        return stop
 
     def now_spent(self) -> Spent:
         """All parts of the run together."""
@@ -105,6 +112,8 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
             check_room(self.run.checkpoints, _bytes_of(self))
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
+        if self.group is not None:
+            self.group.gather(place)
         if self.args.should_save:
             write_whole(place / SPENT, self.now_spent())
             seal(place)
@@ -117,12 +126,28 @@ class Trainer(Lasting, SFTTrainer):  # type: ignore[misc]
 
     def known(self) -> Sequence[Known]:
         """How well each held-out example is known now."""
-        return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
+        with _whole_yet(self):
+            return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
 
     def write_model(self, folder: Path) -> None:
         """Weights, config, tokenizer and chat template."""
         self.model.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _whole_yet(trainer: Trainer) -> Iterator[None]:
+    """Have TRL know that a model which ZeRO-3 will share out is whole before the training begins: the base is scored
+    then."""
+    config = getattr(trainer.args, "hf_deepspeed_config", None)
+    if config is None or trainer.deepspeed is not None:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(config)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -161,6 +186,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._last = time.monotonic(), int(self._trainer._total_train_tokens)
 
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
+        engine = self._trainer.deepspeed  # which keeps the gradients to itself
+        norm = None if engine is None else engine.get_global_grad_norm()
+        if norm is not None and not math.isfinite(norm):
+            raise diverged(state.global_step, "gradient")
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
         if self._trainer.all_agree(self._stop()):

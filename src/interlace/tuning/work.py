@@ -56,6 +56,7 @@ class Work(msgspec.Struct, frozen=True):
     resume: str = ""  # the checkpoint to go on from
     kind: Literal["lora", "full"] = "lora"  # what it makes: an adapter, or a checkpoint
     head: Head | None = None  # of a classifier
+    identity: dict[str, Any] = {}  # what must be the same on every machine that takes part
 
 
 def read_work(file: Path) -> Work:

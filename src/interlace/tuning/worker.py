@@ -9,6 +9,7 @@ machine: a low priority, and no more threads than it was given.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -35,13 +36,15 @@ from interlace.tuning.classifying import Classifying, classifier_trainer, texts_
 from interlace.tuning.endings import Ending, ending_of
 from interlace.tuning.energy import read_energy
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Note, Stage, Stopped, Trained
-from interlace.tuning.folder import RunFolder, write_whole
+from interlace.tuning.folder import RunFolder, is_done, write_whole
+from interlace.tuning.launch import deepspeed_config
 from interlace.tuning.metrics import needs_answers
 from interlace.tuning.prompts import Row
 from interlace.tuning.report import Curve, Outcome, Said, manifest_of, write_report
-from interlace.tuning.scores import Known, mean_loss, out_of_patience
+from interlace.tuning.scores import Known, mean_loss
 from interlace.tuning.settings import TuneSettings, highest_rate
 from interlace.tuning.slices import leave_to_learn
+from interlace.tuning.together import Group, gone, told_as_lost
 from interlace.tuning.trainer import SPENT, Lasting, Spent, Tell, Trainer, best_step, peak_memory
 from interlace.tuning.work import Work, read_work
 
@@ -51,17 +54,24 @@ _LOOKS = 10  # at the held-out examples in a run, where nothing else is said
 
 def main() -> None:
     """Train, tell, and leave the adapter in the run's folder."""
-    first, counting = os.environ.get("RANK", "0") == "0", "--count" in sys.argv
+    first, counting = os.environ.get("LOCAL_RANK", "0") == "0", "--count" in sys.argv  # of this machine
     tell = _channel(speaks=first)
     stop = threading.Event() if counting else _watch_our_starter()
     work = read_work(Path(sys.argv[1]) / "work.json")
     settings = TuneSettings(**work.settings)
     _stand_back(settings.nice)
     torch.set_num_threads(work.threads)
-    folder = RunFolder(Path(work.home), settings.name, work.kind)
+    folder = RunFolder(Path(work.home), settings.name, work.kind, settings.machine_rank)
+    group = Group(settings) if "RANK" in os.environ else None
     try:
-        with folder.locked("training", _PATIENCE_SECONDS) if first and not counting else contextlib.nullcontext():
-            tell(_run(work, settings, folder, tell, stop))
+        with contextlib.ExitStack() as ends:
+            if first and not counting:
+                ends.enter_context(folder.locked("training", _PATIENCE_SECONDS))
+            if group is not None:
+                ends.enter_context(told_as_lost(settings.machines))
+                tell(Stage(f"waiting for {group.everyone} processes to meet"))
+                group.join(work.identity, stop, lambda what: _leave(tell, gone(what, settings.machines)))
+            tell(_run(work, settings, folder, group, tell, stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, the person is told; the rest is in the log
         traceback.print_exc()
         ending = ending_of(error, folder.path, settings.max_tokens, settings.rank)
@@ -71,7 +81,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop: threading.Event) -> AnyEvent:
+def _leave(tell: Tell, ending: Ending) -> None:
+    """At once, from whatever hangs."""
+    tell(Failed(ending.kind, ending.message))
+    os._exit(1)
+
+
+def _run(
+    work: Work, settings: TuneSettings, folder: RunFolder, group: Group | None, tell: Tell, stop: threading.Event
+) -> AnyEvent:
     energy = read_energy()
     tell(Stage(f"loading {work.base.name}"))
     prepare = _classifier if work.head is not None else _talker
@@ -79,22 +97,27 @@ def _run(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop
     if "--count" in sys.argv:
         return Counted(tokens)
     trainer = make_trainer()
+    trainer.group = group
     _set_lengths(trainer, settings)
     tell(Stage("scoring the base"))
     before = _before(trainer, folder)
     said = _said_before(work, settings, trainer, tongue, folder)
     last = Path(work.resume) if work.resume else None
+    if group is not None:
+        last = group.fetch(last, folder.checkpoints)
     if last is not None:
         tell(Note(f"Going on at step {last.name.partition('-')[2]}."))
         trainer.spent = msgspec.json.decode((last / SPENT).read_bytes(), type=Spent)
     tell(Stage("learning"))
-    if last is None or not _is_done(last, settings.patience):
+    if last is None or not is_done(last, settings.patience):
         set_seed(settings.seed)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         last = folder.last_sealed()
-        if stop.is_set() and trainer.state.global_step < trainer.state.max_steps:
+        if group is not None:
+            group.part()
+        if trainer.stopped and trainer.state.global_step < trainer.state.max_steps:
             return Stopped(trainer.state.global_step)
-        if trainer.accelerator.num_processes > 1:
+        if group is not None:
             return Trained()
     assert last is not None, "training ends with a checkpoint"
     tell(Stage("scoring the classifier" if work.head is not None else "scoring the adapter"))
@@ -184,6 +207,7 @@ def _arguments(settings: TuneSettings, folder: RunFolder) -> SFTConfig:
         gradient_checkpointing=False,
         bf16=settings.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
+        deepspeed=_deepspeed(settings),
         seed=settings.seed,
         data_seed=settings.seed,
         eval_strategy="steps",
@@ -197,6 +221,24 @@ def _arguments(settings: TuneSettings, folder: RunFolder) -> SFTConfig:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+
+
+def _deepspeed(settings: TuneSettings) -> dict[str, Any] | None:
+    """Its configuration, where it is the launcher and there are several processes. On processors alone, it would
+    compile a way of its own to add numbers up, which never ends where a process has died."""
+    if settings.launcher != "deepspeed" or "RANK" not in os.environ:
+        return None
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed.ops
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # it would unpickle whatever a checkpoint holds
+    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
+    return deepspeed_config(dataclasses.asdict(settings))
 
 
 def _dataset(rows: list[Row]) -> Dataset:
@@ -231,7 +273,7 @@ def _said_before(
 ) -> list[str]:
     """What the base answers to the held-out questions, where the metric needs it; kept, for a run that goes on."""
     file = folder.path / "said.json"
-    if tongue is None or not needs_answers(settings.metric) or not trainer.args.should_save:
+    if tongue is None or not needs_answers(settings.metric) or trainer.group is not None:
         return []
     if not file.exists():
         began = time.monotonic()
@@ -259,12 +301,6 @@ def _write_answers(folder: RunFolder, work: Work, said: Said) -> None:
         for one, wanted, before, after in rows
     )
     (folder.path / "answers.jsonl").write_bytes(b"".join(lines))
-
-
-def _is_done(last: Path, patience: int) -> bool:
-    """Whether the run had come to its end when it was cut off."""
-    state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
-    return state["global_step"] >= state["max_steps"] or out_of_patience(state["log_history"], patience)
 
 
 def _finish(
@@ -352,12 +388,12 @@ def _stand_back(nice: int) -> None:
 
 def _channel(*, speaks: bool) -> Tell:
     """Standard output, for events alone: what the libraries print goes where their errors go. Of several processes, one
-    speaks."""
+    speaks, and the others where they fail."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
 
     def tell(event: AnyEvent) -> None:
-        if speaks:
+        if speaks or isinstance(event, Failed):
             out.write(msgspec.json.encode(event) + b"\n")
 
     return tell

@@ -1,0 +1,158 @@
+"""How the processes of a run meet, miss each other, and hand files on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.served import patiently
+from tests.support.serving import free_port
+from tests.support.tuned import needs_parts
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
+    from interlace.tuning.together import Group
+
+pytestmark = needs_parts
+
+# One of two machines. They gather what the second wrote, it fetches what the first has, and then the second dies while
+# the first waits for it.
+ONE_OF_TWO = """
+import json, os, pathlib, signal, sys, threading
+from interlace.tuning.endings import Ending
+from interlace.tuning.settings import TuneSettings
+from interlace.tuning.together import Group, told_as_lost
+import torch.distributed as dist
+
+rank, folder = int(sys.argv[1]), pathlib.Path(sys.argv[2])
+group = Group(TuneSettings(launcher="ddp", machines=2, machine_rank=rank, main_address="127.0.0.1", join_seconds=60))
+group.join({"seed": 1}, threading.Event(), print)
+place = folder / "checkpoint-5"
+group.gather(place)
+here = group.fetch(place if rank == 0 else None, folder / "copies")
+found = {file.relative_to(here).as_posix(): file.read_bytes().hex() for file in here.rglob("*.bin")}
+print(json.dumps(found), flush=True)
+try:
+    with told_as_lost(2):
+        dist.barrier()
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.barrier()
+except Ending as ending:
+    print(ending.kind, ending.message)
+"""
+
+
+def _environment(rank: int, port: int) -> dict[str, str]:
+    return {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port)}  # fmt: skip
+
+
+def test_files_go_to_the_main_machine_and_back_and_a_death_is_noticed(tmp_path: Path) -> None:
+    """A part of a checkpoint that stays on another machine is missing when the run goes on; and who waits for a dead
+    process would wait for ever."""
+    port, running = free_port(), []
+    parts = {"rng.bin": b"", "deep/part.bin": bytes(range(256)) * 100}
+    for rank in range(2):
+        place = tmp_path / str(rank) / "checkpoint-5"
+        (place / "deep").mkdir(parents=True)
+        for name, value in parts.items() if rank else [("main.bin", b"main")]:
+            (place / name).write_bytes(value)
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", ONE_OF_TWO, str(rank), str(place.parent)], stdout=subprocess.PIPE,
+                env=os.environ | _environment(rank, port), text=True,
+            )
+        )  # fmt: skip
+    main, other = (one.communicate(timeout=120)[0].splitlines() for one in running)
+    wanted = {name: value.hex() for name, value in parts.items()} | {"main.bin": b"main".hex()}
+    assert json.loads(main[0]) == json.loads(other[0]) == wanted
+    assert not (tmp_path / "1" / "checkpoint-5").exists()
+    assert main[1].startswith("peer_lost A process that learnt with this one has ended")
+    assert running[1].returncode == -9
+
+
+def _group(monkeypatch: pytest.MonkeyPatch, rank: int, port: int) -> Group:
+    from interlace.tuning.settings import TuneSettings
+    from interlace.tuning.together import Group
+
+    for name, value in _environment(rank, port).items():
+        monkeypatch.setenv(name, value)
+    return Group(TuneSettings(launcher="ddp", machines=2, machine_rank=rank, main_address="a", join_seconds=1))
+
+
+def test_a_machine_that_does_not_come_is_named_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait for so long and no longer, and hear whom to look after."""
+    from interlace.tuning.endings import Ending
+
+    began = time.monotonic()
+    for rank, words in ((0, "machine_rank 1 is missing"), (1, "was not to be reached")):
+        with pytest.raises(Ending) as ending:
+            _group(monkeypatch, rank, free_port()).join({}, threading.Event(), print)
+        assert words in ending.value.message
+        assert "join_seconds" in ending.value.message
+        stop = threading.Event()
+        stop.set()
+        with pytest.raises(Ending, match="halted"):  # ctrl-C does not wait
+            _group(monkeypatch, rank, free_port()).join({}, stop, print)
+    assert time.monotonic() - began < 30
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that is taken is a mistake of the block: the message names the field."""
+    from interlace.tuning.endings import Ending
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(Ending, match="main_port"):
+            _group(monkeypatch, 0, taken.getsockname()[1]).join({}, threading.Event(), print)
+
+
+def _main_machine(port: int) -> TCPStore:
+    import torch.distributed as dist
+
+    return dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, timeout=dt.timedelta(seconds=10))
+
+
+def test_machines_about_different_runs_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines with other data or settings would learn a mixture of both, without a word."""
+    from interlace.tuning.endings import Ending
+
+    port = free_port()
+    store = _main_machine(port)
+    store.set("identity", json.dumps({"settings": {"seed": 1}, "data": "x"}))
+    store.set("joined/0", b"1")
+    with pytest.raises(Ending, match="differ in seed"):
+        _group(monkeypatch, 1, port).join({"settings": {"seed": 2}, "data": "x"}, threading.Event(), print)
+
+
+def test_a_machine_that_falls_silent_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without power, a machine breaks no connection; its silence must end the wait of the others."""
+    from interlace.tuning import together
+
+    monkeypatch.setattr(together, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(together, "SILENT_SECONDS", 1.0)
+    told: list[str] = []
+    port = free_port()
+    store = _main_machine(port)
+    group = _group(monkeypatch, 0, port)
+    beating = threading.Thread(target=group._beat, args=("127.0.0.1", port, told.append), daemon=True)
+    beating.start()
+    for count in range(30):
+        store.set("beat/1", str(count))
+        time.sleep(0.05)
+    assert not told
+    patiently(lambda: told)
+    assert "machine_rank 1 has said nothing" in told[0]
