@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from openvino import Type
+from openvino import opset13 as ops
 
 from interlace.engines.local.adapter_bank import Adapter, to_bf16
 from interlace.engines.local.adapter_graph import Input, kind_of, layer_of
@@ -46,6 +47,7 @@ class FusedLayers:
     kinds: frozenset[str]
     columns: dict[str, int]
     kernel: Path
+    dtype: Type
 
     def __call__(self, make_input: Input, x: ov.Node, ys: list[ov.Node], names: list[str]) -> list[ov.Node]:
         """Each `y` and, of every row that has an adapter, `up @ (down @ x)`."""
@@ -56,10 +58,16 @@ class FusedLayers:
         rows = make_input("adapter_rows", [-1], Type.i32)
         table = make_input("adapter_table", [-1, 6 * len(self.columns)], Type.i32)
         columns = [self.columns[layers[at]] for at in changed]
-        arguments = [x, rows, table, *(ys[at] for at in changed)]
+        arguments = [self._narrowed(x), rows, table, *(self._narrowed(ys[at]) for at in changed)]
         node = node_factory(self.kernel).create("LowRank", arguments, {"layers": columns})
-        made = dict(zip(changed, node.outputs(), strict=True))
+        made = {at: self._widened(y) for at, y in zip(changed, node.outputs(), strict=True)}
         return [made.get(at, y) for at, y in enumerate(ys)]
+
+    def _narrowed(self, x: ov.Node) -> ov.Node:
+        return x if self.dtype == Type.f32 else ops.convert(x, "bf16")
+
+    def _widened(self, y: ov.Output) -> ov.Node:
+        return y if self.dtype == Type.f32 else ops.convert(y, "f32")
 
 
 class Fused:

@@ -149,7 +149,7 @@ class Runner:
     def _graph_with_adapters(self, kinds: frozenset[str]) -> Adapted | Fused:
         cap = self._architecture.logit_cap
         if self._kernel:
-            fused = FusedLayers(kinds, self._columns, self._kernel)
+            fused = FusedLayers(kinds, self._columns, self._kernel, self._adapter_type)
             model, make = self._built(fused, states=HEADS in kinds)
             return Fused(model, fused, self._properties, make.buffers, cap)
         stacked = AdapterLayers(kinds, self._adapter_type)
