@@ -1,5 +1,6 @@
 // The operation LowRank: what adapters add to the linear layers of one input, each row with its own adapter, read where
-// it lies. `kernel.py` has it compiled where somebody asks for it; `fused.py` says what the inputs mean.
+// it lies; and how adapters are laid down for it. `kernel.py` has it compiled where somebody asks for it; `fused.py` says
+// what the inputs mean.
 
 #include <algorithm>
 #include <cstdint>
@@ -200,5 +201,61 @@ private:
 };
 
 }  // namespace
+
+// --- laying adapters down: called by `fused.py` without Python's lock ---
+
+namespace {
+
+// A layer as it was read, float32: A [rank, inputs] and B [outputs, rank]; and where it is to lie, in numbers of `bytes`.
+struct Piece {
+    int64_t down, up, rank, inputs, outputs, bytes, to;
+};
+
+uint32_t bits_of(const float* at) {
+    uint32_t bits;
+    std::memcpy(&bits, at, sizeof(bits));
+    return bits;
+}
+
+void narrow(const float* from, float* to) { *to = *from; }
+
+void narrow(const float* from, uint16_t* to) {  // to the nearest, ties to even
+    const uint32_t bits = bits_of(from);
+    *to = uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+template <class W>
+void lay_down(const Piece& piece) {
+    const float *down = reinterpret_cast<const float*>(piece.down), *up = reinterpret_cast<const float*>(piece.up);
+    W* to = reinterpret_cast<W*>(piece.to);
+    for (int64_t i = 0; i < piece.rank * piece.inputs; ++i) narrow(down + i, to + i);
+    to += piece.rank * piece.inputs;
+    for (int64_t r = 0; r < piece.rank; ++r, to += piece.outputs)
+        for (int64_t j = 0; j < piece.outputs; ++j) narrow(up + j * piece.rank + r, to + j);
+}
+
+bool is_bf16(int64_t address, int64_t count) {
+    const float* values = reinterpret_cast<const float*>(address);
+    uint32_t low = 0;
+    for (int64_t i = 0; i < count; ++i) low |= bits_of(values + i) & 0xFFFF;
+    return !low;
+}
+
+}  // namespace
+
+// Set `bytes` of each piece: 2 where all its numbers are bfloat16 numbers, else 4.
+extern "C" void interlace_measure(Piece* pieces, int64_t count) {
+    for (Piece* piece = pieces; piece < pieces + count; ++piece) {
+        const bool exact = is_bf16(piece->down, piece->rank * piece->inputs) &&
+                           is_bf16(piece->up, piece->rank * piece->outputs);
+        piece->bytes = exact ? 2 : 4;
+    }
+}
+
+// Write each piece to where it is to lie: A and, behind it, B transposed.
+extern "C" void interlace_lay_down(const Piece* pieces, int64_t count) {
+    for (const Piece* piece = pieces; piece < pieces + count; ++piece)
+        piece->bytes == 2 ? lay_down<uint16_t>(*piece) : lay_down<float>(*piece);
+}
 
 OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>({std::make_shared<ov::OpExtension<LowRank>>()}));
