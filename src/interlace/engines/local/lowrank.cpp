@@ -29,16 +29,13 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 constexpr int64_t kLanes = 16, kStep = 2 * kLanes;
 
 // Bytes ahead of what is read. What a row reads lies in one piece, but too short a one for the processor to see what
-// comes next: half again as fast in float32, twice in bfloat16, where it is the layer after this one that is asked for
-// (behind a layer lies the next one that is computed).
-template <class W>
-constexpr int64_t kAhead = sizeof(W) == 2 ? 16384 : 4096;
+// comes next; so it is told, and at the end of a piece, of the piece that is read after it.
+constexpr int64_t kAhead = 4096;
 
-// Have `kStep` numbers fetched that far ahead, each line of the cache once.
+// Have `kStep` numbers fetched from there, each line of the cache once.
 template <class W>
-void fetch(const W* at) {
-    for (int64_t k = 0; k < kStep; k += 64 / sizeof(W))
-        __builtin_prefetch(reinterpret_cast<const char*>(at + k) + kAhead<W>);
+void fetch(const char* from) {
+    for (int64_t k = 0; k < kStep; k += 64 / sizeof(W)) __builtin_prefetch(from + k * sizeof(W));
 }
 
 Floats wide(const float* from) {
@@ -88,11 +85,11 @@ float total(Floats values) {
 
 // A row of A times x. Two sums: one alone would wait for itself.
 template <class W, class T>
-float dot(const W* a, const T* x, int64_t inputs) {
+float dot(const W* a, const T* x, int64_t inputs, const char* ahead) {
     Floats s0 = {}, s1 = {};
     int64_t i = 0;
     for (; i + kStep <= inputs; i += kStep) {
-        fetch(a + i);
+        fetch<W>(ahead + i * sizeof(W));
         s0 += wide(a + i) * wide(x + i);
         s1 += wide(a + i + kLanes) * wide(x + i + kLanes);
     }
@@ -103,27 +100,37 @@ float dot(const W* a, const T* x, int64_t inputs) {
 
 // out = y + h b
 template <class W, class Y, class Out>
-void add(const W* b, float h, const Y* y, Out* out, int64_t outputs) {
+void add(const W* b, float h, const Y* y, Out* out, int64_t outputs, const char* ahead) {
     int64_t j = 0;
     for (; j + kStep <= outputs; j += kStep) {
-        fetch(b + j);
+        fetch<W>(ahead + j * sizeof(W));
         put(out + j, wide(y + j) + h * wide(b + j));
         put(out + j + kLanes, wide(y + j + kLanes) + h * wide(b + j + kLanes));
     }
     for (; j < outputs; ++j) put_one(out + j, one(y + j) + h * one(b + j));
 }
 
-// out = y + B A x. What is between lies in `sums`, in float: it is rounded once, at the end.
+// out = y + B A x. What is between lies in `sums`, in float: it is rounded once, at the end. `next` is read after it.
 template <class W, class T>
-void row(const Entry& entry, const T* x, const T* y, T* out, float* sums, int64_t inputs, int64_t outputs) {
+void row(const Entry& entry, const T* x, const T* y, T* out, float* sums, int64_t inputs, int64_t outputs,
+         const char* next) {
     float narrow[kMostRank];
     const W* at = reinterpret_cast<const W*>(entry.address);
-    for (int64_t r = 0; r < entry.rank; ++r, at += inputs) narrow[r] = dot(at, x, inputs);
+    const char* end = reinterpret_cast<const char*>(at + entry.rank * (inputs + outputs));
+    const auto ahead = [&](const W* from) {
+        const char* wanted = reinterpret_cast<const char*>(from) + kAhead;
+        return wanted < end ? wanted : next + (wanted - end);
+    };
+    for (int64_t r = 0; r < entry.rank; ++r, at += inputs) narrow[r] = dot(at, x, inputs, ahead(at));
     const int64_t last = entry.rank - 1;
-    if (!last) return add(at, narrow[0], y, out, outputs);
-    add(at, narrow[0], y, sums, outputs);
-    for (int64_t r = 1; r < last; ++r) add(at + r * outputs, narrow[r], sums, sums, outputs);
-    add(at + last * outputs, narrow[last], sums, out, outputs);
+    if (!last) return add(at, narrow[0], y, out, outputs, ahead(at));
+    add(at, narrow[0], y, sums, outputs, ahead(at));
+    for (int64_t r = 1; r < last; ++r) {
+        at += outputs;
+        add(at, narrow[r], sums, sums, outputs, ahead(at));
+    }
+    at += outputs;
+    add(at, narrow[last], sums, out, outputs, ahead(at));
 }
 
 class LowRank : public ov::op::Op {
@@ -181,17 +188,26 @@ private:
         }
         const auto some = [&](const tbb::blocked_range<int64_t>& range) {
             std::vector<float> sums(widest);
+            const auto entry_of = [&](const Layer& layer, int64_t t) {
+                const Entry* entry = adapter[t] < 0 ? nullptr : table + adapter[t] * table_width + layer.column;
+                return entry && entry->rank ? entry : nullptr;
+            };
+            const auto after = [&](const Layer& layer, int64_t t) {
+                const bool more = t + 1 < range.end(), other = !more && &layer != &layers.back();
+                const Entry* entry = more ? entry_of(layer, t + 1) : other ? entry_of(*(&layer + 1), range.begin()) : nullptr;
+                return reinterpret_cast<const char*>(entry ? entry->address : 0);  // nowhere: asking for that does nothing
+            };
             for (const auto& layer : layers)
                 for (int64_t t = range.begin(); t < range.end(); ++t) {
                     const T *from = x + t * width, *y = layer.y + t * layer.outputs;
                     T* out = layer.out + t * layer.outputs;
-                    const Entry* entry = adapter[t] < 0 ? nullptr : table + adapter[t] * table_width + layer.column;
-                    if (!entry || !entry->rank)
+                    const Entry* entry = entry_of(layer, t);
+                    if (!entry)
                         std::memcpy(out, y, layer.outputs * sizeof(T));
                     else if (entry->bytes == 2)
-                        row<uint16_t>(*entry, from, y, out, sums.data(), width, layer.outputs);
+                        row<uint16_t>(*entry, from, y, out, sums.data(), width, layer.outputs, after(layer, t));
                     else
-                        row<float>(*entry, from, y, out, sums.data(), width, layer.outputs);
+                        row<float>(*entry, from, y, out, sums.data(), width, layer.outputs, after(layer, t));
                 }
         };
         tbb::parallel_for(tbb::blocked_range<int64_t>(0, rows), some, tbb::static_partitioner());
