@@ -97,7 +97,9 @@ def test_rounded_to_the_nearest(compiled_home: Path) -> None:
     """An adapter that is kept in bfloat16 is the nearest to what was read, ties to even, whatever its shapes."""
     low = _low(37, 19, 3, 7)
     low.down[0, :4] = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0xBF817FFF], np.uint32).view(np.float32)
-    adapter = fused_adapter("x", 1, Layers({"a": low}), {"a": 0}, kernel.kernel_path(compiled_home), Rooms(), short=True)
+    adapter = fused_adapter(
+        "x", 1, Layers({"a": low}), {"a": 0}, kernel.kernel_path(compiled_home), Rooms(), short=True
+    )
     down, up = _kept(adapter, 0, 3, 19, 37)
     assert down[0, :4].tolist() == [0x3F80, 0x3F82, 0x3F81, 0xBF81]
     assert np.array_equal(down, to_bf16(low.down))

@@ -4,12 +4,13 @@ Nothing is stacked and nothing laid out. The graph has one node for all linear l
 
 | input | shape | meaning |
 |---|---|---|
-| x | [T, inputs] f32 | what the layers were given |
+| x | [T, inputs] | what the layers were given |
 | adapter_rows | [T] i32 | line of the table for each row of the step; -1: none |
 | adapter_table | [D, 6 * layers] i32 | for each adapter and layer, of 64 bits each: address, rank, bytes of a number |
-| y, ... | [T, outputs] f32 | what the layers made of x |
+| y, ... | [T, outputs] | what the layers made of x |
 
-and an output for each y. At an address lie A [rank, inputs] and, right behind it, B transposed [rank, outputs], in
+and an output for each y. x, y and outputs are float32, or bfloat16 where the graph computes in that: it would re-order
+them otherwise, and drops the conversions that say so. At an address lie A [rank, inputs] and, right behind it, B transposed [rank, outputs], in
 float32, or in bfloat16 where all of the layer's numbers are exactly that: half the bytes, and the same results. Sums
 of a row do not depend on what else is in the step.
 """
@@ -45,7 +46,8 @@ MOST_RANK = 1024  # as in lowrank.cpp
 
 @dataclass
 class FusedLayers:
-    """Adds the operation to layers of `kinds`; `columns` says where in the table each layer of the base stands."""
+    """Adds the operation to layers of `kinds`; `columns` says where in the table each layer of the base stands, `dtype`
+    in what the graph computes."""
 
     kinds: frozenset[str]
     columns: dict[str, int]

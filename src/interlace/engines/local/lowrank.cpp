@@ -137,7 +137,8 @@ class LowRank : public ov::op::Op {
 public:
     OPENVINO_OP("LowRank", "interlace");
     LowRank() = default;
-    LowRank(const ov::OutputVector& arguments, std::vector<int64_t> layers) : Op(arguments), layers_(std::move(layers)) {
+    LowRank(const ov::OutputVector& arguments, std::vector<int64_t> layers)
+        : Op(arguments), layers_(std::move(layers)) {
         constructor_validate_and_infer_types();
     }
 
