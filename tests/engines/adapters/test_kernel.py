@@ -85,7 +85,7 @@ def test_exact_numbers_take_half_the_memory(compiled_home: Path) -> None:
     assert adapter.memory is not None
     assert adapter.entries[:, 1:].tolist() == [[5, 2], [3, 4], [0, 0]]
     for layer, low in layers.items():
-        down, up = _kept(adapter, columns[layer], *low.down.shape, len(low.up))
+        down, up = _kept(adapter, columns[layer], low.rank, low.down.shape[1], len(low.up))
         wide = [m if m.dtype == np.float32 else (m.astype(np.uint32) << 16).view(np.float32) for m in (down, up)]
         assert np.array_equal(wide[0], low.down)
         assert np.array_equal(wide[1], low.up.T)

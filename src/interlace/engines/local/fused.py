@@ -10,9 +10,9 @@ Nothing is stacked and nothing laid out. The graph has one node for all linear l
 | y, ... | [T, outputs] | what the layers made of x |
 
 and an output for each y. x, y and outputs are float32, or bfloat16 where the graph computes in that: it would re-order
-them otherwise, and drops the conversions that say so. At an address lie A [rank, inputs] and, right behind it, B transposed [rank, outputs], in
-float32, or in bfloat16 where all of the layer's numbers are exactly that: half the bytes, and the same results. Sums
-of a row do not depend on what else is in the step.
+them otherwise, and drops the conversions that say so. At an address lie A [rank, inputs] and, right behind it, B
+transposed [rank, outputs], in float32, or in bfloat16 where all of the layer's numbers are exactly that: half the
+bytes, and the same results. Sums of a row do not depend on what else is in the step.
 """
 
 from __future__ import annotations
