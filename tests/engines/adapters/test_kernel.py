@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from interlace.engines.local import kernel
-from interlace.engines.local.fused import MOST_RANK, fused_adapter
+from interlace.engines.local.adapter_bank import Adapter, to_bf16
+from interlace.engines.local.constants import Array
+from interlace.engines.local.fused import MOST_RANK, Rooms, fused_adapter
 from interlace.engines.local.runner import Run, Runner
 from interlace.errors import CheckpointError, ConfigError
 from interlace.models import DecoderArchitecture, Layers, read_architecture
@@ -23,6 +25,17 @@ def _low(outputs: int, inputs: int, rank: int, seed: int, *, short: bool = False
     if short:
         down, up = ((values.view(np.uint32) & 0xFFFF0000).view(np.float32) for values in (down, up))
     return LowRank(down, up)
+
+
+def _kept(adapter: Adapter, column: int, rank: int, inputs: int, outputs: int) -> tuple[Array, Array]:
+    """A layer as it lies in the adapter's memory: A, and B transposed."""
+    assert adapter.entries is not None
+    assert adapter.memory is not None
+    address, _, size = adapter.entries[column].tolist()
+    begin = address - adapter.memory.ctypes.data
+    assert begin % 64 == 0
+    both = adapter.memory[begin : begin + rank * (inputs + outputs) * size].view(np.float32 if size == 4 else np.uint16)
+    return both[: rank * inputs].reshape(rank, inputs), both[rank * inputs :].reshape(rank, outputs)
 
 
 def test_nothing_is_used_that_is_not_there(tmp_path: Path) -> None:
@@ -61,22 +74,63 @@ def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         kernel.compile_kernel(tmp_path)
 
 
-def test_exact_numbers_take_half_the_memory() -> None:
+def test_exact_numbers_take_half_the_memory(compiled_home: Path) -> None:
     """A layer whose numbers are all bfloat16 numbers is kept as such without being changed; one that has others is not.
     A rank that the operation has no room for is refused."""
+    found = kernel.kernel_path(compiled_home)
     columns = {"a": 0, "b": 1, "c": 2}
     layers = Layers({"b": _low(24, 16, 3, 1), "a": _low(8, 16, 5, 2, short=True)})
-    adapter = fused_adapter("x", 1, layers, columns, short=False)
+    adapter = fused_adapter("x", 1, layers, columns, found, Rooms(), short=False)
     assert adapter.entries is not None
+    assert adapter.memory is not None
     assert adapter.entries[:, 1:].tolist() == [[5, 2], [3, 4], [0, 0]]
-    for layer, (down, up) in adapter.layers.items():
-        assert adapter.entries[columns[layer], 0] == down.ctypes.data
-        assert up.ctypes.data == down.ctypes.data + down.nbytes
+    for layer, low in layers.items():
+        down, up = _kept(adapter, columns[layer], low.rank, low.down.shape[1], len(low.up))
         wide = [m if m.dtype == np.float32 else (m.astype(np.uint32) << 16).view(np.float32) for m in (down, up)]
-        assert np.array_equal(wide[0], layers[layer].down)
-        assert np.array_equal(wide[1], layers[layer].up.T)
+        assert np.array_equal(wide[0], low.down)
+        assert np.array_equal(wide[1], low.up.T)
     with pytest.raises(CheckpointError, match=f"above {MOST_RANK}"):
-        fused_adapter("x", 1, Layers({"a": _low(2, 2, MOST_RANK + 1, 1)}), columns, short=False)
+        fused_adapter("x", 1, Layers({"a": _low(2, 2, MOST_RANK + 1, 1)}), columns, found, Rooms(), short=False)
+
+
+def test_rounded_to_the_nearest(compiled_home: Path) -> None:
+    """An adapter that is kept in bfloat16 is the nearest to what was read, ties to even, whatever its shapes."""
+    low = _low(37, 19, 3, 7)
+    low.down[0, :4] = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0xBF817FFF], np.uint32).view(np.float32)
+    adapter = fused_adapter(
+        "x", 1, Layers({"a": low}), {"a": 0}, kernel.kernel_path(compiled_home), Rooms(), short=True
+    )
+    down, up = _kept(adapter, 0, 3, 19, 37)
+    assert down[0, :4].tolist() == [0x3F80, 0x3F82, 0x3F81, 0xBF81]
+    assert np.array_equal(down, to_bf16(low.down))
+    assert np.array_equal(up, to_bf16(np.ascontiguousarray(low.up.T)))
+
+
+def test_memory_is_used_again_but_never_twice_at_once(compiled_home: Path) -> None:
+    """The memory of an adapter that was let go is the next one's; that of one in use is nobody else's."""
+    rooms, found = Rooms(), kernel.kernel_path(compiled_home)
+
+    def made(seed: int, outputs: int = 64) -> Adapter:
+        layers = Layers({"a": _low(outputs, 64, 8, seed)})
+        return fused_adapter("x", seed, layers, {"a": 0}, found, rooms, short=False)
+
+    first, second = made(1), made(2)
+    address = _address(first)
+    assert address != _address(second)
+    del first
+    third = made(3)
+    assert _address(third) == address
+    assert np.array_equal(_kept(second, 0, 8, 64, 64)[0], _low(64, 64, 8, 2).down)
+    del second
+    larger = made(4, outputs=640)
+    assert np.array_equal(_kept(larger, 0, 8, 64, 640)[1], _low(640, 64, 8, 4).up.T)
+    assert np.array_equal(_kept(third, 0, 8, 64, 64)[0], _low(64, 64, 8, 3).down)
+
+
+def _address(adapter: Adapter) -> int:
+    assert adapter.memory is not None
+    address: int = adapter.memory.ctypes.data
+    return address
 
 
 def test_alone_and_among_others_to_the_bit(compiled_home: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ _ALIGN = 16  # elements: where in the buffer a matrix may begin
 class Adapter:
     """A loaded adapter. `serial` is never used twice, whatever its name; `layers` holds (down, up) of each layer it
     changes: float32, or bfloat16 as uint16 and `up` transposed; `ranks` their rank. `head`, [vocabulary, hidden]
-    float32, takes the place of the base's output layer. `entries` says where the layers lie, for the compiled operation
-    alone, which wants `up` transposed always (`fused.py`)."""
+    float32, takes the place of the base's output layer. For the compiled operation (`fused.py`) the layers lie in
+    `memory` instead, and `entries` says where."""
 
     name: str
     serial: int
@@ -30,6 +30,7 @@ class Adapter:
     bytes: int
     head: Array | None = None
     entries: Array | None = None
+    memory: Array | None = None
 
 
 class Bank:

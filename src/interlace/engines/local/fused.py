@@ -4,18 +4,21 @@ Nothing is stacked and nothing laid out. The graph has one node for all linear l
 
 | input | shape | meaning |
 |---|---|---|
-| x | [T, inputs] f32 | what the layers were given |
+| x | [T, inputs] | what the layers were given |
 | adapter_rows | [T] i32 | line of the table for each row of the step; -1: none |
 | adapter_table | [D, 6 * layers] i32 | for each adapter and layer, of 64 bits each: address, rank, bytes of a number |
-| y, ... | [T, outputs] f32 | what the layers made of x |
+| y, ... | [T, outputs] | what the layers made of x |
 
-and an output for each y. At an address lie A [rank, inputs] and, right behind it, B transposed [rank, outputs], in
-float32, or in bfloat16 where all of the layer's numbers are exactly that: half the bytes, and the same results. Sums
-of a row do not depend on what else is in the step.
+and an output for each y. x, y and outputs are float32, or bfloat16 where the graph computes in that: it would re-order
+them otherwise, and drops the conversions that say so. At an address lie A [rank, inputs] and, right behind it, B
+transposed [rank, outputs], in float32, or in bfloat16 where all of the layer's numbers are exactly that: half the
+bytes, and the same results. Sums of a row do not depend on what else is in the step.
 """
 
 from __future__ import annotations
 
+import mmap
+import weakref
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -25,27 +28,31 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from openvino import Type
+from openvino import opset13 as ops
 
-from interlace.engines.local.adapter_bank import Adapter, to_bf16
+from interlace.engines.local.adapter_bank import Adapter
 from interlace.engines.local.adapter_graph import Input, kind_of, layer_of
 from interlace.engines.local.adapter_head import with_own_heads
 from interlace.engines.local.compiled import Compiled, Run
 from interlace.engines.local.constants import Array
-from interlace.engines.local.kernel import node_factory
+from interlace.engines.local.kernel import node_factory, packer
 from interlace.errors import CheckpointError
 from interlace.models import Layers
 
 _LINE = 64  # bytes: where a layer may begin
+_PAGE = 2 << 20  # bytes of a large page
 MOST_RANK = 1024  # as in lowrank.cpp
 
 
 @dataclass
 class FusedLayers:
-    """Adds the operation to layers of `kinds`; `columns` says where in the table each layer of the base stands."""
+    """Adds the operation to layers of `kinds`; `columns` says where in the table each layer of the base stands, `dtype`
+    in what the graph computes."""
 
     kinds: frozenset[str]
     columns: dict[str, int]
     kernel: Path
+    dtype: Type
 
     def __call__(self, make_input: Input, x: ov.Node, ys: list[ov.Node], names: list[str]) -> list[ov.Node]:
         """Each `y` and, of every row that has an adapter, `up @ (down @ x)`."""
@@ -56,10 +63,16 @@ class FusedLayers:
         rows = make_input("adapter_rows", [-1], Type.i32)
         table = make_input("adapter_table", [-1, 6 * len(self.columns)], Type.i32)
         columns = [self.columns[layers[at]] for at in changed]
-        arguments = [x, rows, table, *(ys[at] for at in changed)]
+        arguments = [self._narrowed(x), rows, table, *(self._narrowed(ys[at]) for at in changed)]
         node = node_factory(self.kernel).create("LowRank", arguments, {"layers": columns})
-        made = dict(zip(changed, node.outputs(), strict=True))
+        made = {at: self._widened(y) for at, y in zip(changed, node.outputs(), strict=True)}
         return [made.get(at, y) for at, y in enumerate(ys)]
+
+    def _narrowed(self, x: ov.Node) -> ov.Node:
+        return x if self.dtype == Type.f32 else ops.convert(x, "bf16")
+
+    def _widened(self, y: ov.Output) -> ov.Node:
+        return y if self.dtype == Type.f32 else ops.convert(y, "f32")
 
 
 class Fused:
@@ -85,37 +98,54 @@ class Fused:
         return with_own_heads(logits, self.compiled.states(), runs, wanted, self._logit_cap)
 
 
-def fused_adapter(name: str, serial: int, layers: Layers, columns: Mapping[str, int], *, short: bool) -> Adapter:
+def fused_adapter(
+    name: str, serial: int, layers: Layers, columns: Mapping[str, int], kernel: Path, rooms: Rooms, *, short: bool
+) -> Adapter:
     """An adapter as the operation reads it, in one piece of memory and in the order in which layers are computed.
     `short`: in bfloat16 whatever its numbers are. Raises `CheckpointError`."""
-    kept: dict[str, tuple[Array, Array]] = {}
-    for layer in sorted(layers, key=columns.__getitem__):
-        low = layers[layer]
-        if low.rank > MOST_RANK:
-            raise CheckpointError(f"{layer} has rank {low.rank}. Ranks above {MOST_RANK} are not taken.")
-        down, up = np.ascontiguousarray(low.down), np.ascontiguousarray(low.up.T)
-        kept[layer] = (to_bf16(down), to_bf16(up)) if short or (_is_bf16(down) and _is_bf16(up)) else (down, up)
-    sizes = [-(-(down.nbytes + up.nbytes) // _LINE) * _LINE for down, up in kept.values()]
-    memory = np.empty(sum(sizes) + _LINE, np.uint8)
-    at = -memory.ctypes.data % _LINE
+    order = sorted(layers, key=columns.__getitem__)
+    held = [(np.ascontiguousarray(layers[at].down), np.ascontiguousarray(layers[at].up)) for at in order]
+    if wide := [at for at in order if layers[at].rank > MOST_RANK]:
+        raise CheckpointError(f"{wide[0]} has rank {layers[wide[0]].rank}. Ranks above {MOST_RANK} are not taken.")
+    pieces = np.array(
+        [(down.ctypes.data, up.ctypes.data, *down.shape, len(up), 2, 0) for down, up in held], np.int64
+    ).reshape(-1, 7)
+    functions = packer(kernel)
+    if not short:
+        functions.interlace_measure(pieces.ctypes.data, len(pieces))
+    rank, inputs, outputs, number = pieces[:, 2:6].T
+    ends = np.cumsum(-(-rank * (inputs + outputs) * number // _LINE) * _LINE)
+    size = int(ends[-1]) if len(ends) else 0
+    memory = rooms.take(size)
+    pieces[1:, 6] = ends[:-1]
+    pieces[:, 6] += memory.ctypes.data
+    functions.interlace_lay_down(pieces.ctypes.data, len(pieces))
     entries = np.zeros((len(columns), 3), np.int64)
-    placed = {}
-    for (layer, (down, up)), size in zip(kept.items(), sizes, strict=True):
-        entries[columns[layer]] = memory.ctypes.data + at, len(down), down.itemsize
-        placed[layer] = _placed(memory, at, down), _placed(memory, at + down.nbytes, up)
-        at += size
-    ranks = {layer: low.rank for layer, low in layers.items()}
-    size = memory.nbytes + (0 if layers.head is None else layers.head.nbytes)
-    return Adapter(name, serial, placed, ranks, size, layers.head, entries)
+    entries[[columns[at] for at in order]] = pieces[:, [6, 2, 5]]
+    size += 0 if layers.head is None else layers.head.nbytes
+    return Adapter(name, serial, {}, {}, size, layers.head, entries, memory)
 
 
-def _placed(memory: Array, at: int, values: Array) -> Array:
-    """A copy of these in `memory`, which stays as long as the copy does."""
-    copy = memory[at : at + values.nbytes].view(values.dtype).reshape(values.shape)
-    copy[:] = values
-    return copy
+class Rooms:
+    """Memory for adapters, as far as it goes in large pages: with small ones, finding where they lie takes as long as
+    reading them. That of the adapter last let go is used again, since new memory takes the kernel five times as long as
+    laying an adapter down. What is not written to takes none."""
 
+    def __init__(self) -> None:
+        self._free: list[mmap.mmap] = []  # one at most
 
-def _is_bf16(values: Array) -> bool:
-    """Whether float32 numbers are bfloat16 numbers all."""
-    return not (values.view(np.uint32) & 0xFFFF).any()
+    def take(self, size: int) -> Array:
+        """So many bytes, one's own as long as the array lives."""
+        area = self._free.pop() if self._free else None
+        if area is None or not size <= len(area) - 2 * _PAGE <= 1.25 * size:
+            area = mmap.mmap(-1, size + 2 * _PAGE)
+        whole = np.frombuffer(area, np.uint8)
+        begin = -whole.ctypes.data % _PAGE
+        if hasattr(mmap, "MADV_HUGEPAGE") and size >= _PAGE:
+            area.madvise(mmap.MADV_HUGEPAGE, begin, size // _PAGE * _PAGE)
+        memory = whole[begin : begin + size]
+        weakref.finalize(memory, self._give_back, area).atexit = False
+        return memory
+
+    def _give_back(self, area: mmap.mmap) -> None:
+        self._free[:] = [area]

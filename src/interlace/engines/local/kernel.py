@@ -7,6 +7,7 @@ runtime's own operations, with the same results and slower.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import os
@@ -78,6 +79,18 @@ def node_factory(kernel: Path) -> Any:
     factory = NodeFactory()
     factory.add_extension(str(kernel))
     return factory
+
+
+@cache
+def packer(kernel: Path) -> Any:
+    """Its functions `interlace_measure` and `interlace_lay_down`, each given an array of pieces and how many they are;
+    they run without Python's lock."""
+    import openvino  # noqa: F401  what the library is linked with is found where this has loaded it
+
+    library = ctypes.CDLL(str(kernel))
+    for function in (library.interlace_measure, library.interlace_lay_down):
+        function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int64], None
+    return library
 
 
 def _processor() -> str:

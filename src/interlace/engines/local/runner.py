@@ -24,7 +24,7 @@ from interlace.engines.local.adapter_graph import AdapterLayers, LinearLayers, k
 from interlace.engines.local.adapter_head import HEADS
 from interlace.engines.local.compiled import Compiled, Run
 from interlace.engines.local.constants import Array, ConstantMaker, Precision, Report
-from interlace.engines.local.fused import Fused, FusedLayers, fused_adapter
+from interlace.engines.local.fused import Fused, FusedLayers, Rooms, fused_adapter
 from interlace.engines.local.graph import BLOCK, Adapt, build_decoder
 from interlace.errors import ConfigError
 from interlace.models import DecoderArchitecture, Layers, open_weights
@@ -96,6 +96,7 @@ class Runner:
         self._plain = Compiled(model, self._properties, make.buffers)
         self._adapted: Adapted | Fused | None = None
         self._columns = {layer: column for column, layer in enumerate(linears.shapes)}
+        self._rooms = Rooms()
         self._compiling = threading.Lock()
         self.cache_blocks = self._allocate_cache(cache_bytes)
 
@@ -119,7 +120,7 @@ class Runner:
         self._take_adapters_in(layers)
         short = self._adapter_type == Type.bf16
         if self._kernel:
-            return fused_adapter(name, serial, layers, self._columns, short=short)
+            return fused_adapter(name, serial, layers, self._columns, self._kernel, self._rooms, short=short)
         kept = {
             layer: (to_bf16(low.down), to_bf16(np.ascontiguousarray(low.up.T))) if short else (low.down, low.up)
             for layer, low in layers.items()
@@ -149,7 +150,7 @@ class Runner:
     def _graph_with_adapters(self, kinds: frozenset[str]) -> Adapted | Fused:
         cap = self._architecture.logit_cap
         if self._kernel:
-            fused = FusedLayers(kinds, self._columns, self._kernel)
+            fused = FusedLayers(kinds, self._columns, self._kernel, self._adapter_type)
             model, make = self._built(fused, states=HEADS in kinds)
             return Fused(model, fused, self._properties, make.buffers, cap)
         stacked = AdapterLayers(kinds, self._adapter_type)
