@@ -96,9 +96,8 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
 def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Asked, where: Where) -> int:
     checkpoint = _base(settings, served.home)
     data, digests, head = _data(settings, sources, checkpoint)
-    folder = RunFolder(
-        served.home, settings.name, "full" if settings.makes_checkpoint else "lora", settings.machine_rank
-    )
+    kind: Literal["lora", "full"] = "full" if settings.makes_checkpoint else "lora"
+    folder = RunFolder(served.home, settings.name, kind, settings.machine_rank)
     work = Work(
         home=str(served.home),
         settings=dataclasses.asdict(settings),
