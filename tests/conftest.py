@@ -12,11 +12,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from filelock import FileLock
 
@@ -30,6 +32,7 @@ SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # --- no test leaves the machine ---------------------------------------------------------------------------------
 
 _network_open = False
+_END = b"-----END CERTIFICATE-----\n"
 
 
 class NetworkForbidden(BaseException):
@@ -64,7 +67,15 @@ def _stop_at_loopback(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_stop_at_loopback)
+
+# httpx reads the certificates of a hundred and forty authorities for every client that is made, and a bare `httpx.get`
+# makes one: 20 ms, twenty times what a request takes here. Nobody on loopback has a certificate of theirs.
+_authority = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115 - it is gone with this process
+_authority.write(Path(certifi.where()).read_bytes().partition(_END)[0] + _END)
+_authority.flush()
+certifi.where = lambda: _authority.name  # type: ignore[assignment]
 os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes tests start, which the hook does not see
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of these would compile a few hundred modules of ours anew
 
 
 @pytest.fixture
