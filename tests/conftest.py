@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,9 +168,26 @@ def minilm(test_home: Path) -> Path:
 
 NIGHTLY_SECONDS = 1800
 
+LONG = (
+    "faults/test_matrix.py", "clients/test_sdks.py", "house/test_docs.py", "house/test_wheel.py",
+    "house/test_five_providers.py", "processes/", "tuning/", "faults/", "clients/", "house/", "endtoend/",
+)  # fmt: skip
+"""Files with few tests that take long, because processes start in them, in the order in which workers take them; all
+others follow, those of many tests first. So no worker has minutes left to do when the rest is done."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the nightly set may take their time, but for those that say how much."""
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of the nightly set may take their time, but for those that say how much; and workers begin with LONG."""
     for item in items:
         if item.get_closest_marker("nightly") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(NIGHTLY_SECONDS))
+    if hasattr(config, "workerinput"):
+        many = Counter(item.path for item in items)
+        items.sort(key=lambda item: (_turn(item.path), -many[item.path]))
+
+
+def _turn(path: Path) -> int:
+    """Where a file stands in LONG."""
+    name = Path(os.path.relpath(path, ROOT / "tests")).as_posix()
+    return next((turn for turn, begin in enumerate(LONG) if name.startswith(begin)), len(LONG))
