@@ -12,11 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from filelock import FileLock
 
@@ -30,6 +33,7 @@ SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # --- no test leaves the machine ---------------------------------------------------------------------------------
 
 _network_open = False
+_END = b"-----END CERTIFICATE-----\n"
 
 
 class NetworkForbidden(BaseException):
@@ -64,7 +68,15 @@ def _stop_at_loopback(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_stop_at_loopback)
+
+# httpx reads the certificates of a hundred and forty authorities for every client that is made, and a bare `httpx.get`
+# makes one: 20 ms, twenty times what a request takes here. Nobody on loopback has a certificate of theirs.
+_authority = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115 - it is gone with this process
+_authority.write(Path(certifi.where()).read_bytes().partition(_END)[0] + _END)
+_authority.flush()
+certifi.where = lambda: _authority.name  # type: ignore[assignment]
 os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes tests start, which the hook does not see
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of these would compile a few hundred modules of ours anew
 
 
 @pytest.fixture
@@ -156,9 +168,26 @@ def minilm(test_home: Path) -> Path:
 
 NIGHTLY_SECONDS = 1800
 
+LONG = (
+    "faults/test_matrix.py", "clients/test_sdks.py", "house/test_docs.py", "house/test_wheel.py",
+    "house/test_five_providers.py", "processes/", "tuning/", "faults/", "clients/", "house/", "endtoend/",
+)  # fmt: skip
+"""Files with few tests that take long, because processes start in them, in the order in which workers take them; all
+others follow, those of many tests first. So no worker has minutes left to do when the rest is done."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the nightly set may take their time, but for those that say how much."""
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of the nightly set may take their time, but for those that say how much; and workers begin with LONG."""
     for item in items:
         if item.get_closest_marker("nightly") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(NIGHTLY_SECONDS))
+    if hasattr(config, "workerinput"):
+        many = Counter(item.path for item in items)
+        items.sort(key=lambda item: (_turn(item.path), -many[item.path]))
+
+
+def _turn(path: Path) -> int:
+    """Where a file stands in LONG."""
+    name = Path(os.path.relpath(path, ROOT / "tests")).as_posix()
+    return next((turn for turn, begin in enumerate(LONG) if name.startswith(begin)), len(LONG))

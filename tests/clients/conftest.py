@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import certifi
 import httpx
 import pytest
 
@@ -35,6 +36,7 @@ class Provided:
         quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1", "PYDANTIC_AI_NO_UPDATE": "1"}
         return {
             **kept, **proxies, **quiet,
+            "SSL_CERT_FILE": certifi.where(),  # one certificate: each client of theirs reads it three times
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
             "INTERLACE_URL": self.server.url,

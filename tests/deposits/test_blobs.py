@@ -12,7 +12,8 @@ import pytest
 from interlace.deposits import Deposits, NewFile, files
 from interlace.deposits.blobs import Blobs
 from interlace.errors import NotFound, PayloadTooLarge
-from interlace.gateway.ledger_client import Where, perform
+from interlace.gateway.asking import Where
+from interlace.gateway.ledger_client import perform
 from interlace.ledger import Registry
 from interlace.ledger.operations import OPERATIONS
 from interlace.ledger.operations.tenants import ProjectNamed

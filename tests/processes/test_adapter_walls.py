@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from interlace.models import copy_adapter
 from tests.processes.test_adapters import There, there
 from tests.support.billing import tenants
 from tests.support.served import served
@@ -23,6 +24,7 @@ from tests.support.stores import ledger_url
 from tests.support.tenants import Tenant
 
 ROUNDS = 4
+TURNS = 12
 # Of all callers; a connection for each request, so that any worker may get it.
 CALLERS = httpx.Client(timeout=60, trust_env=False, verify=False, limits=httpx.Limits(max_keepalive_connections=0))
 
@@ -40,6 +42,26 @@ def _say(here: There, who: Tenant, model: str, prompt: str = "abc", **more: Any)
     return CALLERS.post(url, json=body, headers=who.headers)
 
 
+def _add(here: There, number: int, name: str, owner: str | None = None) -> None:
+    """As `interlace adapters add` does, without the second that a command takes to start: what it does by itself is in
+    `test_adapters`."""
+    digest, _ = copy_adapter(here.folder / str(number), here.folder / "home", 1 << 20)
+    given = {"model": "tiny", "name": name, "digest": digest} | ({} if owner is None else {"owner": owner})
+    answer = _admin(here, "POST", "", given)
+    assert answer.is_success, answer.text
+
+
+def _remove(here: There, name: str) -> None:
+    """As `interlace adapters rm` does."""
+    answer = _admin(here, "DELETE", f"/tiny:{name}")
+    assert answer.is_success, answer.text
+
+
+def _admin(here: There, method: str, path: str, body: Any = None) -> httpx.Response:
+    headers = {"authorization": f"Bearer {here.served.key}"}
+    return CALLERS.request(method, f"{here.served.url}/admin/v1/adapters{path}", json=body, headers=headers)
+
+
 def _text(answer: httpx.Response) -> str:
     assert answer.status_code == httpx.codes.OK, answer.text
     text: str = answer.json()["choices"][0]["text"]
@@ -53,10 +75,9 @@ def test_racing_an_unload(tmp_path: Path, both: tuple[Tenant, Tenant], workers: 
     with there(tmp_path, workers) as here:
         base, own = _text(_say(here, both[0], "tiny")), []
         for number, who in enumerate(both):
-            here.run("add", str(tmp_path / str(1 + 4 * number)), "--model", "tiny", "--name", "x", "--owner",
-                     ("one", "other")[number])  # fmt: skip
+            _add(here, 1 + 4 * number, "x", ("one", "other")[number])
             own.append(_text(_say(here, who, "tiny:x")))
-            here.run("rm", "tiny:x")
+            _remove(here, "x")
         assert len({base, *own}) == 3
         heard: list[Counter[str | int]] = [Counter(), Counter()]
         stop = threading.Event()
@@ -71,13 +92,12 @@ def test_racing_an_unload(tmp_path: Path, both: tuple[Tenant, Tenant], workers: 
         for thread in threads:
             thread.start()
         try:
-            for turn in range(ROUNDS):
+            for turn in range(TURNS):
                 number = turn % 2
-                here.run("add", str(tmp_path / str(1 + 4 * number)), "--model", "tiny", "--name", "x", "--owner",
-                         ("one", "other")[number])  # fmt: skip
+                _add(here, 1 + 4 * number, "x", ("one", "other")[number])
                 assert _text(_say(here, both[number], "tiny:x")) == own[number]
                 assert _say(here, both[1 - number], "tiny:x").status_code == httpx.codes.NOT_FOUND
-                here.run("rm", "tiny:x")
+                _remove(here, "x")
         finally:
             stop.set()
             for thread in threads:
@@ -91,7 +111,7 @@ def test_a_stream_that_has_begun_keeps_its_adapter(tmp_path: Path, both: tuple[T
     """Removed, and its name given to another organisation's, an adapter answers to the end whoever it was answering."""
     with there(tmp_path, 1) as here:
         one, other = both
-        here.run("add", str(tmp_path / "1"), "--model", "tiny", "--name", "x", "--owner", "one")
+        _add(here, 1, "x", "one")
         whole = _text(_say(here, one, "tiny:x", max_tokens=110))
         body = {"model": "tiny:x", "prompt": "abc", "max_tokens": 110, "temperature": 0, "ignore_eos": True,
                 "stream": True}  # fmt: skip
@@ -99,8 +119,8 @@ def test_a_stream_that_has_begun_keeps_its_adapter(tmp_path: Path, both: tuple[T
         with httpx.stream("POST", url, json=body, headers=one.headers, trust_env=False, timeout=60) as stream:
             lines = stream.iter_lines()
             read = [next(line for line in lines if line.startswith("data: "))]
-            here.run("rm", "tiny:x")
-            here.run("add", str(tmp_path / "5"), "--model", "tiny", "--name", "x", "--owner", "other")
+            _remove(here, "x")
+            _add(here, 5, "x", "other")
             read += [line for line in lines if line.startswith("data: ") and line != "data: [DONE]"]
         said = "".join(choice["text"] for line in read for choice in json.loads(line[6:])["choices"])
         assert said == whole
@@ -113,8 +133,8 @@ def test_the_cache_tells_nothing_of_others(tmp_path: Path, both: tuple[Tenant, T
     prompt = "a" * 80
     with there(tmp_path, 1) as here:
         one, other = both
-        here.run("add", str(tmp_path / "1"), "--model", "tiny", "--name", "x")
-        here.run("add", str(tmp_path / "5"), "--model", "tiny", "--name", "y", "--owner", "one")
+        _add(here, 1, "x")
+        _add(here, 5, "y", "one")
 
         def found(who: Tenant, model: str) -> int:
             answer = _say(here, who, model, prompt, max_tokens=1)
@@ -126,8 +146,8 @@ def test_the_cache_tells_nothing_of_others(tmp_path: Path, both: tuple[Tenant, T
         assert [found(other, model) for model in ("tiny", "tiny:x")] == [0, 0]
         again = [found(who, model) for who, model in ((one, "tiny"), (one, "tiny:x"), (one, "tiny:y"), (other, "tiny"))]
         assert all(again)
-        here.run("rm", "tiny:y")
-        here.run("add", str(tmp_path / "3"), "--model", "tiny", "--name", "y", "--owner", "one")
+        _remove(here, "y")
+        _add(here, 3, "y", "one")
         assert found(one, "tiny:y") == 0
 
 

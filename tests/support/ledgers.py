@@ -18,7 +18,7 @@ from interlace.ledger.clock import Clock
 from interlace.ledger.prices import charge
 from tests.support.gateway_thread import wait_for
 from tests.support.prices import costing
-from tests.support.stores import ledger_settings
+from tests.support.stores import placed
 from tests.support.tenants import Tenant
 
 _ids = itertools.count()
@@ -33,8 +33,7 @@ def open_ledger(
     **settings: Any,
 ) -> Iterator[Registry]:
     """The ledger of a home, on the database of the test that runs, closed at the end."""
-    settings["ledger"] = ledger_settings(home, settings.get("ledger"))
-    registry = Registry.open(Settings(home=home, prices=prices, **settings), {}, clock)
+    registry = Registry.open(placed(Settings(home=home, prices=prices, **settings)), {}, clock)
     try:
         yield registry
     finally:

@@ -2,14 +2,15 @@
 
 Fixture `store` runs a test once on each database: the helpers that open a ledger ask `ledger_url` which a home's is.
 One PostgreSQL server and one Redis for each xdist worker, started when first asked for, synced like a real one, and
-gone with the worker. A fresh database is a copy of one that is migrated already, ordered by a language's rules and not
-by codes, so that a query that forgets to say its order fails.
+gone with the worker. A fresh database is a copy of one that is migrated already; PostgreSQL's is ordered by a
+language's rules and not by codes, so that a query that forgets to say its order fails.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import shutil
@@ -28,6 +29,7 @@ import redis
 from filelock import FileLock
 
 from interlace.config import LedgerSettings, Settings
+from interlace.ledger.database import sqlite_url
 from interlace.ledger.migrations import migrate
 from interlace.ledger.store import Store
 from tests.support.serving import free_port
@@ -84,8 +86,26 @@ only_postgresql = pytest.mark.parametrize("store", ["postgresql"], indirect=True
 
 
 def placed(settings: Settings) -> Settings:
-    """The same settings, with the database of the test that runs."""
-    return dataclasses.replace(settings, ledger=ledger_settings(settings.home, settings.ledger))
+    """The same settings, with the database of the test that runs. In SQLite it is a copy of one that is migrated
+    already, as in PostgreSQL, where the home has none yet: migrating takes longer than most tests do."""
+    settings = dataclasses.replace(settings, ledger=ledger_settings(settings.home, settings.ledger))
+    file = settings.home / "ledger.db"
+    if not settings.ledger.url and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(_migrated())
+        file.chmod(0o600)
+    return settings
+
+
+@functools.cache
+def _migrated() -> bytes:
+    """The file of a SQLite ledger in which nothing has been written."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "ledger.db"
+        with contextlib.closing(Store(sqlite_url(file))) as opened, opened.engine.begin() as connection:
+            migrate(connection)
+        assert [path.name for path in file.parent.iterdir()] == [file.name], "all of it is in the file"
+        return file.read_bytes()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import typer
 from interlace.cli.options import ApiKey, Config, Home, Json, Url
 
 if TYPE_CHECKING:
-    from interlace.gateway.ledger_client import Where
+    from interlace.gateway.asking import Where
 
 adapters = typer.Typer(no_args_is_help=True, help="LoRA adapters that a running server serves over its models.")
 
@@ -19,7 +19,7 @@ Public = Annotated[str, typer.Argument(metavar="MODEL:NAME", help="The adapter, 
 
 
 def _where(url: str | None, key: str | None, config: Path | None, home: Path | None) -> Where:
-    from interlace.gateway.ledger_client import Where
+    from interlace.gateway.asking import Where
 
     return Where(os.environ, url=url, key=key, config=config, home=home)
 

@@ -193,7 +193,7 @@ def prices_sync(
 
     Example: interlace prices sync --since 2026-12-01
     """
-    from interlace.gateway.ledger_client import Where
+    from interlace.gateway.asking import Where
     from interlace.gateway.price_sync_commands import prices_sync_command
 
     where = Where(os.environ, url=url, key=key_text, config=config, home=home)
@@ -232,7 +232,7 @@ def usage(
 
     Example: interlace usage --by key,day --since 2026-01-01 --csv
     """
-    from interlace.gateway.ledger_client import Where
+    from interlace.gateway.asking import Where
     from interlace.gateway.ledger_commands import usage_command
 
     given = {"by": by, "since": since, "until": until, "org": org, "project": project, "key": key}

@@ -20,7 +20,7 @@ def providers_list(config: Config = None, home: Home = None, as_json: Json = Fal
 
     Example: interlace providers list
     """
-    from interlace.gateway.ledger_client import Where
+    from interlace.gateway.asking import Where
     from interlace.gateway.provider_commands import providers_list_command
 
     raise typer.Exit(providers_list_command(Where(os.environ, config=config, home=home), as_json=as_json))
@@ -42,7 +42,7 @@ def providers_check(
 
     Example: interlace providers check large
     """
-    from interlace.gateway.ledger_client import Where
+    from interlace.gateway.asking import Where
     from interlace.gateway.provider_commands import providers_check_command
 
     where = Where(os.environ, url=url, key=key_text, config=config, home=home)

@@ -21,7 +21,7 @@ def route_list(
 
     Example: interlace route list
     """
-    from interlace.gateway.ledger_client import Where
+    from interlace.gateway.asking import Where
     from interlace.gateway.route_commands import list_command
 
     where = Where(os.environ, url=url, key=key_text, config=config, home=home)
@@ -52,7 +52,7 @@ def route_explain(
 
     Example: interlace route explain '{"model": "smart", "messages": [{"role": "user", "content": "Hello"}]}'
     """
-    from interlace.gateway.ledger_client import Where
+    from interlace.gateway.asking import Where
     from interlace.gateway.route_commands import explain_command
 
     who = said({"plan": plan, "tags": listed(tags), "at": at, "conversation": conversation, "key": of_key})

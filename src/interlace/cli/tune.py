@@ -78,7 +78,7 @@ def tune(
 
     Example: interlace tune --base smollm2-135m-instruct --data train.jsonl --name agri
     """
-    from interlace.gateway.ledger_client import Where
+    from interlace.gateway.asking import Where
     from interlace.tuning.commands import Asked, tune_command
 
     given = {

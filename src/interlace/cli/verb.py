@@ -28,7 +28,7 @@ def verb_of(group: typer.Typer, operation: str) -> Callable[[Callable[..., Given
             as_json: Json = False,
             **options: Any,
         ) -> None:
-            from interlace.gateway.ledger_client import Where
+            from interlace.gateway.asking import Where
             from interlace.gateway.ledger_commands import ledger_command
 
             where = Where(os.environ, url=url, key=key_text, config=config, home=home)

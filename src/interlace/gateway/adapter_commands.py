@@ -12,9 +12,9 @@ import msgspec
 
 from interlace.config import Settings, load_settings
 from interlace.errors import InterlaceError, InvalidRequest
-from interlace.gateway.adapter_operations import AdapterView
+from interlace.gateway.adapter_view import AdapterView
+from interlace.gateway.asking import Where, ask_server
 from interlace.gateway.chat import server_url
-from interlace.gateway.ledger_client import Where, ask_server
 from interlace.gateway.wire import convert
 from interlace.models import copy_adapter, forget_copy, print_table
 

@@ -17,10 +17,9 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from interlace.config import AdapterSettings, ModelSettings, Settings, is_adapter_name, public_name
 from interlace.errors import CheckpointError, Conflict, InvalidRequest, NotFound
+from interlace.gateway.adapter_view import AdapterView
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reload
 from interlace.ledger import Registry
@@ -46,19 +45,6 @@ class AdapterNamed(Input, frozen=True, kw_only=True):
     """An adapter, by its public name."""
 
     adapter: Word
-
-
-class AdapterView(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter that is served. `id` is its public name, `owner` null where it is everybody's; `source` is file, of
-    the configuration, or added, by command; `priced_as` whose price it has now, null where nobody has one."""
-
-    id: str
-    model: str
-    name: str
-    owner: str | None
-    source: str
-    folder: str
-    priced_as: str | None
 
 
 def with_added(settings: Settings) -> Settings:

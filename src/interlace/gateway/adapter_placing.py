@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 from interlace.config import Settings, load_settings, public_name
 from interlace.errors import Conflict, InterlaceError, InvalidRequest, NotFound
-from interlace.gateway.adapter_operations import AdapterView
+from interlace.gateway.adapter_view import AdapterView
+from interlace.gateway.asking import Where, ask_server, ask_to_reload
 from interlace.gateway.chat import NoServer, server_url
-from interlace.gateway.ledger_client import Where, ask_server, ask_to_reload, perform
+from interlace.gateway.ledger_client import perform
 from interlace.gateway.wire import convert
 from interlace.models import Added, change_added, copy_adapter, copy_folder, forget_copy, read_added
 

@@ -21,11 +21,9 @@ from interlace.gateway.admin_openapi import admin_document
 from interlace.gateway.http import JSON, Exchange, credential_of, query_of, read_json_body, send_whole
 from interlace.gateway.pages import Page
 from interlace.gateway.reload_page import RELOAD
-from interlace.gateway.wire import convert, decode, encode
+from interlace.gateway.wire import ADMIN, convert, decode, encode
 from interlace.ledger import Caller, Ledger
 from interlace.ledger.operations import OPERATIONS, Operation
-
-PREFIX = "/admin/v1"
 
 _log = logging.getLogger(__name__)
 _object = msgspec.json.Decoder(dict[str, Any])
@@ -37,9 +35,9 @@ def admin_routes(ledger: Ledger, limits: LimitSettings, more: Sequence[Operation
     paths: dict[str, dict[str, Operation]] = {}
     for operation in operations.values():
         paths.setdefault(operation.path, {})[operation.method] = operation
-    routes = [Route(f"{PREFIX}/openapi.json", _document_page(operations), methods=["GET"])]
+    routes = [Route(f"{ADMIN}/openapi.json", _document_page(operations), methods=["GET"])]
     for path, methods in paths.items():
-        routes.append(Route(PREFIX + _whole(path), AdminPage(methods, ledger, limits), methods=list(methods)))
+        routes.append(Route(ADMIN + _whole(path), AdminPage(methods, ledger, limits), methods=list(methods)))
     return routes
 
 
@@ -49,7 +47,7 @@ def _whole(path: str) -> str:
 
 
 def _document_page(operations: Mapping[str, Operation]) -> Page:
-    body = encode(admin_document({**operations, RELOAD.name: RELOAD}, PREFIX))
+    body = encode(admin_document({**operations, RELOAD.name: RELOAD}, ADMIN))
     return Page(lambda _: (200, JSON, body))
 
 

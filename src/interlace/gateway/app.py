@@ -15,7 +15,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from interlace.config import Settings
 from interlace.errors import InterlaceError, NotFound
 from interlace.gateway.adapter_operations import adapter_operations
-from interlace.gateway.admin import PREFIX, admin_routes
+from interlace.gateway.admin import admin_routes
 from interlace.gateway.anthropic_count import CountEndpoint
 from interlace.gateway.batch_pages import batch_routes
 from interlace.gateway.batch_runner import BatchRunner, Fixed
@@ -33,7 +33,7 @@ from interlace.gateway.responses_pages import response_routes
 from interlace.gateway.responses_running import Running
 from interlace.gateway.route_operations import route_operations
 from interlace.gateway.usage_pages import OwnUsagePage, SpentPage
-from interlace.gateway.wire import MethodNotAllowed
+from interlace.gateway.wire import ADMIN, MethodNotAllowed
 
 _log = logging.getLogger(__name__)
 _access = logging.getLogger(ACCESS)
@@ -71,7 +71,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route("/v1/models/{model:path}", models.one, methods=["GET"]),
             Route("/v1/usage", OwnUsagePage(pipeline.ledger), methods=["GET"]),
             Route("/v1/usage/{id}", SpentPage(pipeline.ledger), methods=["GET"]),
-            Route(f"{PREFIX}/reload", ReloadPage(pipeline.ledger, limits, lambda: state.reload), methods=["POST"]),
+            Route(f"{ADMIN}/reload", ReloadPage(pipeline.ledger, limits, lambda: state.reload), methods=["POST"]),
             *file_routes(pipeline.ledger, deposits, limits),
             *batch_routes(pipeline.ledger, deposits, limits, state.batches.changed),
             *admin_routes(pipeline.ledger, limits, (*route_operations(pipeline), *adapters)),

@@ -18,6 +18,7 @@ import msgspec
 
 from interlace.config import Settings, load_settings
 from interlace.errors import ConfigError, InterlaceError
+from interlace.gateway.asking import Where
 from interlace.gateway.bench.figures import Level, percentile, total
 from interlace.gateway.bench.load import Run
 from interlace.gateway.bench.own_server import own_server
@@ -26,7 +27,7 @@ from interlace.gateway.bench.plan import MOST_STREAMS, WARM_TOKENS, Plan, as_jso
 from interlace.gateway.bench.progress import progress_for_people, streams_of
 from interlace.gateway.bench.stream import Target
 from interlace.gateway.chat import ChatError, NoServer, Server, _choose, _wait_until_loaded, server_url
-from interlace.gateway.ledger_client import Where, perform
+from interlace.gateway.ledger_client import perform
 from interlace.gateway.serve import loop_factory
 from interlace.ledger.prices import KINDS, Price
 from interlace.models import print_table

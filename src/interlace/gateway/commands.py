@@ -122,7 +122,7 @@ def reload_command(
 ) -> int:
     """`interlace reload`: the running server reads its configuration again. Exit codes: 0 done, 1 no server, or not
     allowed, 2 the configuration is wrong and nothing was changed."""
-    from interlace.gateway.ledger_client import Where, ask_to_reload
+    from interlace.gateway.asking import Where, ask_to_reload
 
     try:
         done = ask_to_reload(Where(os.environ if env is None else env, url=url, key=key, config=config, home=home))

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from interlace.errors import InvalidRequest
-from interlace.gateway.ledger_client import Where, perform
+from interlace.gateway.asking import Where
+from interlace.gateway.ledger_client import perform
 from interlace.models import print_table
 
 _SUMS = (

@@ -11,7 +11,8 @@ import msgspec
 
 from interlace.config import load_settings
 from interlace.errors import InterlaceError
-from interlace.gateway.ledger_client import Where, perform
+from interlace.gateway.asking import Where
+from interlace.gateway.ledger_client import perform
 from interlace.gateway.price_proposals import NotSaid, Proposal, Proposals, kinds_of, package, propose
 from interlace.ledger.prices import KINDS, Price
 from interlace.models import print_table

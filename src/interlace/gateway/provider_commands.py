@@ -16,7 +16,8 @@ import msgspec
 from interlace.config import ModelSettings, Settings, load_settings
 from interlace.engines import usual_of
 from interlace.errors import ConfigError, InterlaceError
-from interlace.gateway.ledger_client import Where, perform
+from interlace.gateway.asking import Where
+from interlace.gateway.ledger_client import perform
 from interlace.gateway.probes import Finding, check, probes
 from interlace.ledger.prices import KINDS, Price, charge
 from interlace.models import print_table

@@ -11,8 +11,8 @@ import msgspec
 
 from interlace.config import load_settings, public_name
 from interlace.errors import InvalidRequest
+from interlace.gateway.asking import Where, ask_server
 from interlace.gateway.chat import ChatError, NoServer, server_url
-from interlace.gateway.ledger_client import Where, ask_server
 from interlace.gateway.route_operations import Explain, RouteView, offline
 from interlace.gateway.routing.explain import Explanation, rows_of
 from interlace.gateway.wire import convert

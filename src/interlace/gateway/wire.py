@@ -16,6 +16,9 @@ from interlace.errors import InterlaceError, InvalidRequest
 
 T = TypeVar("T")
 
+ADMIN = "/admin/v1"
+"""What the paths of the admin API begin with."""
+
 LARGE_BYTES = 128 << 10
 """A body beyond that is read beside the event loop, by one at a time: reading ten megabytes takes seconds, in which
 nobody else would be answered."""

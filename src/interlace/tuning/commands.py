@@ -22,7 +22,7 @@ import msgspec
 from interlace.config import Settings, load_settings, public_name
 from interlace.errors import CheckpointError, ConfigError, InterlaceError
 from interlace.gateway.adapter_placing import place_adapter
-from interlace.gateway.ledger_client import Where
+from interlace.gateway.asking import Where
 from interlace.models import (
     Checkpoint,
     DecoderArchitecture,

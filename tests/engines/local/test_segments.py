@@ -22,6 +22,9 @@ Array = np.ndarray[Any, Any]
 
 RANDOM = np.random.default_rng(5)
 TEXTS = [RANDOM.integers(3, VOCABULARY, length).tolist() for length in (75, 40, 1)]
+# One of each kind of layer; how positions turn is the same code in a part, and `test_families` has them all by day.
+BY_DAY = ("llama3", "llama-biased", "mistral", "qwen2-window", "qwen3", "smollm3", "gemma2", "gemma3-linear",
+          "phi3-far", "gpt2-wide")  # fmt: skip
 PREFILLED = (70, 33, 0)  # of each text; the rest comes one by one, as in decode
 
 
@@ -76,7 +79,9 @@ def reference_states(variant: str, ids: list[int]) -> list[Array]:
     return [state[0].numpy() for state in (*states[:-1], after.reshape(states[0].shape))]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [v if v in BY_DAY else pytest.param(v, marks=pytest.mark.nightly) for v in VARIANTS]
+)
 def test_split_at_every_boundary(tmp_path: Path, variant: str) -> None:
     """Two parts that meet at any boundary give the logits of the whole, in prefill and in decode with strangers, and
     what passes between them is transformers' hidden state."""

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interlace.errors import InterlaceError
-from interlace.gateway.ledger_client import Where
+from interlace.gateway.asking import Where
 
 START_SECONDS = 1800.0  # the first time, a checkpoint of gigabytes may have to be pulled
 _DRAIN_SECONDS = 40.0
