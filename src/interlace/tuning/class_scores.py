@@ -7,7 +7,7 @@ mean over the labels that occur, rare ones weighing as much as common ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -94,6 +94,16 @@ def _by_label(truth: np.ndarray, guesses: np.ndarray, labels: Sequence[str]) -> 
         precision, recall = right / max(named, 1), right / max(examples, 1)
         found.append(LabelScore(label, examples, precision, recall, 2 * right / max(examples + named, 1)))
     return found
+
+
+CLASS_SCORES = ("accuracy", "macro_f1")
+"""What is told of a classifier in one figure each."""
+
+
+def words_of_classes(metrics: Mapping[str, Any]) -> str:
+    """One line, of what `metrics_of` gives: the accuracy before and after."""
+    before, after = ("{:.0f} %".format(100 * metrics[when]["accuracy"]["value"]) for when in ("before", "after"))
+    return f"Accuracy: {before} before, {after} after."
 
 
 def metrics_of(before: Sequence[Any], after: Sequence[Any], labels: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from interlace import __version__
+from interlace.tuning.class_scores import CLASS_SCORES
 from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, TuningError
 from interlace.tuning.running import Interrupted
@@ -74,9 +75,13 @@ class Recorder:
     def score(self, manifest: Mapping[str, Any]) -> None:
         """The held-out scores: step 0 is the base, the other the best."""
         metrics = manifest["metrics"]
-        name = f"score/{metrics['metric']['name']}"
+        measured = metrics.get("metric")
         for when, step in (("before", 0), ("after", manifest["best_step"])):
-            figures = {"score/loss": metrics[when]["loss"]["value"], name: metrics["metric"][when]["value"]}
+            figures = {"score/loss": metrics[when]["loss"]["value"]}
+            if measured:
+                figures[f"score/{measured['name']}"] = measured[when]["value"]
+            else:  # of a classifier
+                figures |= {f"score/{name}": metrics[when][name]["value"] for name in CLASS_SCORES}
             for store in list(self._stores):
                 self._try(store, lambda kept, figures=figures, step=step: kept.put(figures, step))
 

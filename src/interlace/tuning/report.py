@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from interlace import __version__
-from interlace.tuning.class_scores import metrics_of
+from interlace.tuning.class_scores import metrics_of, words_of_classes
 from interlace.tuning.folder import RunFolder, write_whole
 from interlace.tuning.metrics import Measured, measure, measure_exact, needs_answers, words_of
 from interlace.tuning.picture import draw
@@ -136,6 +136,7 @@ def _of_classes(work: Work, settings: TuneSettings) -> dict[str, Any]:
 def write_report(folder: RunFolder, manifest: dict[str, Any], curve: Curve) -> None:
     """`report.json` and `loss.svg` in the run's folder."""
     write_whole(folder.path / "report.json", {**manifest, "curve": msgspec.to_builtins(curve)})
-    words = words_of(msgspec.convert(manifest["metrics"]["metric"], Measured))
+    measured = manifest["metrics"].get("metric")
+    words = words_of(msgspec.convert(measured, Measured)) if measured else words_of_classes(manifest["metrics"])
     picture = draw(curve.train, curve.held_out, manifest["name"], words)
     (folder.path / "loss.svg").write_text(picture, encoding="utf-8")

@@ -46,6 +46,7 @@ class TuneSettings:
         "Of task classify, the labels in the order of the head, with commas between; else those that the base knows, "
         "or the data's, sorted.",
         "",
+        many=True,
     )
     owner: str = _said(
         "The organisation that the adapter belongs to, by name or id: for others there is no such model; everybody "
@@ -228,7 +229,7 @@ def _lines_of(file: Path, problems: list[str]) -> Iterator[tuple[str, str, yaml.
 
 def _value(name: str, node: yaml.Node) -> Any:
     many = name in _FIELDS and _FIELDS[name].metadata["many"]
-    if many and isinstance(node, yaml.SequenceNode) and all(isinstance(each, yaml.ScalarNode) for each in node.value):
+    if many and isinstance(node, yaml.SequenceNode) and _are_words(node):
         return ",".join(each.value for each in node.value)
     if isinstance(node, yaml.ScalarNode):
         return None if node.tag.endswith(":null") else node.value
@@ -266,8 +267,6 @@ def _take(values: dict[str, Any], problems: list[str], place: str, name: str, va
 
 def _parsed(value: Any, field: dataclasses.Field[Any]) -> Any:
     kind = _HINTS[field.name]
-    if kind is str and isinstance(value, yaml.SequenceNode) and _are_words(value):
-        value = ",".join(one.value for one in value.value)  # labels: [ham, spam] is labels: ham, spam
     if value is None or isinstance(value, yaml.Node):
         raise ValueError(f"is not {_KINDS[kind]}. Write {_KINDS[kind]}.")
     if kind is bool:
