@@ -14,6 +14,7 @@ from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
+from interlace.tuning.answers import loss_of_answers
 from interlace.tuning.endings import check_room, diverged
 from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
@@ -57,6 +58,16 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         if not torch.isfinite(loss):
             raise diverged(self.state.global_step + 1, "loss")
         return loss
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, num_items_in_batch: Any = None, **named: Any) -> Any:
+        """As ever, but the head is computed at the answers' places alone, where that can be done."""
+        loss = loss_of_answers(model, inputs, num_items_in_batch)
+        if loss is None:
+            return super().compute_loss(model, inputs, *more, num_items_in_batch=num_items_in_batch, **named)
+        tokens = torch.tensor(inputs["input_ids"].numel(), device=loss.device)
+        self._total_train_tokens += int(self.accelerator.gather_for_metrics(tokens).sum())
+        # the gradients of several processes are averaged, and `num_items_in_batch` is of all of them
+        return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The held-out loss, a token each weighing the same; every process computes it whole."""
