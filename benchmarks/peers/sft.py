@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROWS, ROW_TOKENS = 1, 512  # of a step
+ROWS, ROW_TOKENS = 2, 256  # of a step
 # What TRL's own documentation says makes it fast: rows packed without padding, nothing computed twice, and no more work
 # between steps than there must be. One row at a time is quicker than two at once on every processor that was tried.
 SETTINGS: dict[str, Any] = {
@@ -107,6 +107,7 @@ def main() -> None:
     whose, checkpoint, data, precision, threads, nice = sys.argv[1:]
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries print
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as `interlace tune` has it: what waits does not turn
     import torch
 
     from interlace.tuning.worker import _stand_back

@@ -19,6 +19,7 @@ from interlace.tuning.endings import check_room, diverged
 from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
 from interlace.tuning.prompts import NO_LOSS, Row
+from interlace.tuning.quick import quicken, round_once
 from interlace.tuning.scores import Known, mean_loss, out_of_patience
 
 Tell = Callable[[AnyEvent], None]
@@ -50,6 +51,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         self.run, self.held_out, self.patience, self.tell = folder, held_out, patience, tell
         self.spent, self.began = Spent(), time.monotonic()
         super().__init__(**more)
+        if is_peft_model(self.model):
+            quicken(self.model)
         self.add_callback(_Watch(self, stop))
 
     def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
@@ -124,6 +127,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._last = time.monotonic(), 0
+        trainer = self._trainer
+        if trainer.args.bf16 and is_peft_model(trainer.model) and trainer.accelerator.num_processes == 1:
+            round_once(trainer.model)
 
     def on_pre_optimizer_step(self, _: Any, state: Any, __: Any, **more: Any) -> None:
         """A gradient that is no number would spoil the weights, so it ends the run before the step."""
