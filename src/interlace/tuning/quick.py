@@ -16,8 +16,8 @@ _STEPS = 256  # a share left out is told in so many
 
 
 class QuickDropout(nn.Module):
-    """Leaves out a share of its inputs while learning, and makes the others larger for it. A byte of chance decides over
-    each, so the share is rounded to a 256th, and is never none."""
+    """Leaves out a share of its inputs while learning, and makes the others larger for it. A byte of chance decides
+    over each, so the share is rounded to a 256th, and is never none."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -45,8 +45,9 @@ def quicken(model: Any) -> None:
 
 
 def round_once(model: Any) -> None:
-    """Round the weights of frozen linear layers to bfloat16, as autocast would each time; from then on the model computes
-    under autocast alone. A head that shares its weights with the embeddings is left, as those are read in float32."""
+    """Round the weights of frozen linear layers to bfloat16, as autocast would each time; from then on the model
+    computes under autocast alone. A head that shares its weights with the embeddings is left, as those are read in
+    float32."""
     shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for module in model.modules():
         if isinstance(module, nn.Linear) and not module.weight.requires_grad and id(module.weight) not in shared:

@@ -83,8 +83,9 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         return metrics
 
     def known(self) -> list[Known]:
-        """How well each held-out example is known now."""
-        return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
+        """How well each held-out example is known now, in the precision of the run."""
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=bool(self.args.bf16)):
+            return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
 
     def all_agree(self, stop: bool) -> bool:
         """What the first process says, to all of them: they must stop after one and the same step."""
