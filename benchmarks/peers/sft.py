@@ -81,7 +81,8 @@ def timed(trainer: Any) -> Any:
 
         def on_step_end(self, _: Any, __: Any, control: Any, **___: Any) -> None:
             self.ended = time.perf_counter()
-            control.should_training_stop = bool(self.until) and self.ended > self.until
+            if self.until and self.ended > self.until:
+                control.should_training_stop = True
 
         def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
             self.losses += [logs["loss"]] if logs and "loss" in logs else []

@@ -59,7 +59,6 @@ def count_tokens(work: Work) -> int:
         done = subprocess.run(
             [sys.executable, "-m", "interlace.tuning.worker", scratch, "--count"],
             env=os.environ | _QUIET | environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-            start_new_session=True,  # it stands back, and our session must not
         )  # fmt: skip
     for line in reversed(done.stdout.splitlines()):
         event = decode(line)
