@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ def loss_of_answers(model: Any, inputs: Mapping[str, Any], count: torch.Tensor |
     over their own number. None where this is not the way to compute it: several rows, no answer, a model that cannot
     leave places out, or too many of them for the memory."""
     labels = inputs["labels"]
-    if labels.shape[0] != 1 or not _leaves_out(type(_inner(model))):
+    if labels.shape[0] != 1 or not _leaves_out(_inner(model)):
         return None
     places = (labels[0, 1:] != NO_LOSS).nonzero()[:, 0]  # the token after each of them is guessed there
     if not len(places) or len(places) * _inner(model).config.get_text_config().vocab_size * _COPIES > MOST_BYTES:
@@ -42,6 +41,5 @@ def _inner(model: Any) -> Any:
     return model
 
 
-@cache
-def _leaves_out(kind: type) -> bool:
-    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+def _leaves_out(inner: Any) -> bool:
+    return "logits_to_keep" in inspect.signature(type(inner).forward).parameters

@@ -15,7 +15,7 @@ from torch import nn
 _STEPS = 256  # a share left out is told in so many
 
 
-class QuickDropout(nn.Module):
+class QuickDropout(nn.Module):  # type: ignore[misc]
     """Leaves out a share of its inputs while learning, and makes the others larger for it. A byte of chance decides
     over each, so the share is rounded to a 256th, and is never none."""
 
