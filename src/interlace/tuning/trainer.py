@@ -14,12 +14,12 @@ from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from interlace.tuning.answers import loss_of_answers
+from interlace.tuning.answer_loss import loss_of_answers
 from interlace.tuning.endings import check_room, diverged
 from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
 from interlace.tuning.prompts import NO_LOSS, Row
-from interlace.tuning.quick import quicken, round_once
+from interlace.tuning.quick import quicken, round_once, widen
 from interlace.tuning.scores import Known, mean_loss, out_of_patience
 
 Tell = Callable[[AnyEvent], None]
@@ -128,9 +128,17 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._last = time.monotonic(), 0
+        if self._rounds():
+            round_once(self._trainer.model)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        if self._rounds():
+            widen(self._trainer.model)
+
+    def _rounds(self) -> bool:
         trainer = self._trainer
-        if trainer.args.bf16 and is_peft_model(trainer.model) and trainer.accelerator.num_processes == 1:
-            round_once(trainer.model)
+        one = trainer.accelerator.num_processes == 1
+        return bool(trainer.args.bf16) and one and isinstance(trainer, SFTTrainer) and is_peft_model(trainer.model)
 
     def on_pre_optimizer_step(self, _: Any, state: Any, __: Any, **more: Any) -> None:
         """A gradient that is no number would spoil the weights, so it ends the run before the step."""

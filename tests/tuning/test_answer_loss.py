@@ -33,7 +33,7 @@ def test_loss_and_gradients_are_those_of_each_example_whole(wrapped: bool) -> No
     """A place shifted by one, or one left out, would teach something else than what was asked for."""
     import torch
 
-    from interlace.tuning.answers import loss_of_answers
+    from interlace.tuning.answer_loss import loss_of_answers
 
     model = _tiny()
     if wrapped:
@@ -61,10 +61,10 @@ def test_what_cannot_be_computed_so_is_left_to_the_library(monkeypatch: pytest.M
     """Several rows have places of their own each; a long row with a large vocabulary would not fit into memory."""
     import torch
 
-    from interlace.tuning import answers
+    from interlace.tuning import answer_loss
 
     model, row = _tiny(), _row()
-    assert answers.loss_of_answers(model, {name: torch.cat([each, each]) for name, each in row.items()}, None) is None
-    assert answers.loss_of_answers(model, {**row, "labels": torch.full_like(row["labels"], -100)}, None) is None
-    monkeypatch.setattr(answers, "MOST_BYTES", 1000)
-    assert answers.loss_of_answers(model, row, None) is None
+    assert answer_loss.loss_of_answers(model, {name: torch.cat([each, each]) for name, each in row.items()}, None) is None
+    assert answer_loss.loss_of_answers(model, {**row, "labels": torch.full_like(row["labels"], -100)}, None) is None
+    monkeypatch.setattr(answer_loss, "MOST_BYTES", 1000)
+    assert answer_loss.loss_of_answers(model, row, None) is None

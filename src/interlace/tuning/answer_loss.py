@@ -22,8 +22,8 @@ def loss_of_answers(model: Any, inputs: Mapping[str, Any], count: torch.Tensor |
     """Nats of the answers' tokens in one row of `inputs` (tensors [1, tokens], `labels` among them), over `count`, or
     over their own number. None where this is not the way to compute it: several rows, no answer, a model that cannot
     leave places out, or too many of them for the memory."""
-    labels = inputs["labels"]
-    if labels.shape[0] != 1 or not _leaves_out(_inner(model)):
+    labels = inputs.get("labels")
+    if labels is None or labels.dim() != 2 or labels.shape[0] != 1 or not _leaves_out(_inner(model)):
         return None
     places = (labels[0, 1:] != NO_LOSS).nonzero()[:, 0]  # the token after each of them is guessed there
     if not len(places) or len(places) * _inner(model).config.get_text_config().vocab_size * _COPIES > MOST_BYTES:
