@@ -64,7 +64,8 @@ def test_what_cannot_be_computed_so_is_left_to_the_library(monkeypatch: pytest.M
     from interlace.tuning import answer_loss
 
     model, row = _tiny(), _row()
-    assert answer_loss.loss_of_answers(model, {name: torch.cat([each, each]) for name, each in row.items()}, None) is None
+    rows = {name: torch.cat([each, each]) for name, each in row.items()}
+    assert answer_loss.loss_of_answers(model, rows, None) is None
     assert answer_loss.loss_of_answers(model, {**row, "labels": torch.full_like(row["labels"], -100)}, None) is None
     monkeypatch.setattr(answer_loss, "MOST_BYTES", 1000)
     assert answer_loss.loss_of_answers(model, row, None) is None
