@@ -116,6 +116,10 @@ bench: $(VENV)/.installed-bench ## Measure gateway and engine beside their peers
 bench-engine: $(VENV)/.installed-bench ## Measure the engine and mixed adapters beside vLLM, openvino-genai, PEFT and others
 	@$(BIN)/python -m benchmarks --only contest $(ARGS)
 
+.PHONY: bench-tune
+bench-tune: $(VENV)/.installed-bench ## Measure learning beside TRL's own trainer, and learning beside serving
+	@$(BIN)/python -m benchmarks --only tuning --only yielding $(ARGS)
+
 # --- publish ---
 
 .PHONY: docs

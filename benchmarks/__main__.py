@@ -24,12 +24,13 @@ from benchmarks.report import Report
 from benchmarks.setup import NotHere
 from benchmarks.startup import measure_startup
 from benchmarks.streaming import measure_streaming
+from benchmarks.tuning import measure_tuning, measure_yielding
 from benchmarks.worker import ContestantFailed
 from interlace.errors import InterlaceError
 
 RESULTS = Path(__file__).parent.parent / "docs" / "benchmarks"  # the page there includes our tables and shows the plots
 PARTS = ("engine", "adapters", "endpoint", "ledger", "hop", "streaming", "growth", "startup")
-APART = ("contest",)  # only where it is named: it takes as long as all the others together
+APART = ("contest", "tuning", "yielding")  # only where they are named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,6 +89,8 @@ def _measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
             written=lambda report: report.write(options.results),
         ),
         "startup": lambda progress: measure_startup(progress, rounds),
+        "tuning": lambda progress: measure_tuning(progress, rounds, options.threads, quick=options.quick),
+        "yielding": lambda progress: measure_yielding(progress, rounds, options.threads, quick=options.quick),
     }
     for part in options.only or PARTS:
         with _progress(console) as progress:

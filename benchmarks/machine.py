@@ -41,7 +41,8 @@ def lines(about: dict[str, Any]) -> Iterable[str]:
     yield f"CPU flags that matter: {' '.join(about['flags']) or 'none known'}"
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     yield f"Python {about['python']}, {versions}"
-    yield f"load average before the run: {about['load']}"
+    after = f", after it: {about['load_after']}" if "load_after" in about else ""
+    yield f"load average before the run: {about['load']}{after}"
     if "limits" in about:
         yield "The machine's limits: " + ", ".join(f"{value:,.1f} {name}" for name, value in about["limits"].items())
     yield from filter(None, (about.get("adapters"), *about.get("reached", ())))

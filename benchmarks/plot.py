@@ -81,13 +81,17 @@ _TITLES = {
     "adapter_memory": "Memory of an adapter",
     "share_arithmetic": "Share of the machine's multiply-adds while decoding",
     "share_bytes": "Share of the machine's bytes a second while decoding",
+    "train": "Learning",
+    "train_cpu": "CPU of learning",
+    "served": "Requests: new tokens over the whole time",
+    "learnt": "Learning meanwhile",
 }
 _UNITS = {
     "cpu": "µs a request", "p50": "ms", "p99": "ms", "rate": "requests/s", "first": "ms", "first99": "ms",
     "delay": "ms", "delay99": "ms", "gap99": "ms", "chunk": "µs a chunk", "arrived": "of 100", "start": "s",
     "start_cpu": "s", "memory": "MiB", "per_thousand": "MiB",
     "arrive": "ms", "late": "ms", "agreement": "of 100", "peak": "MiB", "adapter_memory": "MiB",
-    "share_arithmetic": "%", "share_bytes": "%",
+    "share_arithmetic": "%", "share_bytes": "%", "train_cpu": "ms a token",
 }  # fmt: skip
 _WIDE = 20  # where the greatest is so many times the least, a panel's scale is logarithmic
 

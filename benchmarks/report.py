@@ -41,10 +41,15 @@ _PHASES = {
     "adapter_memory": "Peak memory beyond the base's, for each of 32 adapters, MiB",
     "share_arithmetic": "Share of the machine's multiply-adds while decoding, %",
     "share_bytes": "Share of the machine's bytes a second while decoding, %",
+    "train": "Learning, tokens/s",
+    "train_cpu": "CPU of learning, ms a token",
+    "served": "Requests: new tokens over the whole time, tokens/s",
+    "learnt": "Learning meanwhile, tokens/s",
 }
 _DIGITS = {
     "p50": 2, "p99": 1, "first": 1, "first99": 1, "delay": 2, "delay99": 2, "gap99": 1, "chunk": 1, "start": 2,
     "start_cpu": 2, "per_thousand": 2, "agreement": 1, "adapter_memory": 1, "share_arithmetic": 1, "share_bytes": 1,
+    "train": 1, "train_cpu": 2, "served": 1, "learnt": 1,
 }  # fmt: skip
 _UNITS = {
     "cpu": "CPU, µs a request",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from interlace.tuning import check, read_examples
+from interlace.tuning.settings import read_settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = ("agri-advisor", "translate")
@@ -39,6 +40,17 @@ def test_the_page_tells_the_true_counts(folder: str) -> None:
     licence = (EXAMPLES / folder / "LICENSE").read_text(encoding="utf-8")
     assert licence.startswith("Creative Commons Attribution 4.0 International")
     assert "Section 8 -- Interpretation." in licence
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_settings_lie_beside_the_data(folder: str) -> None:
+    """Settings that name other files, or choose by the held-out rows, would make the page's figures worth nothing."""
+    settings = read_settings(EXAMPLES / folder / "tune.yaml", {})
+    assert Path(settings.data) == EXAMPLES / folder / "train.jsonl"
+    assert Path(settings.held_out_data) == EXAMPLES / folder / "held-out.jsonl"
+    assert settings.patience == 0
+    assert settings.evaluate_every >= 1000
+    assert settings.licence == "CC-BY-4.0"
 
 
 def test_the_advice_is_short_varied_and_has_its_sources() -> None:

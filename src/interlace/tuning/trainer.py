@@ -19,10 +19,12 @@ from transformers import TrainerCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import SFTTrainer
 
+from interlace.tuning.answer_loss import loss_of_answers
 from interlace.tuning.endings import check_room, diverged
 from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
 from interlace.tuning.prompts import NO_LOSS, Row
+from interlace.tuning.quick import quicken, round_once, widen
 from interlace.tuning.scores import Known, mean_loss, out_of_patience
 from interlace.tuning.together import Group
 
@@ -124,9 +126,25 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
 class Trainer(Lasting, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer over rows in tokens."""
 
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        if is_peft_model(self.model):
+            quicken(self.model)
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, num_items_in_batch: Any = None, **named: Any) -> Any:
+        """As ever, but the head is computed at the answers' places alone, where that can be done."""
+        loss = loss_of_answers(model, inputs, num_items_in_batch)
+        if loss is None:
+            return super().compute_loss(model, inputs, *more, num_items_in_batch=num_items_in_batch, **named)
+        tokens = torch.tensor(inputs["input_ids"].numel(), device=loss.device)
+        self._total_train_tokens += int(self.accelerator.gather_for_metrics(tokens).sum())
+        # the gradients of several processes are averaged, and `num_items_in_batch` is of all of them
+        return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
+
     def known(self) -> Sequence[Known]:
-        """How well each held-out example is known now."""
-        with _whole_yet(self):
+        """How well each held-out example is known now, in the precision of the run."""
+        rounded = torch.autocast(self.args.device.type, torch.bfloat16, enabled=bool(self.args.bf16))
+        with _whole_yet(self), rounded:
             return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
 
     def write_model(self, folder: Path) -> None:
@@ -160,6 +178,17 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._last = time.monotonic(), 0
+        if self._rounds():
+            round_once(self._trainer.model)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        if self._rounds():
+            widen(self._trainer.model)
+
+    def _rounds(self) -> bool:
+        trainer = self._trainer
+        one = trainer.accelerator.num_processes == 1
+        return bool(trainer.args.bf16) and one and isinstance(trainer, SFTTrainer) and is_peft_model(trainer.model)
 
     def on_pre_optimizer_step(self, _: Any, state: Any, __: Any, **more: Any) -> None:
         """A gradient that is no number would spoil the weights, so it ends the run before the step."""

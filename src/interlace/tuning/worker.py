@@ -59,7 +59,8 @@ def main() -> None:
     stop = threading.Event() if counting else _watch_our_starter()
     work = read_work(Path(sys.argv[1]) / "work.json")
     settings = TuneSettings(**work.settings)
-    _stand_back(settings.nice)
+    if not counting:  # that is soon done, in the session of who waits for it
+        _stand_back(settings.nice)
     torch.set_num_threads(work.threads)
     folder = RunFolder(Path(work.home), settings.name, work.kind, settings.machine_rank)
     group = Group(settings) if "RANK" in os.environ else None
