@@ -72,6 +72,8 @@ def read_adapter(folder: Path, shapes: Shapes, *, most_bytes: int, head: tuple[i
                 "Raise adapter_bytes, or train with a smaller r."
             )
         numbers = _numbers(file, every)
+        if own_head:  # each by itself: they may be kept apart, and all of one piece would be kept with each
+            numbers = {name: values.copy() for name, values in numbers.items()}
     layers = Layers(
         (layer, LowRank(numbers[down.name], _scaled(numbers[up.name], config.scale_of(layer), up.name)))
         for layer, (down, up) in places.items()
@@ -182,7 +184,7 @@ def _scaled(values: Matrix, scale: float, name: str) -> Matrix:
     if scale == 1:
         return values
     with np.errstate(over="ignore"):
-        return _finite(values * np.float32(scale), name)
+        return _finite(np.multiply(values, np.float32(scale), out=values), name)
 
 
 def _all_finite(values: Matrix) -> bool:

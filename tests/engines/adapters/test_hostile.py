@@ -59,6 +59,19 @@ def test_sound(folder: Path) -> None:
     np.testing.assert_allclose(low.up, tensors[f"{Q0}.lora_B.weight"] * 2)
 
 
+def test_no_more_is_held_than_is_counted(folder: Path) -> None:
+    """The scale goes into the numbers where they lie: else what was read is kept beside what was made of it."""
+    layers = _read(folder)
+    held = {}
+    for low in layers.values():
+        for values in (low.down, low.up):
+            whole = values
+            while whole.base is not None:
+                whole = whole.base
+            held[id(whole)] = whole.nbytes
+    assert sum(held.values()) == sum(low.down.nbytes + low.up.nbytes for low in layers.values())
+
+
 @pytest.mark.parametrize("kind", ["<f2", "bf16"])
 def test_half_precision(tmp_path: Path, kind: str) -> None:
     """Matrices saved in sixteen bits are read as the numbers they are."""

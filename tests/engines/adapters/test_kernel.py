@@ -55,6 +55,22 @@ def test_others_may_not_write_it(compiled_home: Path, tmp_path: Path) -> None:
     assert kernel.find_kernel(tmp_path) is None
 
 
+def test_one_that_does_not_load_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Made for another system: adapters run as if there were none, and the log says what
+    to do; the same of one that was made for something else."""
+    path = kernel.kernel_path(tmp_path)
+    path.parent.mkdir()
+    path.write_bytes(b"of another system" * 1000)
+    path.chmod(0o700)
+    assert kernel.find_kernel(tmp_path) is None
+    assert "cannot be loaded" in caplog.text
+    assert "interlace adapters compile" in caplog.text
+    caplog.clear()
+    path.rename(path.with_name("lowrank-0123456789abcdef.so"))
+    assert kernel.find_kernel(tmp_path) is None
+    assert "interlace adapters compile" in caplog.text
+
+
 def test_another_source_is_compiled_anew(compiled_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An operation of another version of the source is not used; one that does not compile leaves nothing, and says
     what the compiler says."""
@@ -104,6 +120,29 @@ def test_rounded_to_the_nearest(compiled_home: Path) -> None:
     assert down[0, :4].tolist() == [0x3F80, 0x3F82, 0x3F81, 0xBF81]
     assert np.array_equal(down, to_bf16(low.down))
     assert np.array_equal(up, to_bf16(np.ascontiguousarray(low.up.T)))
+
+
+def test_large_memory_lies_in_large_pages_and_goes_with_its_adapter() -> None:
+    """Memory that processes could share would have small ones. A large piece is not kept for another adapter: nobody
+    would count it."""
+    rooms, size = Rooms(), 80 << 20
+    memory = rooms.take(size)
+    memory[:] = 1
+    if "[never]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        begin = memory.ctypes.data
+        large, here = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            head = line.split()[0]
+            if "-" in head and ":" not in head:
+                first, last = (int(end, 16) for end in head.split("-"))
+                here = first <= begin < last
+            elif here and head == "AnonHugePages:":
+                large = int(line.split()[1]) << 10
+        assert large >= size // 2
+    del memory
+    assert not rooms._free
+    rooms.take(1 << 20)
+    assert len(rooms._free) == 1
 
 
 def test_memory_is_used_again_but_never_twice_at_once(compiled_home: Path) -> None:

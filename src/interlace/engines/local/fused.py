@@ -17,6 +17,7 @@ bytes, and the same results. Sums of a row do not depend on what else is in the 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import weakref
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ from interlace.models import Layers
 
 _LINE = 64  # bytes: where a layer may begin
 _PAGE = 2 << 20  # bytes of a large page
+_MOST_KEPT = 64 << 20  # bytes of memory that no adapter lies in, and that is counted nowhere
 MOST_RANK = 1024  # as in lowrank.cpp
 
 
@@ -138,14 +140,15 @@ class Rooms:
         """So many bytes, one's own as long as the array lives."""
         area = self._free.pop() if self._free else None
         if area is None or not size <= len(area) - 2 * _PAGE <= 1.25 * size:
-            area = mmap.mmap(-1, size + 2 * _PAGE)
+            area = mmap.mmap(-1, size + 2 * _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared: small pages
         whole = np.frombuffer(area, np.uint8)
         begin = -whole.ctypes.data % _PAGE
         if hasattr(mmap, "MADV_HUGEPAGE") and size >= _PAGE:
-            area.madvise(mmap.MADV_HUGEPAGE, begin, size // _PAGE * _PAGE)
+            with contextlib.suppress(OSError):  # a kernel without large pages
+                area.madvise(mmap.MADV_HUGEPAGE, begin, size // _PAGE * _PAGE)
         memory = whole[begin : begin + size]
         weakref.finalize(memory, self._give_back, area).atexit = False
         return memory
 
     def _give_back(self, area: mmap.mmap) -> None:
-        self._free[:] = [area]
+        self._free[:] = [area] if len(area) <= _MOST_KEPT else []

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("lowrank.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-w")
 _SECONDS = 300.0
+_MEND = "interlace adapters compile makes it anew"
 
 
 def kernel_path(home: Path) -> Path:
@@ -42,9 +43,18 @@ def find_kernel(home: Path) -> Path | None:
     try:
         found = path.stat()
     except OSError:
+        if any(path.parent.glob("lowrank-*.so")):
+            log.warning(
+                "adapters run slower than they could: what was compiled is of another processor or version; %s", _MEND
+            )
         return None
     if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
         log.warning("%s is not used: others than this user may write it", path)
+        return None
+    try:
+        node_factory(path), packer(path)
+    except (OSError, RuntimeError, AttributeError) as error:  # of another system's libraries, say
+        log.warning("adapters run slower than they could: %s cannot be loaded (%s); %s", path, error, _MEND)
         return None
     return path
 

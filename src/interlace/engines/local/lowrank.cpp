@@ -22,11 +22,18 @@ struct Entry {
     int64_t address, rank, bytes;  // of A [rank, inputs] and, behind it, B transposed [rank, outputs]; of one number
 };
 
-// 16 floats at once: compilers lower it to what the processor has.
-typedef float Floats __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-constexpr int64_t kLanes = 16, kStep = 2 * kLanes;
+// As many floats at once as the processor takes: of wider vectors, compilers keep parts in memory, six times slower.
+#if defined(__AVX512F__)
+constexpr int64_t kLanes = 16;
+#elif defined(__AVX__)
+constexpr int64_t kLanes = 8;
+#else
+constexpr int64_t kLanes = 4;
+#endif
+constexpr int64_t kStep = 2 * kLanes;
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
 // Bytes ahead of what is read. What a row reads lies in one piece, but too short a one for the processor to see what
 // comes next; so it is told, and at the end of a piece, of the piece that is read after it.
@@ -191,6 +198,7 @@ private:
             std::vector<float> sums(widest);
             const auto entry_of = [&](const Layer& layer, int64_t t) {
                 const Entry* entry = adapter[t] < 0 ? nullptr : table + adapter[t] * table_width + layer.column;
+                OPENVINO_ASSERT(!entry || entry->rank <= kMostRank, "LowRank: the rank of an adapter is too large");
                 return entry && entry->rank ? entry : nullptr;
             };
             const auto after = [&](const Layer& layer, int64_t t) {
