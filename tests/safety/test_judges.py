@@ -33,12 +33,13 @@ class Words:
         reads: int = 8,
         phrase: str = "bad",
         hangs: bool = False,
+        yields: bool = False,
     ) -> None:
         self.read: list[str] = []
         self.owners: list[tuple[str, int]] = []
         self.counted = 0
         self._score, self._error, self._reads, self._hangs = score, error, reads, hangs
-        self._phrase = f" {phrase} "
+        self._phrase, self._yields = f" {phrase} ", yields
 
     def capabilities(self) -> Capabilities:
         """Two labels."""
@@ -49,6 +50,8 @@ class Words:
         assert isinstance(request, EmbedRequest)
         self.counted += 1
         self.owners.append((request.tenant, request.priority))
+        if self._yields:
+            await asyncio.sleep(0)  # as one does whose tokenizer is in another process
         words = len(request.texts[0].split())
         if words > self._reads:
             raise ContextLengthExceeded("too long")
@@ -135,7 +138,7 @@ async def test_letters_that_a_classifier_has_not_are_plain_to_it(text: str) -> N
     """WordPiece knows no mathematical letters and no words of over a hundred characters: both would be one unknown
     word, whatever they say to a model."""
     with pytest.raises(ContentFiltered):
-        await guarded(Words()).judge([text], param="input")
+        await guarded(Words(reads=64)).judge([text], param="input")
 
 
 async def test_marks_in_a_row_take_no_longer_than_others() -> None:
@@ -144,6 +147,26 @@ async def test_marks_in_a_row_take_no_longer_than_others() -> None:
     began = loop.time()
     await guarded(Words(reads=10**6)).judge(["a" + "\u0315\u0300" * 100_000], param="input")
     assert loop.time() - began < 5
+
+
+async def test_nobody_waits_while_a_huge_text_is_made_legible() -> None:
+    """A million letters that stand for eighteen each take seconds; they are read piece by piece, and only as far as
+    anything is judged."""
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0)
+            ticks += 1
+
+    loop = asyncio.get_running_loop()
+    ticking, began = asyncio.create_task(tick()), loop.time()
+    with pytest.raises(ContentFiltered, match="Send less"):
+        await guarded(Words(reads=512, yields=True)).judge(["\ufdfa" * 1_000_000], param="input")
+    assert loop.time() - began < 2
+    assert ticks > 100
+    ticking.cancel()
 
 
 async def test_a_judge_waits_in_its_queue_as_the_caller() -> None:

@@ -81,18 +81,19 @@ class Judge:
                 "fewer."
             )
         most = _CHARACTERS_A_TOKEN * self.engine.capabilities().context_length
-        left = [_legible(text) for text in reversed(whole)]
+        left = [*reversed(whole)]
         parts: list[str] = []
         tokens = 0
         while left:
             text = left.pop()
             if not text.strip():
                 continue
-            counted = await self._counted(text, ask) if len(text) <= most else None
+            part = "" if len(text) > most else _legible(text)  # of no more at a time, for everybody waits meanwhile
+            counted = await self._counted(part, ask) if part else None
             if counted is None:
                 left += reversed(_halves(text))
                 continue
-            parts.append(text)
+            parts.append(part)
             tokens += counted
             if tokens > TOKENS_MAX or len(parts) > PARTS_MAX:
                 raise TooMuch(
