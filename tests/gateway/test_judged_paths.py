@@ -24,7 +24,8 @@ from interlace.config import (
     Settings,
 )
 from interlace.engines.types import BATCH_PRIORITY, Embeddings, EmbedRequest
-from interlace.errors import EngineUnavailable
+from interlace.errors import EngineUnavailable, GuardUnavailable
+from interlace.gateway.batch_attempt import comes_back
 from tests.gateway.test_files_and_batches import batch, line, over
 from tests.support.gateway_thread import Gateway, running_gateway
 from tests.support.scripted_engine import ScriptedEngine
@@ -149,3 +150,8 @@ def test_a_judge_that_is_away_breaks_no_model(gateway: Gateway, model: str, stre
     assert states == dict.fromkeys(gateway.engines, "closed")
     gateway.engines["judge"].away = False  # type: ignore[attr-defined]
     assert post(gateway, COMPLETIONS, model=model, prompt=[5, 6], stream=stream).status_code == 200
+
+
+def test_a_line_of_a_batch_comes_again_while_the_judge_is_away() -> None:
+    """A classifier that restarts would else end, after three attempts, every line of a batch that has a day for it."""
+    assert comes_back(GuardUnavailable("The content guard is not ready."))
