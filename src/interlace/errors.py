@@ -18,6 +18,7 @@ OpenAI's error shape without a table of its own, and so that they survive the tr
     ├── ContentFiltered         400  a guard refused the request
     ├── EngineFailed            502  the engine died or broke its contract under this request
     ├── EngineUnavailable       503  the engine is loading, restarting or closed
+    ├── GuardUnavailable        503  a classifier that guards the input cannot judge now
     ├── LedgerUnavailable       503  usage cannot be recorded now
     ├── CheckpointError         (command line) a checkpoint cannot be pulled, verified or loaded
     └── ConfigError             (command line) interlace.yaml is wrong; the message names line and mend
@@ -171,6 +172,15 @@ class EngineUnavailable(InterlaceError):
 
     status = 503
     default_code = "engine_unavailable"
+
+
+class GuardUnavailable(InterlaceError):
+    """A classifier that guards the input cannot judge now, so nothing passes (HTTP 503 with Retry-After)."""
+
+    # None of `EngineUnavailable`: the model that was asked for has no part in it.
+
+    status = 503
+    default_code = "guard_unavailable"
 
 
 class CheckpointError(InterlaceError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from interlace.deposits import Batch, Deposits, Line, Result, output_row
 from interlace.errors import (
     EngineUnavailable,
+    GuardUnavailable,
     InsufficientQuota,
     InterlaceError,
     LedgerUnavailable,
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 BUG = "The server had an error while processing your request."
 
-_COME_BACK = (RateLimited, Overloaded, InsufficientQuota, EngineUnavailable, LedgerUnavailable)
+_COME_BACK = (RateLimited, Overloaded, InsufficientQuota, EngineUnavailable, GuardUnavailable, LedgerUnavailable)
 
 
 @dataclass

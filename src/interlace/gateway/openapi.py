@@ -28,7 +28,7 @@ _REFUSALS = {
     "415": "The body is not JSON.",
     "429": "A rate is used up, or too much is queued; Retry-After says when to come back.",
     "502": "The engine died under this request.",
-    "503": "The model is still loading, or restarting.",
+    "503": "The model, or a classifier that guards the input, is still loading or restarting.",
 }
 _ANTHROPIC_REFUSALS = {
     **_REFUSALS,

@@ -7,7 +7,6 @@ here, and every step cleans up after itself when a later one fails or the caller
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import operator
@@ -22,7 +21,7 @@ from interlace.deposits import Deposits
 from interlace.engines.bursts import bursts_of
 from interlace.engines.fields import check_fields
 from interlace.engines.types import BATCH_PRIORITY, Delta, EmbedRequest, Engine, GenerateRequest, Started
-from interlace.errors import ContentFiltered, EngineFailed, InterlaceError, InvalidRequest, Overloaded
+from interlace.errors import ContentFiltered, EngineFailed, InterlaceError
 from interlace.gateway.admission import Admission, Slot
 from interlace.gateway.batches import Batches
 from interlace.gateway.bounds import bound_of, goes_on_from, priority_of, tokens_of, within_plan
@@ -39,6 +38,7 @@ from interlace.gateway.calls import (
 )
 from interlace.gateway.meter import Meter
 from interlace.gateway.metrics import Metrics
+from interlace.gateway.outcomes import outcome_of_answer, outcome_of_error
 from interlace.gateway.routes import Routes, check_fits, ready_capabilities
 from interlace.gateway.routing import (
     Attempts,
@@ -87,6 +87,7 @@ class Pipeline:
                 ask = await with_uploads(ask, caller.project.id, self.deposits)
             ask = await self._guard_input(ask)
             way = await self._route(call, ask, caller)
+            await self._judge(call, way.ask, caller)
             async with (
                 _Held(self, call, caller, way, slot) as hold,
                 self._attempted(call, way, hold) as batches,
@@ -99,7 +100,8 @@ class Pipeline:
 
     async def count(self, call: Call) -> Counted:
         """How many prompt tokens the request would be billed for. It passes everything that a request passes before its
-        engine runs, counts against the rates, and leaves no usage event: nothing was used."""
+        engine runs, counts against the rates, and leaves no usage event: nothing was used. Where the text stays here,
+        no classifier reads it: that is work which nobody pays for, and no model reads it either."""
         caller = self.ledger.authenticate(call.credential)
         ask = await call.read()
         async with _Begun(self.ledger, call, caller):
@@ -108,6 +110,8 @@ class Pipeline:
                     ask = await with_uploads(ask, caller.project.id, self.deposits)
                 ask = await self._guard_input(ask)
                 way = await self._route(call, ask, caller)
+                if not isinstance(way, Work) or self.routes.kind(way.model) != "local":
+                    await self._judge(call, way.ask, caller)
                 work = way if isinstance(way, Work) else (await way.first())[0]
                 call.tell_unused(work.unused)
                 with _Told(self.guards):
@@ -129,7 +133,8 @@ class Pipeline:
     # --- guard input ---------------------------------------------------------------------------------------------
 
     async def _guard_input(self, ask: Ask) -> Ask:
-        """Every text a model would read passes the guards; the ask as the model may read it. Prompts of token ids are
+        """Every text a model would read passes the guards (classifiers are asked by `_judge`, once it is known that
+        somebody could answer); the ask as the model may read it. Prompts of token ids are
         guarded as the engine decodes them; embeddings have no such echo, so there token ids are refused while there is
         anything to look for."""
         if ask.embed is not None and ask.embed.ids and self.guards.reads_text:
@@ -148,11 +153,18 @@ class Pipeline:
         unchanged = all(map(operator.is_, cleaned, ask.generate))
         return ask if unchanged else msgspec.structs.replace(ask, generate=cleaned)
 
+    async def _judge(self, call: Call, ask: Ask, caller: Caller) -> None:
+        if self.guards.judges:
+            priority, texts = priority_of(call, caller), input_texts(ask)
+            inner, param = inner_input_texts(ask), ask.input_param
+            await self.guards.judge(texts, inner, param=param, tenant=caller.tenant, priority=priority)
+
     async def _guard_decoded(self, ask: Ask, request: GenerateRequest, started: Started) -> None:
         if request.prompt_ids is None:
             return
         if started.prompt_text is not None:
-            await self.guards.check_decoded(started.prompt_text, param=ask.input_param)
+            text, param, tenant = started.prompt_text, ask.input_param, request.tenant
+            await self.guards.check_decoded(text, param=param, tenant=tenant, priority=request.priority)
         elif self.guards.reads_text:
             raise ContentFiltered("The engine did not decode these token ids, so they could not be checked. Send text.")
 
@@ -447,7 +459,7 @@ class _Held:
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         call, way = self._call, self._way
-        outcome = _outcome_of_answer(call.meter.answering) if error is None else _outcome_of_error(error, call, way)
+        outcome = outcome_of_answer(call.meter.answering) if error is None else outcome_of_error(error, call, way)
         if error is not None and isinstance(way, Work) and is_the_models_fault(error):
             self._pipeline.routes.live[way.model].breaker.failed()  # routes to it should know
         await self._pipeline._settle(call, way, self._hold, outcome, error)
@@ -468,32 +480,3 @@ class _Told:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, InterlaceError) and (told := self._guards.told(error)) is not error:
             raise told from None
-
-
-def _outcome_of_answer(meter: Meter) -> Outcome:
-    if meter.filtered:
-        return Outcome.FILTERED
-    return Outcome.BUDGET_ENDED if meter.budget_ended else Outcome.FINISHED
-
-
-def _outcome_of_error(error: BaseException, call: Call, way: Work | ByRoute) -> Outcome:
-    """What reached a provider is recorded, whoever refused it in the end. But a line of a batch that a provider is too
-    busy for asks again, as long as the batch lasts, and leaves its event once it has an answer."""
-    if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and call.client_gone()):
-        return Outcome.CLIENT_GONE
-    if isinstance(error, asyncio.CancelledError):
-        return Outcome.CANCELLED
-    if isinstance(error, ContentFiltered):
-        return Outcome.FILTERED  # token ids that a guard refused once the engine had decoded them
-    if call.meter.answering.completion_tokens:
-        return Outcome.FAILED  # whatever a provider calls it: once there is work, it is recorded
-    if call.batch is not None and isinstance(error, Overloaded):
-        return Outcome.OVERLOADED
-    reached = getattr(error, "upstream", False) or (isinstance(way, Attempts) and way.reached)
-    if reached and isinstance(error, InterlaceError) and error.status < 500:
-        return Outcome.PROVIDER_REFUSED
-    if isinstance(error, Overloaded):
-        return Outcome.OVERLOADED
-    if isinstance(error, InvalidRequest) or (isinstance(error, InterlaceError) and error.status < 500):
-        return Outcome.REFUSED
-    return Outcome.FAILED

@@ -15,9 +15,9 @@ import regex
 
 from interlace.config import GuardSettings, SecretSettings
 from interlace.engines.types import Delta, Engine, OutputRule
-from interlace.errors import ContentFiltered, EngineUnavailable, InterlaceError
+from interlace.errors import ContentFiltered, GuardUnavailable, InterlaceError
 from interlace.safety.effort import harmless_length
-from interlace.safety.judging import Judge, judges_of
+from interlace.safety.judging import Judge, TooMuch, judges_of
 from interlace.safety.output import OutputGuard
 from interlace.safety.redactor import Action, Search, masked
 from interlace.safety.secret_input import Cleaner, Work, size_of
@@ -76,11 +76,11 @@ class Guards:
     async def check_input(self, texts: Iterable[str], inner: Iterable[str] = (), *, param: str) -> None:
         """Raise `ContentFiltered` unless every guard passes every text; `param` names the field they came from.
         `inner` are the same texts as they are read once more, so they do not count as longer input. Secrets are not
-        looked for here: see `clean` and `check_decoded`."""
+        looked for here, and classifiers not asked: see `clean`, `judge` and `check_decoded`."""
         reason: str | None
         try:
             texts = [text for text in texts if text]  # no pattern matches the empty text
-            size, own = sum(map(len, texts)), len(texts)
+            size = sum(map(len, texts))
             texts += inner if self.patterns and size <= self.max_input_characters else ()
             if size > self.max_input_characters:
                 reason = f"The input has {size} characters; at most {self.max_input_characters} are allowed."
@@ -88,14 +88,27 @@ class Guards:
                 reason = await asyncio.to_thread(self._denied, texts, release_gil=True)
             else:
                 reason = self._denied(texts)
-            if reason is None and self.judges:
-                reason = await self._judged(texts[:own])
-        except EngineUnavailable:
-            raise
         except Exception as error:  # whatever goes wrong in a guard, the answer is no
             raise _undecided(error, param) from error
         if reason:
             raise ContentFiltered(reason, param=param)
+
+    async def judge(
+        self, texts: Iterable[str], inner: Iterable[str] = (), *, param: str, tenant: str = "", priority: int = 0
+    ) -> None:
+        """Raise `ContentFiltered` unless every classifier lets every text pass, `inner` ones too, and
+        `GuardUnavailable` where one cannot judge now. They wait in its queue as `tenant`'s, by `priority`."""
+        read = [*texts, *inner] if self.judges else []
+        try:
+            refused = [judge.settings.model for judge in self.judges if await judge.refuses(read, tenant, priority)]
+        except GuardUnavailable:
+            raise
+        except TooMuch as error:
+            raise ContentFiltered(str(error), param=param) from error
+        except Exception as error:
+            raise _undecided(error, param) from error
+        if refused:
+            raise ContentFiltered(_REFUSED, param=param)
 
     @property
     def masks(self) -> bool:
@@ -121,10 +134,11 @@ class Guards:
         except Exception as error:
             raise _undecided(error, param) from error
 
-    async def check_decoded(self, text: str, *, param: str) -> None:
-        """As `check_input`, for a prompt that came as token ids: a secret in it cannot be masked any more, so it is
-        refused."""
+    async def check_decoded(self, text: str, *, param: str, tenant: str = "", priority: int = 0) -> None:
+        """As `check_input` and `judge`, for a prompt that came as token ids: a secret in it cannot be masked any more,
+        so it is refused."""
         await self.check_input([text], param=param)
+        await self.judge([text], param=param, tenant=tenant, priority=priority)
         if self.secrets_input is None:
             return
         try:
@@ -189,12 +203,6 @@ class Guards:
                 limit = None if len(text) <= harmless else INPUT_SECONDS
                 if pattern.search(text, timeout=limit, concurrent=release_gil):
                     return _REFUSED
-        return None
-
-    async def _judged(self, texts: Sequence[str]) -> str | None:
-        for judge in self.judges:
-            if await judge.refuses(texts):
-                return _REFUSED
         return None
 
 
