@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from interlace.errors import CheckpointError
-from interlace.models import pull_data_set
+from interlace.models import dataset_layout, pull_data_set
 from interlace.models.dataset_layout import files_of, splits_of
 from tests.support.file_server import FileServer, put_hub_data_set
 from tests.support.pulling import environment
@@ -89,6 +90,7 @@ def test_a_data_set_that_is_made_by_a_program_is_refused(server: FileServer, tmp
         ("hub:org/talks", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "The Hub cannot be reached"),
         ("hub:org/talks", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
         ("hub:org/talks@v9", {}, "hub:org/talks has no revision v9"),
+        ("hub:org/talks.", {}, "is no name that a repository of the Hub can have"),
         ("hub:org/shut", {}, "accept its terms on the Hub, then set HF_TOKEN"),
     ],
 )
@@ -103,7 +105,9 @@ def test_what_cannot_be_had_is_told_in_words(
     assert said in told
 
 
-@pytest.mark.parametrize("what", ["hub:talks", "hub:org/../talks", "hub:org/talks/more", "hub:org/talks@a..b"])
+@pytest.mark.parametrize(
+    "what", ["hub:talks", "hub:org/../talks", "hub:org/talks/more", "hub:org/talks@a..b", "hub:a--b/c"]
+)
 def test_a_name_of_another_form_is_refused(tmp_path: Path, what: str) -> None:
     """Before anything is asked: it becomes part of addresses and of paths."""
     with pytest.raises(CheckpointError, match="Write hub:OWNER/NAME or hub:OWNER/NAME@REVISION"):
@@ -147,6 +151,7 @@ CARD = {
         (["en/a.csv", "en/b/c.csv"], CARD, "en", {"train": ["en/a.csv"]}),
         (["fr/test.csv", "test.csv"], CARD, "fr", {"test": ["fr/test.csv"]}),
         (["en/train.csv", "de/train.csv"], {}, "en", {"train": ["en/train.csv"]}),
+        (["a.csv"], {"configs": 5}, "", {"train": ["a.csv"]}),
     ],
 )  # fmt: skip
 def test_splits_are_read_as_the_hub_reads_them(
@@ -165,6 +170,8 @@ def test_splits_are_read_as_the_hub_reads_them(
         (["a.csv"], {"configs": [{"data_files": "https://elsewhere/x.csv"}]}, "", "outside of the data set"),
         (["a.csv"], {"configs": [{"data_files": "../*.csv"}]}, "", "outside of the data set"),
         (["a.csv"], {"configs": [{"data_files": "b.csv"}]}, "", "that are not there"),
+        (["a.csv"], {"configs": [{"data_files": "[z-a].csv"}]}, "", "which is no pattern of files"),
+        (["a.csv"], {"configs": [{"data_files": "a" * 5000}]}, "", "which is no pattern of files"),
         (["a.csv"], {}, "it", "no folder is so"),
     ],
 )
@@ -175,3 +182,39 @@ def test_what_has_no_split_is_refused(names: list[str], card: Mapping[str, Any],
     assert said in caught.value.message
     with pytest.raises(CheckpointError, match=r"has no split test. There are: train"):
         files_of({"train": ["a.csv"]}, "test", "hub:a/b")
+
+
+def test_a_split_without_files_is_none() -> None:
+    """The card may name a folder that has nothing in it; that is told, and is no error of the program."""
+    splits = splits_of(["a.csv"], {"configs": [{"data_dir": "none"}]}, "", ENDINGS, "hub:a/b")[1]
+    with pytest.raises(CheckpointError, match=r"has no split train. There are: none."):
+        files_of(splits, "train", "hub:a/b")
+
+
+def test_a_pattern_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card is written by others: one line of it must not hold the command for ever. Python's own `re` would try this
+    one for years; what would hold `regex` up is cut off by the clock."""
+    card = {"configs": [{"data_files": "*a" * 30 + "[0-9]b.csv"}]}
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"that are not there|take too long"):
+        splits_of(["a" * 90 + "b.csv"], card, "", ENDINGS, "hub:a/b")
+    assert time.monotonic() - began < 30
+    monkeypatch.setattr(dataset_layout, "_MATCH_SECONDS", 0)
+    with pytest.raises(CheckpointError, match="take too long"):
+        splits_of(["a.csv"], {"configs": [{"data_files": "*.csv"}]}, "", ENDINGS, "hub:a/b")
+
+
+def test_a_listing_survives_what_another_run_left_and_a_damaged_one_is_asked_for_again(
+    server: FileServer, tmp_path: Path
+) -> None:
+    """On a shared home, two runs may write it at once, and one may be cut off; the commit would be lost for good."""
+    put_hub_data_set(server, "org/talks", {"train.jsonl": b"a"})
+    folder = tmp_path / "datasets" / "org--talks" / COMMIT
+    (folder / ".listing.partial").mkdir(parents=True)  # as of another run, which is writing
+    pinned = f"hub:org/talks@{COMMIT}"
+    put_hub_data_set(server, "org/talks", {"train.jsonl": b"a"}, revision=COMMIT)
+    for damage in (None, b"{", b"[]", b""):
+        if damage is not None:
+            (folder / "listing.json").write_bytes(damage)
+        assert _pull(server, tmp_path, pinned) == (0, f"{pinned}||None|a")
+    assert [each.name for each in folder.glob(".listing*")] == [".listing.partial"]

@@ -11,7 +11,7 @@ import pytest
 
 from interlace.errors import ConfigError
 from interlace.tuning.hardware import Hardware
-from interlace.tuning.launch import OFFLOADS, deepspeed_config, environments
+from interlace.tuning.launch import OFFLOADS, deepspeed_config, environment_here, environments
 from interlace.tuning.plan_table import plan_table
 from interlace.tuning.planning import plan_of, share_of
 from interlace.tuning.settings import TuneSettings, read_settings
@@ -80,6 +80,19 @@ def test_each_process_has_its_own_place() -> None:
     (alone,) = environments(dataclasses.asdict(settings), 4, together=False)
     assert "RANK" not in alone
     assert alone["OMP_NUM_THREADS"] == "8"
+
+
+def test_what_another_launcher_says_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pod of Kubernetes's PyTorchJob, or under torchrun, a single process would wait for others; the rest of the
+    environment stays."""
+    theirs = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK",
+              "TORCHELASTIC_RUN_ID", "ACCELERATE_USE_FSDP", "OMPI_COMM_WORLD_RANK", "PMI_SIZE")  # fmt: skip
+    for name in (*theirs, "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "MY_RANK"):
+        monkeypatch.setenv(name, "3")
+    here = environment_here()
+    assert not set(theirs) & set(here)
+    assert here["GLOO_SOCKET_IFNAME"] == here["NCCL_SOCKET_IFNAME"] == here["MY_RANK"] == "3"
+    assert here["PATH"]
 
 
 def test_the_plan_counts_the_devices_of_all_machines(tmp_path: Path) -> None:

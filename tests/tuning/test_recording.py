@@ -207,6 +207,20 @@ def test_a_store_that_fails_ends_no_training(capsys: pytest.CaptureFixture[str])
     )
 
 
+@pytest.mark.parametrize("secret", ["s3cret", "s3/cr@et", "s3cret" * 100])
+def test_a_password_in_the_address_of_a_store_is_not_told(secret: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A library may repeat the address that it could not reach, and what the command says ends up in logs."""
+
+    class Away(Failing):
+        def put(self, figures: Mapping[str, float], step: int) -> None:
+            raise OSError(f"cannot reach https://user:{secret}@store.example/api: refused")
+
+    Recorder({"mlflow": Away()}).hear(_step(1))
+    said = capsys.readouterr().err
+    assert "cannot reach https://store.example/api: refused" in said
+    assert not any(part in said for part in ("user", "s3", "cret"))
+
+
 @pytest.mark.parametrize(
     ("said", "stores"),
     [("tensorboard", ["tensorboard"]), ("mlflow, tensorboard,mlflow", ["mlflow", "tensorboard"]), ("", [])],

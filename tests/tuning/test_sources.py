@@ -10,7 +10,7 @@ import pytest
 from interlace.errors import ConfigError
 from interlace.models import DataSet
 from interlace.tuning.settings import read_settings
-from interlace.tuning.sources import find_sources, read_source
+from interlace.tuning.sources import both_digests, find_sources, read_source
 from tests.support.tuned import chats
 
 GIVEN = {"base": "b", "name": "n"}
@@ -61,3 +61,12 @@ def test_what_is_wrong_with_a_data_set_is_told_with_the_setting(tmp_path: Path) 
     """As all that is wrong with settings: before anything runs."""
     with pytest.raises(ConfigError, match=r"--data: 'hub:talks' is no data set of the Hub"):
         find_sources(read_settings(None, {**GIVEN, "data": "hub:talks"}), tmp_path)
+
+
+def test_two_files_of_one_name_keep_both_digests() -> None:
+    """`--data a/data.jsonl --held-out b/data.jsonl`: the manifest would say that it learnt from the held-out file."""
+    assert both_digests({"data.jsonl": "1"}, {"data.jsonl": "2", "more.jsonl": "3"}) == {
+        "data.jsonl": "1", "held_out/data.jsonl": "2", "more.jsonl": "3",
+    }  # fmt: skip
+    assert both_digests({"a.jsonl": "1", "held_out/a.jsonl": "2"}, {"a.jsonl": "3"})["held_out/held_out/a.jsonl"] == "3"
+    assert both_digests({"a.jsonl": "1"}, {"a.jsonl": "1", "b.jsonl": "2"}) == {"a.jsonl": "1", "b.jsonl": "2"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interlace.tuning.folder import TuningError
 from tests.support.served import patiently
 from tests.support.serving import free_port
 from tests.support.tuned import needs_parts
@@ -52,6 +54,107 @@ try:
 except Ending as ending:
     print(ending.kind, ending.message)
 """
+
+
+# The other of two machines is hostile, in what it sends by hand.
+HOSTILE = """
+import os, pathlib, sys, threading
+import msgspec, torch
+import torch.distributed as dist
+from interlace.tuning import together
+from interlace.tuning.endings import Ending
+from interlace.tuning.settings import TuneSettings
+
+rank, folder = int(sys.argv[1]), pathlib.Path(sys.argv[2])
+group = together.Group(TuneSettings(launcher="ddp", machines=2, machine_rank=rank, main_address="127.0.0.1"))
+group.join({}, threading.Event(), print)
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (str(folder / "evil"),)
+
+def refused(act):
+    try:
+        act()
+        print("taken")
+    except (Ending, ValueError) as error:
+        print(getattr(error, "kind", "wrong"), getattr(error, "message", error))
+
+def send(*files):
+    head = msgspec.json.encode([{"name": name, "size": size} for name, size in files])
+    dist.send(torch.tensor([len(head)]), 0)
+    dist.send(torch.tensor(list(head), dtype=torch.uint8), 0)
+
+place = folder / "checkpoint-5"
+if rank == 0:
+    for name in (b"../../.ssh", b"checkpoint-5/../../..", b"/checkpoint-5", bytes([255])):
+        together._told(name)
+    dist.broadcast(torch.tensor([1 << 40]), 0)
+    dist.broadcast_object_list([Evil()], src=0)
+    dist.broadcast_object_list([{"rank": [torch.Size([2]), torch.float32, torch.ones(2)]}], src=0)
+    for _ in range(6):
+        refused(lambda: group.gather(place))
+else:
+    for _ in range(5):
+        refused(lambda: group.fetch(None, folder / "copies"))
+    refused(lambda: dist.broadcast_object_list([None], src=0))
+    said = [None]
+    dist.broadcast_object_list(said, src=0)
+    print(said)
+    for length in (1 << 40, -1):
+        dist.send(torch.tensor([length]), 0)
+    for files in ([("main.bin", 4)], [("big.bin", 1 << 60)], [("small.bin", -1)], [("fine.bin", 0), ("../a.bin", 4)]):
+        send(*files)
+dist.barrier()
+"""
+
+
+def test_what_a_hostile_machine_sends_is_refused(tmp_path: Path) -> None:
+    """One machine of a cluster that has been taken must not write where it likes on another, run programs there, fill
+    its memory or disk, or put its own weights in place of the main machine's."""
+    port, running = free_port(), []
+    for rank in range(2):
+        place = tmp_path / str(rank) / "checkpoint-5"
+        place.mkdir(parents=True)
+        (place / "main.bin").write_bytes(b"main")
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", HOSTILE, str(rank), str(place.parent)], stdout=subprocess.PIPE,
+                env=os.environ | _environment(rank, port), text=True,
+            )
+        )  # fmt: skip
+    main, helper = (one.communicate(timeout=120)[0].splitlines() for one in running)
+    assert [one.returncode for one in running] == [0, 0]
+    names = ["'../../.ssh'", "'checkpoint-5/../../..'", "'/checkpoint-5'", "'\ufffd'"]
+    assert helper[:4] == [f"wrong The main machine sends a checkpoint with the name {name}." for name in names]
+    assert helper[4].startswith("wrong Another machine means to say 1099511627776 bytes at once")
+    assert helper[5].endswith(".mkdir, which is no plain value.")
+    assert helper[6] == "[{'rank': [torch.Size([2]), torch.float32, tensor([1., 1.])]}]"
+    assert [line.split()[0] for line in main] == ["wrong", "wrong", "wrong", "disk_full", "wrong", "wrong"]
+    assert "main.bin, which is in" in main[2]
+    assert "size" in main[4]
+    assert "'../a.bin'" in main[5]
+    assert sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()) == [
+        "0/checkpoint-5/main.bin", "1/checkpoint-5/main.bin",
+    ]  # fmt: skip
+    assert (tmp_path / "0/checkpoint-5/main.bin").read_bytes() == b"main"
+    assert not list(tmp_path.glob("*/evil"))
+
+
+def test_a_process_alone_is_not_held_for_one_of_another_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pod of Kubernetes's PyTorchJob, RANK is set: a single process would look for the others, and end."""
+    from interlace.tuning.running import count_tokens
+    from interlace.tuning.settings import TuneSettings
+    from interlace.tuning.work import Base, Data, Work
+
+    monkeypatch.setenv("RANK", "0")
+    base = Base("tiny", str(tmp_path / "none"), "", "", 64, {}, None, "")
+    settings = dataclasses.asdict(TuneSettings(name="mine"))
+    with pytest.raises(TuningError) as told:
+        count_tokens(Work(str(tmp_path), settings, base, Data([], [], "", ""), {}, 1))
+    assert told.value.code == "failed"  # as told by the process, which has come as far as the base that is not there
 
 
 def _environment(rank: int, port: int) -> dict[str, str]:

@@ -8,10 +8,13 @@ folders'; else all files are `train`.
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
+
+import regex
 
 from interlace.errors import CheckpointError
 
@@ -25,6 +28,8 @@ _WORDS = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("testing", "test", "evaluation", "eval"),
 }
+_PATTERN_CHARACTERS = 1000
+_MATCH_SECONDS = 10.0  # for all patterns of a card: a hostile one tries every way to read a name
 _BETWEEN = "[-._ 0-9]"
 _NO_DATA = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"}
 
@@ -42,7 +47,8 @@ def splits_of(
     if not data:
         kinds = sorted({PurePosixPath(name).suffix or name for name in names} - {".md", ".gitattributes"})
         raise CheckpointError(f"{where} has no file that can be read ({', '.join(endings)}), but {', '.join(kinds)}.")
-    if stated := [each for each in card.get("configs") or [] if isinstance(each, dict)]:
+    configs = card.get("configs")
+    if stated := [each for each in configs if isinstance(each, dict)] if isinstance(configs, list) else []:
         return _of_the_card(data, stated, config, where)
     if all(_CONVERTED.fullmatch(name) for name in data):
         found = sorted({name.split("/")[0] for name in data})
@@ -58,9 +64,10 @@ def splits_of(
 
 def files_of(splits: Splits, split: str, where: str) -> list[str]:
     """The files of one split; where they are of several formats, those of the commonest."""
-    if split not in splits:
-        raise CheckpointError(f"{where} has no split {split}. There are: {', '.join(splits)}.")
-    files = splits[split]
+    files = splits.get(split)
+    if not files:
+        there = ", ".join(name for name, each in splits.items() if each)
+        raise CheckpointError(f"{where} has no split {split}. There are: {there or 'none'}.")
     ((ending, _),) = Counter(PurePosixPath(name).suffix.lower() for name in files).most_common(1)
     return [name for name in files if PurePosixPath(name).suffix.lower() == ending]
 
@@ -77,10 +84,17 @@ def _of_the_card(data: list[str], stated: list[dict[str, Any]], config: str, whe
     if not patterns:
         return chosen, _by_name(inside, start)
     splits: Splits = {}
-    for split, each in patterns.items():
-        matches = [_matcher(start + pattern, where) for pattern in each]
-        if files := [name for name in data if any(match.fullmatch(name) for match in matches)]:
-            splits[split] = files
+    until = time.monotonic() + _MATCH_SECONDS
+    try:
+        for split, each in patterns.items():
+            matches = [_matcher(start + pattern, where) for pattern in each]
+            if files := [name for name in data if any(_fits(match, name, until) for match in matches)]:
+                splits[split] = files
+    except TimeoutError as error:
+        raise CheckpointError(
+            f"The card of {where} names its files by patterns that take too long to match. Name the files yourself: "
+            "download those that are wanted, and give their paths."
+        ) from error
     if not splits:
         raise CheckpointError(f"The card of {where} names files for {chosen} that are not there, or cannot be read.")
     return chosen, splits
@@ -107,16 +121,31 @@ def _list(paths: Any) -> list[str]:
     return [str(each) for each in (paths if isinstance(paths, list) else [paths]) if each]
 
 
-def _matcher(pattern: str, where: str) -> re.Pattern[str]:
+def _matcher(pattern: str, where: str) -> regex.Pattern[str]:
     """A pattern of files as a regular expression: `*` stays within a folder, `**` does not."""
     if "://" in pattern or ".." in pattern or pattern.startswith("/"):
         raise CheckpointError(f"The card of {where} names {pattern[:80]!r}, which lies outside of the data set.")
     known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[[\w-]+\])", pattern.removeprefix("./"))
-    return re.compile(
-        "".join(known.get(piece) or (piece if re.fullmatch(r"\[[\w-]+\]", piece) else re.escape(piece))
-                for piece in pieces)
-    )  # fmt: skip
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[[\w-]+\])", pattern.removeprefix("./")[: _PATTERN_CHARACTERS + 1])
+    try:
+        if len(pattern) > _PATTERN_CHARACTERS:
+            raise regex.error("too long")
+        return regex.compile(
+            "".join(known.get(piece) or (piece if re.fullmatch(r"\[[\w-]+\]", piece) else re.escape(piece))
+                    for piece in pieces)
+        )  # fmt: skip
+    except regex.error as error:
+        raise CheckpointError(
+            f"The card of {where} names {pattern[:80]!r}, which is no pattern of files ({error})."
+        ) from error
+
+
+def _fits(match: regex.Pattern[str], name: str, until: float) -> bool:
+    """Raises TimeoutError once it is later than that."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return match.fullmatch(name, timeout=left) is not None
 
 
 def _by_name(data: list[str], start: str) -> Splits:

@@ -10,6 +10,7 @@ network.
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ class _Quiet:
 
 def _ref(text: str) -> HubRef:
     found = _REF.fullmatch(text)
-    if found is None or ".." in text:
+    if found is None or ".." in text or "--" in found[1]:
         raise CheckpointError(
             f"{text[:200]!r} is no data set of the Hub. Write hub:OWNER/NAME or hub:OWNER/NAME@REVISION."
         )
@@ -129,12 +130,12 @@ def _ref(text: str) -> HubRef:
 
 def _listed(ref: HubRef, shelf: Path) -> tuple[str, _Listing]:
     """The commit that is meant, and what it has; a commit that was listed before is not asked for again."""
-    if ref.revision and _COMMIT.fullmatch(ref.revision) and (kept := shelf / ref.revision / "listing.json").is_file():
-        return ref.revision, msgspec.json.decode(kept.read_bytes(), type=_Listing)
+    if ref.revision and _COMMIT.fullmatch(ref.revision) and (known := _kept(shelf / ref.revision / "listing.json")):
+        return ref.revision, known
     try:
         commit, listing = _asked(ref)
     except SourceUnavailable as error:
-        here = sorted(each.parent.name for each in shelf.glob("*/listing.json"))
+        here = sorted(each.parent.name for each in shelf.glob("*/listing.json") if _kept(each))
         if here:
             raise SourceUnavailable(
                 f"{error.message} What is here needs no network: name the commit, hub:{ref.repo}@{here[-1]}"
@@ -142,10 +143,22 @@ def _listed(ref: HubRef, shelf: Path) -> tuple[str, _Listing]:
         raise
     kept = shelf / commit / "listing.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_name(".listing.partial")
-    partial.write_bytes(msgspec.json.encode(listing))
-    partial.replace(kept)
+    partial = kept.with_name(f".listing.{secrets.token_hex(8)}.partial")  # two runs may do so at once
+    try:
+        with partial.open("xb") as file:
+            file.write(msgspec.json.encode(listing))
+        partial.replace(kept)
+    finally:
+        partial.unlink(missing_ok=True)
     return commit, listing
+
+
+def _kept(file: Path) -> _Listing | None:
+    """None where it is not there, or damaged: then the Hub is asked again."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_Listing)
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _asked(ref: HubRef) -> tuple[str, _Listing]:

@@ -50,6 +50,7 @@ def in_words(error: Exception, where: str, revision: str | None) -> SourceUnavai
     from huggingface_hub import errors
 
     table: Sequence[tuple[type[Exception], str]] = (
+        (errors.HFValidationError, "is no name that a repository of the Hub can have"),
         (errors.GatedRepoError, "is gated: accept its terms on the Hub, then set HF_TOKEN to a token of your account"),
         (errors.RevisionNotFoundError, f"has no revision {revision}"),
         (errors.RepositoryNotFoundError, "does not exist, or is private: check the name, or set HF_TOKEN"),

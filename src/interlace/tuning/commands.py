@@ -48,7 +48,7 @@ from interlace.tuning.progress import progress_for_people, span
 from interlace.tuning.recording import missing_stores, recording
 from interlace.tuning.running import Interrupted, count_tokens, run_training
 from interlace.tuning.settings import EVERYBODY, TuneSettings, read_settings
-from interlace.tuning.sources import Sources, find_sources, read_source
+from interlace.tuning.sources import Sources, both_digests, find_sources, read_source
 from interlace.tuning.split import split
 from interlace.tuning.work import Base, Data, Placed, Work
 
@@ -249,7 +249,7 @@ def _data(settings: TuneSettings, sources: Sources, base: Checkpoint) -> tuple[D
     train, digests = read_source(sources.data, task)
     if sources.held_out is not None:
         held_out, more = read_source(sources.held_out, task)
-        digests |= more
+        digests = both_digests(digests, more)
     else:
         train, held_out = split(train, held_out=settings.held_out, seed=settings.seed)
     problems = [*check(train, held_out), *check_names(settings.named_labels, train, held_out)]

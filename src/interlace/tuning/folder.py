@@ -35,7 +35,7 @@ from interlace.models import try_lock
 from interlace.tuning.scores import out_of_patience
 
 SEAL = "sealed.json"
-_CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
+CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
 _PIECE = 1 << 20
 
 
@@ -126,7 +126,7 @@ class RunFolder:
         """The newest sound checkpoint. Those that are not, are removed."""
         found: list[tuple[int, Path]] = []
         for folder in self.checkpoints.glob("checkpoint-*"):
-            match = _CHECKPOINT.fullmatch(folder.name)
+            match = CHECKPOINT.fullmatch(folder.name)
             if match and is_sealed(folder):
                 found.append((int(match[1]), folder))
             else:
@@ -136,7 +136,7 @@ class RunFolder:
     def keep_only(self, steps: set[int]) -> None:
         """Remove the checkpoints of other steps."""
         for folder in self.checkpoints.glob("checkpoint-*"):
-            match = _CHECKPOINT.fullmatch(folder.name)
+            match = CHECKPOINT.fullmatch(folder.name)
             if match and int(match[1]) not in steps:
                 (folder / SEAL).unlink(missing_ok=True)
                 shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@ what DeepSpeed is told."""
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sys
@@ -23,6 +24,10 @@ OF_ONE_MACHINE = ("machine_rank", "main_address", "main_port", "join_seconds")
 
 _ADDRESS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,252}[A-Za-z0-9])?")
 _HERE = "127.0.0.1"
+_THEIRS = re.compile(
+    r"RANK|(?:LOCAL|GROUP|ROLE)_RANK|(?:(?:LOCAL|GROUP|ROLE)_)?WORLD_SIZE|ROLE_NAME|"
+    r"(?:MASTER|TORCHELASTIC|ACCELERATE|FSDP|PMI|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*|MPI_LOCALRANKID"
+)
 
 
 # --- the settings ------------------------------------------------------------------------------------------------
@@ -91,6 +96,12 @@ def stage_of(launcher: str, zero_stage: int) -> Literal[0, 1, 2, 3]:
 
 
 # --- processes ---------------------------------------------------------------------------------------------------
+
+
+def environment_here() -> dict[str, str]:
+    """Of this process, without what another launcher (torchrun, Kubernetes, MPI) has said of the place of its own: a
+    process of ours would take it for its place, and wait for others that nobody starts."""
+    return {name: value for name, value in os.environ.items() if not _THEIRS.fullmatch(name)}
 
 
 def environments(settings: Mapping[str, Any], threads: int, *, together: bool) -> list[dict[str, str]]:

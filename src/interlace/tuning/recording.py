@@ -178,4 +178,6 @@ def _key(file: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().partition("\n")[0][:300] or type(error).__name__).rstrip(".")
+    """Without who is let in where: the address of a store may have a password in it, and a library may repeat it."""
+    line = re.sub(r"(?<=://)\S*@", "", str(error).strip().partition("\n")[0])
+    return (line[:300] or type(error).__name__).rstrip(".")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import msgspec
 from interlace.tuning.endings import HALTED, LOST, out_of_memory
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Stopped, Trained, decode
 from interlace.tuning.folder import RunFolder, TuningError, is_done, write_whole
-from interlace.tuning.launch import environments
+from interlace.tuning.launch import environment_here, environments
 from interlace.tuning.work import Work
 
 _LOG_CHARACTERS = 2000
@@ -61,7 +60,7 @@ def count_tokens(work: Work) -> int:
         (environment,) = environments(work.settings, work.threads, together=False)
         done = subprocess.run(
             [sys.executable, "-m", "interlace.tuning.worker", scratch, "--count"],
-            env=os.environ | _QUIET | environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+            env=environment_here() | _QUIET | environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
         )  # fmt: skip
     for line in reversed(done.stdout.splitlines()):
         event = decode(line)
@@ -86,7 +85,8 @@ def _one_part(
         for environment in environments(work.settings, work.threads, together=together):
             process = subprocess.Popen(
                 [sys.executable, "-m", "interlace.tuning.worker", str(folder.path)],
-                env=os.environ | _QUIET | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                env=environment_here() | _QUIET | environment,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True,  # ctrl-C is for us: we have it keep its step
             )  # fmt: skip
             ends.callback(_end, process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def read_source(source: str | DataSet, task: Task = "chat") -> tuple[Examples, d
     file = f"{source}/{files[0][0]}" if len(files) == 1 else str(source)
     whole = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
     return Examples(file, task, tuple(rows), tuple(problems), whole), digests
+
+
+def both_digests(train: Mapping[str, str], held_out: Mapping[str, str]) -> dict[str, str]:
+    """Of both sets' files. Where two different ones have one name, that of the held-out set begins with `held_out/`."""
+    both = dict(train)
+    for name, digest in held_out.items():
+        apart = name
+        while both.get(apart, digest) != digest:
+            apart = f"held_out/{apart}"
+        both[apart] = digest
+    return both
 
 
 def _found(option: str, text: str, settings: TuneSettings, split: str, home: Path) -> str | DataSet:

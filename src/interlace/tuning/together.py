@@ -17,21 +17,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
 import torch.distributed as dist
 
-from interlace.tuning.endings import HALTED, LOST, Ending
-from interlace.tuning.folder import differences
+from interlace.tuning.endings import HALTED, LOST, Ending, check_room
+from interlace.tuning.folder import CHECKPOINT, differences
+from interlace.tuning.plain import read_plainly
 from interlace.tuning.settings import TuneSettings
 
 BEAT_SECONDS, SILENT_SECONDS = 2.0, 60.0
 # A wait that is longer than any honest one. Who dies is noticed sooner: by a broken connection, or by silence.
 _LONGEST = dt.timedelta(hours=12)
 _TRY_SECONDS = 2.0
-_PIECE = 16 << 20
+_PIECE = _MOST_SAID = 16 << 20
 _SAFE = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._/-]{0,200}")
 _BROKEN = ("connection closed by peer", "connection reset by peer", "broken pipe", "nccl error", "connectfullmesh",
            "timed out waiting", "connection refused", "connection was likely closed", "failed to recv")  # fmt: skip
@@ -73,6 +74,7 @@ class Group:
         store.set_timeout(_LONGEST)
         if self.machines > 1 and self.local == 0:
             threading.Thread(target=self._beat, args=(host, port, lose), daemon=True).start()
+        read_plainly()
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=dist.PrefixStore("run", store), rank=self.rank, world_size=self.everyone, timeout=_LONGEST,
@@ -159,7 +161,7 @@ class Group:
 
     def gather(self, place: Path) -> None:
         """Bring what other machines have written at `place` to the main machine, and remove it there. For all to call,
-        once all have written."""
+        once all have written. Raises `Ending` where two machines have files of one name."""
         for machine in range(1, self.machines):
             first = machine * self.each
             if self.rank == first:
@@ -170,7 +172,9 @@ class Group:
 
     def fetch(self, last: Path | None, checkpoints: Path) -> Path | None:
         """The checkpoint to go on from, which the main machine knows as `last`: on another machine, its copy."""
-        name = _told(b"" if last is None else last.name.encode()).decode()
+        name = _told(b"" if last is None else last.name.encode()).decode(errors="replace")
+        if name and not CHECKPOINT.fullmatch(name):  # it becomes a path here
+            raise Ending("wrong", f"The main machine sends a checkpoint with the name {name[:80]!r}.")
         here = last
         if not self.main:
             if self.local == 0:
@@ -233,13 +237,14 @@ def _listen(host: str, port: int) -> socket.socket:
 
 class _Named(msgspec.Struct, frozen=True):
     name: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0)]
 
 
 def _told(said: bytes) -> bytes:
     """What rank 0 says, to all."""
     size = torch.tensor([len(said)])
     dist.broadcast(size, 0)
+    _check_length(int(size))
     value = torch.tensor(list(said) if said and dist.get_rank() == 0 else [0] * int(size), dtype=torch.uint8)
     if int(size):
         dist.broadcast(value, 0)
@@ -260,20 +265,37 @@ def _send(folder: Path, to: int) -> None:
 
 
 def _receive(folder: Path, source: int) -> None:
+    """What `_send` sends. Nothing that is there is written over, and nothing is begun that the disk cannot hold."""
     size = torch.zeros(1, dtype=torch.int64)
     dist.recv(size, source)
+    _check_length(int(size))
     head = torch.zeros(int(size), dtype=torch.uint8)
     dist.recv(head, source)
-    for one in msgspec.json.decode(bytes(head.tolist()), type=list[_Named]):
-        if not _SAFE.fullmatch(one.name):
-            raise Ending("wrong", f"A file that another machine sends has the name {one.name[:80]!r}.")
+    try:
+        named = msgspec.json.decode(bytes(head.tolist()), type=list[_Named])
+    except msgspec.MsgspecError as error:
+        raise Ending("wrong", f"Another machine's list of files cannot be read: {error}.") from error
+    if wrong := [one.name for one in named if not _SAFE.fullmatch(one.name)]:
+        raise Ending("wrong", f"A file that another machine sends has the name {wrong[0][:80]!r}.")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_room(folder, sum(one.size for one in named))
+    for one in named:
         file = folder / one.name
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with file.open("wb") as opened:
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            opened = file.open("xb")
+        except (FileExistsError, NotADirectoryError) as error:
+            raise Ending("wrong", f"Another machine sends {one.name[:80]}, which is in {folder} already.") from error
+        with opened:
             for count in _pieces(one.size):
                 piece = torch.empty(count, dtype=torch.uint8)
                 dist.recv(piece, source)
                 opened.write(piece.numpy())
+
+
+def _check_length(size: int) -> None:
+    if not 0 <= size <= _MOST_SAID:
+        raise Ending("wrong", f"Another machine means to say {size} bytes at once, which no part of a run does.")
 
 
 def _pieces(size: int) -> Iterator[int]:
