@@ -112,7 +112,7 @@ class Classifying(Lasting):
 
     def known(self) -> Sequence[Judged]:
         """How well each held-out text is known now."""
-        return judged_of(self.model_wrapped or self.model, self.held_out, self.pad, self.args.device)
+        return judged_of(self.model_wrapped or self.model, self.held_out, self.pad, self.place())
 
     def merge(self) -> None:
         """What a low-rank adapter has learnt becomes part of the weights."""
