@@ -222,7 +222,7 @@ def _arguments(settings: TuneSettings, folder: RunFolder) -> SFTConfig:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    # one process, one device: of several GPUs, transformers would make copies with a batch each, and no run like another
+    # one process, one device: transformers would give each of several GPUs a copy of the model, and a batch
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
