@@ -66,6 +66,30 @@ def test_what_cannot_be_computed_so_is_left_to_the_library(monkeypatch: pytest.M
     model, row = _tiny(), _row()
     rows = {name: torch.cat([each, each]) for name, each in row.items()}
     assert answer_loss.loss_of_answers(model, rows, None) is None
-    assert answer_loss.loss_of_answers(model, {**row, "labels": torch.full_like(row["labels"], -100)}, None) is None
+    assert answer_loss.loss_of_answers(model, row, None) is not None
     monkeypatch.setattr(answer_loss, "MOST_BYTES", 1000)
     assert answer_loss.loss_of_answers(model, row, None) is None
+
+
+def test_processes_go_the_same_way() -> None:
+    """TRL's way has processes speak to each other more often: one that went it alone would hang all. So the most places
+    of any decide for all, and a row without an answer has a loss of nothing, which every weight takes part in."""
+    import torch
+
+    from interlace.tuning.answer_loss import MOST_BYTES, loss_of_answers
+
+    model, row, asked = _tiny(), _row(), []
+
+    def another_has_many(mine: int) -> int:
+        asked.append(mine)
+        return MOST_BYTES
+
+    none = {**row, "labels": torch.full_like(row["labels"], -100)}
+    assert loss_of_answers(model, row, None, another_has_many) is None
+    assert loss_of_answers(model, none, None, another_has_many) is None
+    assert asked == [10, 0]
+    for one in (none, {name: each[:, :1] for name, each in none.items()}):  # a row of one token, too
+        loss = loss_of_answers(model, one, torch.tensor(20))
+        loss.backward()
+        assert loss.item() == 0
+        assert all(each.grad is not None and not each.grad.any() for each in model.parameters())

@@ -29,6 +29,7 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean() -> None:
     assert not torch.equal(dropout(inputs), outputs)
     torch.manual_seed(3)
     assert torch.equal(dropout(inputs), outputs)  # a run that goes on draws the same
+    assert dropout(torch.ones(3, 5, device="meta")).device.type == "meta"  # wherever the model may go
     assert dropout.eval()(inputs) is inputs
 
 

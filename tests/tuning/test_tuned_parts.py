@@ -6,8 +6,10 @@ import math
 import os
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from interlace.errors import ConfigError
@@ -87,6 +89,21 @@ def test_scores_are_those_of_the_tokens() -> None:
     assert (said.examples, said.tokens) == (39, sum(range(1, 40)))
     moved = change(before, after)
     assert (moved.value, moved.low, moved.high) == pytest.approx((-1.0, -1.0, -1.0))
+
+
+def test_many_examples_take_no_more_memory_than_few() -> None:
+    """All draws at once, of the tens of thousands of examples that may be held out, would end a run for want of memory
+    after all is learnt. And one after the other they are the same draws, so figures stay comparable."""
+    many = [Known(float(number % 7), 1 + number % 3, exact=True) for number in range(5000)]
+    tracemalloc.start()
+    said = score(many)
+    assert change(many, many).high == 0
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 << 20  # at once: 80 MB for the numbers alone
+    draws = np.random.default_rng(0).integers(0, 5000, (2000, 5000))
+    nats, tokens = (np.array([getattr(one, name) for one in many])[draws].sum(axis=1) for name in ("nats", "tokens"))
+    assert (said.loss.low, said.loss.high) == pytest.approx(tuple(np.percentile(nats / tokens, (2.5, 97.5))), abs=1e-12)
 
 
 def test_patience_counts_from_the_best_look() -> None:

@@ -50,7 +50,7 @@ def class_score(judged: Sequence[Judged], labels: Sequence[str], seed: int = 0) 
     """All figures. Intervals of loss and macro F1 come from drawing texts anew, accuracy's from Wilson's formula."""
     truth, guesses = _numbers(judged)
     draws = drawn(len(judged), seed)
-    low, high = middle([macro_f1(truth[each], guesses[each], len(labels)) for each in draws])
+    low, high = middle([macro_f1(truth[draw], guesses[draw], len(labels)) for draw in draws])
     return ClassScore(
         loss=score(judged, seed).loss,
         accuracy=wilson(sum(one.exact for one in judged), len(judged)),
@@ -65,7 +65,7 @@ def accuracy_change(before: Sequence[Judged], after: Sequence[Judged], seed: int
     import numpy as np
 
     moved = np.array([float(then.exact) - float(one.exact) for one, then in zip(before, after, strict=True)])
-    low, high = middle(moved[drawn(len(moved), seed)].mean(axis=1))
+    low, high = middle([float(moved[draw].mean()) for draw in drawn(len(moved), seed)])
     return Interval(float(moved.mean()), low, high)
 
 

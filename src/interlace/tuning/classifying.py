@@ -111,8 +111,9 @@ class Classifying(Lasting):
         return (loss, outputs) if return_outputs else loss
 
     def known(self) -> Sequence[Judged]:
-        """How well each held-out text is known now."""
-        return judged_of(self.model_wrapped or self.model, self.held_out, self.pad, self.args.device)
+        """How well each held-out text is known now, in the precision of the run."""
+        with self.rounded():
+            return judged_of(self.model_wrapped or self.model, self.held_out, self.pad, self.place())
 
     def merge(self) -> None:
         """What a low-rank adapter has learnt becomes part of the weights."""

@@ -27,17 +27,17 @@ class QuickDropout(nn.Module):  # type: ignore[misc]
         """[...] as it came, where the model is not learning."""
         if not self.training:
             return inputs
-        words = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64)
+        words = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device)
         words.random_(-(2**63), None)  # all 64 bits
         kept = words.view(torch.uint8)[: inputs.numel()].view(inputs.shape) >= self.out
         return inputs * kept.to(inputs.dtype).mul_(_STEPS / (_STEPS - self.out))
 
 
 def quicken(model: Any) -> None:
-    """Put `QuickDropout` in place of each dropout of an adapter that lies in the processor's memory."""
+    """Put `QuickDropout` in place of each dropout of an adapter."""
     for module in model.modules():
         dropouts = getattr(module, "lora_dropout", None)
-        if not isinstance(dropouts, nn.ModuleDict) or next(module.parameters()).device.type != "cpu":
+        if not isinstance(dropouts, nn.ModuleDict):
             continue
         for name, dropout in dropouts.items():
             if isinstance(dropout, nn.Dropout):

@@ -7,7 +7,7 @@ greedy decoding gives token by token: the likeliest token is the right one at ev
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -52,8 +52,7 @@ def mean_loss(known: Sequence[Known]) -> float:
 
 def score(known: Sequence[Known], seed: int = 0) -> Score:
     """Both figures. The loss's interval comes from drawing examples anew, exact match's from Wilson's formula."""
-    draws = drawn(len(known), seed)
-    low, high = middle(_losses(known, draws))
+    low, high = middle([loss for (loss,) in _losses((known,), seed)])
     return Score(
         Interval(mean_loss(known), low, high),
         wilson(sum(one.exact for one in known), len(known)),
@@ -64,8 +63,7 @@ def score(known: Sequence[Known], seed: int = 0) -> Score:
 
 def change(before: Sequence[Known], after: Sequence[Known], seed: int = 0) -> Interval:
     """How the loss changed on the same examples, drawn in pairs; below zero is better."""
-    draws = drawn(len(before), seed)
-    low, high = middle(_losses(after, draws) - _losses(before, draws))
+    low, high = middle([then - one for one, then in _losses((before, after), seed)])
     return Interval(mean_loss(after) - mean_loss(before), low, high)
 
 
@@ -84,18 +82,22 @@ def wilson(hits: int, of: int) -> Interval:
     return Interval(share, max(middle - half, 0.0), min(middle + half, 1.0))
 
 
-def drawn(count: int, seed: int) -> np.ndarray:
-    """[resamples, count] of examples' numbers."""
+def drawn(count: int, seed: int) -> Iterator[np.ndarray]:
+    """[count] of examples' numbers for each resample, one after the other: of many examples, all at once would be
+    gigabytes."""
     import numpy as np
 
-    return np.random.default_rng(seed).integers(0, count, (_RESAMPLES, count))
+    random = np.random.default_rng(seed)
+    return (random.integers(0, count, count) for _ in range(_RESAMPLES))
 
 
-def _losses(known: Sequence[Known], draws: np.ndarray) -> np.ndarray:
+def _losses(models: Sequence[Sequence[Known]], seed: int) -> Iterator[list[float]]:
+    """The loss of each model, all on the same examples, for each resample."""
     import numpy as np
 
-    nats = np.array([one.nats for one in known])[draws].sum(axis=1)
-    return np.asarray(nats / np.array([one.tokens for one in known])[draws].sum(axis=1))
+    sums = [(np.array([one.nats for one in known]), np.array([one.tokens for one in known])) for known in models]
+    for draw in drawn(len(models[0]), seed):
+        yield [float(nats[draw].sum() / tokens[draw].sum()) for nats, tokens in sums]
 
 
 def middle(values: np.ndarray | Sequence[float]) -> tuple[float, float]:

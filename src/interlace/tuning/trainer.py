@@ -89,6 +89,16 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
         """A checkpoint that can be served, with its tokenizer."""
         raise NotImplementedError
 
+    def place(self) -> torch.device:
+        """Where the model's inputs go. FSDP2 and DeepSpeed move a model as they share it out, at the beginning of the
+        training; until then it lies where it was loaded."""
+        shared_out = self.model_wrapped is not None and self.model_wrapped is not self.model
+        return self.args.device if shared_out else next(self.model.parameters()).device
+
+    def rounded(self) -> torch.autocast:
+        """The precision of the run, for what is computed outside its steps."""
+        return torch.autocast(self.place().type, torch.bfloat16, enabled=bool(self.args.bf16))
+
     def all_agree(self, stop: bool) -> bool:
         """Whether any process is asked to stop: all must do so after one and the same step."""
         if self.group is not None:
@@ -128,12 +138,12 @@ class Trainer(Lasting, SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**more)
-        if is_peft_model(self.model):
+        if is_peft_model(self.model) and self.args.device.type == "cpu":
             quicken(self.model)
 
     def compute_loss(self, model: Any, inputs: Any, *more: Any, num_items_in_batch: Any = None, **named: Any) -> Any:
         """As ever, but the head is computed at the answers' places alone, where that can be done."""
-        loss = loss_of_answers(model, inputs, num_items_in_batch)
+        loss = loss_of_answers(model, inputs, num_items_in_batch, self._most_of_all)
         if loss is None:
             return super().compute_loss(model, inputs, *more, num_items_in_batch=num_items_in_batch, **named)
         tokens = torch.tensor(inputs["input_ids"].numel(), device=loss.device)
@@ -143,14 +153,16 @@ class Trainer(Lasting, SFTTrainer):  # type: ignore[misc]
 
     def known(self) -> Sequence[Known]:
         """How well each held-out example is known now, in the precision of the run."""
-        rounded = torch.autocast(self.args.device.type, torch.bfloat16, enabled=bool(self.args.bf16))
-        with _whole_yet(self), rounded:
-            return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.args.device)
+        with _whole_yet(self), self.rounded():
+            return known_of(self.model_wrapped or self.model, self.held_out, self.args.max_length, self.place())
 
     def write_model(self, folder: Path) -> None:
         """Weights, config, tokenizer and chat template."""
         self.model.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
+
+    def _most_of_all(self, number: int) -> int:
+        return int(self.accelerator.gather(torch.tensor([number], device=self.args.device)).max())
 
 
 @contextlib.contextmanager

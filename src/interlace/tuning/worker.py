@@ -195,7 +195,7 @@ def _trainer(
 
 
 def _arguments(settings: TuneSettings, folder: RunFolder) -> SFTConfig:
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=settings.batch // int(os.environ.get("WORLD_SIZE", "1")),
@@ -222,6 +222,9 @@ def _arguments(settings: TuneSettings, folder: RunFolder) -> SFTConfig:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+    # one process, one device: transformers would give each of several GPUs a copy of the model, and a batch
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _deepspeed(settings: TuneSettings) -> dict[str, Any] | None:
@@ -279,7 +282,9 @@ def _said_before(
     if not file.exists():
         began = time.monotonic()
         trainer.tell(Stage(f"the base answers {len(work.data.held_out)} held-out questions"))
-        write_whole(file, answers_of(trainer.model, tongue, work.data.held_out, work.base.context_length))
+        with trainer.rounded():
+            said = answers_of(trainer.model, tongue, work.data.held_out, work.base.context_length)
+        write_whole(file, said)
         trainer.began += time.monotonic() - began  # that was no learning
     return msgspec.json.decode(file.read_bytes(), type=list[str])
 
@@ -290,7 +295,8 @@ def _said_after(
     if tongue is None or not needs_answers(settings.metric):
         return None
     trainer.tell(Stage("answering the held-out questions"))
-    after = answers_of(trainer.model, tongue, work.data.held_out, work.base.context_length)
+    with trainer.rounded():  # as the base did
+        after = answers_of(trainer.model, tongue, work.data.held_out, work.base.context_length)
     return Said(wanted_of(work.data.held_out), before, after)
 
 

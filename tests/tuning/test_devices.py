@@ -1,0 +1,85 @@
+"""Where a run computes, and in which precision: one device of a process, the model's own, one precision throughout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from interlace.tuning.settings import TuneSettings
+from tests.support.tuned import needs_parts
+
+pytestmark = needs_parts
+
+
+def test_one_process_learns_on_one_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a machine with several, transformers would put a copy on each and give each a batch: a step of more examples
+    than were asked for, several rows at once, and a cut that this code has never run."""
+    import torch
+    from accelerate.state import AcceleratorState
+
+    from interlace.tuning.worker import _arguments
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    try:
+        arguments = _arguments(TuneSettings(), SimpleNamespace(checkpoints=tmp_path))
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert (arguments.device.type, arguments.n_gpu, arguments.train_batch_size) == ("cuda", 1, 1)
+
+
+def _trainer(**more: Any) -> Any:
+    """What a trainer knows of its model: in the processor's memory, of a run on another device."""
+    import torch
+
+    from interlace.tuning.trainer import Lasting
+
+    class Standing(Lasting):
+        """Never begun."""
+
+        def __init__(self) -> None:
+            self.model = self.model_wrapped = torch.nn.Linear(2, 2)
+            self.args = SimpleNamespace(device=torch.device("meta"), bf16=True)
+            self.group, self.began, self.tell = None, 0.0, lambda _: None
+            vars(self).update(more)
+
+    return Standing()
+
+
+def test_inputs_go_where_the_model_lies() -> None:
+    """FSDP2 and DeepSpeed move it when the training begins; before that, the base is scored where it was loaded."""
+    import torch
+
+    assert _trainer().place().type == "cpu"
+    assert _trainer(model_wrapped=torch.nn.Linear(2, 2)).place().type == "meta"  # weights may be put off to memory
+
+
+@pytest.mark.parametrize("rounds", [True, False], ids=["bf16", "f32"])
+def test_answers_before_and_after_are_of_one_precision(
+    rounds: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A base that answers in float32, and an adapter in bfloat16, would differ by more than what was learnt."""
+    import torch
+
+    from interlace.tuning import worker
+
+    def answers(*_: Any) -> list[str]:
+        return [str(torch.ones(1, 1).matmul(torch.ones(1, 1)).dtype)]
+
+    monkeypatch.setattr(worker, "answers_of", answers)
+    work: Any = SimpleNamespace(
+        data=SimpleNamespace(held_out=[SimpleNamespace(messages=[{"content": "?"}])]),
+        base=SimpleNamespace(context_length=0),
+    )
+    tongue: Any = object()
+    folder: Any = SimpleNamespace(path=tmp_path)
+    settings, trainer = TuneSettings(metric="token_f1"), _trainer()
+    trainer.args.bf16 = rounds
+    before = worker._said_before(work, settings, trainer, tongue, folder)
+    said = worker._said_after(work, settings, trainer, tongue, before)
+    assert said is not None
+    assert said.before == said.after == ["torch.bfloat16" if rounds else "torch.float32"]
