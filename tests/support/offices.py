@@ -7,18 +7,22 @@ any order, twice, or never.
 
 from __future__ import annotations
 
+import atexit
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from interlace.ledger import Outcome, Tokens, UsageEvent, bank
 from interlace.ledger.book import AccountKey, Accounts, Growth, Reservation, Verdict, Waiter
-from interlace.ledger.database import open_database
+from interlace.ledger.database import open_database, sqlite_url
 from interlace.ledger.escrow import Answer, Ask, Draws, Drop, Effect, Fenced, GiveBack, Teller, Totals, Worker
 from interlace.ledger.migrations import migrate
 from interlace.ledger.schema import api_keys, balances, event_tags, leases, organisations, projects, usage_events
@@ -235,7 +239,7 @@ class Office:
         self.excused: dict[AccountKey, int] = {}
         self.budgets: dict[tuple[str, str], int | None] = dict(budgets)
         self.transact(lambda c: _clear(c, budgets))
-        self.writer = EventWriter(self.engine)
+        self.writer = EventWriter(engine) if engine else _memory_writer()
 
     def transact(self, work: Callable[[Connection], Any]) -> Any:
         """One transaction of the bank's."""
@@ -530,9 +534,19 @@ def _clear(connection: Connection, budgets: dict[tuple[str, str], int | None]) -
 
 
 @cache
+def _memory_writer() -> EventWriter:
+    """One for all offices: it keeps a connection, which would come back whenever an office is collected as garbage."""
+    return EventWriter(_memory())
+
+
+@cache
 def _memory() -> Engine:
-    """A database in memory, for all offices, one after the other."""
-    engine = open_database("sqlite://")
+    """A database in memory, for all offices, one after the other. It is a file where there is a disk in memory: one of
+    SQLite's own would be gone with its connection, which the pool may make anew."""
+    disk = Path("/dev/shm")
+    folder = tempfile.TemporaryDirectory(prefix="interlace-offices-", dir=disk if os.access(disk, os.W_OK) else None)
+    engine = open_database(sqlite_url(Path(folder.name) / "ledger.db"))
+    atexit.register(folder.cleanup)
     with engine.begin() as connection:
         migrate(connection)
     return engine
