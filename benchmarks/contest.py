@@ -32,7 +32,7 @@ WIDEST = RESIDENT
 SHAPES = tuple(Shape("decode", streams, 40, 64) for streams in (1, 8, WIDEST))
 QUICK_SHAPES = tuple(Shape("decode", streams, 40, 8) for streams in (1, WIDEST))
 LOAD_SECONDS, JOB_SECONDS = 900.0, 420.0
-FREE_BYTES = 4 << 30  # that is left beside all processes that are kept: a machine that swaps measures nothing
+FREE_BYTES = 2 << 30  # that is left beside all processes that are kept: one short of memory loses some of them
 VOCABULARY = 49152  # where none of ours is there to say it
 FLOWING = 3 * WIDEST  # requests of a turn in which a thousand adapters take turns
 
@@ -153,11 +153,21 @@ def _load(contest: _Contest, started: dict[str, Command], progress: Progress) ->
 
 def _keep(contest: _Contest, name: str, began: float, worker: Worker) -> None:
     contest.about[name] = worker.about
+    took = time.monotonic() - began
+    _stretch(contest, worker, [[7 + n, *range(100, 139)] for n in range(WIDEST)])
     stays = psutil.virtual_memory().available > FREE_BYTES
     if stays:
         contest.kept[name] = worker
     how = "" if stays else "; there is no memory to keep it, so it is started for each of its turns"
-    contest.say(f"{name}: loaded in {time.monotonic() - began:.0f} s{how}")
+    contest.say(f"{name}: loaded in {took:.0f} s{how}")
+
+
+def _stretch(contest: _Contest, worker: Worker, prompts: list[list[int]]) -> None:
+    """Have a process answer as many as it ever will at once, for whomever it runs: it grows, and compiles, by that."""
+    for one in contest.alive:
+        if one.process == worker.name:
+            names = one.adapter_names(WIDEST)
+            worker.ask({"prompts": prompts, "new_tokens": 4} | ({"adapters": names} if names else {}))
 
 
 def _compare(contest: _Contest, agreement: Agreement, progress: Progress) -> None:
@@ -205,13 +215,9 @@ def _round(contest: _Contest, shapes: Sequence[Shape], vocabulary: int, turn: in
                 contest.have(one.process, functools.partial(measure, one, shape))
 
     def whole_turn(worker: Worker) -> None:
-        mine = [one for one in order if one.process == worker.name]
-        warm = [[7 + n, *prompt[1:]] for n, prompt in enumerate(prompts[shapes[-1]])]
-        for one in mine:
-            names = one.adapter_names(WIDEST)
-            worker.ask({"prompts": warm, "new_tokens": 4} | ({"adapters": names} if names else {}))
+        _stretch(contest, worker, [[7 + n, *prompt[1:]] for n, prompt in enumerate(prompts[shapes[-1]])])
         for shape in shapes:
-            for one in mine:
+            for one in [one for one in order if one.process == worker.name]:
                 measure(one, shape, worker)
 
     for process in others if turn >= 0 else []:
@@ -284,6 +290,6 @@ def _memory(contest: _Contest) -> Iterator[Measured]:
 
 
 def _short(error: BaseException) -> str:
-    """The last line that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
+    """The first line, which says how it ended, and the last one that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " … ".join(line[:200] for line in dict.fromkeys((lines[0], lines[-1])))

@@ -58,8 +58,9 @@ def adapted(base: str, kind: str = "all") -> str:
 
 def contestants() -> Iterator[Contestant]:
     """In the order in which they are loaded, the ones that goals speak of first."""
-    for precision in PRECISIONS:
+    for precision in ("f32", "bf16", "file"):
         yield Contestant(ours(precision), ours(precision))
+    yield Contestant(GENAI, GENAI)
     for precision in ("f32", "bf16"):
         base = ours(precision)
         process = adapted(base)
@@ -68,8 +69,9 @@ def contestants() -> Iterator[Contestant]:
         yield Contestant(adapted(base, "many"), process, "many", widest_only=True)
     for base in (VLLM, VLLM_BF16):
         yield Contestant(base, base)
+    yield Contestant(ours("int8"), ours("int8"))
+    for base in (VLLM, VLLM_BF16):
         yield Contestant(adapted(base), adapted(base), "all")
-    yield Contestant(GENAI, GENAI)
     yield Contestant(REFERENCE, REFERENCE)
     yield Contestant("transformers batch", "transformers batch")
     yield Contestant(adapted("PEFT"), adapted("PEFT"), "all")

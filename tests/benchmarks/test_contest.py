@@ -137,7 +137,7 @@ def test_a_process_that_fails_takes_only_its_own_out_of_the_contest():
         contest.have(name, lambda worker, field=field: heard.append(worker.ask({})[field]))
     assert heard == [1, 1]
     assert [one.name for one in contest.alive] == ["good"]
-    assert contest.left_out["dead"] == "failed: no luck"
+    assert contest.left_out["dead"] == "failed: dead ended with status 1: … no luck"
     assert contest.left_out.keys() == {"dead", "odd"}
     assert contest.peaks["good"] > 1 << 20
 
