@@ -32,7 +32,7 @@ WIDEST = RESIDENT
 SHAPES = tuple(Shape("decode", streams, 40, 64) for streams in (1, 8, WIDEST))
 QUICK_SHAPES = tuple(Shape("decode", streams, 40, 8) for streams in (1, WIDEST))
 LOAD_SECONDS, JOB_SECONDS = 900.0, 420.0
-FREE_BYTES = 2 << 30  # that is left beside all processes that are kept: one short of memory loses some of them
+FREE_BYTES = 9 << 30  # left beside the processes that are kept, which grow yet, for those that are not: else some die
 VOCABULARY = 49152  # where none of ours is there to say it
 FLOWING = 3 * WIDEST  # requests of a turn in which a thousand adapters take turns
 

@@ -60,15 +60,14 @@ def contestants() -> Iterator[Contestant]:
     """In the order in which they are loaded, the ones that goals speak of first."""
     for precision in ("f32", "bf16", "file"):
         yield Contestant(ours(precision), ours(precision))
-    yield Contestant(GENAI, GENAI)
+    for name in (GENAI, VLLM, VLLM_BF16):
+        yield Contestant(name, name)
     for precision in ("f32", "bf16"):
         base = ours(precision)
-        process = adapted(base)
+        process, narrow = adapted(base), adapted(base, "qv")
         yield Contestant(process, process, "all")
-        yield Contestant(adapted(base, "qv"), process, "qv", widest_only=True)
         yield Contestant(adapted(base, "many"), process, "many", widest_only=True)
-    for base in (VLLM, VLLM_BF16):
-        yield Contestant(base, base)
+        yield Contestant(narrow, narrow, "qv", widest_only=True)  # its own process: a graph has the layers asked for
     yield Contestant(ours("int8"), ours("int8"))
     for base in (VLLM, VLLM_BF16):
         yield Contestant(adapted(base), adapted(base), "all")
@@ -102,7 +101,9 @@ def commands(gguf: Path, f32: Path, adapters: Path, home: Path, threads: int, co
         return command
 
     known = {ours(precision): interlace(precision) for precision in PRECISIONS}
-    known |= {adapted(ours(precision)): interlace(precision, str(adapters), str(home)) for precision in ("f32", "bf16")}
+    for precision in ("f32", "bf16"):
+        for kind in ("all", "qv"):
+            known[adapted(ours(precision), kind)] = interlace(precision, str(adapters), str(home))
     known |= {VLLM: vllm("float32"), VLLM_BF16: vllm("bfloat16")}
     known |= {adapted(VLLM): vllm("float32", str(adapters)), adapted(VLLM_BF16): vllm("bfloat16", str(adapters))}
     known[GENAI] = lambda: [*_theirs(setup.genai_python(console), "genai"), str(gguf), str(threads)]

@@ -21,15 +21,18 @@ from interlace.engines.local import load_core
 from interlace.engines.types import Delta, GenerateRequest, Message, Sampling, Usage
 from interlace.errors import InterlaceError
 
+CACHE_BYTES = 384 << 20  # 8,192 tokens of SmolLM2-135M in float32: as many as vLLM is given
 JOIN_STEPS = 2  # a stream of 64 tokens, of 32 at once, is replaced every other step
 
 
 def load(checkpoint: str, precision: str, threads: int, how: str = "", home: str = "") -> tuple[Run, dict[str, Any]]:
-    """Our engine with the settings `interlace serve` would give it."""
+    """Our engine with the settings `interlace serve` would give it, but for the size of the cache."""
     began = time.perf_counter()
     chat = how == "chat"
     more: dict[str, Any] = {} if chat or not how else _adapters(Path(how), precision)
-    settings = ModelSettings(name="bench", checkpoint=checkpoint, precision=precision, threads=threads, **more)
+    settings = ModelSettings(
+        name="bench", checkpoint=checkpoint, precision=precision, threads=threads, cache_bytes=CACHE_BYTES, **more
+    )
     core = load_core(settings, Path(home), lambda _: None)
 
     def run(prompts: list[list[int]], new_tokens: int, adapters: Sequence[str] = (), streams: int = 0,

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.peers.lines import Latecomer, Run, Stopwatch, answer_jobs
 
-CACHE_BYTES, PAGE = 1 << 30, 256  # as ours; and what it calls a block
+CACHE_BYTES, PAGE = 1 << 30, 256  # of its cache; and what it calls a block
 
 
 def load(how: str, folder: str, threads: int, adapters: str) -> tuple[Run, dict[str, Any]]:

@@ -27,7 +27,7 @@ def environment(threads: int) -> dict[str, str]:
         "LD_PRELOAD": ":".join(_openmp()),
         "OMP_NUM_THREADS": str(threads),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
-        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, as ours
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; BLOCKS takes less
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",

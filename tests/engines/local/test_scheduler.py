@@ -181,12 +181,27 @@ def test_decodes_go_before_prefills_and_share_a_step() -> None:
         scheduler.computed(plan)
         short.tokens.append(0)
     assert counts == [
-        [(False, 3), (True, 29)],
+        [(False, 3), (True, 5)],
         [(False, 1), (True, 7)],
         [(False, 1), (True, 7)],
         [(False, 1), (True, 7)],
-        [(False, 1), (True, 6)],
+        [(False, 1), (True, 7)],
     ]
+
+
+def test_a_long_step_ends_with_the_first_prompt_that_does() -> None:
+    """A prompt alone is read in long steps; of a burst, none waits for its first token while many others are read."""
+    alone = Scheduler(blocks=BLOCKS, max_running=4, step_tokens=8)
+    alone.add(Sequence(list(range(40))))
+    assert [piece.count for piece in alone.schedule()] == [8 * ALONE]
+    burst = Scheduler(blocks=BLOCKS, max_running=8, step_tokens=8)
+    for _ in range(6):
+        burst.add(Sequence([1, 2, 3]))
+    assert [piece.count for piece in burst.schedule()] == [3, 3, 2]
+    behind = Scheduler(blocks=BLOCKS, max_running=4, step_tokens=8)
+    behind.add(Sequence(list(range(20))))
+    behind.add(Sequence(list(range(40))))
+    assert [piece.count for piece in behind.schedule()] == [20]
 
 
 def test_a_full_cache_queues_the_next() -> None:

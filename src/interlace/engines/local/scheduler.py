@@ -2,7 +2,7 @@
 
 A step takes one token of every sequence that decodes, then fills the rest of its token budget with prompt tokens, a
 `QUANTUM` at a time, of whoever's turn it is (`fairness`). While none decodes, nobody waits for a next token, and the
-budget is `ALONE` times as large.
+budget is `ALONE` times as large, until it has read some prompt to its end: whose first token waits for the step's.
 
 A sequence is admitted once there are a slot and room for its prompt, less what it finds in the cache (`blocks`). Where
 there are not, it takes the place of one of a lower class, or of an organisation (or an adapter of its own one) that was
@@ -83,7 +83,7 @@ class Scheduler:
         if self.border:
             self._cross()
         self._decode(plan)
-        self._read(plan, self.step_tokens - len(plan) if plan else ALONE * self.step_tokens)
+        self._read(plan)
         return [Slice(sequence, count) for sequence, count in plan.items()]
 
     def computed(self, plan: Iterable[Slice]) -> None:
@@ -121,8 +121,9 @@ class Scheduler:
                 plan[sequence] = 1
                 group_of(sequence).charge(1)
 
-    def _read(self, plan: Plan, budget: int) -> None:
-        """Spend the budget on prompts."""
+    def _read(self, plan: Plan) -> None:
+        """Spend on prompts what is left of the step's budget."""
+        budget = self.step_tokens - len(plan) if plan else ALONE * self.step_tokens
         groups, door = self.queues.behind(), _Door()
         while budget > 0 and groups:
             group = self.queues.first(groups)
@@ -137,6 +138,8 @@ class Scheduler:
                 continue
             plan[sequence] = taken + count
             budget -= count
+            if taken + count == sequence.remaining:  # it is waited for now
+                budget = min(budget, self.step_tokens - sum(plan.values()))
             group.charge(count)
             if not door.turn_kept:
                 self.queues.turn_taken()
