@@ -74,9 +74,9 @@ def test_bfloat16_is_kept(tmp_path: Path) -> None:
     assert make.report.formats == {"bf16": 1}
 
 
-@pytest.mark.parametrize(("precision", "error"), [("f32", 1e-6), ("bf16", 1e-6), ("int8", 0.02)])
+@pytest.mark.parametrize(("precision", "error"), [("f32", 1e-6), ("bf16", 1e-6), ("file-int8", 1e-6), ("int8", 0.02)])
 def test_asked_precisions(tmp_path: Path, precision: Precision, error: float) -> None:
-    """f32 is exact; int8 has an error below its step, and reports it."""
+    """f32 is exact, and file-int8 has the file's weights; int8 has an error below its step, and reports it."""
     x = np.eye(96, dtype=np.float32)
     with open_weights(tiny_llama_gguf(tmp_path / "m.gguf", "Q4_1")) as weights:
         make = ConstantMaker(weights, precision)

@@ -36,7 +36,8 @@ from interlace.engines.local.quantised import GROUPED_KINDS, Grouped, grouped
 from interlace.models import StoredTensor, Weights
 
 Array = np.ndarray[Any, Any]
-Precision = Literal["file", "f32", "bf16", "int8"]
+Precision = Literal["file", "f32", "bf16", "file-int8", "int8"]
+AS_STORED: tuple[Precision, ...] = ("file", "file-int8")  # whose weights are those of the file
 
 
 @dataclass
@@ -79,13 +80,13 @@ class ConstantMaker:
         """A function from ids [T] to rows [T, columns] of `name`: an embedding look-up that decodes only what it
         looks up."""
         stored = self.weights.stored(name)
-        if self.precision == "file" and stored.kind in GROUPED_KINDS:
+        if self.precision in AS_STORED and stored.kind in GROUPED_KINDS:
             parts = grouped(stored)
             if parts.bits == 8:
                 return lambda ids: _decode_rows(ids, parts)
-        if self.precision == "file" and stored.kind in _FLOAT_TYPES:
+        if self.precision in AS_STORED and stored.kind in _FLOAT_TYPES:
             constant = self._float_constant(stored)
-        elif self.precision == "file":
+        elif self.precision in AS_STORED:
             constant = self._half(name)
         else:
             constant = ops.constant(self.weights.float32(name))
