@@ -126,9 +126,12 @@ def test_desk_questions_are_varied_and_no_held_out_one_is_a_training_one_in_othe
 def test_desk_questions_name_the_data_set_that_they_are_from() -> None:
     """A question that the agri-advisor has is there word for word, and on the same side: what a model was tuned on by
     the one must not be held out by the other."""
-    for name in ("train", "held-out"):
-        asked = {row["messages"][0]["content"] for row in rows_of("agri-advisor", name)}
-        other = {row["messages"][0]["content"] for each in ("train", "held-out") for row in rows_of("agri-advisor", each)}
+    both = ("train", "held-out")
+    asked = {name: {row["messages"][0]["content"] for row in rows_of("agri-advisor", name)} for name in both}
+    for name in both:
         for row in labelled(name):
             assert row["source"] in ("agri-advisor", "agri-desk")
-            assert row["text"] in asked if row["source"] == "agri-advisor" else row["text"] not in other
+            if row["source"] == "agri-advisor":
+                assert row["text"] in asked[name]
+            else:
+                assert row["text"] not in asked["train"] | asked["held-out"]
