@@ -36,9 +36,8 @@ _TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "sentencepiece.bpe.model", "sentence_bert_config.json",
 )  # fmt: skip
 _HEADS = frozenset({"classifier", "pooler"})  # modules behind the blocks, in all families
-_NEW_HEAD = (
-    5e-4  # the least rate of one, an adapter's: Adam moves a weight by about the rate a step, and it has far to go
-)
+# The least rate of a new head, as an adapter's: Adam moves a weight by about the rate a step, and it has far to go.
+_NEW_HEAD = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
