@@ -36,6 +36,8 @@ _TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "sentencepiece.bpe.model", "sentence_bert_config.json",
 )  # fmt: skip
 _HEADS = frozenset({"classifier", "pooler"})  # modules behind the blocks, in all families
+# The least rate of a new head, as an adapter's: Adam moves a weight by about the rate a step, and it has far to go.
+_NEW_HEAD = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ class Classifying(Lasting):
 
     knows = Judged
 
-    def __init__(self, *, base: str, pad: int, **more: Any) -> None:
-        self.base, self.pad = Path(base), pad
+    def __init__(self, *, base: str, pad: int, fresh: bool, **more: Any) -> None:
+        self.base, self.pad, self.fresh = Path(base), pad, fresh
         self._total_train_tokens = 0
         super().__init__(data_collator=self._padded, **more)
         self.model_accepts_loss_kwargs = False  # the mean of a step's texts, whatever the model's forward takes
@@ -109,6 +111,13 @@ class Classifying(Lasting):
         loss = torch.nn.functional.cross_entropy(outputs.logits.float(), inputs["labels"])
         self._total_train_tokens += int(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
         return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As ever, but a head that begins at random learns no slower than an adapter, which does, too."""
+        optimizer = super().create_optimizer(model)
+        if self.fresh:
+            _quicken_head(optimizer, self.model if model is None else model)
+        return optimizer
 
     def known(self) -> Sequence[Judged]:
         """How well each held-out text is known now, in the precision of the run."""
@@ -157,6 +166,7 @@ def classifier_trainer(
     return Classifying(
         base=work.base.folder,
         pad=model.config.pad_token_id or 0,
+        fresh=work.head.fresh,
         model=model,
         args=arguments,
         train_dataset=_dataset(train),
@@ -207,6 +217,15 @@ def _with_adapter(model: Any, settings: TuneSettings) -> Any:
                 "wrong", f"targets: {settings.targets[:200]!r} names no layer that can be changed: {error}"
             ) from error
         raise
+
+
+def _quicken_head(optimizer: Any, model: Any) -> None:
+    """Move the weights of the head into groups of their own, behind the others: the first one's rate is told."""
+    head = {id(each) for name, each in model.named_parameters() if "classifier" in name.split(".")}
+    for group in list(optimizer.param_groups):
+        if moved := [each for each in group["params"] if id(each) in head]:
+            group["params"] = [each for each in group["params"] if id(each) not in head]
+            optimizer.add_param_group({**group, "params": moved, "lr": max(group["lr"], _NEW_HEAD)})
 
 
 def _dataset(rows: Sequence[TextRow]) -> Dataset:
