@@ -75,9 +75,11 @@ def _source(found: Path | None, env: Mapping[str, str], overrides: Mapping[str, 
     """Settings that can be served by, their checkpoints on the disk, and where another load comes from."""
     from interlace import models
     from interlace.gateway.adapter_operations import with_added
+    from interlace.gateway.added_models import with_added_models
 
     def read(faults: Faults | None = None) -> Settings:
-        return with_added(load_settings(found, env, overrides, faults=faults))
+        settings = load_settings(found, env, overrides, faults=faults)
+        return with_added(with_added_models(settings, overrides.get("precision")))
 
     first = settings = read()
     models.sweep_copies(settings.home)
