@@ -65,10 +65,10 @@ def test_a_running_server_has_it_at_once_and_its_owner_alone(tmp_path: Path) -> 
         refused = httpx.post(url, json=body, headers=other.headers, trust_env=False, timeout=60)
         assert refused.status_code == httpx.codes.NOT_FOUND
         again = _made(home, 2)
-        with pytest.raises(TuningError, match="is in the store as mine-.*interlace models rm mine"):
+        with pytest.raises(TuningError, match=r"is in the store as mine-.*interlace models rm mine"):
             place_result(RUN, again, "tiny", settings, where, replace=False)
         for_all = dataclasses.replace(RUN, owner="everybody")
-        with pytest.raises(TuningError, match="belongs to org_.*not to everybody"):
+        with pytest.raises(TuningError, match=r"belongs to org_.*not to everybody"):
             place_result(for_all, again, "tiny", settings, where, replace=True)
         second = place_result(RUN, again, "tiny", settings, where, replace=True)
         assert second.checkpoint.startswith("mine-")
@@ -86,7 +86,7 @@ def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
     line = ModelSettings("mine", "mine", owner="acme")
     for settings, mend in (
         (Settings(home=home, models=(ModelSettings("mine", "other"),)), "Choose another name"),
-        (Settings(home=home, routes=(RouteSettings("mine"),)), "has a route mine"),
+        (Settings(home=home, routes=(RouteSettings("mine", ()),)), "has a route mine"),
     ):
         for fresh in (False, True):
             with pytest.raises(TuningError, match=mend):

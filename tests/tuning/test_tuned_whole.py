@@ -28,8 +28,8 @@ def _changed(tuning: Tuning) -> tuple[set[str], dict[str, np.ndarray]]:
 
 @pytest.mark.nightly
 def test_whole_weights_become_a_checkpoint(tmp_path: Path) -> None:
-    """All of them move, and what comes out is a checkpoint of the store, with tokenizer and chat template, which the next
-    server serves to its organisation; another run of that name takes its place with --fresh, and leaves the first."""
+    """All of them move, and what comes out is a checkpoint of the store, with tokenizer and chat template, which the
+    next server serves to its organisation; another run takes its place with --fresh, and leaves the first."""
     tuning = Tuning(tmp_path, QUICK)
     done = tuning.run("--method", "full")
     assert done.returncode == 0, done.stderr

@@ -13,10 +13,7 @@ from interlace.cli.options import ApiKey, Config, Home, Json, Url
 if TYPE_CHECKING:
     from interlace.gateway.asking import Where
 
-models = typer.Typer(
-    invoke_without_command=True,
-    help="What is served. Without a verb: the models that the key may use, or those of the configuration.",
-)
+models = typer.Typer(invoke_without_command=True)
 
 Public = Annotated[str, typer.Argument(metavar="MODEL", help="The model, as callers name it.")]
 
@@ -39,7 +36,8 @@ def models_callback(
     """
     if context.invoked_subcommand is not None:
         if url or config or home or as_json:
-            raise typer.BadParameter(f"Write options behind the verb: interlace models {context.invoked_subcommand} ...")
+            verb = context.invoked_subcommand
+            raise typer.BadParameter(f"Write options behind the verb: interlace models {verb} ...")
         return
     from interlace.gateway.commands import models_command
 

@@ -19,7 +19,8 @@ def tune(
         Path | None, typer.Option("--data", metavar="FILE", help="The examples: JSON lines, CSV or Parquet.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="What the result is called; of an adapter, callers write MODEL:NAME.")
+        str | None,
+        typer.Option("--name", metavar="NAME", help="What the result is called; callers of an adapter: MODEL:NAME."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="A YAML with the settings of the run.")

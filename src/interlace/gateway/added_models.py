@@ -15,9 +15,9 @@ _log = logging.getLogger(__name__)
 
 
 def with_added_models(settings: Settings, precision: str | None = None) -> Settings:
-    """Settings with the models that were added by command, in that precision where one is given. One whose name the configuration has given to something
-    else, or whose checkpoint is gone, is left out, and the log says so. Raises `ConfigError`, also where a guard or a
-    route would then lead to nothing."""
+    """Settings with the models that were added by command, in that precision where one is given. One whose name the
+    configuration has given to something else, or whose checkpoint is gone, is left out, and the log says so. Raises
+    `ConfigError`, also where a guard or a route would then lead to nothing."""
     added = read_added_models(settings.home)
     if not added:
         return settings

@@ -76,12 +76,15 @@ def _source(found: Path | None, env: Mapping[str, str], overrides: Mapping[str, 
     from interlace import models
     from interlace.gateway.adapter_operations import with_added
     from interlace.gateway.added_models import with_added_models
+    from interlace.gateway.logs import set_up_logs
 
-    def read(faults: Faults | None = None) -> Settings:
+    def read(faults: Faults | None = None, *, begins: bool = False) -> Settings:
         settings = load_settings(found, env, overrides, faults=faults)
+        if begins:
+            set_up_logs(settings.log)  # what is passed over is told there
         return with_added(with_added_models(settings, overrides.get("precision")))
 
-    first = settings = read()
+    first = settings = read(begins=True)
     models.sweep_copies(settings.home)
     # Nobody waits for a download to hear this.
     for where, problem, mend in [

@@ -46,7 +46,6 @@ class ModelNamed(Input, frozen=True, kw_only=True):
 
 def model_operations(pipeline: Pipeline, settings: Settings, reload: Callable[[], Reload]) -> tuple[Operation, ...]:
     """The operations, on a running pipeline with these settings."""
-
     added = {(one.name, one.checkpoint) for one in read_added_models(settings.home)}
 
     def every(registry: Registry, _: Nothing) -> list[ModelView]:
@@ -120,9 +119,7 @@ def _without(entries: tuple[AddedModel, ...], name: str) -> tuple[AddedModel, ..
     return tuple(entry for entry in entries if entry.name != name)
 
 
-def _view(
-    registry: Registry, pipeline: Pipeline, model: ModelSettings, added: set[tuple[str, str]]
-) -> ModelView:
+def _view(registry: Registry, pipeline: Pipeline, model: ModelSettings, added: set[tuple[str, str]]) -> ModelView:
     price = registry.directory.price(model.name, registry.clock.now())
     health = pipeline.routes.engines[model.name].health()
     return ModelView(

@@ -418,9 +418,10 @@ def _price_row(price: PriceSettings) -> dict[str, Any]:
 
 def _default_prices(models: Iterable[ModelSettings]) -> Iterable[PriceSettings]:
     """The checkpoints of our catalogue, under whatever name they are served, cost nothing until somebody says
-    otherwise: zero, written down."""
+    otherwise, as `priced_as` does: zero, written down."""
     free = PerMillion(prompt=Nanos(0), completion=Nanos(0))
     known = known_models()
-    renamed = [model.name for model in models if model.engine == "local" and model.checkpoint in known]
+    local = [model for model in models if model.engine == "local" and not model.priced_as]
+    renamed = [model.name for model in local if model.checkpoint in known]
     names = dict.fromkeys([*known, *renamed])
     return [PriceSettings(model=name, since=Micros(0), usd_per_million=free) for name in names]

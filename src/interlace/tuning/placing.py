@@ -67,7 +67,7 @@ class InService:
             said.append(
                 f'Try it: curl {url.rstrip("/")}/v1/classify -H "Authorization: Bearer '
                 f'$(cat {settings.home / "key"})" -H "Content-Type: application/json" '
-                f"-d '{{\"model\": \"{self.name}\", \"input\": \"...\"}}'"
+                f'-d \'{{"model": "{self.name}", "input": "..."}}\''
             )
         else:
             said.append(f"Try it: interlace chat {self.name}")
