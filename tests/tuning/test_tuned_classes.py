@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +16,14 @@ import numpy as np
 import pytest
 import yaml
 
+from interlace.config import read_added_models
 from interlace.models import EncoderArchitecture, read_architecture
 from interlace.tuning import read_examples, split
 from interlace.tuning.folder import RunFolder
 from tests.support.encoders import WORDS
 from tests.support.labelled import SETTINGS, Classes
-from tests.support.prices import free_in_yaml
-from tests.support.served import Served, patiently, served
-from tests.support.serving import environment
+from tests.support.served import Served, served
+from tests.support.serving import COMMAND, environment
 from tests.support.tuned import needs_parts
 
 pytestmark = needs_parts
@@ -89,7 +90,6 @@ def _reload(running: Served, **changed: Any) -> None:
         command, env=environment(running.folder / "home"), check=False, capture_output=True, text=True, timeout=90
     )
     assert done.returncode == 0, done.stderr
-    patiently(running.ready)
 
 
 def _post(running: Served, path: str, model: str, texts: list[str]) -> httpx.Response:
@@ -98,18 +98,31 @@ def _post(running: Served, path: str, model: str, texts: list[str]) -> httpx.Res
     return httpx.post(f"{running.url}{path}", json=body, headers=headers, trust_env=False, timeout=60)
 
 
-def test_a_running_server_answers_with_the_labels_and_is_guarded_by_them(tuned: Classes, tmp_path: Path) -> None:
-    """No restart: a line in the configuration and a reload, and `/v1/classify` gives transformers' own numbers for the
-    same checkpoint; a control token in a text is text, as it was when it was learnt from. As a guard it keeps texts of
-    a label from every model."""
-    base = {"name": "base", "checkpoint": str(tuned.folder / "base"), "threads": 1}
-    made = {"name": "mine", "checkpoint": str(tuned.checkpoint), "threads": 1}
+def test_a_running_server_has_it_at_once_and_is_guarded_by_it(tuned: Classes, tmp_path: Path) -> None:
+    """No restart and no line in the configuration: the command ends, and `/v1/classify` gives transformers' own numbers
+    for the same checkpoint, at the price of the model that has its base; a control token in a text is text, as it was
+    when it was learnt from. As a guard, which the configuration names, it keeps texts of a label from every model."""
+    shutil.copytree(tuned.folder / "base", tmp_path / "base")
+    shutil.copytree(tuned.home / "tuning", tmp_path / "home" / "tuning")
+    classes = Classes(tmp_path)
+    base = {"name": "base", "checkpoint": str(tmp_path / "base"), "threads": 1}
     with served(tmp_path, [base]) as running:
-        _reload(running, models=[base, made], prices=free_in_yaml(["base", "mine"]))
+        done = classes.run("--url", running.url)
+        assert done.returncode == 0, done.stderr
+        assert "trained before" in done.stderr
+        assert "Served now as mine" in done.stdout
+        assert f"curl {running.url}/v1/classify" in done.stdout
+        assert "price" not in done.stdout
         answer = _post(running, "/v1/classify", "mine", TEXTS)
         _reload(running, guards={"classifiers": [{"model": "mine", "refuse": ["feline"], "above": 0.8}]})
         refused = _post(running, "/v1/embeddings", "base", ["dog barks dog a", "q cat sleeps cat a"])
         passed = _post(running, "/v1/embeddings", "base", ["dog barks dog a", "q dog barks dog a"])
+        command = [*COMMAND, "models", "rm", "mine", "--url", running.url]
+        kept = subprocess.run(command, env=environment(classes.home), cwd=tmp_path, capture_output=True, text=True,
+                              check=False)  # fmt: skip
+        assert kept.returncode != 0
+        assert "guards.classifiers[0].model" in kept.stderr
+        assert [entry.name for entry in read_added_models(classes.home)] == ["mine"]
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "content_filter")
     assert passed.status_code == 200, passed.text
     assert answer.status_code == 200, answer.text
@@ -117,20 +130,22 @@ def test_a_running_server_answers_with_the_labels_and_is_guarded_by_them(tuned: 
     assert body["labels"] == ["canine", "feline"]
     assert [one["label"] for one in body["data"]][:2] == ["feline", "canine"]
     np.testing.assert_allclose(
-        [one["probs"] for one in body["data"]], _by_transformers(tuned.checkpoint, TEXTS), atol=1e-5
+        [one["probs"] for one in body["data"]], _by_transformers(classes.checkpoint, TEXTS), atol=1e-5
     )
 
 
-def test_again_it_trains_nothing(tuned: Classes) -> None:
-    """The same command after the end finds the checkpoint; `--fresh` does not write over what the store has."""
+def test_again_it_trains_nothing_and_says_what_is_missing(tuned: Classes) -> None:
+    """The same command after the end finds the checkpoint. No server runs, so the next one has it; no model has its
+    base, so it has no price, and the command says which one sets it. It is its organisation's."""
     done = tuned.run()
     assert done.returncode == 0, done.stderr
     assert "trained before" in done.stderr
     assert "Accuracy" in done.stdout
-    assert "/v1/classify" in done.stdout
-    again = tuned.run("--fresh")
-    assert again.returncode == 1
-    assert "checkpoints rm mine" in again.stderr
+    assert "the next `interlace serve` has it as mine" in done.stdout
+    assert "interlace prices create mine --prompt 0 --embedding" in done.stdout
+    (entry,) = read_added_models(tuned.home)
+    assert (entry.name, entry.checkpoint, entry.like) == ("mine", "mine", "")
+    assert entry.owner.startswith("org_")
 
 
 def test_texts_become_the_tokens_that_serving_makes_and_long_ones_are_told(tuned: Classes, tmp_path: Path) -> None:

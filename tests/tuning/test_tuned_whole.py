@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from interlace.config import read_added_models
 from interlace.models import resolve
 from tests.support.tiny import tiny_weights
 from tests.support.tuned import SETTINGS, Tuning, needs_parts
@@ -27,20 +28,25 @@ def _changed(tuning: Tuning) -> tuple[set[str], dict[str, np.ndarray]]:
 
 @pytest.mark.nightly
 def test_whole_weights_become_a_checkpoint(tmp_path: Path) -> None:
-    """All of them move, and what comes out is a checkpoint of the store, with tokenizer and chat template; the same
-    name again is refused before anything is trained."""
+    """All of them move, and what comes out is a checkpoint of the store, with tokenizer and chat template, which the
+    next server serves to its organisation; another run takes its place with --fresh, and leaves the first."""
     tuning = Tuning(tmp_path, QUICK)
     done = tuning.run("--method", "full")
     assert done.returncode == 0, done.stderr
-    assert "interlace reload" in done.stdout
+    assert "Try it: interlace chat mine" in done.stdout
     changed, _ = _changed(tuning)
     assert changed == set(tiny_weights())
     assert resolve("mine", tuning.home).manifest.chat_template
     assert json.loads((tuning.path / "model" / "manifest.json").read_text())["kind"] == "full"
     assert tuning.run("--method", "full").returncode == 0  # finished: nothing to do
-    again = tuning.run("--method", "full", "--fresh")
-    assert again.returncode == 1
-    assert "checkpoints rm mine" in again.stderr
+    (first,) = read_added_models(tuning.home)
+    assert (first.checkpoint, first.owner[:4]) == ("mine", "org_")
+    again = tuning.run("--method", "full", "--fresh", "--seed", "2")
+    assert again.returncode == 0, again.stderr
+    assert "interlace checkpoints rm mine" in again.stdout
+    (now,) = read_added_models(tuning.home)
+    assert now.checkpoint.startswith("mine-")
+    assert resolve(now.checkpoint, tuning.home).manifest.files != resolve("mine", tuning.home).manifest.files
 
 
 @pytest.mark.nightly

@@ -18,6 +18,7 @@ from interlace.cli.adapters import adapters
 from interlace.cli.bench import bench
 from interlace.cli.costs import plans, prices, usage
 from interlace.cli.ledger import ledger
+from interlace.cli.models import models
 from interlace.cli.options import ApiKey, Config, Home, Json, Url
 from interlace.cli.providers import providers
 from interlace.cli.route import route
@@ -30,6 +31,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions
 checkpoints = typer.Typer(no_args_is_help=True, help="What lies on disk: list, show, verify or remove checkpoints.")
 config = typer.Typer(no_args_is_help=True, help="The configuration file.")
 app.add_typer(checkpoints, name="checkpoints")
+app.add_typer(models, name="models")
 app.add_typer(adapters, name="adapters")
 app.add_typer(config, name="config")
 app.add_typer(orgs, name="orgs")
@@ -276,19 +278,6 @@ def checkpoints_rm(name: Name, home: Home = None, as_json: Json = False) -> None
     from interlace.models.commands import remove_command
 
     raise typer.Exit(remove_command(name, _home(home), as_json=as_json))
-
-
-@app.command()
-def models(url: Url = None, config: Config = None, home: Home = None, as_json: Json = False) -> None:
-    """List the served models.
-
-    Those of the running server; when none runs, those the configuration names.
-
-    Example: interlace models --json
-    """
-    from interlace.gateway.commands import models_command
-
-    raise typer.Exit(models_command(as_json=as_json, url=url, config=config, home=home))
 
 
 @config.command("check")

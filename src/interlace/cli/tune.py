@@ -19,7 +19,8 @@ def tune(
         Path | None, typer.Option("--data", metavar="FILE", help="The examples: JSON lines, CSV or Parquet.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="What the adapter is called; callers write MODEL:NAME.")
+        str | None,
+        typer.Option("--name", metavar="NAME", help="What the result is called; callers of an adapter: MODEL:NAME."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="A YAML with the settings of the run.")
@@ -73,7 +74,7 @@ def tune(
     """Train an adapter, or a checkpoint, on examples of one's own, and serve it.
 
     The examples are checked first. A part of them is held out: it ends the run in time, and scores the model before
-    and after. The same command goes on where it was cut off. An adapter is served by the running server at once, else
+    and after. The same command goes on where it was cut off. The result is served by the running server at once, else
     by the next one. Exit codes: 0 it is there, 1 the run ended early, 2 wrong use, settings or data, 130 stopped.
 
     Example: interlace tune --base smollm2-135m-instruct --data train.jsonl --name agri

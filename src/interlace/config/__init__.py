@@ -1,6 +1,7 @@
 """`interlace.yaml` plus environment → one frozen `Settings` per load. Read once, no I/O afterwards."""
 
 from interlace.config.adapter_check import is_adapter_name, public_name
+from interlace.config.added_models import AddedModel, added_models_file, read_added_models
 from interlace.config.edge_settings import CorsSettings, ProxySettings, TlsSettings
 from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE, VLLM
 from interlace.config.reader import (
@@ -46,6 +47,7 @@ from interlace.config.values import parse_size
 
 __all__ = [
     "AdapterSettings",
+    "AddedModel",
     "DEFAULT_MODEL",
     "ENGINES",
     "ENVIRONMENT",
@@ -83,11 +85,13 @@ __all__ = [
     "SettingDoc",
     "Settings",
     "TlsSettings",
+    "added_models_file",
     "check_config",
     "find_config",
     "is_adapter_name",
     "load_settings",
     "parse_size",
     "public_name",
+    "read_added_models",
     "settings_reference",
 ]

@@ -1,5 +1,5 @@
-"""Public names of adapters, `base:adapter`, and what can be wrong with them: names that mean two things, and routes
-that lead through two walls."""
+"""Public names of adapters, `base:adapter`, and what can be wrong with them: names that mean two things, and adapters
+and routes that stand behind two walls."""
 
 from __future__ import annotations
 
@@ -54,11 +54,16 @@ def faults_of_adapters(models: Entries, routes: Entries) -> Iterator[Fault]:
                 yield where, f"{shown(repr(name))} cannot be an adapter's name", mend
             elif public in taken:
                 yield where, f"{shown(public)} is a {taken[public]}'s name too", "Give one of them another name"
-    owners = owners_of(models)
+            owner, its = str(adapter.get("owner") or ""), str(model.get("owner") or "")
+            if owner and its and owner != its:
+                problem = f"is not {shown(its)}, which its model belongs to, so nobody could use it"
+                yield f"models[{i}].adapters[{j}].owner", problem, "Leave it out: it is the model's owner's"
+    owners = {str(model.get("name")): str(model.get("owner") or "") for model in models}
+    owners |= {name: owner or owners.get(name.rpartition(":")[0], "") for name, owner in owners_of(models).items()}
     for i, route in enumerate(routes):
         behind = sorted({owners.get(name, "") for name in _targets(route)} - {""})
         if len(behind) > 1:
-            problem = f"leads to adapters of {shown(' and '.join(behind))}, so nobody could use it"
+            problem = f"leads to models or adapters of {shown(' and '.join(behind))}, so nobody could use it"
             yield f"routes[{i}].name", problem, "Make a route for each organisation"
 
 

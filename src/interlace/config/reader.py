@@ -19,6 +19,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from interlace.config.adapter_check import faults_of_adapters, owners_of
+from interlace.config.added_models import read_added_models
 from interlace.config.edge_settings import faults_of_tls
 from interlace.config.engines import REMOTE
 from interlace.config.route_check import faults_of_routes
@@ -317,10 +318,10 @@ class _Reader:
     def _check_models_named(self, values: Mapping[str, Any]) -> None:
         """Prices and plans name models that are served: a slip of the pen would leave a model without its price."""
         models = [str(model.get("name")) for model in values.get("models", ())]
-        served = [*models, *owners_of(values.get("models", ()))]
+        served, added = [*models, *owners_of(values.get("models", ()))], self._added(values)
         named = [(f"prices[{i}].model", price.get("model")) for i, price in enumerate(values.get("prices", ()))]
         routes = [str(route.get("name")) for route in values.get("routes", ())]
-        for where, problem, mend in faults_of_routes(values.get("routes", ()), values.get("plans", ()), served):
+        for where, problem, mend in faults_of_routes(values.get("routes", ()), values.get("plans", ()), served, added):
             self._add(self.lines.get(where, 0), where, problem, mend)
         for where, problem, mend in faults_of_adapters(values.get("models", ()), values.get("routes", ())):
             self._add(self.lines.get(where, 0), where, problem, mend)
@@ -328,6 +329,9 @@ class _Reader:
             self._add(self.lines[where], where, problem, mend)
         for where, problem, mend in faults_of_redis(values):
             self._add(self.lines.get(where, 0), where, problem, mend)
+        for i, model in enumerate(values.get("models", ())):
+            if model.get("priced_as"):
+                named.append((f"models[{i}].priced_as", model["priced_as"]))
         for i, one in enumerate((values.get("guards") or {}).get("classifiers", ())):
             named.append((f"guards.classifiers[{i}].model", one.get("model")))
             if one.get("refuse") == ():
@@ -335,6 +339,7 @@ class _Reader:
                 self._add(self.lines.get(where, 0), where, "is empty, so it would refuse nothing", "Name a label")
         for i, plan in enumerate(values.get("plans", ())):
             named += [(f"plans[{i}].models[{j}]", name) for j, name in enumerate(plan.get("models", ()))]
+        models, served = [*models, *added], [*served, *added]
         for where, name in named:
             allowed = [*served, *routes] if where.startswith("plans") else models if "guards" in where else served
             if where.startswith("plans") and isinstance(name, str) and name.removesuffix(":*") in models:
@@ -343,6 +348,15 @@ class _Reader:
                 close = close_to(name, allowed) or f" Served are: {shown(', '.join(allowed))}"
                 problem = f"names {shown(repr(name))}, which is not among the models"
                 self._add(self.lines[where], where, problem, close.strip())
+
+    def _added(self, values: Mapping[str, Any]) -> list[str]:
+        """Models that were added by command, which the file may name, too."""
+        home = values.get("home")
+        try:
+            return [one.name for one in read_added_models(home if isinstance(home, Path) else Settings().home)]
+        except ConfigError as error:
+            self.problems.append(Problem("the home folder", 0, "models", error.message.removesuffix("."), ""))
+            return []
 
     def _put_precision(self, models: Iterable[dict[str, Any]], text: str) -> None:
         """Let every model on this machine have that precision, whatever the file says."""

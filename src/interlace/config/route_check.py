@@ -12,9 +12,13 @@ Fault = tuple[str, str, str]
 
 
 def faults_of_routes(
-    routes: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[str, Any]], served: Sequence[str]
+    routes: Sequence[Mapping[str, Any]],
+    plans: Sequence[Mapping[str, Any]],
+    served: Sequence[str],
+    added: Sequence[str] = (),
 ) -> Iterator[Fault]:
-    """Of routes and plans as the file has them, values not built yet; `served` are the names of the models."""
+    """Of routes and plans as the file has them, values not built yet; `served` are the names of its models, and `added`
+    those of models that were added by command, which give way to the file's names."""
     planned = [str(plan.get("name")) for plan in plans]
     for i, route in enumerate(routes):
         where, name = f"routes[{i}]", route.get("name")
@@ -25,7 +29,7 @@ def faults_of_routes(
             yield f"{where}.models", "is empty", "Name at least one model: `- model: NAME`"
         elif members and all(member.get("weight") == 0 for member in members):
             yield f"{where}.models", "has no weight above zero, so it would get no requests", "Raise one of them"
-        yield from _unknown_names(route, where, served)
+        yield from _unknown_names(route, where, [*served, *added])
         yield from _unknown_plans(route, where, planned)
         for part in ("canary", "shadow"):
             told = route.get(part) or {}

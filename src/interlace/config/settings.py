@@ -238,6 +238,11 @@ class ModelSettings:
     )
     total_seconds: float = setting("Longest time a whole answer may take.", 1800.0, minimum=0.01, only=REMOTE)
     breaker: BreakerSettings = setting("When routes take it for broken.", factory=BreakerSettings)
+    owner: str = setting(
+        "The organisation that it belongs to, by name or id: for others there is no such model. Left out: everybody's.",
+        "",
+    )
+    priced_as: str = setting("The model whose price it has until it has one of its own.", "")
 
     @property
     def runs_here(self) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 from interlace.config import Settings, load_settings
 from interlace.errors import InterlaceError, InvalidRequest
 from interlace.gateway.adapter_view import AdapterView
+from interlace.gateway.added_models import with_added_models
 from interlace.gateway.asking import Where, ask_server
 from interlace.gateway.chat import server_url
 from interlace.gateway.wire import convert
@@ -61,7 +62,7 @@ def remove_adapter(name: str, where: Where, *, as_json: bool) -> int:
 
 
 def _settings(where: Where) -> Settings:
-    return load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
+    return with_added_models(load_settings(where.config, where.env, {"home": where.home}, need_keys=False))
 
 
 def _ask(method: str, path: str, body: Mapping[str, Any] | None, settings: Settings, where: Where) -> Any:

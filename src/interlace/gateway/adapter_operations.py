@@ -93,9 +93,14 @@ def adapter_operations(pipeline: Pipeline, settings: Settings, reload: Callable[
                 param="name",
                 code="invalid_name",
             )
-        entry = Added(
-            model.name, given.name, "" if given.owner is None else find_org(registry, given.owner).id, given.digest
-        )
+        owner = None if given.owner is None else find_org(registry, given.owner)
+        if owner is not None and model.owner not in ("", owner.id, owner.name):
+            raise InvalidRequest(
+                f"{model.name} belongs to another organisation, so nobody could use it. Leave `owner` out: what is "
+                "over a model is its owner's.",
+                param="owner",
+            )
+        entry = Added(model.name, given.name, "" if owner is None else owner.id, given.digest)
         if public in pipeline.routes.engines or public in pipeline.routes.routes:
             raise _there(public)
         try:
@@ -150,7 +155,7 @@ def _view(registry: Registry, home: Path, model: ModelSettings, adapter: Adapter
         id=public,
         model=model.name,
         name=adapter.name,
-        owner=_organisation(registry, adapter.owner),
+        owner=_organisation(registry, adapter.owner or model.owner),
         source="added" if Path(adapter.folder).parent == home / "adapters" else "file",
         folder=adapter.folder,
         priced_as=None if price is None else price.model,

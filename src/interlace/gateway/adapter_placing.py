@@ -9,6 +9,7 @@ from urllib.parse import quote
 from interlace.config import Settings, load_settings, public_name
 from interlace.errors import Conflict, InterlaceError, InvalidRequest, NotFound
 from interlace.gateway.adapter_view import AdapterView
+from interlace.gateway.added_models import with_added_models
 from interlace.gateway.asking import Where, ask_server, ask_to_reload
 from interlace.gateway.chat import NoServer, server_url
 from interlace.gateway.ledger_client import perform
@@ -25,7 +26,7 @@ def place_adapter(
     The same again changes nothing. Another by that name is put in its place where `replace` says so, by one rename of
     the list of entries; else `Conflict` is raised. A server that cannot load the adapter leaves all as it was.
     """
-    settings = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
+    settings = with_added_models(load_settings(where.config, where.env, {"home": where.home}, need_keys=False))
     served = next((one for one in settings.models if one.name == model), None)
     if served is None:
         raise InvalidRequest(f"The configuration has no model {model!r}.", param="model")

@@ -45,8 +45,8 @@ def engine_name(adapter: AdapterSettings) -> str:
 
 
 def bare(model: ModelSettings) -> ModelSettings:
-    """The model without its adapters: what an engine is made for, whatever comes and goes over it."""
-    return dataclasses.replace(model, adapters=())
+    """The model without its adapters, owner and price: what an engine is made for, whatever comes and goes over it."""
+    return dataclasses.replace(model, adapters=(), owner="", priced_as="")
 
 
 @runtime_checkable
@@ -135,14 +135,13 @@ def adapted(settings: Settings, engines: Mapping[str, Engine]) -> dict[str, Adap
 
 
 def walls(settings: Settings, adapters: Mapping[str, Adapted]) -> dict[str, frozenset[str]]:
-    """Public name → owners, of each adapter that has one and of each route that leads to such: who is not every one of
-    them learns nothing of it."""
-    found = {name: frozenset({one.owner}) for name, one in adapters.items() if one.owner}
+    """Public name → owners, of each model and adapter that has one, of each adapter over such a model, and of each
+    route that leads to any: who is not every one of them learns nothing of it."""
+    owners = {model.name: frozenset({unicodedata.normalize("NFC", model.owner)}) - {""} for model in settings.models}
+    owners |= {name: (owners[one.base] | {one.owner}) - {""} for name, one in adapters.items()}
     for route in settings.routes:
-        behind = frozenset(adapters[name].owner for name in models_of(route) if name in adapters) - {""}
-        if behind:
-            found[route.name] = behind
-    return found
+        owners[route.name] = frozenset[str]().union(*(owners.get(name, ()) for name in models_of(route)))
+    return {name: behind for name, behind in owners.items() if behind}
 
 
 def passes(owners: Iterable[str], caller: Caller) -> bool:

@@ -26,6 +26,7 @@ from interlace.gateway.file_pages import file_routes
 from interlace.gateway.http import ClientGone, Exchange, header, send_error
 from interlace.gateway.logs import ACCESS, say_request
 from interlace.gateway.metrics import NO_MODEL
+from interlace.gateway.model_operations import model_operations
 from interlace.gateway.pages import MetricsPage, ModelPages, health_page, hello_page, openapi_page, ready_page
 from interlace.gateway.pipeline import Pipeline
 from interlace.gateway.reload_page import Reload, ReloadPage, cannot_reload
@@ -56,6 +57,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
     limits = settings.limits
     models = ModelPages(pipeline, state.started, settings.models)
     adapters = adapter_operations(pipeline, settings, lambda: state.reload)
+    served = model_operations(pipeline, settings, lambda: state.reload)
     if state.batches is None:  # one for the process, whatever is loaded: `serve` tells it what is current
         state.batches = BatchRunner(pipeline.deposits, Fixed(settings, pipeline).held)
     deposits = state.batches.deposits
@@ -74,7 +76,7 @@ def make_app(settings: Settings, pipeline: Pipeline, state: State) -> ASGIApp:
             Route(f"{ADMIN}/reload", ReloadPage(pipeline.ledger, limits, lambda: state.reload), methods=["POST"]),
             *file_routes(pipeline.ledger, deposits, limits),
             *batch_routes(pipeline.ledger, deposits, limits, state.batches.changed),
-            *admin_routes(pipeline.ledger, limits, (*route_operations(pipeline), *adapters)),
+            *admin_routes(pipeline.ledger, limits, (*route_operations(pipeline), *adapters, *served)),
             Route("/healthz", health_page(), methods=["GET"]),
             Route("/readyz", ready_page(pipeline.routes, lambda: state.draining), methods=["GET"]),
             Route("/metrics", MetricsPage(pipeline.metrics, lambda: state.metrics), methods=["GET"]),

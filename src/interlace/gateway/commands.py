@@ -75,11 +75,16 @@ def _source(found: Path | None, env: Mapping[str, str], overrides: Mapping[str, 
     """Settings that can be served by, their checkpoints on the disk, and where another load comes from."""
     from interlace import models
     from interlace.gateway.adapter_operations import with_added
+    from interlace.gateway.added_models import with_added_models
+    from interlace.gateway.logs import set_up_logs
 
-    def read(faults: Faults | None = None) -> Settings:
-        return with_added(load_settings(found, env, overrides, faults=faults))
+    def read(faults: Faults | None = None, *, begins: bool = False) -> Settings:
+        settings = load_settings(found, env, overrides, faults=faults)
+        if begins:
+            set_up_logs(settings.log)  # what is passed over is told there
+        return with_added(with_added_models(settings, overrides.get("precision")))
 
-    first = settings = read()
+    first = settings = read(begins=True)
     models.sweep_copies(settings.home)
     # Nobody waits for a download to hear this.
     for where, problem, mend in [

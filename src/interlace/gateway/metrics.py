@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # it is made of what is measured here
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nothing here reads
+
+K = TypeVar("K")
 
 NO_MODEL = "none"  # the label where a request names no served model: callers cannot invent labels
 
@@ -70,15 +72,17 @@ class Metrics:
 
     def serve(self, engines: Mapping[str, Engine], routes: Routes | None = None) -> None:
         """These are served from now on. What was counted of others stays: a counter never goes back. Adapters count
-        as their bases: there are many of them, they come and go, and their names are their owners'."""
-        for name in engines:
-            self._times[name] = TokenTimes(self._first.labels(name), self._between.labels(name))
-            kinds = (self.tokens.labels(name, kind) for kind in ("prompt", "cached", "completion"))
-            self._settled[name] = (*kinds, self._cost.labels(name))
+        as their bases: there are many of them, they come and go, and their names are their owners'; models that have an
+        owner count together."""
+        labels = {name: routes.counted_as(name) if routes else name for name in engines}
+        for name, label in labels.items():
+            self._times[name] = TokenTimes(self._first.labels(label), self._between.labels(label))
+            kinds = (self.tokens.labels(label, kind) for kind in ("prompt", "cached", "completion"))
+            self._settled[name] = (*kinds, self._cost.labels(label))
             for outcome, rule in RULES.items():
                 if rule.recorded:
-                    self._ended[name, outcome] = self._outcomes.labels(name, outcome.value)
-        self._gauges.engines = engines
+                    self._ended[name, outcome] = self._outcomes.labels(label, outcome.value)
+        self._gauges.engines, self._gauges.labels = engines, labels
         for name in routes.engines if routes else ():
             if routes and (base := routes.base(name)):
                 self._times[name], self._settled[name] = self._times[base], self._settled[base]
@@ -134,6 +138,7 @@ class _Gauges(Collector):
         self._admission = admission
         self.certificate_expires: Callable[[], float] | None = None  # seconds since 1970
         self.engines = engines
+        self.labels: Mapping[str, str] = {name: name for name in engines}
 
     def collect(self) -> Iterator[Metric]:
         """One family after the other."""
@@ -142,7 +147,7 @@ class _Gauges(Collector):
         if self.certificate_expires is not None:
             name, doc = "interlace_certificate_expires_timestamp_seconds", "When the certificate in use ends."
             yield GaugeMetricFamily(name, doc, self.certificate_expires())
-        health = {name: engine.health() for name, engine in self.engines.items()}
+        health = [(self.labels[name], engine.health()) for name, engine in self.engines.items()]
         for field, doc in (
             ("running", "Sequences the engine works on."),
             ("waiting", "Sequences queued in the engine."),
@@ -150,24 +155,24 @@ class _Gauges(Collector):
             ("blocks_total", "KV cache blocks in all."),
             ("blocks_cached", "KV cache blocks not in use that prompts may yet find."),
         ):
-            yield self._family(f"interlace_engine_{field}", doc, {n: getattr(h, field) for n, h in health.items()})
-        yield self._family(
-            "interlace_engine_ready", "1 when the engine is ready.", {n: h.state == "ready" for n, h in health.items()}
-        )
+            yield self._family(f"interlace_engine_{field}", doc, _summed((n, getattr(h, field)) for n, h in health))
+        unready = {name for name, each in health if each.state != "ready"}
+        ready = {name: name not in unready for name, _ in health}
+        yield self._family("interlace_engine_ready", "1 when the engine is ready.", ready)
         for field, doc in (
             ("restarts", "Times the engine was restarted."),
             ("preemptions", "Times a sequence gave its slot or blocks to another."),
             ("prefix_tokens", "Prompt tokens found in the KV cache."),
         ):
             family = CounterMetricFamily(f"interlace_engine_{field}", doc, labels=["model"])
-            for model, engine_health in health.items():
-                family.add_metric([model], getattr(engine_health, field))
+            for model, count in _summed((n, getattr(h, field)) for n, h in health).items():
+                family.add_metric([model], count)
             yield family
         doc = "Sequences queued in the engine: high, normal, low, batch."
         classes = GaugeMetricFamily("interlace_engine_waiting_by_class", doc, labels=["model", "class"])
-        for model, engine_health in health.items():
-            for name, count in engine_health.waiting_by_class.items():
-                classes.add_metric([model, name], count)
+        each_class = (((n, name), count) for n, h in health for name, count in h.waiting_by_class.items())
+        for labels, count in _summed(each_class).items():
+            classes.add_metric(labels, count)
         yield classes
 
     def _family(self, name: str, doc: str, values: Mapping[str, float]) -> Metric:
@@ -175,3 +180,11 @@ class _Gauges(Collector):
         for model, value in values.items():
             family.add_metric([model], value)
         return family
+
+
+def _summed(values: Iterable[tuple[K, float]]) -> dict[K, float]:
+    """By label: several engines may have one together."""
+    sums: dict[K, float] = {}
+    for label, value in values:
+        sums[label] = sums.get(label, 0) + value
+    return sums

@@ -75,13 +75,15 @@ class MetricsPage:
 
 
 def ready_page(routes: Routes, draining: Callable[[], bool]) -> Page:
-    """`/readyz`: 200 once every model is ready; until then, and while draining, 503 that says what is missing."""
+    """`/readyz`: 200 once every model is ready; until then, and while draining, 503 that says what is missing. Anybody
+    may look, so models that have an owner are not named."""
 
     def ready(_: Scope) -> tuple[int, bytes, bytes]:
         health = {name: engine.health() for name, engine in routes.bases.items()}
         good = not draining() and all(each.state == "ready" for each in health.values())
         status = "draining" if draining() else "ready" if good else "not ready"
-        models = {name: {"state": each.state, "detail": each.detail} for name, each in health.items()}
+        named = {name: each for name, each in health.items() if name not in routes.walls}
+        models = {name: {"state": each.state, "detail": each.detail} for name, each in named.items()}
         return 200 if good else 503, JSON, encode({"status": status, "models": models})
 
     return Page(ready)

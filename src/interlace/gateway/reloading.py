@@ -238,7 +238,9 @@ class Reloader:
         # As read → as served. Adapters come and go over the engine there is.
         old = {bare(one): other for one, other in zip(before.read.models, before.settings.models, strict=True)}
         kept = {
-            model.name: dataclasses.replace(old[bare(model)], adapters=model.adapters)
+            model.name: dataclasses.replace(
+                old[bare(model)], adapters=model.adapters, owner=model.owner, priced_as=model.priced_as
+            )
             for model in read.models
             if bare(model) in old
         }
@@ -261,7 +263,7 @@ class Reloader:
             replaced=[model.name for model in fresh if model.name in before.engines],
             removed=[name for name in before.engines if name not in served],
             kept=list(kept),
-            changed=[*_differences(before.read, read), *_adapters_changed(before.read.models, kept)],
+            changed=[*_differences(before.read, read), *_changed_over(before.read.models, kept)],
         )
 
     def _read(self, before: Load) -> Settings:
@@ -355,10 +357,12 @@ def _not_started(name: str, reason: str) -> InvalidRequest:
     )
 
 
-def _adapters_changed(before: Sequence[ModelSettings], kept: Mapping[str, ModelSettings]) -> Iterator[str]:
+def _changed_over(before: Sequence[ModelSettings], kept: Mapping[str, ModelSettings]) -> Iterator[str]:
+    """What is another of models whose engines are the same."""
     for model in before:
-        if model.name in kept and kept[model.name].adapters != model.adapters:
-            yield f"models.{model.name}.adapters"
+        for name in ("adapters", "owner", "priced_as") if model.name in kept else ():
+            if getattr(kept[model.name], name) != getattr(model, name):
+                yield f"models.{model.name}.{name}"
 
 
 def _differences(before: Any, after: Any, only: tuple[str, ...] = (), where: str = "") -> Iterator[str]:

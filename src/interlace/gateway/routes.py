@@ -12,6 +12,8 @@ from interlace.gateway.adapters import Adapted, passes
 from interlace.gateway.routing import AnyMemory, Live
 from interlace.ledger import Caller
 
+PRIVATE = "private"  # what models that have an owner are called together, where anybody may look
+
 
 @dataclass(frozen=True, slots=True)
 class Routes:
@@ -23,7 +25,7 @@ class Routes:
     routes: Mapping[str, RouteSettings] = field(default_factory=dict)
     live: Mapping[str, Live] = field(default_factory=dict)  # model → what is known of it from what it was asked
     memories: Mapping[str, AnyMemory] = field(default_factory=dict)  # route → its answers, where it remembers them
-    walls: Mapping[str, frozenset[str]] = field(default_factory=dict)  # adapter or route → whose it is, if not all's
+    walls: Mapping[str, frozenset[str]] = field(default_factory=dict)  # name → whose it is, if not all's
 
     def kind(self, model: str) -> str:
         """What runs a served model: "local", ..."""
@@ -34,17 +36,23 @@ class Routes:
         engine = self.engines.get(model)
         return engine.base if isinstance(engine, Adapted) else ""
 
+    def counted_as(self, name: str) -> str:
+        """What a model, adapter or route is called where anybody may look: adapters as their bases, and models that
+        have an owner all alike."""
+        base = self.base(name) or name
+        return PRIVATE if base in self.walls and base in self.engines else base
+
     def label(self, name: str, status: int) -> str | None:
-        """What is counted where a request named that and got that status: a route, a model, an adapter's base; None
-        where there is none such, or the caller was told so."""
-        if (name not in self.engines and name not in self.routes) or (status == 404 and name in self.walls):
+        """What is counted where a request named that and got that status; None where there is none such, or the caller
+        was perhaps told so."""
+        if (name not in self.engines and name not in self.routes) or (400 <= status < 500 and name in self.walls):
             return None
-        return self.base(name) or name
+        return self.counted_as(name)
 
     @property
     def watched(self) -> dict[str, Live]:
-        """What is known of the models, without adapters."""
-        return {name: self.live[name] for name in self.bases}
+        """What is known of the models that anybody may see, without adapters."""
+        return {name: self.live[name] for name in self.bases if name not in self.walls}
 
     @property
     def bases(self) -> dict[str, Engine]:

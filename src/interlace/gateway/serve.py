@@ -164,7 +164,7 @@ def make_pipeline(
     taken from the pipeline `before` it, and left as it is. `shared` and `common`: where other processes share it."""
     settings = settings or registry.settings
     admission = before.admission if before else Admission(settings.limits.concurrency, settings.limits.queue)
-    metrics = before.metrics if before else Metrics(admission, engines)
+    metrics = before.metrics if before else Metrics(admission, {})
     routes = make_routes(settings, engines, before.routes if before else None, common)
     if before is None:
         metrics.serve(engines, routes)

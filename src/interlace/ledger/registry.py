@@ -41,6 +41,7 @@ from interlace.ledger.directory import (
     hint_of,
 )
 from interlace.ledger.migrations import migrate
+from interlace.ledger.priced_as import LIKE, all_likes, follow_likes, likes_of
 from interlace.ledger.prices import KINDS, Price
 from interlace.ledger.private_files import installation_of
 from interlace.ledger.schema import api_keys, organisations, plans, prices, projects
@@ -73,6 +74,7 @@ class Registry:
     )  # other processes, of what is new in the directory
     also_erase: list[Callable[[str], None]] = field(default_factory=list)  # with a project, by id: other rooms' share
     _locks: list[HeldLock] = field(default_factory=list)
+    _liked: set[str] = field(default_factory=set)  # models that we have given others' prices
     _seen: int = 0  # changes of other installations, where there may be others
     _changing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -150,6 +152,12 @@ class Registry:
                 self.tell(entries)
         if entries:
             self.changed()
+        if self._liked and any(isinstance(entry, Price) and entry.source != LIKE for entry in entries):
+            self.change(self.follow_likes)
+
+    def follow_likes(self, connection: Connection) -> list[Entry]:
+        """Part of every change of prices: models that are priced as others are so still."""
+        return [*follow_likes(connection, likes_of(self.settings), self.clock.now())]
 
     def _in_turn(self, work: Callable[[Connection], list[Entry]], connection: Connection) -> list[Entry]:
         """A change, knowing all that others have changed before it."""
@@ -175,6 +183,10 @@ class Registry:
             _take_over_prices(connection, self.settings.prices, "file", now)
         if take_over or connection.execute(select(prices.c.id)).first() is None:
             _take_over_prices(connection, _default_prices(self.settings.models), "default", now)
+        if take_over:
+            likes = likes_of(self.settings)
+            follow_likes(connection, likes, now, gone=set() if self.several else all_likes(connection) - likes.keys())
+            self._liked = set(likes)
         if self.several:
             self._seen = changes.note(connection, None) if take_over else changes.last(connection)
         return Directory.load(connection)
@@ -183,16 +195,19 @@ class Registry:
         """Plans and prices as another load of the configuration has them; those of the file that are gone are retired,
         but for prices of the models in `keep`. There is no moment without a price: new ones are known before old ones
         are retired. Waits for the disk; raises `LedgerUnavailable` with nothing changed."""
-        now = self.clock.now()
+        now, likes = self.clock.now(), likes_of(settings)
+        gone = self._liked - likes.keys() - set(keep)  # others' models are other installations'
 
         def work(connection: Connection) -> list[Entry]:
             _take_over_plans(connection, settings.plans, now)
             _take_over_prices(connection, settings.prices, "file", now, keep)
             _take_over_prices(connection, _default_prices(settings.models), "default", now, keep)
+            follow_likes(connection, likes, now, gone=gone)
             found = [entry_of(table, row) for table in (plans, prices) for row in connection.execute(select(table))]
             return sorted(found, key=lambda entry: getattr(entry, "retired_at", None) is not None)
 
         self.change(work)
+        self._liked = (self._liked - gone) | likes.keys()
 
     def make_defaults(self) -> None:
         """The organisation and project of a first start, where it has not been: for work before any server ran."""
@@ -403,9 +418,10 @@ def _price_row(price: PriceSettings) -> dict[str, Any]:
 
 def _default_prices(models: Iterable[ModelSettings]) -> Iterable[PriceSettings]:
     """The checkpoints of our catalogue, under whatever name they are served, cost nothing until somebody says
-    otherwise: zero, written down."""
+    otherwise, as `priced_as` does: zero, written down."""
     free = PerMillion(prompt=Nanos(0), completion=Nanos(0))
     known = known_models()
-    renamed = [model.name for model in models if model.engine == "local" and model.checkpoint in known]
+    local = [model for model in models if model.engine == "local" and not model.priced_as]
+    renamed = [model.name for model in local if model.checkpoint in known]
     names = dict.fromkeys([*known, *renamed])
     return [PriceSettings(model=name, since=Micros(0), usd_per_million=free) for name in names]

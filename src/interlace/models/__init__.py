@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         weights_of,
     )
     from interlace.models.metadata import gguf_metadata
+    from interlace.models.model_store import change_added_models
     from interlace.models.pulling import pull
     from interlace.models.room import available_memory, check_memory, gigabytes, memory_needed
     from interlace.models.source_dataset import DataSet, is_data_set, pull_data_set
@@ -87,6 +88,7 @@ _HOMES = {
     "Weights": "weights",
     "available_memory": "room",
     "change_added": "adapter_store",
+    "change_added_models": "model_store",
     "check_adapter": "adapter_check",
     "check_memory": "room",
     "check_source": "pulling",
@@ -156,6 +158,7 @@ __all__ = [
     "Weights",
     "available_memory",
     "change_added",
+    "change_added_models",
     "check_adapter",
     "check_memory",
     "check_source",

@@ -22,6 +22,7 @@ import msgspec
 from interlace.errors import CheckpointError, ConfigError
 from interlace.models.adapter_config import MAX_CONFIG_BYTES
 from interlace.models.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, opened
+from interlace.models.added_list import change_list
 from interlace.models.lock import locked
 
 MANIFEST_FILE = "manifest.json"
@@ -100,15 +101,7 @@ def read_added(home: Path) -> tuple[Added, ...]:
 
 def change_added(home: Path, change: Callable[[tuple[Added, ...]], tuple[Added, ...]]) -> None:
     """Replace the entries by what `change` makes of them, whole and synced, one change after the other."""
-    store = _store(home)
-    with locked(store / "added.lock"):
-        entries = change(read_added(home))
-        partial = store / f".added-{secrets.token_hex(8)}"
-        with partial.open("xb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(entries)))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(store / "added.json")
+    change_list(_store(home) / "added.json", lambda: read_added(home), change)
 
 
 def forget_copy(home: Path, digest: str) -> None:

@@ -22,11 +22,11 @@ import msgspec
 from interlace.config import Settings, load_settings, public_name
 from interlace.errors import CheckpointError, ConfigError, InterlaceError
 from interlace.gateway.adapter_placing import place_adapter
+from interlace.gateway.added_models import with_added_models
 from interlace.gateway.asking import Where
 from interlace.models import (
     Checkpoint,
     DecoderArchitecture,
-    find_checkpoint,
     known_models,
     locate,
     pull,
@@ -41,6 +41,7 @@ from interlace.tuning.hardware import Hardware, known_hardware, this_machine
 from interlace.tuning.heads import Head, check_names, checkpoint_to_classify, head_over
 from interlace.tuning.launch import DEEPSPEED, OF_ONE_MACHINE
 from interlace.tuning.metrics import METRICS, Measured, capture, words_of
+from interlace.tuning.placing import InService, check_place, place_result
 from interlace.tuning.plan import Plan
 from interlace.tuning.plan_table import beside, plan_table
 from interlace.tuning.planning import plan_of, share_of
@@ -119,11 +120,8 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
         return _help(work, folder)
     with folder.locked():
         done = folder.finished and not asked.fresh
-        if settings.makes_checkpoint and not done and find_checkpoint(settings.name, served.home):
-            raise TuningError(
-                f"There is a checkpoint {settings.name} already. Choose another --name, or remove it: interlace "
-                f"checkpoints rm {settings.name}"
-            )
+        if settings.makes_checkpoint:
+            check_place(settings, served, done=done, fresh=asked.fresh)
         folder.claim(_identity(work), fresh=asked.fresh)
         if folder.finished:
             print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
@@ -135,12 +133,15 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
                     recorder.hear(event)
 
                 run_training(work, folder, hear)
-        name = None
+        name = made = None
+        model = _model_over(checkpoint, with_added_models(served))
         if settings.makes_checkpoint:
-            pull(str(folder.result), served.home, name=settings.name)
-        elif model := _model_over(checkpoint, served):
+            made = place_result(settings, folder, model or "", served, where, replace=asked.fresh)
+        elif model:
             name = _into_service(settings, model, folder, where, replace=asked.fresh)
-    _tell(folder, name, asked)
+    _tell(folder, name, asked, made)
+    if made is not None and not asked.as_json:
+        print(*made.words(classifies=settings.classifies, settings=served, where=where), sep="\n")
     if not asked.as_json:
         _tell_beside(checkpoint.path, settings, folder.manifest())
     return OK
@@ -363,11 +364,12 @@ def _into_service(
     return public_name(model, settings.name), view is not None
 
 
-def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> None:
+def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked, made: InService | None = None) -> None:
     manifest = folder.manifest()
     if asked.as_json:
         report = msgspec.json.decode((folder.path / "report.json").read_bytes())
         served = {"served_as": name and name[0], "served_now": bool(name and name[1]), "folder": str(folder.result)}
+        served |= {} if made is None else made.report()
         print(msgspec.json.format(msgspec.json.encode(report | served), indent=2).decode())
         return
     before, after, change = (manifest["metrics"][key] for key in ("before", "after", "loss_change"))
@@ -385,14 +387,9 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked) -> Non
     elif measured := manifest["metrics"].get("metric"):  # not in those of release 0.1
         print(words_of(msgspec.convert(measured, Measured)))
     print(f"report.json and loss.svg: {folder.path}")
-    if manifest["kind"] == "full":
-        made = manifest["name"]
-        print(
-            f"The checkpoint {made} is in the store. To serve it, put {{name: {made}, checkpoint: {made}}} under "
-            "`models` in the configuration, give it a price, and: interlace reload"
-            + (". Then ask /v1/classify." if "labels" in manifest else "")
-        )
-    elif name is None:
+    if made is not None:
+        return  # it tells by itself what became of it
+    if name is None:
         base = manifest["base"]["name"]
         print(
             f"No model of the configuration has the base {base}, so it is not served. Once one has: interlace adapters "

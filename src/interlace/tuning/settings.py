@@ -40,7 +40,7 @@ class TuneSettings:
     held_out_split: str = _said(
         "Of a data set on the Hub: the split that is held out; then held_out means nothing.", ""
     )
-    name: str = _said("What the adapter is called; callers write MODEL:NAME.", "")
+    name: str = _said("What the result is called; callers write NAME, and of an adapter MODEL:NAME.", "")
     task: str = _said("What is learnt: chat, to answer; or classify, which of some labels a text has.", "chat")
     labels: str = _said(
         "Of task classify, the labels in the order of the head, with commas between; else those that the base knows, "
@@ -49,7 +49,7 @@ class TuneSettings:
         many=True,
     )
     owner: str = _said(
-        "The organisation that the adapter belongs to, by name or id: for others there is no such model; everybody "
+        "The organisation that the result belongs to, by name or id: for others there is no such model; everybody "
         "opens it to all.",
         DEFAULT_OWNER,
     )
@@ -356,8 +356,6 @@ def _of_classes(values: Mapping[str, Any]) -> Iterator[str]:
         yield "metric: is for answers. Task classify is told as accuracy and macro F1: leave it out."
     if values.get("private", "").endswith("+head"):
         yield "private: a classifier's head is learnt in any case. Write the blocks alone, such as blocks:4-5."
-    if values.get("owner", DEFAULT_OWNER) != DEFAULT_OWNER:
-        yield "owner: is for adapters, and task classify makes a checkpoint, which has no owner. Leave it out."
     if (launcher := values.get("launcher")) in ("fsdp2", "deepspeed"):
         yield f"launcher: is {launcher}, which task classify does not know. Write single or ddp."
     if values.get("machines", 1) > 1:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from interlace.errors import Conflict, InvalidRequest, NotFound
 from interlace.ledger.operations.operation import Operation
 from interlace.ledger.operations.words import Input, Word, checked_model, moment_of, nanos_of, time, usd
+from interlace.ledger.priced_as import LIKE
 from interlace.ledger.prices import KINDS, Price
 from interlace.ledger.registry import Entry, Registry, add, alter
 from interlace.ledger.schema import prices
@@ -127,7 +128,8 @@ def create_price(registry: Registry, given: NewPrice) -> PriceView:
 
     def work(connection: Connection) -> list[Entry]:
         _refuse_over_the_file(registry, model, since)
-        return [add(connection, prices, source="db", recorded_at=now, **values)]
+        made = add(connection, prices, source="db", recorded_at=now, **values)
+        return [made, *registry.follow_likes(connection)]
 
     return _view(registry, registry.change(work)[0])
 
@@ -161,13 +163,17 @@ def retire_price(registry: Registry, given: PriceNumbered) -> PriceView:
     def work(connection: Connection) -> list[Entry]:
         price = _numbered(registry, given.id)
         if price.source != "db":
-            whose = "interlace.yaml's: remove it there" if price.source == "file" else "the product's own: make a later"
+            whose = {
+                "file": "interlace.yaml's: remove it there",
+                LIKE: f"another model's: change that, or give {price.model} a price of its own",
+            }.get(price.source, "the product's own: make a later")
             raise Conflict(f"Price {price.id} is {whose}.", param="id", code="named_in_file")
         if price.retired_at is not None:
             return [price]
-        return [alter(connection, prices, price.id, retired_at=now)]
+        retired = alter(connection, prices, price.id, retired_at=now)
+        return [*registry.follow_likes(connection), retired]  # first what takes its place
 
-    return _view(registry, registry.change(work)[0])
+    return _view(registry, registry.change(work)[-1])
 
 
 def _refuse_over_the_file(registry: Registry, model: str, since: int) -> None:

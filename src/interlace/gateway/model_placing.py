@@ -1,0 +1,134 @@
+"""Puts a checkpoint of the store into service as a model: by the running server at once, else by the next one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from interlace.config import AddedModel, ModelSettings, Settings, load_settings, read_added_models
+from interlace.errors import Conflict, InterlaceError, NotFound
+from interlace.gateway.asking import Where, ask_server, ask_to_reload
+from interlace.gateway.chat import NoServer, server_url
+from interlace.gateway.ledger_client import perform
+from interlace.gateway.model_view import ModelView
+from interlace.gateway.wire import convert
+from interlace.models import change_added_models
+
+
+def configured(name: str, settings: Settings) -> ModelSettings | None:
+    """The configuration's own model of that name. Raises `Conflict` where a route has it."""
+    if any(route.name == name for route in settings.routes):
+        raise Conflict(f"The configuration has a route {name}. Choose another name.", param="name")
+    return next((model for model in settings.models if model.name == name), None)
+
+
+def check_name(name: str, settings: Settings, *, replace: bool) -> None:
+    """Raise `Conflict` where a model of that name could not be put into service."""
+    if configured(name, settings) is not None:
+        raise Conflict(f"The configuration has a model {name}. Choose another name, or remove it there.", param="name")
+    if not replace and any(entry.name == name for entry in read_added_models(settings.home)):
+        raise _taken(name)
+
+
+def place_model(name: str, checkpoint: str, owner: str, like: str, where: Where, *, replace: bool) -> ModelView | None:
+    """Serve that checkpoint by the name, for the organisation `owner` ("": everybody), at the price of the model `like`
+    ("": none). What the running server says of it; None where none runs: the next one serves it.
+
+    The same again changes nothing. Another by that name is put in its place where `replace` says so, by one rename of
+    the list of entries, and the earlier one answers what it has begun; else `Conflict` is raised. A server that cannot
+    load it leaves all as it was.
+    """
+    settings = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
+    check_name(name, settings, replace=True)
+    try:
+        there = _served(name, settings, where)
+        if there is not None:
+            return _instead(there, name, checkpoint, owner, like, settings, where, replace=replace)
+        given = {"name": name, "checkpoint": checkpoint} | ({"owner": owner} if owner else {})
+        given |= {"like": like} if like else {}
+        return convert(_ask("POST", "", given, settings, where), ModelView)
+    except NoServer:
+        _noted(settings, AddedModel(name, checkpoint, _id_of(owner, where), like), replace=replace)
+        return None
+
+
+def _served(name: str, settings: Settings, where: Where) -> ModelView | None:
+    try:
+        return convert(_ask("GET", f"/{quote(name, safe='')}", None, settings, where), ModelView)
+    except NotFound:
+        return None
+
+
+def _instead(
+    there: ModelView,
+    name: str,
+    checkpoint: str,
+    owner: str,
+    like: str,
+    settings: Settings,
+    where: Where,
+    *,
+    replace: bool,
+) -> ModelView:
+    """Put the checkpoint into the place of what is served by its name, unless it is that one."""
+    if there.source != "added":
+        raise Conflict(f"The server's configuration has a model {name}. Choose another name.", param="name")
+    entry = next((one for one in read_added_models(settings.home) if one.name == name), None)
+    new = AddedModel(name, checkpoint, _id_of(owner, where), like)
+    if entry == new and there.checkpoint == checkpoint:
+        return there
+    if entry is None or not (replace or entry.checkpoint == checkpoint):
+        raise _taken(name)
+    _check_owner(entry, new)
+    _swap(settings.home, entry, new)
+    try:
+        ask_to_reload(where)
+    except InterlaceError:
+        _swap(settings.home, new, entry)
+        raise
+    now = _served(name, settings, where)
+    if now is None or now.checkpoint != checkpoint:
+        raise Conflict(f"The server does not serve the new {name}. Is its home folder another one?", param="name")
+    return now
+
+
+def _noted(settings: Settings, new: AddedModel, *, replace: bool) -> None:
+    """Take down an entry, while no server runs."""
+    for entry in read_added_models(settings.home):
+        if entry.name == new.name:
+            if entry.checkpoint != new.checkpoint and not replace:
+                raise _taken(new.name)
+            _check_owner(entry, new)
+            return _swap(settings.home, entry, new)
+    return change_added_models(settings.home, lambda entries: (*entries, new))
+
+
+def _swap(home: Path, old: AddedModel, new: AddedModel) -> None:
+    if old != new:
+        change_added_models(home, lambda entries: tuple(new if entry == old else entry for entry in entries))
+
+
+def _check_owner(old: AddedModel, new: AddedModel) -> None:
+    """What takes the place of an organisation's own is that organisation's."""
+    if old.owner != new.owner:
+        raise Conflict(
+            f"The {old.name} that is served belongs to {old.owner or 'everybody'}, not to {new.owner or 'everybody'}. "
+            f"Say so with --owner, or remove it first: interlace models rm {old.name}",
+            param="owner",
+        )
+
+
+def _id_of(owner: str, where: Where) -> str:
+    return str(perform("orgs.show", {"org": owner}, where)["id"]) if owner else ""
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(
+        f"There is a model {name} already. Choose another name, or remove it: interlace models rm {name}", param="name"
+    )
+
+
+def _ask(method: str, path: str, body: dict[str, Any] | None, settings: Settings, where: Where) -> Any:
+    url = where.url or where.env.get("INTERLACE_URL") or server_url(settings)
+    return ask_server(method, f"/models{path}", body, url, settings, where, seconds=None)

@@ -1,0 +1,142 @@
+"""A checkpoint that was made here: into the store, and into service by the name of its run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interlace.config import Settings, read_added_models
+from interlace.errors import Conflict, InterlaceError
+from interlace.gateway.asking import Where
+from interlace.gateway.chat import server_url
+from interlace.gateway.model_placing import check_name, configured, place_model
+from interlace.models import Checkpoint, find_checkpoint, pull
+from interlace.tuning.folder import RunFolder, TuningError, sha256_of
+from interlace.tuning.settings import EVERYBODY, TuneSettings
+
+_MARK = 8  # digits of a digest that tell one result from an earlier one by its name
+
+
+@dataclass(frozen=True, slots=True)
+class InService:
+    """What became of a checkpoint. `owner`: "" where it is everybody's. `now`: a running server answers by it already.
+    `lined`: a line of the configuration serves it, once that is read again. `earlier`: the checkpoint before it."""
+
+    name: str
+    checkpoint: str
+    owner: str
+    now: bool
+    lined: bool
+    priced_as: str | None
+    earlier: str = ""
+
+    def report(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "served_as": self.name,
+            "served_now": self.now,
+            "checkpoint": self.checkpoint,
+            "owner": self.owner or None,
+            "priced_as": self.priced_as,
+        }
+
+    def words(self, *, classifies: bool, settings: Settings, where: Where) -> list[str]:
+        """For people."""
+        if self.lined:
+            whose = f"{self.owner}'s" if self.owner else "everybody's"
+            return [
+                f"The checkpoint {self.checkpoint} is in the store, and the model {self.name} of the configuration has "
+                f"it: {whose}, as the configuration says. Have it served: interlace reload"
+                + (". Then ask /v1/classify." if classifies else "")
+            ]
+        said = [
+            f"Served now as {self.name}, from the checkpoint {self.checkpoint}."
+            if self.now
+            else f"No server runs; the next `interlace serve` has it as {self.name}."
+        ]
+        if self.priced_as is None:
+            amounts = "--prompt 0 --embedding 0.02" if classifies else "--prompt 0.10 --completion 0.20"
+            said.append(
+                f"It has no price yet, and until it has, requests are refused. Say what it costs, or zeros for what is "
+                f"free: interlace prices create {self.name} {amounts}"
+            )
+        if classifies:
+            url = where.url or where.env.get("INTERLACE_URL") or server_url(settings)
+            said.append(
+                f'Try it: curl {url.rstrip("/")}/v1/classify -H "Authorization: Bearer '
+                f'$(cat {settings.home / "key"})" -H "Content-Type: application/json" '
+                f'-d \'{{"model": "{self.name}", "input": "..."}}\''
+            )
+        else:
+            said.append(f"Try it: interlace chat {self.name}")
+        if self.earlier:
+            said.append(f"The one before it is still in the store: interlace checkpoints rm {self.earlier}")
+        return said
+
+
+def check_place(settings: TuneSettings, served: Settings, *, done: bool, fresh: bool) -> None:
+    """Before anything is trained: raise `TuningError` where the result could not be served by its name."""
+    try:
+        line = configured(settings.name, served)
+        if line is not None and line.checkpoint == settings.name:
+            if not done and find_checkpoint(settings.name, served.home):
+                raise TuningError(
+                    f"There is a checkpoint {settings.name} already, which the configuration serves. Choose another "
+                    f"--name, or remove it: interlace checkpoints rm {settings.name}"
+                )
+            return
+        check_name(settings.name, served, replace=done or fresh)
+    except Conflict as error:
+        raise TuningError(f"--name: {error.message}") from error
+
+
+def place_result(settings: TuneSettings, folder: RunFolder, like: str, served: Settings, where: Where, *,
+                 replace: bool) -> InService:  # fmt: skip
+    """Store the run's result and serve it by the run's name, at the price of the model `like` ("": none). Raises
+    `TuningError`; the same command tries again."""
+    name, home = settings.name, served.home
+    line = configured(name, served)
+    if line is not None:
+        pull(str(folder.result), home, name=name)
+        return InService(name, name, line.owner, now=False, lined=True, priced_as=None)
+    stored = _stored(folder.result, name.lower().rstrip("."), home)
+    owner = "" if settings.owner == EVERYBODY else settings.owner
+    before = next((one.checkpoint for one in read_added_models(home) if one.name == name), stored)
+    try:
+        view = place_model(name, stored, owner, like, where, replace=replace)
+    except InterlaceError as error:
+        raise TuningError(
+            f"The checkpoint is made and is in the store as {stored}, but it cannot be served: {error.message} The "
+            "same command tries that again, and trains nothing."
+        ) from error
+    priced_as = (like or None) if view is None else view.priced_as
+    return InService(
+        name, stored, owner, now=view is not None, lined=False, priced_as=priced_as,
+        earlier="" if before == stored else before,
+    )  # fmt: skip
+
+
+def _stored(result: Path, name: str, home: Path) -> str:
+    """The name in the store of the checkpoint that lies in `result`: an earlier one is never written over, for requests
+    may read it, so what comes after it has a mark of its content behind its name."""
+    for each in (name, f"{name}-{_digest(result)[:_MARK]}"):
+        there = find_checkpoint(each, home)
+        if there is None:
+            return pull(str(result), home, name=each).name
+        if _is(there, result):
+            return each
+    raise TuningError(f"The store has another checkpoint {each}. Remove it: interlace checkpoints rm {each}")
+
+
+def _is(checkpoint: Checkpoint, result: Path) -> bool:
+    files = checkpoint.manifest.files
+    return bool(files) and all(
+        (result / name).is_file() and sha256_of(result / name) == digest for name, digest in files.items()
+    )
+
+
+def _digest(result: Path) -> str:
+    said = "".join(f"{file.name}\0{sha256_of(file)}\n" for file in sorted(result.iterdir()) if file.is_file())
+    return hashlib.sha256(said.encode()).hexdigest()

@@ -1,0 +1,109 @@
+"""A finished checkpoint in service: by a running server at once, by the next one, in the place of an earlier one; names
+that are taken are told before anything is trained. Nothing here trains: a tiny Llama stands for what a run has made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from interlace.config import AddedModel, ModelSettings, RouteSettings, Settings, read_added_models
+from interlace.gateway.asking import Where
+from interlace.models import change_added_models, find_checkpoint, pull
+from interlace.tuning.folder import RunFolder, TuningError
+from interlace.tuning.placing import check_place, place_result
+from interlace.tuning.settings import TuneSettings
+from tests.support.billing import tenants
+from tests.support.served import served
+from tests.support.serving import environment
+from tests.support.tiny import tiny_llama_safetensors, tiny_weights
+
+RUN = TuneSettings(base="base", data="x", name="mine", method="full")
+
+
+def _made(home: Path, seed: int) -> RunFolder:
+    """A run's folder with a result."""
+    folder = RunFolder(home, "mine", "full")
+    shutil.rmtree(folder.result, ignore_errors=True)
+    tiny_llama_safetensors(folder.result, weights=tiny_weights(seed))
+    (folder.result / "manifest.json").write_text(json.dumps({"seed": seed}))
+    return folder
+
+
+def _chat(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "interlace", "chat", "mine", "--url", url, "--max-tokens", "4"]
+    return subprocess.run(
+        command, cwd=folder, env=environment(folder / "home"), input="the 1\n", capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+
+
+def test_a_running_server_has_it_at_once_and_its_owner_alone(tmp_path: Path) -> None:
+    """A full fine-tune is private as an adapter is: `interlace chat mine` answers, and to another organisation there is
+    no such model. The same again changes nothing; another result takes its place where that is said, under another name
+    in the store; what the next owner would get by a slip of the command is refused."""
+    (other,) = tenants(tmp_path, {"org": "other"})
+    base = tiny_llama_safetensors(tmp_path / "base")
+    home = tmp_path / "home"
+    config = [{"name": "tiny", "checkpoint": str(base), "cache_bytes": "2MiB", "threads": 1}]
+    with served(tmp_path, config) as running:
+        settings = Settings(home=home, models=(ModelSettings("tiny", str(base)),))
+        where = Where(environment(home), url=running.url, config=tmp_path / "interlace.yaml")
+        first = place_result(RUN, _made(home, 1), "tiny", settings, where, replace=False)
+        assert (first.now, first.checkpoint, first.priced_as, first.earlier) == (True, "mine", "tiny", "")
+        assert place_result(RUN, RunFolder(home, "mine", "full"), "tiny", settings, where, replace=False) == first
+        said = _chat(tmp_path, running.url)
+        assert said.returncode == 0, said.stderr
+        body = {"model": "mine", "messages": [{"role": "user", "content": "x"}]}
+        url = f"{running.url}/v1/chat/completions"
+        refused = httpx.post(url, json=body, headers=other.headers, trust_env=False, timeout=60)
+        assert refused.status_code == httpx.codes.NOT_FOUND
+        again = _made(home, 2)
+        with pytest.raises(TuningError, match=r"is in the store as mine-.*interlace models rm mine"):
+            place_result(RUN, again, "tiny", settings, where, replace=False)
+        for_all = dataclasses.replace(RUN, owner="everybody")
+        with pytest.raises(TuningError, match=r"belongs to org_.*not to everybody"):
+            place_result(for_all, again, "tiny", settings, where, replace=True)
+        second = place_result(RUN, again, "tiny", settings, where, replace=True)
+        assert second.checkpoint.startswith("mine-")
+        assert second.earlier == "mine"
+        assert find_checkpoint("mine", home) is not None
+        (entry,) = read_added_models(home)
+        assert (entry.checkpoint, entry.like) == (second.checkpoint, "tiny")
+        assert _chat(tmp_path, running.url).returncode == 0
+
+
+def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
+    """By a model or a route of the configuration, by an added model, or by the checkpoint that a line of the
+    configuration serves; a line that waits for just this checkpoint is filled, and says whose it is."""
+    home = tmp_path / "home"
+    line = ModelSettings("mine", "mine", owner="acme")
+    for settings, mend in (
+        (Settings(home=home, models=(ModelSettings("mine", "other"),)), "Choose another name"),
+        (Settings(home=home, routes=(RouteSettings("mine", ()),)), "has a route mine"),
+    ):
+        for fresh in (False, True):
+            with pytest.raises(TuningError, match=mend):
+                check_place(RUN, settings, done=False, fresh=fresh)
+    lined = Settings(home=home, models=(line,))
+    check_place(RUN, lined, done=False, fresh=False)
+    made = place_result(RUN, _made(home, 1), "", lined, Where(environment(home)), replace=False)
+    assert (made.lined, made.owner) == (True, "acme")
+    (words,) = made.words(classifies=False, settings=lined, where=Where({}))
+    assert "acme's, as the configuration says" in words
+    assert read_added_models(home) == ()
+    with pytest.raises(TuningError, match="checkpoints rm mine"):
+        check_place(RUN, lined, done=False, fresh=True)
+    check_place(RUN, lined, done=True, fresh=False)
+    plain = Settings(home=home)
+    pull(str(_made(home, 3).result), home, name="pulled")
+    change_added_models(home, lambda entries: (*entries, AddedModel("mine", "pulled")))
+    with pytest.raises(TuningError, match="interlace models rm mine"):
+        check_place(RUN, plain, done=False, fresh=False)
+    check_place(RUN, plain, done=False, fresh=True)
