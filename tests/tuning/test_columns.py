@@ -152,10 +152,9 @@ def test_any_words_are_a_mapping_or_a_mistake(text: str) -> None:
     """What is typed never ends in a traceback, and what is taken says the same when it is written again."""
     try:
         columns = Columns.read(text)
-    except ValueError as error:
-        assert str(error).endswith((".", "?", '"')), error
-    else:
-        assert Columns.read(str(columns)) == columns
+    except ValueError:
+        return
+    assert Columns.read(str(columns)) == columns
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------------

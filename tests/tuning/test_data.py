@@ -190,7 +190,10 @@ LABELS: dict[str, tuple[str, str, str, str]] = {
     "another name": ('{"sentence": "t", "label": "a"}', "columns", "'sentence'", "--columns text=sentence"),
     "category": ('{"text": "t", "Category": "a"}', "columns", "'Category'", "--columns label=Category"),
     "category later": (
-        '{"text": "t", "label": "a"}\n{"text": "t", "Category": "a"}', "label", "missing", "'Category'",
+        '{"text": "t", "label": "a"}\n{"text": "t", "Category": "a"}',
+        "label",
+        "missing",
+        "'Category'",
     ),
     "label null": ('{"text": "t", "label": null}', "label", "not null", "name of the class"),
     "label a list": ('{"text": "t", "label": ["a"]}', "label", "not a list", "name of the class"),
@@ -283,7 +286,7 @@ def test_windows_files_are_read_and_their_mark_told(tmp_path: Path) -> None:
 def test_a_spreadsheet_with_semicolons_is_read_and_told(tmp_path: Path) -> None:
     """What Excel calls CSV in half of Europe must not have to be saved anew; nor may commas in its texts, or semicolons
     in the texts of another file, be taken for separators."""
-    found = read(tmp_path, "\ufeff\nprompt;completion\nOne, two?;\"so; so\"\n", "a.csv")
+    found = read(tmp_path, '\ufeff\nprompt;completion\nOne, two?;"so; so"\n', "a.csv")
     assert [(row.question, row.answer) for row in found.rows] == [("One, two?", "so; so")]
     assert [(one.severity, "semicolons" in one.problem) for one in found.problems if "mark" not in one.problem] == [
         ("warning", True)

@@ -133,15 +133,15 @@ def _ref(text: str) -> HubRef:
 def _listed(ref: HubRef, shelf: Path) -> tuple[str, _Listing]:
     """The commit that is meant, and what it has; a commit that was listed before is not asked for again, unless that
     was by a release that did not keep what classes are called."""
-    known = None
-    if ref.revision and _COMMIT.fullmatch(ref.revision) and (known := _kept(shelf / ref.revision / "listing.json")):
-        if "dataset_info" in known.card:
-            return ref.revision, known
+    pinned = ref.revision if ref.revision and _COMMIT.fullmatch(ref.revision) else None
+    known = _kept(shelf / pinned / "listing.json") if pinned else None
+    if pinned and known and "dataset_info" in known.card:
+        return pinned, known
     try:
         commit, listing = _asked(ref)
     except SourceUnavailable as error:
-        if known is not None:
-            return str(ref.revision), known
+        if pinned and known:
+            return pinned, known
         here = sorted(each.parent.name for each in shelf.glob("*/listing.json") if _kept(each))
         if here:
             raise SourceUnavailable(

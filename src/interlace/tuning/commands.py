@@ -265,8 +265,9 @@ def _data(
         raise ConfigError("\n".join(str(problem) for problem in errors))
     for column, names in train.class_names.items():
         said = ", ".join(f"{number} is {name}" for number, name in enumerate(names))
-        print(f"The numbers of column {column} have names in the data set, and are so read: {said[:400]}",
-              file=sys.stderr)
+        print(
+            f"The numbers of column {column} have names in the data set, and are so read: {said[:400]}", file=sys.stderr
+        )
     if settings.metric == "captured":
         _check_captured(settings.metric_pattern, held_out)
     head = None

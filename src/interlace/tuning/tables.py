@@ -54,9 +54,10 @@ def csv_rows(file: BinaryIO, separator: str, say: Say) -> Iterator[tuple[int, di
 
 def _has_semicolons(file: BinaryIO) -> bool:
     """Whether the first line that has something in it is one cell by commas, and several by semicolons."""
-    line = next((raw for raw in iter(partial(file.readline, MOST_LINE_BYTES), b"") if raw.removeprefix(BOM).strip()), b"")
+    lines = (raw.removeprefix(BOM) for raw in iter(partial(file.readline, MOST_LINE_BYTES), b""))
+    line = next((raw for raw in lines if raw.strip()), b"")
     file.seek(0)
-    text = codecs.decode(line.removeprefix(BOM), "utf-8", "replace").rstrip("\r\n")
+    text = codecs.decode(line, "utf-8", "replace").rstrip("\r\n")
     try:
         by_commas, by_semicolons = (next(csv.reader([text], delimiter=each, strict=True), []) for each in ",;")
     except csv.Error:
