@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from interlace.errors import ConfigError
 from interlace.models import DataSet
-from interlace.tuning import Examples, check, read_examples
+from interlace.tuning import Examples, check, read_examples, split
 from interlace.tuning.columns import OURS, Columns
 from interlace.tuning.examples import errors_of
 from interlace.tuning.scores import Known
@@ -247,6 +247,7 @@ def test_a_file_of_another_layout_gets_one_message(tmp_path: Path) -> None:
     assert len(found.problems) == 1
     told = found.problems[0].mend.partition("--columns ")[2]
     assert len(texts(read(tmp_path, content, told))) == 200
+    assert check(*split(found)) == list(found.problems), "nor is a part of it called empty"
 
 
 SAID = {

@@ -41,7 +41,7 @@ class Renaming:
             if told is None:
                 return None
             row = told
-        if not self._columns:
+        if not self._columns.names:
             return row, say
         self._seen.update(row)
         here = {key: value for key, value in row.items() if key not in self._taken}

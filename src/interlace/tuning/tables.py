@@ -24,7 +24,7 @@ def csv_rows(file: BinaryIO, separator: str, say: Say) -> Iterator[tuple[int, di
     if separator == "," and _has_semicolons(file):
         separator = ";"
         what = "the columns are separated by semicolons, not commas, and are read so"
-        say(1, "", what, "Nothing is needed; saved with commas, it is not told", severity="warning")
+        say(1, "", what, "Nothing need be done, if that is right", severity="warning")
     spoilt: set[int] = set()
     reader = csv.reader(_lines(file, spoilt, say), delimiter=separator, strict=True)
     header: list[str] | None = None
