@@ -291,7 +291,7 @@ def test_a_spreadsheet_with_semicolons_is_read_and_told(tmp_path: Path) -> None:
     assert [(one.severity, "semicolons" in one.problem) for one in found.problems if "mark" not in one.problem] == [
         ("warning", True)
     ]
-    plain = read(tmp_path, '"prompt",completion;x\nq;r,a\n', "b.csv")
+    plain = read(tmp_path, "prompt,completion;x\nq;r,a\n", "b.csv")
     assert [(one.line, one.field) for one in plain.problems] == [(2, "completion")], "the comma separates"
 
 

@@ -40,7 +40,11 @@ def of_the_file(row: Mapping[str, Any], task: Task, columns: Columns) -> tuple[s
         what = f"{columns.named(asked)[0]!r} as {asked} and {columns.named(said)[0]!r} as {said} look swapped"
         return "columns", what, f"{option(other_way)}; or, if they are not, give them other names in the file"
     if (found := meant(row, task, columns)) is not None:
-        return "columns", f"{_found(row)}, and not all names that are needed", f"If they are what they look like: {option(found)}"
+        return (
+            "columns",
+            f"{_found(row)}, and not all names that are needed",
+            f"If they are what they look like: {option(found)}",
+        )
     return None
 
 

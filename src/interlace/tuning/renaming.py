@@ -100,7 +100,7 @@ class Renaming:
         """A turn by our names; as it is, where it is none; None after a problem."""
         if not isinstance(turn, dict):
             return turn
-        mapped = {theirs[0]: ours for ours, theirs in self._of_turns.items()}
+        mapped: dict[Any, str] = {theirs[0]: ours for ours, theirs in self._of_turns.items()}
         here: dict[str, Any] = {}
         for key, value in turn.items():
             if key not in mapped and key in self._of_turns:
