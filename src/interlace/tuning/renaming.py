@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from interlace.tuning.columns import OURS, ROLES, Columns
 from interlace.tuning.examples import Task
@@ -100,9 +100,9 @@ class Renaming:
         """A turn by our names; as it is, where it is none; None after a problem."""
         if not isinstance(turn, dict):
             return turn
-        mapped: dict[Any, str] = {theirs[0]: ours for ours, theirs in self._of_turns.items()}
+        mapped = {theirs[0]: ours for ours, theirs in self._of_turns.items()}
         here: dict[str, Any] = {}
-        for key, value in turn.items():
+        for key, value in cast("dict[str, Any]", turn).items():
             if key not in mapped and key in self._of_turns:
                 field = f"{where}.{_short(key)}"
                 say(number, field, "this field is not trained on", "Leave it out", severity="warning")
