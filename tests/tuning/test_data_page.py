@@ -46,8 +46,7 @@ def test_the_columns_of_the_page_read_the_rows_beside_them(tmp_path: Path) -> No
         assert (len(examples.rows), examples.problems) == (1, ()), row
         assert columns in str(read_examples(tmp_path / "a.jsonl").problems), "it is not what the message tells"
     (tmp_path / "a.yaml").write_text(block("yaml"), encoding="utf-8")
-    given = {"base": "b", "data": "d", "name": "n"}
-    assert read_settings(tmp_path / "a.yaml", given).columns == found[1][1]
+    assert read_settings(tmp_path / "a.yaml", {}).columns == found[1][1]
 
 
 def test_the_messages_of_the_page_are_those_of_the_checks(tmp_path: Path) -> None:
