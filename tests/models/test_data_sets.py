@@ -14,7 +14,7 @@ import pytest
 
 from interlace.errors import CheckpointError
 from interlace.models import dataset_layout, pull_data_set
-from interlace.models.dataset_layout import files_of, splits_of
+from interlace.models.dataset_layout import class_names_of, files_of, splits_of
 from tests.support.file_server import FileServer, put_hub_data_set
 from tests.support.pulling import environment
 
@@ -182,6 +182,59 @@ def test_what_has_no_split_is_refused(names: list[str], card: Mapping[str, Any],
     assert said in caught.value.message
     with pytest.raises(CheckpointError, match=r"has no split test. There are: train"):
         files_of({"train": ["a.csv"]}, "test", "hub:a/b")
+
+
+def _feature(names: Any) -> dict[str, Any]:
+    label = {"name": "label", "dtype": {"class_label": {"names": names}}}
+    return {"features": [{"name": "text", "dtype": "string"}, label]}
+
+
+@pytest.mark.parametrize(
+    ("info", "config", "names"),
+    [
+        (_feature({"0": "ham", "1": "spam"}), "", {"label": ("ham", "spam")}),
+        (_feature({1: "spam", 0: "ham"}), "", {"label": ("ham", "spam")}),
+        (_feature(["ham", "spam"]), "", {"label": ("ham", "spam")}),
+        ([{"config_name": "en", **_feature(["a"])}, {"config_name": "de", **_feature(["b"])}], "de", {"label": ("b",)}),
+        ([{"config_name": "en", **_feature(["a"])}], "", {"label": ("a",)}),
+        ([{"config_name": "en", **_feature(["a"])}], "de", {}),
+        (_feature({"0": "ham", "2": "spam"}), "", {}),
+        (_feature(["ham", "ham"]), "", {}),
+        (_feature([0, 1]), "", {}),
+        (_feature("ham"), "", {}),
+        ({"features": [5, {"dtype": {"class_label": 5}}]}, "", {}),
+        ({"features": {"label": 5}}, "", {}),
+        ([5], "", {}),
+        (None, "", {}),
+    ],
+)
+def test_the_card_tells_what_classes_are_called(info: Any, config: str, names: dict[str, tuple[str, ...]]) -> None:
+    """Of the configuration that is meant, in the order of the numbers: another order would teach the opposite. A card
+    of any other form tells none."""
+    assert class_names_of(json.loads(json.dumps({"dataset_info": info})), config) == names
+
+
+def test_names_of_classes_come_with_a_data_set(server: FileServer, tmp_path: Path) -> None:
+    """From the Hub's card, kept with the listing; one that an earlier release kept without them is asked for anew where
+    the Hub can be reached, and is good enough where it cannot."""
+    card = {"dataset_info": _feature({"0": "ham", "1": "spam"})}
+    put_hub_data_set(server, "org/mails", {"train.jsonl": b"a"}, card)
+    pinned = f"hub:org/mails@{COMMIT}"
+    shown = PULL.replace("found.licence", "dict(found.class_names)")
+
+    def pulled(**more: str) -> str:
+        command = [sys.executable, "-c", shown, pinned, str(tmp_path), "", "train"]
+        done = subprocess.run(command, env=environment(server) | more, check=False, capture_output=True, text=True)
+        return done.stdout.strip() + done.stderr
+
+    assert "|{'label': ('ham', 'spam')}|" in pulled()
+    kept = tmp_path / "datasets" / "org--mails" / COMMIT / "listing.json"
+    assert "|{'label': ('ham', 'spam')}|" in pulled(HF_HUB_OFFLINE="1")
+    older = json.loads(kept.read_text())
+    older["card"] = {"configs": None}
+    kept.write_text(json.dumps(older))
+    assert "|{}|" in pulled(HF_HUB_OFFLINE="1")
+    assert "|{'label': ('ham', 'spam')}|" in pulled()
 
 
 def test_a_split_without_files_is_none() -> None:

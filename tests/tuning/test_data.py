@@ -71,14 +71,43 @@ MISTAKES: dict[str, tuple[str, str | bytes, int, str, str, str]] = {
     "messages an object": (LINES, '{"messages": {}}', 1, "messages", "not an object", "[{"),
     "turn a string": (LINES, '{"messages": ["q", "a"]}', 1, "messages[0]", "not a string", "role"),
     "ShareGPT": (
-        LINES, '{"conversations": [{"from": "human", "value": "q"}]}', 1, "conversations", "ShareGPT", '"messages"',
+        LINES, '{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}', 0, "columns",
+        "'conversations'", "--columns messages=conversations,role=from,content=value,user=human,assistant=gpt",
     ),
     "ShareGPT's turns": (
-        LINES, '{"messages": [{"from": "human", "value": "q"}]}', 1, "messages[0]", "ShareGPT", '"role"',
+        LINES, '{"messages": [{"from": "human", "value": "q"}]}', 0, "columns", "found 'messages'",
+        "--columns role=from,content=value,user=human",
     ),
-    "Alpaca": (LINES, '{"instruction": "q", "output": "a"}', 1, "prompt", "missing", "'instruction'"),
-    "questions": (LINES, '{"Question": "q", "Answer": "a"}', 1, "prompt", "missing", "'Answer'"),
-    "name in capitals": (LINES, '{"Prompt": "q", "completion": "a"}', 1, "Prompt", "case or spaces", '"prompt"'),
+    "ShareGPT's turns later": (
+        LINES, f'{GOOD}\n{{"messages": [{{"from": "human", "value": "q"}}]}}', 2, "messages[0]", "ShareGPT", '"role"',
+    ),
+    "words of others alone": (
+        LINES, chat(turn("human", "q"), turn("model", "a")), 0, "columns", "found 'messages'",
+        "--columns user=human,assistant=model",
+    ),
+    "Alpaca": (
+        LINES, '{"instruction": "q", "input": "", "output": "a"}', 0, "columns", "'instruction', 'input', 'output'",
+        "--columns prompt=instruction+input,completion=output",
+    ),
+    "Alpaca later": (LINES, f'{GOOD}\n{{"instruction": "q", "output": "a"}}', 2, "prompt", "missing", "'instruction'"),
+    "OpenOrca": (
+        LINES, '{"id": 1, "system_prompt": "s", "question": "q", "response": "a"}', 0, "columns", "'system_prompt'",
+        "--columns system=system_prompt,prompt=question,completion=response",
+    ),
+    "questions": (
+        LINES, '{"Question": "q", "Answer": "a"}', 0, "columns", "'Question', 'Answer'",
+        "--columns prompt=Question,completion=Answer",
+    ),
+    "names with spaces": (
+        LINES, '{" question": "q", "answer": "a"}', 0, "columns", "' question'",
+        """--columns 'prompt=" question",completion=answer'""",
+    ),
+    "name in capitals": (
+        LINES, '{"Prompt": "q", "completion": "a"}', 0, "columns", "'Prompt'", "--columns prompt=Prompt",
+    ),
+    "name in capitals later": (
+        LINES, f'{GOOD}\n{{"Prompt": "q", "completion": "a"}}', 2, "Prompt", "case or spaces", '"prompt"',
+    ),
     "no completion": (LINES, '{"prompt": "q"}', 1, "completion", "missing", '"completion"'),
     "labelled text": (LINES, '{"text": "q", "label": "a"}', 1, "messages", "labelled", "--task classify"),
     "fields nobody knows": (LINES, '{"foo": 1}', 1, "messages", "'foo'", "messages"),
@@ -115,7 +144,8 @@ MISTAKES: dict[str, tuple[str, str | bytes, int, str, str, str]] = {
     "binary": (LINES, bytes(range(256)), 0, "", "binary", "JSON lines"),
     "empty file": (LINES, b"", 0, "", "empty", "written to the end"),
     "unknown ending": ("a.txt", GOOD, 0, "", ".txt", ".jsonl"),
-    "CSV with semicolons": ("a.csv", "prompt;completion\nq;a\n", 1, "", "semicolons", "commas"),
+    "TSV with semicolons": ("a.tsv", "prompt;completion\nq;a\n", 1, "", "semicolons", "tabs"),
+    "CSV with bars": ("a.csv", "prompt|completion\nq|a\n", 1, "", "bars", "commas"),
     "CSV with tabs": ("a.csv", "prompt\tcompletion\nq\ta\n", 1, "", "tabs", "*.tsv"),
     "CSV without header": ("a.csv", "How?,So.\nWhy?,Thus.\n", 2, "messages", "'How?', 'So.'", "prompt"),
     "CSV header twice": ("a.csv", "prompt,prompt\nq,a\n", 1, "prompt", "two columns", "Keep one"),
@@ -127,7 +157,14 @@ MISTAKES: dict[str, tuple[str, str | bytes, int, str, str, str]] = {
     "CSV answer empty": ("a.csv", "prompt,completion\nq,\n", 2, "completion", "empty", "Write it"),
     "CSV in Latin-1": ("a.csv", "prompt,completion\nq,é\n".encode("latin-1"), 2, "", "(0xe9)", "iconv"),
     "CSV header in Latin-1": ("a.csv", "é,prompt,completion\nq,a,b\n".encode("latin-1"), 1, "", "(0xe9)", "iconv"),
-    "CSV of others": ("a.csv", "question,answer\nq,a\n", 2, "prompt", "missing", "'question'"),
+    "CSV of others": (
+        "a.csv", "question,answer\nq,a\n", 0, "columns", "'question', 'answer'",
+        "--columns prompt=question,completion=answer",
+    ),
+    "CSV of others with semicolons": (
+        "a.csv", "question;answer\nq;a\n", 0, "columns", "'question', 'answer'",
+        "--columns prompt=question,completion=answer",
+    ),
 }  # fmt: skip
 
 
@@ -150,8 +187,14 @@ def test_a_mistake_is_told_with_its_place_and_mend(
 
 LABELS: dict[str, tuple[str, str, str, str]] = {
     "no label": ('{"text": "t"}', "label", "missing", '"label"'),
-    "another name": ('{"sentence": "t", "label": "a"}', "text", "missing", "'sentence'"),
-    "category": ('{"text": "t", "Category": "a"}', "label", "missing", "'Category'"),
+    "another name": ('{"sentence": "t", "label": "a"}', "columns", "'sentence'", "--columns text=sentence"),
+    "category": ('{"text": "t", "Category": "a"}', "columns", "'Category'", "--columns label=Category"),
+    "category later": (
+        '{"text": "t", "label": "a"}\n{"text": "t", "Category": "a"}',
+        "label",
+        "missing",
+        "'Category'",
+    ),
     "label null": ('{"text": "t", "label": null}', "label", "not null", "name of the class"),
     "label a list": ('{"text": "t", "label": ["a"]}', "label", "not a list", "name of the class"),
     "label a fraction": ('{"text": "t", "label": 0.5}', "label", "not a number", "name of the class"),
@@ -240,6 +283,18 @@ def test_windows_files_are_read_and_their_mark_told(tmp_path: Path) -> None:
         assert all("\r" not in message.content for row in found.rows for message in row.messages)
 
 
+def test_a_spreadsheet_with_semicolons_is_read_and_told(tmp_path: Path) -> None:
+    """What Excel calls CSV in half of Europe must not have to be saved anew; nor may commas in its texts, or semicolons
+    in the texts of another file, be taken for separators."""
+    found = read(tmp_path, '\ufeff\nprompt;completion\nOne, two?;"so; so"\n', "a.csv")
+    assert [(row.question, row.answer) for row in found.rows] == [("One, two?", "so; so")]
+    assert [(one.severity, "semicolons" in one.problem) for one in found.problems if "mark" not in one.problem] == [
+        ("warning", True)
+    ]
+    plain = read(tmp_path, "prompt,completion;x\nq;r,a\n", "b.csv")
+    assert [(one.line, one.field) for one in plain.problems] == [(2, "completion")], "the comma separates"
+
+
 def test_what_is_not_trained_on_is_told(tmp_path: Path) -> None:
     """A field that is dropped in silence is one that its author believes the model learns; ten thousand warnings are
     read by nobody."""
@@ -315,7 +370,7 @@ def test_each_row_is_an_example_or_a_problem(tmp_path: Path, rows: list[Any], ta
     good = {row.line for row in found.rows}
     wrong = {one.line for one in errors_of(found.problems) if one.line}
     assert not good & wrong
-    if not any("not JSON lines" in one.problem for one in found.problems):
+    if not any("not JSON lines" in one.problem or one.field == "columns" for one in found.problems):
         assert good | wrong == set(range(1, len(rows) + 1))
 
 

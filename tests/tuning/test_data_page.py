@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 from interlace.tuning import check, read_examples
+from interlace.tuning.columns import Columns
 from interlace.tuning.data import FORMATS
+from interlace.tuning.settings import read_settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "training-data.md").read_text(encoding="utf-8")
 
@@ -32,6 +34,19 @@ def test_the_rows_of_the_page_are_read(tmp_path: Path) -> None:
     assert [len(row.messages) for row in found.rows] == [2, 3]
     assert found.problems == ()
     assert all(f"`{ending}`" in PAGE for ending in FORMATS)
+
+
+def test_the_columns_of_the_page_read_the_rows_beside_them(tmp_path: Path) -> None:
+    """What is copied from the page must read the layout that it stands beside, on a command line and in a YAML."""
+    found = re.findall(r"^\| `(\{.*\})`.* \| `(\w+=.*)` \|$", PAGE, re.MULTILINE)
+    assert len(found) == 3
+    for row, columns in found:
+        (tmp_path / "a.jsonl").write_text(row.replace(", …]", ', {"from": "gpt", "value": "…"}]'), encoding="utf-8")
+        examples = read_examples(tmp_path / "a.jsonl", columns=Columns.read(columns))
+        assert (len(examples.rows), examples.problems) == (1, ()), row
+        assert columns in str(read_examples(tmp_path / "a.jsonl").problems), "it is not what the message tells"
+    (tmp_path / "a.yaml").write_text(block("yaml"), encoding="utf-8")
+    assert read_settings(tmp_path / "a.yaml", {}).columns == found[1][1]
 
 
 def test_the_messages_of_the_page_are_those_of_the_checks(tmp_path: Path) -> None:

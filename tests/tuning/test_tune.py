@@ -90,8 +90,9 @@ def test_again_it_trains_nothing(whole: Tuning) -> None:
     done = whole.run()
     assert done.returncode == 0, done.stderr
     assert "trained before" in done.stderr
-    other = whole.run("--epochs", "9", "--seed", "2")
+    other = whole.run("--epochs", "9", "--seed", "2", "--columns", "messages=messages")
     assert other.returncode == 1
+    assert "columns, " in other.stderr
     assert "epochs, " in other.stderr
     assert "seed" in other.stderr
     assert "--fresh" in other.stderr

@@ -18,6 +18,10 @@ def tune(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="FILE", help="The examples: JSON lines, CSV or Parquet.")
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="OURS=THEIRS,...", help="What the data's columns are called in the file."),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option("--name", metavar="NAME", help="What the result is called; callers of an adapter: MODEL:NAME."),
@@ -85,6 +89,7 @@ def tune(
     given = {
         "base": base,
         "data": None if data is None else str(data),
+        "columns": columns,
         "name": name,
         "held_out_data": None if held_out is None else str(held_out),
         "owner": owner,

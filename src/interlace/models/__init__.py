@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from interlace.models.catalogue import known_models
     from interlace.models.checkpoint import AgreementGate, Checkpoint, Manifest, SuggestedSampling
+    from interlace.models.dataset_layout import are_class_names
     from interlace.models.layout import Layout, locate
     from interlace.models.lock import HeldLock, locked, try_lock
     from interlace.models.measured import (
@@ -86,6 +87,7 @@ _HOMES = {
     "SuggestedSampling": "checkpoint",
     "Trial": "measured",
     "Weights": "weights",
+    "are_class_names": "dataset_layout",
     "available_memory": "room",
     "change_added": "adapter_store",
     "change_added_models": "model_store",
@@ -156,6 +158,7 @@ __all__ = [
     "SuggestedSampling",
     "Trial",
     "Weights",
+    "are_class_names",
     "available_memory",
     "change_added",
     "change_added_models",

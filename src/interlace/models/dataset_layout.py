@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 import regex
 
@@ -70,6 +70,44 @@ def files_of(splits: Splits, split: str, where: str) -> list[str]:
         raise CheckpointError(f"{where} has no split {split}. There are: {there or 'none'}.")
     ((ending, _),) = Counter(PurePosixPath(name).suffix.lower() for name in files).most_common(1)
     return [name for name in files if PurePosixPath(name).suffix.lower() == ending]
+
+
+def class_names_of(card: Mapping[str, Any], config: str) -> dict[str, tuple[str, ...]]:
+    """By column: the names of the classes whose numbers stand there, from 0 on, as the card's `dataset_info` tells
+    them of a configuration. What is of another form is passed over."""
+    stated = card.get("dataset_info")
+    entries = [each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, dict)]
+    one = next((each for each in entries if str(each.get("config_name", "default")) == (config or "default")), None)
+    if one is None and not config and len(entries) == 1:
+        one = entries[0]
+    features = one.get("features") if one is not None else None
+    found = {}
+    for each in features if isinstance(features, list) else ():
+        kind = each.get("dtype") if isinstance(each, dict) else None
+        names = _in_order(kind["class_label"]) if isinstance(kind, dict) and "class_label" in kind else None
+        if are_class_names(names):
+            found[str(each.get("name"))] = tuple(names)
+    return found
+
+
+def are_class_names(names: Any) -> TypeGuard[list[str]]:
+    """Whether they can stand for numbers from 0 on: texts that differ, none of them empty."""
+    return (
+        isinstance(names, list)
+        and bool(names)
+        and all(isinstance(name, str) and name.strip() for name in names)
+        and len(set(names)) == len(names)
+    )
+
+
+def _in_order(stated: Any) -> list[Any] | None:
+    """The names of a class label; the card gives a list, or an object by number."""
+    names = stated.get("names") if isinstance(stated, dict) else None
+    if isinstance(names, dict):
+        by_number = {str(number): name for number, name in names.items()}
+        wanted = [str(number) for number in range(len(by_number))]
+        return [by_number[number] for number in wanted] if set(wanted) == set(by_number) else None
+    return names if isinstance(names, list) else None
 
 
 def _of_the_card(data: list[str], stated: list[dict[str, Any]], config: str, where: str) -> tuple[str, Splits]:

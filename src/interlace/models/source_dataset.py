@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from interlace.errors import CheckpointError
-from interlace.models.dataset_layout import files_of, splits_of
+from interlace.models.dataset_layout import class_names_of, files_of, splits_of
 from interlace.models.download import Remote, fetch
 from interlace.models.files import safe_name
 from interlace.models.lock import locked
@@ -49,13 +49,15 @@ class _Listing(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """What was pulled: of each split that was wanted, the names of its files and where they lie, in order."""
+    """What was pulled: of each split that was wanted, the names of its files and where they lie, in order. Of columns
+    that hold numbers of classes, the names of those, from 0 on, as the card tells them."""
 
     repo: str
     commit: str
     config: str
     licence: str | None
     files: dict[str, list[tuple[str, Path]]]
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"hub:{self.repo}@{self.commit}"
@@ -106,7 +108,7 @@ def pull_data_set(
                 "account."
             ) from error
     files = {split: [(name, folder / "files" / name) for name in names] for split, names in wanted.items()}
-    return DataSet(ref.repo, commit, chosen, listing.licence, files)
+    return DataSet(ref.repo, commit, chosen, listing.licence, files, class_names_of(listing.card, chosen))
 
 
 class _Quiet:
@@ -129,12 +131,17 @@ def _ref(text: str) -> HubRef:
 
 
 def _listed(ref: HubRef, shelf: Path) -> tuple[str, _Listing]:
-    """The commit that is meant, and what it has; a commit that was listed before is not asked for again."""
-    if ref.revision and _COMMIT.fullmatch(ref.revision) and (known := _kept(shelf / ref.revision / "listing.json")):
-        return ref.revision, known
+    """The commit that is meant, and what it has; a commit that was listed before is not asked for again, unless that
+    was by a release that did not keep what classes are called."""
+    pinned = ref.revision if ref.revision and _COMMIT.fullmatch(ref.revision) else None
+    known = _kept(shelf / pinned / "listing.json") if pinned else None
+    if pinned and known and "dataset_info" in known.card:
+        return pinned, known
     try:
         commit, listing = _asked(ref)
     except SourceUnavailable as error:
+        if pinned and known:
+            return pinned, known
         here = sorted(each.parent.name for each in shelf.glob("*/listing.json") if _kept(each))
         if here:
             raise SourceUnavailable(
@@ -188,7 +195,8 @@ def _asked(ref: HubRef) -> tuple[str, _Listing]:
     commit = str(info.sha)
     if not _COMMIT.fullmatch(commit):
         raise SourceUnavailable(f"The Hub names no commit of hub:{ref.repo}.")
-    return commit, _Listing(files, {"configs": card.get("configs")}, licence_of(info), bool(info.gated))
+    said = {name: card.get(name) for name in ("configs", "dataset_info")}
+    return commit, _Listing(files, said, licence_of(info), bool(info.gated))
 
 
 def _offline() -> bool:

@@ -36,7 +36,7 @@ def check(
     for one, name in zip(files, ("training", "held-out"), strict=False):
         if one.rows:
             found += _checked(one, count_tokens, max_tokens, secrets, labels=one is examples)
-        elif not any(problem.severity == "error" for problem in one.problems):
+        elif not any(problem.severity == "error" and problem.file == one.file for problem in found):
             mend = "Give more examples, a larger share, or a file of held-out examples"
             found.append(Problem(one.file, 0, "", f"the {name} split is empty", mend))
     if held_out is not None and examples.rows and held_out.rows:

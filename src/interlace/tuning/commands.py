@@ -34,6 +34,7 @@ from interlace.models import (
     resolve,
 )
 from interlace.tuning.check import check
+from interlace.tuning.columns import Columns
 from interlace.tuning.events import AnyEvent
 from interlace.tuning.examples import Examples, Task, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
@@ -96,7 +97,7 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
 
 def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Asked, where: Where) -> int:
     checkpoint = _base(settings, served.home)
-    data, digests, head = _data(settings, sources, checkpoint)
+    data, digests, class_names, head = _data(settings, sources, checkpoint)
     kind: Literal["lora", "full"] = "full" if settings.makes_checkpoint else "lora"
     folder = RunFolder(served.home, settings.name, kind, settings.machine_rank)
     work = Work(
@@ -106,6 +107,7 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
         data=data,
         digests=digests,
         hub=sources.hub,
+        class_names=class_names,
         threads=max((settings.threads or _cores()) // settings.processes, 1),
         kind=kind,
         head=head,
@@ -243,13 +245,16 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _data(settings: TuneSettings, sources: Sources, base: Checkpoint) -> tuple[Data, dict[str, str], Head | None]:
-    """The examples, checked and split; the digests of their files; and a classifier's head. Raises `ConfigError` that
-    lists what is wrong."""
+def _data(
+    settings: TuneSettings, sources: Sources, base: Checkpoint
+) -> tuple[Data, dict[str, str], dict[str, list[str]], Head | None]:
+    """The examples, checked and split; the digests of their files; what stands for numbers of classes; and a
+    classifier's head. Raises `ConfigError` that lists what is wrong."""
     task: Task = "classify" if settings.classifies else "chat"
-    train, digests = read_source(sources.data, task)
+    columns = Columns.read(settings.columns)
+    train, digests = read_source(sources.data, task, columns)
     if sources.held_out is not None:
-        held_out, more = read_source(sources.held_out, task)
+        held_out, more = read_source(sources.held_out, task, columns)
         digests = both_digests(digests, more)
     else:
         train, held_out = split(train, held_out=settings.held_out, seed=settings.seed)
@@ -259,6 +264,11 @@ def _data(settings: TuneSettings, sources: Sources, base: Checkpoint) -> tuple[D
             print(problem, file=sys.stderr)
     if errors := errors_of(problems):
         raise ConfigError("\n".join(str(problem) for problem in errors))
+    for column, names in train.class_names.items():
+        said = ", ".join(f"{number} is {name}" for number, name in enumerate(names))
+        print(
+            f"The numbers of column {column} have names in the data set, and are so read: {said[:400]}", file=sys.stderr
+        )
     if settings.metric == "captured":
         _check_captured(settings.metric_pattern, held_out)
     head = None
@@ -266,7 +276,8 @@ def _data(settings: TuneSettings, sources: Sources, base: Checkpoint) -> tuple[D
         head, words = head_over(base, train.labels, settings.named_labels)
         if words:
             print(words, file=sys.stderr)
-    return Data(_placed(train), _placed(held_out), train.file, held_out.file), digests, head
+    class_names = {column: list(names) for column, names in train.class_names.items()}
+    return Data(_placed(train), _placed(held_out), train.file, held_out.file), digests, class_names, head
 
 
 def _check_captured(pattern: str, held_out: Examples) -> None:

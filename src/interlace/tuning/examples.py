@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -81,14 +81,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """The sound rows of a file, and the problems of the others. `sha256` is that of the file, in
-    hexadecimal digits."""
+    """The sound rows of a file, and the problems of the others. `sha256` is that of the file, in hexadecimal digits.
+    `class_names` are the names, by column, that stand here for numbers of the file, from 0 on."""
 
     file: str
     task: Task
     rows: tuple[Example, ...]
     problems: tuple[Problem, ...] = ()
     sha256: str = ""
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -14,6 +14,7 @@ import msgspec
 
 from interlace import __version__
 from interlace.tuning.class_scores import metrics_of, words_of_classes
+from interlace.tuning.columns import Columns
 from interlace.tuning.folder import RunFolder, write_whole
 from interlace.tuning.metrics import Measured, measure, measure_exact, needs_answers, words_of
 from interlace.tuning.picture import draw
@@ -88,6 +89,8 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
             "licence": settings.licence or None,
             "source": settings.source or None,
             "hub": work.hub or None,
+            "columns": Columns.read(settings.columns).as_mapping() or None,
+            "class_names": work.class_names or None,
             "examples": len(work.data.train),
             "held_out": len(work.data.held_out),
             "tokens": outcome.data_tokens,

@@ -16,6 +16,7 @@ import yaml
 from interlace.config import is_adapter_name
 from interlace.errors import ConfigError
 from interlace.models import is_data_set
+from interlace.tuning.columns import Columns, column_problems, of_yaml
 from interlace.tuning.launch import BLOCK, entries, launch_problems
 from interlace.tuning.metrics import METRICS, flaw_of
 
@@ -39,6 +40,11 @@ class TuneSettings:
     data_split: str = _said("Of a data set on the Hub: the split to learn from.", "train")
     held_out_split: str = _said(
         "Of a data set on the Hub: the split that is held out; then held_out means nothing.", ""
+    )
+    columns: str = _said(
+        "What the data's columns are called, our names first: prompt=question,completion=answer; in a YAML, "
+        "{prompt: question, completion: answer}.",
+        "",
     )
     name: str = _said("What the result is called; callers write NAME, and of an adapter MODEL:NAME.", "")
     task: str = _said("What is learnt: chat, to answer; or classify, which of some labels a text has.", "chat")
@@ -164,7 +170,7 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
             _take(values, problems, "--" + name.replace("_", "-"), name, value)
     if values.get("task") == "classify":
         values = _USUAL_OF_CLASSES | values
-    problems += [*_what_is_left(values), *_of_classes(values)]
+    problems += [*_what_is_left(values), *_of_classes(values), *column_problems(values)]
     if problems:
         raise ConfigError("\n".join(problems))
     if values.get("private"):
@@ -231,6 +237,8 @@ def _value(name: str, node: yaml.Node) -> Any:
     many = name in _FIELDS and _FIELDS[name].metadata["many"]
     if many and isinstance(node, yaml.SequenceNode) and _are_words(node):
         return ",".join(each.value for each in node.value)
+    if name == "columns" and isinstance(node, yaml.MappingNode):
+        return node if (text := of_yaml(node)) is None else text
     if isinstance(node, yaml.ScalarNode):
         return None if node.tag.endswith(":null") else node.value
     return node
@@ -267,6 +275,8 @@ def _take(values: dict[str, Any], problems: list[str], place: str, name: str, va
 
 def _parsed(value: Any, field: dataclasses.Field[Any]) -> Any:
     kind = _HINTS[field.name]
+    if isinstance(value, yaml.Node) and field.name == "columns":
+        raise ValueError("is no mapping of names. Write such as {prompt: [instruction, input], completion: output}.")
     if value is None or isinstance(value, yaml.Node):
         raise ValueError(f"is not {_KINDS[kind]}. Write {_KINDS[kind]}.")
     if kind is bool:
@@ -274,6 +284,8 @@ def _parsed(value: Any, field: dataclasses.Field[Any]) -> Any:
         if word not in ("true", "false", "yes", "no", "on", "off"):
             raise ValueError(f"is not true or false but {str(value)[:60]!r}. Write true or false.")
         return word in ("true", "yes", "on")
+    if field.name == "columns":
+        return str(Columns.read(str(value)))
     if kind is str:
         return str(value).strip()
     try:

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
+from interlace.tuning.columns import ROLES
 from interlace.tuning.examples import Example, Message, Role, Task
+from interlace.tuning.layouts import LABEL_NAMES, PAIRS, ROLE_WORDS, TEXT_NAMES, bare
 from interlace.tuning.lines import Say
 
-ROLES: tuple[Role, ...] = get_args(Role)
-
-_ROLE_WORDS: Mapping[str, Role] = {
-    "human": "user", "customer": "user", "question": "user", "instruction": "user", "prompter": "user",
-    "gpt": "assistant", "bot": "assistant", "ai": "assistant", "model": "assistant", "chatbot": "assistant",
-    "answer": "assistant", "response": "assistant", "agent": "assistant",
-    "developer": "system", "instructions": "system",
-}  # fmt: skip
-_PAIRS = (  # columns of other formats: what is asked, and what is answered
-    ("instruction", "output"), ("instruction", "response"), ("question", "answer"), ("input", "output"),
-    ("query", "response"), ("context", "response"), ("prompt", "response"), ("prompt", "answer"), ("source", "target"),
-)  # fmt: skip
 _ABOUT = ("id", "source")  # of a row, for people: where it came from
-_TEXT_NAMES = ("sentence", "content", "review", "comment", "message", "prompt", "input")
-_LABEL_NAMES = ("class", "category", "target", "sentiment", "tag", "completion", "output")
 _CHAT_HELP = 'Give "messages", or "prompt" and "completion"'
 
 
@@ -108,8 +96,8 @@ def _role(turn: Mapping[str, Any], where: str, say: Say) -> Role | None:
     elif role in ("tool", "function"):
         say(field, "turns of tools cannot be trained on", "Leave out conversations with tools")
     else:
-        bare = role.strip().casefold()
-        meant = bare if bare in ROLES else _ROLE_WORDS.get(bare)
+        word = bare(role)
+        meant = word if word in ROLES else ROLE_WORDS.get(word)
         mend = f'Write "{meant}"' if meant else 'Roles are "system", "user" and "assistant"'
         say(field, f"unknown role {_quoted(role)}", mend)
     return None
@@ -160,7 +148,7 @@ def _pair(number: int, row: Mapping[str, Any], say: Say) -> Example | None:
 
 
 def _missing_pair(row: Mapping[str, Any], say: Say) -> None:
-    names = {str(key).strip().casefold().lstrip("\ufeff"): str(key) for key in row}
+    names = {bare(str(key)): str(key) for key in row}
     if "conversations" in names:
         mend = (
             'Rename "conversations" to "messages", "from" to "role" (human: user, gpt: assistant), "value" to "content"'
@@ -171,7 +159,7 @@ def _missing_pair(row: Mapping[str, Any], say: Say) -> None:
         if names.get(meant, meant) != meant:
             say(_short(names[meant]), f"the name differs from {meant!r} by case or spaces", f'Rename it to "{meant}"')
             return
-    for asked, answered in _PAIRS:
+    for asked, answered in PAIRS:
         if asked in names and answered in names:
             mend = f'Rename {names[asked]!r} to "prompt" and {names[answered]!r} to "completion"'
             say("prompt", "the field is missing", mend)
@@ -191,8 +179,8 @@ def _missing_pair(row: Mapping[str, Any], say: Say) -> None:
 
 
 def _classified(number: int, row: Mapping[str, Any], say: Say) -> Example | None:
-    names = {str(key).strip().casefold().lstrip("\ufeff"): str(key) for key in row}
-    for wanted, others in (("text", _TEXT_NAMES), ("label", _LABEL_NAMES)):
+    names = {bare(str(key)): str(key) for key in row}
+    for wanted, others in (("text", TEXT_NAMES), ("label", LABEL_NAMES)):
         if wanted in row:
             continue
         near = names.get(wanted) or next((names[other] for other in others if other in names), None)

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from interlace.errors import CheckpointError, ConfigError
 from interlace.models import DataSet, is_data_set, pull_data_set
+from interlace.tuning.columns import Columns
 from interlace.tuning.data import FORMATS, read_examples
 from interlace.tuning.examples import Example, Examples, Problem, Task
 from interlace.tuning.settings import TuneSettings
+
+_OUR_NAMES = Columns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +56,28 @@ def find_sources(settings: TuneSettings, home: Path) -> Sources:
     return Sources(one, _found("--held-out", held_out, settings, split, home) if held_out else None)
 
 
-def read_source(source: str | DataSet, task: Task = "chat") -> tuple[Examples, dict[str, str]]:
+def read_source(
+    source: str | DataSet, task: Task = "chat", columns: Columns = _OUR_NAMES
+) -> tuple[Examples, dict[str, str]]:
     """The examples, and the digests of the files that they are in. Of several files, the lines count on."""
     if isinstance(source, str):
-        read = read_examples(Path(source).expanduser(), task=task)
+        read = read_examples(Path(source).expanduser(), task=task, columns=columns)
         return read, {Path(read.file).name: read.sha256}
     rows: list[Example] = []
     problems: list[Problem] = []
     digests: dict[str, str] = {}
+    class_names: dict[str, tuple[str, ...]] = {}
     files = [file for files in source.files.values() for file in files]
     for name, path in files:
-        read = read_examples(path, task=task)
+        read = read_examples(path, task=task, columns=columns, class_names=source.class_names)
+        class_names |= read.class_names
         before = rows[-1].line if rows else 0
         rows += [replace(row, line=before + row.line) for row in read.rows]
         problems += [replace(problem, file=f"{source}/{name}") for problem in read.problems]
         digests[name] = read.sha256
     file = f"{source}/{files[0][0]}" if len(files) == 1 else str(source)
     whole = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
-    return Examples(file, task, tuple(rows), tuple(problems), whole), digests
+    return Examples(file, task, tuple(rows), tuple(problems), whole, class_names), digests
 
 
 def both_digests(train: Mapping[str, str], held_out: Mapping[str, str]) -> dict[str, str]:

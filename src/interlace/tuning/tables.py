@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,12 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 def csv_rows(file: BinaryIO, separator: str, say: Say) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line and cells by column of each row that has as many cells as the header. Quotes as in RFC 4180; a cell may
-    have line breaks, and is at most 131,072 characters long."""
+    have line breaks, and is at most 131,072 characters long. Where commas are expected and the header has semicolons
+    alone, as spreadsheets write it in many countries, these separate; that is told."""
+    if separator == "," and _has_semicolons(file):
+        separator = ";"
+        what = "the columns are separated by semicolons, not commas, and are read so"
+        say(1, "", what, "Nothing need be done, if that is right", severity="warning")
     spoilt: set[int] = set()
     reader = csv.reader(_lines(file, spoilt, say), delimiter=separator, strict=True)
     header: list[str] | None = None
@@ -44,6 +50,19 @@ def csv_rows(file: BinaryIO, separator: str, say: Say) -> Iterator[tuple[int, di
     except csv.Error as error:
         mend = 'Close each quoted cell with ", and write a quote within one twice'
         say(begins, "", f"the row cannot be read ({error})", mend)
+
+
+def _has_semicolons(file: BinaryIO) -> bool:
+    """Whether the first line that has something in it is one cell by commas, and several by semicolons."""
+    lines = (raw.removeprefix(BOM) for raw in iter(partial(file.readline, MOST_LINE_BYTES), b""))
+    line = next((raw for raw in lines if raw.strip()), b"")
+    file.seek(0)
+    text = codecs.decode(line, "utf-8", "replace").rstrip("\r\n")
+    try:
+        by_commas, by_semicolons = (next(csv.reader([text], delimiter=each, strict=True), []) for each in ",;")
+    except csv.Error:
+        return False
+    return len(by_commas) == 1 < len(by_semicolons)
 
 
 def _lines(file: BinaryIO, spoilt: set[int], say: Say) -> Iterator[str]:
@@ -95,3 +114,26 @@ def parquet_rows(path: Path, say: Say) -> Iterator[tuple[int, dict[str, Any]]]:
     except (pa.ArrowException, OSError, ValueError) as error:
         words = str(error).partition("\n")[0][:200]
         say(0, "", f"this cannot be read as Parquet ({words})", "Write the file anew; it may have been cut off")
+
+
+def parquet_class_names(path: Path) -> dict[str, tuple[str, ...]]:
+    """By column: the names of the classes that stand there as numbers, where the libraries of Hugging Face wrote them
+    into the file's schema. Empty where it tells none, or cannot be read."""
+    from interlace.models import are_class_names
+
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        return {}
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        classes = {
+            str(column): one["names"]
+            for column, one in features.items()
+            if isinstance(one, dict) and one.get("_type") == "ClassLabel" and are_class_names(one.get("names"))
+        }
+    except (pa.ArrowException, OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return {}
+    return {column: tuple(names) for column, names in classes.items()}

@@ -53,6 +53,7 @@ class Work(msgspec.Struct, frozen=True):
     digests: dict[str, str]  # of the data files
     threads: int  # of one process
     hub: dict[str, dict[str, str]] = {}  # what of the data is from the Hub
+    class_names: dict[str, list[str]] = {}  # by column of the data: what stands for its numbers
     resume: str = ""  # the checkpoint to go on from
     kind: Literal["lora", "full"] = "lora"  # what it makes: an adapter, or a checkpoint
     head: Head | None = None  # of a classifier
