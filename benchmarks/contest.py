@@ -189,10 +189,15 @@ def _compare(contest: _Contest, agreement: Agreement, progress: Progress) -> Non
     progress.remove_task(task)
 
 
+def generator_of(turn: int) -> random.Random:
+    """Of a round's prompts: each round has its own, the one that warms up (-1) too, or a prefix would be found."""
+    return random.Random(f"round {turn}")  # of a whole number the sign is ignored
+
+
 def _round(contest: _Contest, shapes: Sequence[Shape], vocabulary: int, turn: int, progress: Progress) -> None:
     """Everybody at every shape, one right after another on the same prompts; each round begins with another one. Those
     whose process is not kept come after the others, one after another, each at all shapes."""
-    generator = random.Random(turn)
+    generator = generator_of(turn)
     prompts = {shape: shape.prompts(generator, vocabulary) for shape in shapes}
     others = {name: contest.commands[name] for name in dict.fromkeys(one.process for one in contest.alive)}
     others = {name: command for name, command in others.items() if name not in contest.kept}

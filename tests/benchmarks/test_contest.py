@@ -94,6 +94,13 @@ def test_shares_of_the_machine():
     assert shares(rates, None) == []
 
 
+def test_no_round_has_the_prompts_of_another():
+    """Nor those of the warm-up: what is found in the cache is not measured."""
+    from benchmarks.contest import generator_of
+
+    assert len({tuple(generator_of(turn).sample(range(9999), 40)) for turn in range(-1, 9)}) == 10
+
+
 def test_a_contestant_that_says_nothing_is_killed():
     """An unattended run ends."""
     began = time.monotonic()
