@@ -364,7 +364,7 @@ def test_requests_drawn_from_the_schema(gateway: Gateway) -> None:
     """Whatever the document allows is answered as the document says, and nothing is a 500."""
     schema = schemathesis.openapi.from_url(f"{gateway.url}{ADMIN}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == len(OPERATIONS) + 7, "the ledger's, those on routes and adapters, and the reload"
+    assert len(operations) == len(OPERATIONS) + 11, "the ledger's, those on routes, adapters and models, and the reload"
     for operation in operations:
 
         @QUIET

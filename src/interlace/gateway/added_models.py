@@ -9,7 +9,6 @@ from pathlib import Path
 
 from interlace.config import AddedModel, ModelSettings, Settings, read_added_models
 from interlace.errors import CheckpointError, ConfigError
-from interlace.models import find_checkpoint
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +43,8 @@ def with_added_models(settings: Settings, precision: str | None = None) -> Setti
 
 def lies_there(entry: AddedModel, home: Path) -> bool:
     """Whether the store has the entry's checkpoint."""
+    from interlace.models import find_checkpoint  # reads checkpoints, so it loads numpy, which few gateways need
+
     try:
         return find_checkpoint(entry.checkpoint, home) is not None
     except CheckpointError:
