@@ -16,7 +16,7 @@ from interlace.errors import ConfigError
 from interlace.models import DataSet
 from interlace.tuning import Examples, check, read_examples, split
 from interlace.tuning.columns import OURS, Columns
-from interlace.tuning.examples import errors_of
+from interlace.tuning.examples import Task, errors_of
 from interlace.tuning.scores import Known
 from interlace.tuning.settings import read_settings
 from interlace.tuning.sources import read_source
@@ -40,10 +40,10 @@ def talk(*turns: tuple[str, str], **more: Any) -> dict[str, Any]:
     return {"conversations": [{"from": who, "value": said} for who, said in turns], **more}
 
 
-def read(folder: Path, content: str, columns: str, name: str = "a.jsonl", task: str = "chat") -> Examples:
+def read(folder: Path, content: str, columns: str, name: str = "a.jsonl", task: Task = "chat") -> Examples:
     """What is read of a file with that content."""
     (folder / name).write_text(content, encoding="utf-8")
-    return read_examples(folder / name, task=task, columns=Columns.read(columns))  # type: ignore[arg-type]
+    return read_examples(folder / name, task=task, columns=Columns.read(columns))
 
 
 def texts(found: Examples) -> list[tuple[str, ...]]:
@@ -137,7 +137,7 @@ def test_a_mapping_renames_and_does_nothing_else(
         plain = [{"system": "s", "prompt": asked, "completion": told} for asked, told in said]
     else:
         plain = [{"text": asked, "label": told} for asked, told in said]
-    task = "classify" if kind == "label" else "chat"
+    task: Task = "classify" if kind == "label" else "chat"
     columns = Columns.of([(ours, [name]) for ours, name in names.items()])
     assert Columns.read(str(columns)) == columns, "what is written is read again"
     found = read(tmp_path, rows(*(_named_so(row, names) for row in plain)), str(columns), task=task)
