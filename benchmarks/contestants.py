@@ -19,7 +19,7 @@ VLLM, VLLM_BF16 = "vLLM CPU fp32", "vLLM CPU bf16"
 GENAI = "openvino-genai"
 REFERENCE = "transformers"
 _KINDS = {"all": f"{RESIDENT} adapters", "qv": f"{RESIDENT} on q, v", "many": f"{REGISTERED:,} adapters"}
-PRECISIONS = ("f32", "bf16", "int8", "file-int8", "file")
+PRECISIONS = ("f32", "bf16", "int8", "file")
 
 
 STATIC = ("PEFT", "onnxruntime-genai")
@@ -58,7 +58,7 @@ def adapted(base: str, kind: str = "all") -> str:
 
 def contestants() -> Iterator[Contestant]:
     """In the order in which they are loaded, the ones that goals speak of first."""
-    for precision in ("f32", "bf16", "file", "file-int8"):
+    for precision in ("f32", "bf16", "file"):
         yield Contestant(ours(precision), ours(precision))
     for name in (GENAI, VLLM, VLLM_BF16):
         yield Contestant(name, name)
@@ -80,7 +80,7 @@ def contestants() -> Iterator[Contestant]:
 
 def commands(gguf: Path, f32: Path, adapters: Path, home: Path, threads: int, console: Console) -> dict[str, Command]:
     """How to start the process of each name; `home` is ours. All load the same weights as float32, but those
-    whose name is `file`, `file-int8`, `int8` or genai's: they load the GGUF."""
+    whose name is `file`, `int8` or genai's: they load the GGUF."""
 
     def interlace(precision: str, *more: str) -> Command:
         checkpoint = str(f32 if precision in ("f32", "bf16") else gguf)

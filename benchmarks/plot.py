@@ -22,7 +22,6 @@ _COLOURS = {
     "vLLM CPU bf16": "#cc79a7",
     "interlace file": "#56b4e9",
     "interlace bf16": "#009e73",
-    "interlace file-int8": "#f0e442",
     "interlace int8": "#e69f00",
     "called directly": "#999999",
     "through the endpoint": "#0072b2",

@@ -10,7 +10,7 @@ from benchmarks.figures import AtMost, Comparison, Rate, compare
 # SmolLM2-135M: 134.5 million weights, of which each token multiplies every one; the embedding is the head.
 WEIGHTS = 134_515_008
 ADAPTER_WEIGHTS = 2_442_240  # of rank 8 on all modules
-BYTES = {"f32": 4.0, "fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5625, "file": 0.625, "file-int8": 0.625}
+BYTES = {"f32": 4.0, "fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5625, "file": 0.625}
 LEAST_AGREEMENT = 98.5
 WIDE = "32 streams"
 
@@ -51,7 +51,7 @@ def _best(rates: Sequence[Rate]) -> str | None:
 def _alike(peer: str) -> str:
     """Which of ours computes as that peer does."""
     if peer == GENAI or peer.endswith("int4"):
-        return ours("file-int8")
+        return ours("file")
     base = ours("bf16" if "bf16" in peer else "f32")
     return adapted(base) if "adapters" in peer else base
 

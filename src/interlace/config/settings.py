@@ -20,7 +20,7 @@ from interlace.config.setting import setting
 from interlace.money import Micros, Nanos
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-PRECISIONS = ("file", "f32", "bf16", "file-int8", "int8", "auto")
+PRECISIONS = ("file", "f32", "bf16", "int8", "auto")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from interlace.models.layout import locate
 
 log = logging.getLogger(__name__)
 
-METHOD = 2  # grows when precisions are computed or measured in another way
+METHOD = 3  # grows when precisions are computed or measured in another way
 CPUINFO = Path("/proc/cpuinfo")
 RECORD_LIMIT_BYTES = 1 << 20
 

@@ -41,7 +41,7 @@ def open_segment(
     begin: int | None = None,
     end: int | None = None,
     *,
-    precision: Literal["file", "f32", "bf16", "file-int8", "int8"] = "file",
+    precision: Literal["file", "f32", "bf16", "int8"] = "file",
     cache_bytes: int = 1 << 30,
     threads: int = 0,
 ) -> Segment:

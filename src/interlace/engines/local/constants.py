@@ -15,6 +15,8 @@ fuses into its matrix product, so that the bytes in memory stay as small as the 
 | Q5_1, Q5_K | u8 (their five bits in eight), groups of 32, float scale and float zero point | one float rounding |
 | all else (IQ kinds, ...) | f16 | half a unit in the eleventh bit; measured and reported |
 
+At precision `int8` all are kept as i8 without zero points (`eight_bits.py`).
+
 An embedding table, which is looked up row by row, is kept so too where its kind takes eight bits; else as f16.
 
 The zero point of Q4_1 must stay a float: rounding it to an integer, as other loaders do, changed one greedy token
@@ -23,7 +25,7 @@ in four of SmolLM2's (see docs/explanation/decisions).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,12 +34,12 @@ import openvino as ov
 from openvino import Type
 from openvino import opset13 as ops
 
-from interlace.engines.local.quantised import GROUPED_KINDS, Grouped, grouped
+from interlace.engines.local.eight_bits import GROUP, eight_bits, regrouped
+from interlace.engines.local.quantised import GROUPED_KINDS, Grouped, grouped, stacked
 from interlace.models import StoredTensor, Weights
 
 Array = np.ndarray[Any, Any]
-Precision = Literal["file", "f32", "bf16", "file-int8", "int8"]
-AS_STORED: tuple[Precision, ...] = ("file", "file-int8")  # whose weights are those of the file
+Precision = Literal["file", "f32", "bf16", "int8"]
 
 
 @dataclass
@@ -73,76 +75,87 @@ class ConstantMaker:
 
     def matrix(self, name: str, rows: Array | None = None) -> ov.Node:
         """The weight `name` as a float32-valued node of shape [rows, columns], its rows re-ordered by `rows`."""
-        decode = self._decoder(name)
-        return decode(rows)
+        (node,) = self.matrices([name], [rows])
+        return node
+
+    def matrices(self, names: Sequence[str], orders: Sequence[Array | None]) -> list[ov.Node]:
+        """The weights `names`, which have the same inputs, each as `matrix`; where they are kept alike, one node for
+        all, one below the other: one large product is quicker than several small ones."""
+        if self.precision in ("f32", "bf16"):
+            return [self._f32(names, orders)]
+        parts = [self._grouped(name, rows) for name, rows in zip(names, orders, strict=True)]
+        whole = [part for part in parts if part]
+        if len(whole) == len(parts) and all(part.like(whole[0]) for part in whole):
+            return [self._of_groups(stacked(whole))]
+        floats = [self.weights.stored(name) for name in names]
+        if len({stored.kind for stored in floats}) == 1 and floats[0].kind in _FLOAT_TYPES:
+            return [_to_f32(self._float_constant(floats, orders))]
+        return [
+            self._of_groups(part) if part else self._of_floats(name, rows)
+            for part, name, rows in zip(parts, names, orders, strict=True)
+        ]
 
     def table(self, name: str) -> Callable[[ov.Node], ov.Node]:
         """A function from ids [T] to rows [T, columns] of `name`: an embedding look-up that decodes only what it
         looks up."""
         stored = self.weights.stored(name)
-        if self.precision in AS_STORED and stored.kind in GROUPED_KINDS:
-            parts = grouped(stored)
-            if parts.bits == 8:
-                return lambda ids: _decode_rows(ids, parts)
-        if self.precision in AS_STORED and stored.kind in _FLOAT_TYPES:
-            constant = self._float_constant(stored)
-        elif self.precision in AS_STORED:
-            constant = self._half(name)
-        else:
+        if self.precision in ("f32", "bf16"):
             constant = ops.constant(self.weights.float32(name))
+        elif stored.kind in GROUPED_KINDS and (parts := grouped(stored)).bits == 8:
+            return lambda ids: _decode_rows(ids, parts)
+        elif stored.kind in _FLOAT_TYPES:
+            constant = self._float_constant([stored], [None])
+        else:
+            constant = self._half(name)
         return lambda ids: _to_f32(ops.gather(constant, ids, ops.constant(np.int64(0))))
 
-    # --- one decoder per stored kind -------------------------------------------------------------------------
+    # --- one way per stored kind -----------------------------------------------------------------------------
 
-    def _decoder(self, name: str) -> Callable[[Array | None], ov.Node]:
-        if self.precision in ("f32", "bf16"):
-            return lambda rows: self._f32(name, rows)
-        if self.precision == "int8":
-            return lambda rows: self._int8(name, rows)
+    def _f32(self, names: Sequence[str], orders: Sequence[Array | None]) -> ov.Node:
+        for _ in names:
+            self.report.count(self.precision)
+        exact = [_take(self.weights.float32(name), rows) for name, rows in zip(names, orders, strict=True)]
+        return ops.constant(_below_each_other(exact))
+
+    def _of_floats(self, name: str, rows: Array | None) -> ov.Node:
         stored = self.weights.stored(name)
-        if stored.kind in GROUPED_KINDS:
-            return lambda rows: self._grouped(stored, rows)
-        if stored.kind in _FLOAT_TYPES:
-            return lambda rows: _to_f32(self._float_constant(stored, rows))
-        return lambda rows: _to_f32(self._half(name, rows))
-
-    def _f32(self, name: str, rows: Array | None) -> ov.Node:
-        self.report.count(self.precision)
-        return ops.constant(_take(self.weights.float32(name), rows))
+        kept = stored.kind in _FLOAT_TYPES
+        return _to_f32(self._float_constant([stored], [rows]) if kept else self._half(name, rows))
 
     def _half(self, name: str, rows: Array | None = None) -> ov.Node:
         exact = _take(self.weights.float32(name), rows)
         half = exact.astype(np.float16)
-        largest = float(np.abs(exact).max(initial=0.0)) or 1.0
-        self.report.count("f16", float(np.abs(half - exact).max(initial=0.0)) / largest)
+        self.report.count("f16", _error(half, exact))
         return ops.constant(half)
 
-    def _float_constant(self, stored: StoredTensor, rows: Array | None = None) -> ov.Node:
-        self.report.count(stored.kind.lower())
-        data = np.ascontiguousarray(_take(stored.data, rows))
-        if stored.kind != "BF16":
+    def _float_constant(self, tensors: Sequence[StoredTensor], orders: Sequence[Array | None]) -> ov.Node:
+        for stored in tensors:
+            self.report.count(stored.kind.lower())
+        data = _below_each_other([_take(stored.data, rows) for stored, rows in zip(tensors, orders, strict=True)])
+        if tensors[0].kind != "BF16":
             return ops.constant(data)
         tensor = ov.Tensor(data, ov.Shape(list(data.shape)), Type.bf16)
         self.buffers += [data, tensor]
         return ov.op.Constant(tensor)
 
-    def _int8(self, name: str, rows: Array | None) -> ov.Node:
-        """Symmetric, one scale a row, as the processor's integer kernels want it."""
+    def _grouped(self, name: str, rows: Array | None) -> Grouped | None:
+        """The weight in groups, as the precision has it; None: the file has no groups, and they are not asked for."""
+        stored = self.weights.stored(name)
+        parts = grouped(stored).taken(rows) if stored.kind in GROUPED_KINDS else None
+        if self.precision == "file":
+            if parts:
+                self.report.count(f"{parts.kept} ({stored.kind})")
+            return parts
         exact = _take(self.weights.float32(name), rows)
-        scale = np.abs(exact).max(axis=1, keepdims=True) / np.float32(127)
-        scale[scale == 0] = 1
-        quants = np.clip(np.rint(exact / scale), -127, 127).astype(np.int8)
-        largest = float(np.abs(exact).max(initial=0.0)) or 1.0
-        self.report.count("int8", float(np.abs(quants * scale - exact).max(initial=0.0)) / largest)
-        return ops.multiply(_to_f32(ops.constant(quants)), ops.constant(scale.astype(np.float32)))
+        near = regrouped(parts) if parts and parts.quants.shape[-1] == GROUP else eight_bits(exact)
+        self.report.count("int8", _error(near.values(), exact))
+        return near
 
-    def _grouped(self, stored: StoredTensor, rows: Array | None) -> ov.Node:
-        parts = grouped(stored).taken(rows)
-        self.report.count(f"{parts.kept} ({stored.kind})")
+    def _of_groups(self, parts: Grouped) -> ov.Node:
         values = _to_f32(ops.constant(parts.quants) if parts.bits == 8 else self._packed(parts.quants))
         if parts.zeros is not None:
             values = ops.subtract(values, ops.constant(parts.zeros))
-        return _flat(ops.multiply(values, ops.constant(parts.scales)), stored.shape)
+        return _flat(ops.multiply(values, ops.constant(parts.scales)), parts.shape)
 
     def _packed(self, quants: Array) -> ov.Node:
         """Elements of four bits, two neighbours in a byte, low half first."""
@@ -155,6 +168,16 @@ class ConstantMaker:
 _FLOAT_TYPES = ("F32", "F16", "BF16")
 KEPT_AS_STORED = frozenset((*_FLOAT_TYPES, "Q4_0", "Q4_1", "Q4_K", "Q8_0"))  # of about the file's own size
 KEPT_IN_EIGHT_BITS = GROUPED_KINDS - KEPT_AS_STORED
+
+
+def _error(kept: Array, exact: Array) -> float:
+    """The largest difference, as a part of the largest number."""
+    largest = float(np.abs(exact).max(initial=0.0)) or 1.0
+    return float(np.abs(kept - exact).max(initial=0.0)) / largest
+
+
+def _below_each_other(matrices: Sequence[Array]) -> Array:
+    return np.ascontiguousarray(matrices[0] if len(matrices) == 1 else np.concatenate(matrices))
 
 
 def _take(data: Array, rows: Array | None) -> Array:

@@ -45,6 +45,7 @@ from interlace.engines.local.nodes import (
     layer_norm,
     rms_norm,
     slice_last,
+    split_last,
 )
 from interlace.models import DecoderArchitecture, Rope
 
@@ -141,19 +142,39 @@ class _Builder:
         """The linear layers of the weights `names` on one x [T, in], and what adapters make of them; every one but the
         head comes through here. Without `.weight` a name is the module's path as PEFT knows it, so an adapter
         of `qkv_proj`, `gate_up_proj` (Phi-3) or `c_attn` (GPT-2) is one of the whole fused module."""
-        return self._adapted(x, [self._product(x, name) for name in names], list(names))
+        return self._adapted(x, self._products(x, list(names), [None] * len(names)), list(names))
 
     def _adapted(self, x: ov.Node, ys: list[ov.Node], names: list[str]) -> list[ov.Node]:
         return ys if self.adapt is None else self.adapt(self.input, x, ys, names)
 
-    def _product(self, x: ov.Node, name: str, rows: Array | None = None) -> ov.Node:
+    def _product(self, x: ov.Node, name: str) -> ov.Node:
         """`x @ W.T` for the weight `name`, and its bias where the checkpoint has one."""
-        y = ops.matmul(x, self.make.matrix(name, rows), transpose_a=False, transpose_b=True)
+        (y,) = self._products(x, [name], [None])
+        return y
+
+    def _products(self, x: ov.Node, names: list[str], orders: list[Array | None]) -> list[ov.Node]:
+        """`_product` for each name, its rows re-ordered; computed together where the weights are kept alike."""
+        biases = [self._bias(name, rows) for name, rows in zip(names, orders, strict=True)]
+        nodes = self.make.matrices(names, orders)
+        if len(nodes) == len(names):
+            return [self._linear(x, weight, bias) for weight, bias in zip(nodes, biases, strict=True)]
+        widths = [self.make.weights.shapes()[name][0] for name in names]
+        filled = [
+            np.zeros(width, np.float32) if bias is None else bias for bias, width in zip(biases, widths, strict=True)
+        ]
+        whole = None if all(bias is None for bias in biases) else np.concatenate(filled)
+        return split_last(self._linear(x, nodes[0], whole), widths)
+
+    def _linear(self, x: ov.Node, weight: ov.Node, bias: Array | None) -> ov.Node:
+        y = ops.matmul(x, weight, transpose_a=False, transpose_b=True)
+        return y if bias is None else ops.add(y, ops.constant(bias[None]))
+
+    def _bias(self, name: str, rows: Array | None) -> Array | None:
         bias = name.removesuffix("weight") + "bias"
         if bias not in self.make.weights.shapes():
-            return y
+            return None
         values = self.make.vector(bias)
-        return ops.add(y, ops.constant((values if rows is None else values[rows])[None]))
+        return values if rows is None else values[rows]
 
     def attention(self, x: ov.Node, layer: int) -> ov.Node:
         """Grouped-query attention over the paged cache, with its residual."""
@@ -191,9 +212,8 @@ class _Builder:
         arch = self.arch
         if not arch.has("qkv"):
             names = [arch.name(part, layer) + ".weight" for part in ("q", "k", "v")]
-            orders = self._rope_rows(arch.heads), self._rope_rows(arch.kv_heads), None
-            products = [self._product(x, name, rows) for name, rows in zip(names, orders, strict=True)]
-            q, k, v = self._adapted(x, products, names)
+            orders = [self._rope_rows(arch.heads), self._rope_rows(arch.kv_heads), None]
+            q, k, v = self._adapted(x, self._products(x, names, orders), names)
             return q, k, v
         (joined,) = self.linear(x, arch.name("qkv", layer) + ".weight")
         queries, keys = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from interlace.engines.local.constants import AS_STORED, KEPT_AS_STORED, KEPT_IN_EIGHT_BITS
-from interlace.engines.local.quantised import GROUPED_KINDS
+from interlace.engines.local.constants import KEPT_AS_STORED, KEPT_IN_EIGHT_BITS
 from interlace.models import Checkpoint, open_weights
-
-
-def holds_groups(checkpoint: Checkpoint) -> bool:
-    """Whether some of its weights are small integers in groups, whose products can be taken in eight bits."""
-    with open_weights(checkpoint.path) as weights:
-        return any(weights.stored(name).kind in GROUPED_KINDS for name in weights.names())
 
 
 def kept_precision(precision: str, checkpoint: Checkpoint) -> str:
     """The precision to estimate memory by: a file with kinds that are kept in more bits grows, so it counts as int8 or,
     where some are re-coded as f16, as bf16."""
-    if precision not in AS_STORED:
+    if precision != "file":
         return precision
     with open_weights(checkpoint.path) as weights:
         kinds = {weights.stored(name).kind for name in weights.names()}

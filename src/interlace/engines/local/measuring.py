@@ -18,7 +18,7 @@ import msgspec
 from interlace.config import ModelSettings
 from interlace.engines.local.choosing import choose
 from interlace.engines.local.constants import Precision
-from interlace.engines.local.kept import holds_groups, kept_precision
+from interlace.engines.local.kept import kept_precision
 from interlace.engines.local.trial import STREAMS, Found, Report, Task, cache_bytes_of
 from interlace.models import (
     METHOD,
@@ -40,7 +40,7 @@ from interlace.models import (
 
 log = logging.getLogger(__name__)
 
-CANDIDATES: tuple[Precision, ...] = ("f32", "file", "bf16", "file-int8", "int8")
+CANDIDATES: tuple[Precision, ...] = ("f32", "file", "bf16", "int8")
 EXACT = ("f32", "file")  # either may be what the others are compared with
 LIMIT_SECONDS = 300.0  # of a whole measurement
 ATTEMPTS = 2  # that came to no end, until no start tries again
@@ -120,8 +120,6 @@ def measure_and_keep(
 ) -> Measurement | str:
     """Try all candidates; or why nothing can be said. What is kept, the next start finds."""
     began = time.monotonic()
-    if not holds_groups(subject.checkpoint):
-        candidates = tuple(one for one in candidates if one != "file-int8")  # which would be `file` again
     found = _try_all(subject, candidates, limit_seconds, tell)
     reference = next((trial.precision for trial in found if not trial.problem and trial.precision in EXACT), None)
     if reference is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
@@ -38,6 +40,11 @@ def empty(dtype: type[np.generic]) -> ov.Node:
 def slice_last(x: ov.Node, begin: int, end: int, axis: int = 1) -> ov.Node:
     """Elements `begin` to `end` along the last axis, whose number `axis` is."""
     return ops.slice(x, integers(begin), integers(end), integers(1), integers(axis))
+
+
+def split_last(x: ov.Node, widths: Sequence[int]) -> list[ov.Node]:
+    """Parts of so many elements along the last axis, which together are all of it."""
+    return [slice_last(x, end - width, end) for width, end in zip(widths, np.cumsum(widths).tolist(), strict=True)]
 
 
 def activate(x: ov.Node, name: Activation) -> ov.Node:

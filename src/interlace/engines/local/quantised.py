@@ -6,7 +6,7 @@ float rounding is lost. GGML's layouts: https://github.com/ggml-org/ggml/blob/ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,22 @@ class Grouped:
         """What the runtime calls it."""
         return f"{'i' if self.quants.dtype == np.int8 else 'u'}{self.bits}"
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.quants.shape[0], self.quants.shape[1] * self.quants.shape[2]
+
+    def values(self) -> Array:
+        """The matrix [rows, columns], float32."""
+        centred = self.quants if self.zeros is None else self.quants - self.zeros
+        return (centred * self.scales).reshape(self.shape)
+
+    def like(self, other: Grouped) -> bool:
+        """Whether the rows of both can lie in one."""
+        return (self.quants.dtype, self.bits, self.quants.shape[1:], self.zeros is None) == (
+            other.quants.dtype, other.bits, other.quants.shape[1:], other.zeros is None
+        )  # fmt: skip
+
     def taken(self, rows: Array | None) -> Grouped:
         """The same with its rows re-ordered by `rows`."""
         if rows is None:
@@ -51,6 +67,19 @@ def grouped(stored: StoredTensor) -> Grouped:
 
     return Grouped(
         shaped(part.quants), shaped(part.scales), None if part.zeros is None else shaped(part.zeros), part.bits
+    )
+
+
+def stacked(parts: Sequence[Grouped]) -> Grouped:
+    """The rows of all, which are alike (`like`), one below the other."""
+    if len(parts) == 1:
+        return parts[0]
+    zeros = [part.zeros for part in parts if part.zeros is not None]
+    return Grouped(
+        np.concatenate([part.quants for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+        np.concatenate(zeros) if zeros else None,
+        parts[0].bits,
     )
 
 
