@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.worker import ROOT, Worker
 
 PROMPT_TOKENS = 40
+AT_ONCE = 8  # tokens that are written before they are compared
 
 
 class Agreement:
@@ -29,14 +30,24 @@ class Agreement:
         self._continued = answer["tokens"]
 
     def percent(self, contestant: Worker) -> float:
-        """Of 100 tokens, how many are the reference's. Raises `ContestantFailed`."""
-        same = asked = 0
-        for at in range(self._tokens):
-            contexts = [[*p, *c[:at]] for p, c in zip(self._prompts, self._continued, strict=True)]
-            answer = contestant.ask({"prompts": contexts, "new_tokens": 1, "tokens": True})
-            same += sum(told == [c[at]] for told, c in zip(answer["tokens"], self._continued, strict=True))
-            asked += len(contexts)
-        return 100 * same / asked
+        """Of 100 tokens, how many are the reference's. Raises `ContestantFailed`.
+
+        A contestant writes on by itself while its tokens are the reference's. After one that is not it is given the
+        reference's, so each place is asked once, as if every token were given; texts at the same place run together.
+        """
+        places = [0] * len(self._prompts)
+        differing = 0
+        while (place := min(places)) < self._tokens:
+            texts = [text for text, reached in enumerate(places) if reached == place]
+            count = min(AT_ONCE, self._tokens - place)
+            contexts = [[*self._prompts[text], *self._continued[text][:place]] for text in texts]
+            answer = contestant.ask({"prompts": contexts, "new_tokens": count, "tokens": True})
+            for text, told in zip(texts, answer["tokens"], strict=True):
+                right = self._continued[text][place : place + count]
+                same = next((at for at, pair in enumerate(zip(told, right, strict=True)) if pair[0] != pair[1]), count)
+                differing += same < count
+                places[text] = place + min(same + 1, count)
+        return 100 * (1 - differing / (len(places) * self._tokens))
 
 
 def _prompts(checkpoint: Path, count: int) -> list[list[int]]:
@@ -45,12 +56,14 @@ def _prompts(checkpoint: Path, count: int) -> list[list[int]]:
 
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     found: list[list[int]] = []
-    for page in sorted((ROOT / "docs" / "explanation").rglob("*.md")):
+    for page in [
+        page for folder in ("explanation", "how-to") for page in sorted((ROOT / "docs" / folder).rglob("*.md"))
+    ]:
         for paragraph in page.read_text(encoding="utf-8").split("\n\n"):
             ids = tokenizer.encode(paragraph, add_special_tokens=False).ids
             if paragraph[:1].isalpha() and len(ids) >= PROMPT_TOKENS:
                 found.append(ids[:PROMPT_TOKENS])
                 break
     if len(found) < count:
-        raise ValueError(f"docs/explanation has {len(found)} paragraphs that are long enough, {count} are needed")
+        raise ValueError(f"the documentation has {len(found)} paragraphs that are long enough, {count} are needed")
     return found[:count]

@@ -111,7 +111,7 @@ def measure_contest(progress: Progress, rounds: int, threads: int, *, quick: boo
         shapes = QUICK_SHAPES if quick else SHAPES
         known = (int(one["vocabulary"]) for one in contest.about.values() if "vocabulary" in one)
         vocabulary = next(known, VOCABULARY)
-        _compare(contest, Agreement(f32, count=4 if quick else 20, tokens=4 if quick else 32), progress)
+        _compare(contest, Agreement(f32, count=4 if quick else 32, tokens=4 if quick else 64), progress)
         about["versions"] |= {name: one["version"] for name, one in contest.about.items() if "version" in one}
         for turn in range(-1, rounds):  # the first warms up
             _round(contest, shapes, vocabulary, turn, progress)
