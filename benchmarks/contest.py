@@ -249,10 +249,22 @@ def _turn(
     yield shape, one.name, float(answer["decode"])
     yield replace(shape, phase="prefill"), one.name, float(answer["prefill"])
     yield replace(shape, phase="arrive"), one.name, 1000 * float(answer["first_token_seconds"])
+    if names and shape.streams == WIDEST and one.name.startswith("interlace"):
+        yield from _beside(worker, one, shape, prompts, named)
     if shape.streams == WIDEST and one.joins:
         others = [[*prompt[1:], prompt[0]] for prompt in prompts]
         answer = worker.ask({"prompts": others, "new_tokens": shape.new_tokens, "late": True, **named})
         yield replace(shape, phase="late"), one.name, 1000 * float(answer["late_seconds"])
+
+
+def _beside(
+    worker: Worker, one: Contestant, shape: Shape, prompts: list[list[int]], named: dict[str, Any]
+) -> Iterator[Measured]:
+    """With and without adapters in one process, one right after the other: what they cost, and nothing else."""
+    beside = replace(shape, phase=f"beside_{one.adapters}")
+    for turned, names, who in ((5, named, one.name), (9, {}, one.name.partition(",")[0])):
+        moved = [[*prompt[turned:], *prompt[:turned]] for prompt in prompts]
+        yield beside, who, float(worker.ask({"prompts": moved, "new_tokens": shape.new_tokens, **names})["decode"])
 
 
 def _flow(contest: _Contest, worker: Worker, one: Contestant, shape: Shape, prompts: list[list[int]], *,

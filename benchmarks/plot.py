@@ -58,6 +58,8 @@ _TITLES = {
     "decode": "Decode",
     "prefill": "Prefill",
     "whole": "New tokens over the whole time",
+    "beside_all": "Decode with adapters of all layers and without, in one process",
+    "beside_qv": "Decode with adapters of q and v and without, in one process",
     "flow": "New tokens while streams come and go",
     "cpu": "CPU of the gateway",
     "p50": "Latency, median",

@@ -18,6 +18,8 @@ _PHASES = {
     "decode": "Decode, tokens/s",
     "prefill": "Prefill, tokens/s",
     "whole": "All new tokens over the whole time, tokens/s",
+    "beside_all": "Decode with adapters of all layers and without, in one process, tokens/s",
+    "beside_qv": "Decode with adapters of q and v and without, in one process, tokens/s",
     "flow": "New tokens while streams come and go, tokens/s",
     "cpu": "CPU of the gateway, µs a request",
     "p50": "Latency, median, ms",

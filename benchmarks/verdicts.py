@@ -27,8 +27,8 @@ def judge(rates: Sequence[Rate]) -> list[Comparison]:
         base = ours(precision)
         hold("decode", base, theirs, 1.6)
         hold("decode", adapted(base), adapted(theirs), least, WIDE)
-        hold("decode", adapted(base), base, 0.85, WIDE)
-        hold("decode", adapted(base, "qv"), base, 0.95, WIDE)
+        hold("beside_all", adapted(base), base, 0.85, WIDE)
+        hold("beside_qv", adapted(base, "qv"), base, 0.95, WIDE)
         hold("flow", adapted(base, "many"), base, 0.75)
         hold("decode", adapted(theirs), theirs, None, WIDE)
     if best := _best(rates):
@@ -50,7 +50,9 @@ def _best(rates: Sequence[Rate]) -> str | None:
 
 def _alike(peer: str) -> str:
     """Which of ours computes as that peer does."""
-    if peer == GENAI or peer.endswith("int4"):
+    if peer == GENAI:  # rounds weights and activations to eight bits
+        return ours("int8")
+    if peer.endswith("int4"):
         return ours("file")
     base = ours("bf16" if "bf16" in peer else "f32")
     return adapted(base) if "adapters" in peer else base

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,6 +39,30 @@ _PROPERTIES: dict[Precision, dict[str, Any]] = {
     "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"},
     "int8": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "32"},
 }
+
+
+# Whose products are quick where their rows can be cut into equal blocks (`even`).
+_UNEVEN: tuple[Precision, ...] = ("bf16", "int8")
+_BLOCKS = range(8, 65)  # rows
+
+
+def even(runs: Rows[Run], wanted: Array) -> tuple[Rows[Run], Array]:
+    """The same step, with one row more where that makes it quicker; its logits are not among the `wanted`.
+
+    The runtime cuts a product into equal blocks of at most 64 rows. For 71 there are none, and it takes a quarter more
+    time than for 72 (decision 0010). The token more goes behind the last run whose last block has room for it, where
+    the next token of that run will be written over it.
+    """
+    ends = np.cumsum([len(run.tokens) for run in runs])
+    rows = int(ends[-1])
+    if rows <= max(_BLOCKS) or any(rows % block == 0 for block in _BLOCKS):
+        return runs, wanted
+    for at in reversed(range(len(runs))):
+        run = runs[at]
+        if (run.past + len(run.tokens)) % BLOCK:
+            longer = replace(run, tokens=[*run.tokens, 0])
+            return [*runs[:at], longer, *runs[at + 1 :]], wanted + (wanted >= ends[at])
+    return runs, wanted
 
 
 def properties_of(precision: Precision, threads: int) -> dict[str, Any]:
@@ -161,6 +186,8 @@ class Runner:
         """Compute all runs in one step; return logits [len(wanted), vocabulary] f32 for the `wanted` positions, which
         count through the runs' tokens laid end to end, in rising order. The array may be a view that the next call
         overwrites. Adapters are `adapter`'s."""
+        if self._precision in _UNEVEN:
+            runs, wanted = even(runs, wanted)
         if all(run.adapter is None for run in runs):
             return self._plain.forward(runs, wanted)
         adapted = self._adapted
