@@ -76,15 +76,18 @@ def _instead(
 
 
 def _noted(home: Path, new: Added, *, replace: bool) -> None:
-    """Take down an entry, while no server runs."""
-    for entry in read_added(home):
-        if (entry.model, entry.name) == (new.model, new.name):
-            if entry.digest != new.digest and not replace:
-                raise _taken(public_name(new.model, new.name))
-            if entry.digest != new.digest:
-                _swap(home, entry, Added(new.model, new.name, entry.owner, new.digest))
-            return
-    change_added(home, lambda entries: (*entries, new))
+    """Take down an entry, while no server runs. All is decided under the list's lock: two commands may be at it."""
+
+    def change(entries: tuple[Added, ...]) -> tuple[Added, ...]:
+        there = next((entry for entry in entries if (entry.model, entry.name) == (new.model, new.name)), None)
+        if there is None:
+            return (*entries, new)
+        if there.digest != new.digest and not replace:
+            raise _taken(public_name(new.model, new.name))
+        kept = Added(new.model, new.name, there.owner, new.digest)
+        return tuple(kept if entry == there else entry for entry in entries)
+
+    change_added(home, change)
 
 
 def _swap(home: Path, old: Added, new: Added) -> None:

@@ -94,19 +94,22 @@ def _instead(
 
 
 def _noted(settings: Settings, new: AddedModel, *, replace: bool) -> None:
-    """Take down an entry, while no server runs."""
-    for entry in read_added_models(settings.home):
-        if entry.name == new.name:
-            if entry.checkpoint != new.checkpoint and not replace:
-                raise _taken(new.name)
-            _check_owner(entry, new)
-            return _swap(settings.home, entry, new)
-    return change_added_models(settings.home, lambda entries: (*entries, new))
+    """Take down an entry, while no server runs. All is decided under the list's lock: two commands may be at it."""
+
+    def change(entries: tuple[AddedModel, ...]) -> tuple[AddedModel, ...]:
+        there = next((entry for entry in entries if entry.name == new.name), None)
+        if there is None:
+            return (*entries, new)
+        if there.checkpoint != new.checkpoint and not replace:
+            raise _taken(new.name)
+        _check_owner(there, new)
+        return tuple(new if entry == there else entry for entry in entries)
+
+    change_added_models(settings.home, change)
 
 
 def _swap(home: Path, old: AddedModel, new: AddedModel) -> None:
-    if old != new:
-        change_added_models(home, lambda entries: tuple(new if entry == old else entry for entry in entries))
+    change_added_models(home, lambda entries: tuple(new if entry == old else entry for entry in entries))
 
 
 def _check_owner(old: AddedModel, new: AddedModel) -> None:
