@@ -59,9 +59,9 @@ def _instead(
 ) -> AdapterView:
     """Put the copy into the place of the adapter that is served by its name, unless it is that one."""
     entry = next((one for one in read_added(settings.home) if (one.model, one.name) == (model, name)), None)
-    if entry is not None and entry.digest == digest:
+    if entry is not None and entry.digest == digest and Path(there.folder) == copy_folder(settings.home, entry):
         return there
-    if entry is None or not replace:
+    if entry is None or not (replace or entry.digest == digest):  # listed, and not heard of: who did that was killed
         raise _taken(there.id)
     _swap(settings.home, entry, Added(model, name, entry.owner, digest))
     try:
