@@ -27,8 +27,8 @@ Moments = Literal["changes", "lines"]
 `interlace`, when first come to."""
 
 Moment = int | str
-"""`3`: before the fourth change. The name of a change, as Python's audit hooks have it, or `fsync`, `send` or `opened`:
-before the first such. `after` and that: before whatever follows it."""
+"""`3`: before the fourth change. The name of a change, as Python's audit hooks have it, or `fsync`, `opened`, `send` or
+`recv`: before the first such. `after` and that: before whatever follows it."""
 
 _CALLS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"})
 _STARTS = frozenset({"subprocess.Popen", "os.posix_spawn", "os.fork"})
@@ -94,7 +94,8 @@ def _die_at(watch: _Watch, moment: Moment, change: str) -> None:
 
 
 def _count_changes(count: Callable[[str], None]) -> None:
-    sync, send, plain_open = os.fsync, socket.socket.send, io.open
+    sync, plain_open = os.fsync, io.open
+    send, receive = socket.socket.send, socket.socket.recv
 
     def fsync(descriptor: int) -> None:
         count("fsync")
@@ -104,13 +105,18 @@ def _count_changes(count: Callable[[str], None]) -> None:
         count("send")
         return send(self, *words)
 
+    def received(self: socket.socket, *words: Any) -> bytes:
+        count("recv")
+        return receive(self, *words)
+
     def opened(*given: Any, **more: Any) -> Any:
         file = plain_open(*given, **more)
         if file.writable():
             count("opened")
         return file
 
-    os.fsync, socket.socket.send = fsync, sent  # type: ignore[assignment, method-assign]
+    os.fsync = fsync  # type: ignore[assignment]
+    socket.socket.send, socket.socket.recv = sent, received  # type: ignore[method-assign]
     io.open = builtins.open = opened
     sys.addaudithook(lambda event, arguments: count(event) if _is_change(event, arguments) else None)
 

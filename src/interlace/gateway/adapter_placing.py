@@ -33,10 +33,14 @@ def place_adapter(
     digest, new = copy_adapter(folder, settings.home, served.adapter_bytes)
     try:
         there = _served(public_name(model, name), settings, where)
-        if there is not None:
-            return _instead(there, model, name, digest, settings, where, replace=replace)
-        given = {"model": model, "name": name, "digest": digest} | ({"owner": owner} if owner else {})
-        return convert(_ask("POST", "", given, settings, where), AdapterView)
+        if there is None:
+            given = {"model": model, "name": name, "digest": digest} | ({"owner": owner} if owner else {})
+            try:
+                return convert(_ask("POST", "", given, settings, where), AdapterView)
+            except Conflict:  # somebody else, or what is left of us that was killed, was quicker
+                if (there := _served(public_name(model, name), settings, where)) is None:
+                    raise
+        return _instead(there, model, name, digest, settings, where, replace=replace)
     except NoServer:
         owner_id = perform("orgs.show", {"org": owner}, where)["id"] if owner else ""
         _noted(settings.home, Added(model, name, owner_id, digest), replace=replace)

@@ -43,11 +43,15 @@ def place_model(name: str, checkpoint: str, owner: str, like: str, where: Where,
     check_name(name, settings, replace=True)
     try:
         there = _served(name, settings, where)
-        if there is not None:
-            return _instead(there, name, checkpoint, owner, like, settings, where, replace=replace)
-        given = {"name": name, "checkpoint": checkpoint} | ({"owner": owner} if owner else {})
-        given |= {"like": like} if like else {}
-        return convert(_ask("POST", "", given, settings, where), ModelView)
+        if there is None:
+            given = {"name": name, "checkpoint": checkpoint} | ({"owner": owner} if owner else {})
+            given |= {"like": like} if like else {}
+            try:
+                return convert(_ask("POST", "", given, settings, where), ModelView)
+            except Conflict:  # somebody else, or what is left of us that was killed, was quicker
+                if (there := _served(name, settings, where)) is None:
+                    raise
+        return _instead(there, name, checkpoint, owner, like, settings, where, replace=replace)
     except NoServer:
         _noted(settings, AddedModel(name, checkpoint, _id_of(owner, where), like), replace=replace)
         return None

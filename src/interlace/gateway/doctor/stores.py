@@ -119,7 +119,7 @@ def prices(case: Case) -> Iterator[Finding]:
         if recorded is None:
             bad = True
             yield fail(f"{model.name} has none, so it is refused", f"interlace prices create {model.name} --prompt ...")
-        elif recorded is not None and model.engine != "local" and now - recorded > case.price_days * _DAY_US:
+        elif model.engine != "local" and now - recorded > case.price_days * _DAY_US:
             bad = True
             days = (now - recorded) // _DAY_US
             yield warn(f"that of {model.name} was recorded {days} days ago", "interlace prices sync compares it")
