@@ -19,6 +19,7 @@ OpenAI's error shape without a table of its own, and so that they survive the tr
     ├── EngineFailed            502  the engine died or broke its contract under this request
     ├── EngineUnavailable       503  the engine is loading, restarting or closed
     ├── GuardUnavailable        503  a classifier that guards the input cannot judge now
+    ├── GuardFailed             502  a classifier that guards the input failed under this request
     ├── LedgerUnavailable       503  usage cannot be recorded now
     ├── CheckpointError         (command line) a checkpoint cannot be pulled, verified or loaded
     └── ConfigError             (command line) interlace.yaml is wrong; the message names line and mend
@@ -181,6 +182,15 @@ class GuardUnavailable(InterlaceError):
 
     status = 503
     default_code = "guard_unavailable"
+
+
+class GuardFailed(InterlaceError):
+    """A classifier that guards the input failed under this request, so it does not pass (HTTP 502)."""
+
+    # None of `EngineFailed`, for the same reason; and not the caller's mistake, who may send it again.
+
+    status = 502
+    default_code = "guard_failed"
 
 
 class CheckpointError(InterlaceError):

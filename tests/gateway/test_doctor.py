@@ -26,6 +26,8 @@ import yaml
 from typer.testing import CliRunner
 
 from interlace.cli import app
+from interlace.config import AddedModel
+from interlace.models import change_added_models, pull
 from tests.support.billing import billing, priced
 from tests.support.certificates import Pair, pair
 from tests.support.ledgers import open_ledger, record, used
@@ -298,6 +300,23 @@ def test_prices(place: Place) -> None:
     place.sql("UPDATE prices SET retired_at = NULL, recorded_at = recorded_at - 200 * 86400000000")
     assert "200 days ago" in place.said("prices", "warn")
     assert place.said("prices", "ok", "--price-days", "300")
+
+
+def test_models_that_were_added_by_command(place: Place) -> None:
+    """They are served as those of the configuration are: one without a price is refused as any other, and one whose
+    checkpoint is like another's has that one's. A list that cannot be read keeps the server from starting."""
+    for name in ("mine", "like"):
+        pull(str(tiny_llama_gguf(place.folder / f"{name}.gguf")), place.home, name=name)
+    change_added_models(place.home, lambda _: (AddedModel("mine", "mine"), AddedModel("like", "like", "", "m")))
+    told = "mine has none, so it is refused -> interlace prices create mine --prompt ..."
+    assert place.said("prices", "fail") == told
+    place.write(prices=[priced("m"), priced("mine")])
+    assert "3 of 3" in place.said("prices", "ok")
+    assert "like: " in place.said("checkpoints", "ok")
+    (place.home / "models" / "added.json").write_text("[{")
+    told = place.said("configuration", "fail")
+    assert "added.json cannot be read" in told
+    assert told.endswith("-> Restore it from a backup, or remove it")
 
 
 # --- outside -------------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from interlace.config import (
     Settings,
 )
 from interlace.engines.types import BATCH_PRIORITY, Embeddings, EmbedRequest
-from interlace.errors import EngineUnavailable, GuardUnavailable
-from interlace.gateway.batch_attempt import comes_back
+from interlace.errors import EngineFailed, EngineUnavailable, GuardFailed, GuardUnavailable
+from interlace.gateway.batch_attempt import comes_back, is_final
 from tests.gateway.test_files_and_batches import batch, line, over
 from tests.support.gateway_thread import Gateway, running_gateway
 from tests.support.scripted_engine import ScriptedEngine
@@ -37,16 +37,16 @@ COUNT = "/v1/messages/count_tokens"
 
 @dataclass
 class Judging(ScriptedEngine):
-    """A classifier that takes `bad` for spam; `away`: it is loaded, and its host has gone."""
+    """A classifier that takes `bad` for spam; `away`: it is loaded, and this is what its host has come to."""
 
     labels: tuple[str, ...] = ("ham", "spam")
-    away: bool = False
+    away: Exception | None = None
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Spam where `bad` is a word of the text."""
         self.seen.append(request)
         if self.away:
-            raise EngineUnavailable("The host has gone.")
+            raise self.away
         rows = tuple(struct.pack("<2f", 0.1, 0.9 if "bad" in text.split() else 0.1) for text in request.texts)
         return Embeddings(rows, 2, 1, labels=self.labels)
 
@@ -135,23 +135,37 @@ def test_what_a_provider_might_count_is_judged(gateway: Gateway) -> None:
     assert len(judged(gateway)) == 1
 
 
+AWAY = {
+    "gone": (EngineUnavailable("The host has gone."), 503, "guard_unavailable"),
+    "died": (EngineFailed("The host died under this request."), 502, "guard_failed"),
+}
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("model", ["scripted", "route"])
-def test_a_judge_that_is_away_breaks_no_model(gateway: Gateway, model: str, stream: bool) -> None:
+@pytest.mark.parametrize(("away", "status", "code"), AWAY.values(), ids=AWAY)
+def test_a_judge_that_is_away_breaks_no_model(
+    gateway: Gateway, away: Exception, status: int, code: str, model: str, stream: bool
+) -> None:
     """Token ids are judged once the model has begun. Were it taken to have failed, its breaker would open, and routes
-    would ask one healthy model after the other, in vain."""
-    gateway.engines["judge"].away = True  # type: ignore[attr-defined]
+    would ask one healthy model after the other, in vain. It is no mistake of the caller's either: status 400 would
+    keep clients from sending it again."""
+    gateway.engines["judge"].away = away  # type: ignore[attr-defined]
     answer = post(gateway, COMPLETIONS, model=model, prompt=[5, 6], stream=stream)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "guard_unavailable")
-    assert answer.headers["retry-after"]
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert bool(answer.headers.get("retry-after")) is (status == 503)
     assert len(judged(gateway)) == 1, "it was tried again elsewhere"
     assert gateway.engines["other"].seen == []  # type: ignore[attr-defined]
     states = {name: live.breaker.state for name, live in gateway.pipeline.routes.live.items()}
     assert states == dict.fromkeys(gateway.engines, "closed")
-    gateway.engines["judge"].away = False  # type: ignore[attr-defined]
+    gateway.engines["judge"].away = None  # type: ignore[attr-defined]
     assert post(gateway, COMPLETIONS, model=model, prompt=[5, 6], stream=stream).status_code == 200
 
 
 def test_a_line_of_a_batch_comes_again_while_the_judge_is_away() -> None:
-    """A classifier that restarts would else end, after three attempts, every line of a batch that has a day for it."""
+    """A classifier that restarts would else end, after three attempts, every line of a batch that has a day for it.
+    One that a line kills each time is not killed by it for a day."""
     assert comes_back(GuardUnavailable("The content guard is not ready."))
+    failed = GuardFailed("The content guard failed.")
+    assert not comes_back(failed)
+    assert not is_final(failed)

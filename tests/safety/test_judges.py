@@ -14,7 +14,9 @@ from interlace.errors import (
     ConfigError,
     ContentFiltered,
     ContextLengthExceeded,
+    EngineFailed,
     EngineUnavailable,
+    GuardFailed,
     GuardUnavailable,
     Overloaded,
 )
@@ -194,16 +196,23 @@ async def test_a_judge_that_does_not_answer_is_not_waited_for(monkeypatch: pytes
 
 async def test_a_classifier_that_reads_nothing_lets_nothing_pass() -> None:
     """No text is short enough for it: cutting must come to an end."""
-    with pytest.raises(ContentFiltered, match="could not be checked"):
+    with pytest.raises(GuardFailed, match="failed under this request"):
         await asyncio.wait_for(guarded(Words(reads=0)).judge(["good"], param="input"), 10)
 
 
 async def test_what_cannot_be_judged_does_not_pass() -> None:
-    """A label that the classifier has not, scores that are none, an engine that fails: nobody passes. One that is
-    loading or full is told as such, so that callers come again."""
-    for engine, refuse in ((Words(), "spma"), (Words(score=float("nan")), "spam"), (Words(error=ValueError()), "spam")):
-        with pytest.raises(ContentFiltered, match="could not be checked"):
+    """A label that the classifier has not, scores that are none, an engine that fails: nobody passes, and nobody is
+    told that it was a mistake of the request's. One that is loading or full is told as such, so that callers come
+    again."""
+    for engine, refuse in (
+        (Words(), "spma"),
+        (Words(score=float("nan")), "spam"),
+        (Words(error=ValueError()), "spam"),
+        (Words(error=EngineFailed("The engine died.")), "spam"),
+    ):
+        with pytest.raises(GuardFailed, match="failed under this request") as failed:
             await guarded(engine, refuse).judge(["bad"], param="input")
+        assert failed.value.status >= 500
     for error in (EngineUnavailable("loading"), Overloaded("full")):
         with pytest.raises(GuardUnavailable, match="not ready") as caught:
             await guarded(Words(error=error)).judge(["good"], param="input")

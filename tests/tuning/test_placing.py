@@ -3,25 +3,39 @@ that are taken are told before anything is trained. Nothing here trains: a tiny 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from interlace.config import AddedModel, ModelSettings, RouteSettings, Settings, read_added_models
+from interlace.errors import Conflict
+from interlace.gateway.adapter_placing import place_adapter
 from interlace.gateway.asking import Where
-from interlace.models import change_added_models, find_checkpoint, pull
+from interlace.gateway.model_placing import place_model
+from interlace.models import (
+    Added,
+    change_added,
+    change_added_models,
+    copy_adapter,
+    find_checkpoint,
+    pull,
+    read_added,
+)
 from interlace.tuning.folder import RunFolder, TuningError
 from interlace.tuning.placing import check_place, place_result
 from interlace.tuning.settings import TuneSettings
+from tests.support.adapters import random_adapter
 from tests.support.billing import tenants
 from tests.support.served import served
-from tests.support.serving import environment
+from tests.support.serving import environment, free_port
 from tests.support.tiny import tiny_llama_safetensors, tiny_weights
 
 RUN = TuneSettings(base="base", data="x", name="mine", method="full")
@@ -107,3 +121,36 @@ def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
     with pytest.raises(TuningError, match="interlace models rm mine"):
         check_place(RUN, plain, done=False, fresh=False)
     check_place(RUN, plain, done=False, fresh=True)
+
+
+@pytest.mark.parametrize("other", ["one", "two"])
+def test_two_commands_at_once_put_one_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    """Another puts its own under the same name after this one has looked: with two in the list, nobody would know which
+    is served. The same is the same; another's is not replaced unasked, and keeps its adapter, too."""
+    home = tmp_path / "home"
+    where = Where(environment(home), url=f"http://127.0.0.1:{free_port()}", config=tmp_path / "interlace.yaml")
+    base = tiny_llama_safetensors(tmp_path / "base")
+    (tmp_path / "interlace.yaml").write_text(json.dumps({"models": [{"name": "tiny", "checkpoint": str(base)}]}))
+    digests = {}
+    for seed, name in enumerate(("one", "two")):
+        random_adapter(tmp_path / name, seed)
+        digests[name], _ = copy_adapter(tmp_path / name, home, 1 << 20)
+    models, adapters = (AddedModel("mine", other),), (Added("tiny", "mine", "", digests[other]),)
+
+    def after_another(home: Path, change: Any) -> None:
+        change_added_models(home, lambda _: models)
+        change_added_models(home, change)
+
+    def after_another_adapter(home: Path, change: Any) -> None:
+        change_added(home, lambda _: adapters)
+        change_added(home, change)
+
+    monkeypatch.setattr("interlace.gateway.model_placing.change_added_models", after_another)
+    monkeypatch.setattr("interlace.gateway.adapter_placing.change_added", after_another_adapter)
+    refused = contextlib.nullcontext() if other == "one" else pytest.raises(Conflict, match="already")
+    with refused:
+        place_model("mine", "one", "", "", where, replace=False)
+    with refused:
+        place_adapter(tmp_path / "one", "tiny", "mine", "", where, replace=False)
+    assert read_added_models(home) == models
+    assert read_added(home) == adapters

@@ -355,7 +355,8 @@ class _Reader:
         try:
             return [one.name for one in read_added_models(home if isinstance(home, Path) else Settings().home)]
         except ConfigError as error:
-            self.problems.append(Problem("the home folder", 0, "models", error.message.removesuffix("."), ""))
+            problem, _, mend = error.message.removesuffix(".").rpartition(". ")
+            self.problems.append(Problem("the home folder", 0, "models", problem, mend))
             return []
 
     def _put_precision(self, models: Iterable[dict[str, Any]], text: str) -> None:

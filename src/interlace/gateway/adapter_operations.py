@@ -107,12 +107,15 @@ def adapter_operations(pipeline: Pipeline, settings: Settings, reload: Callable[
             await asyncio.to_thread(find_copy, settings.home, entry.digest)
         except CheckpointError as error:
             raise InvalidRequest(error.message, param="digest", code="no_such_copy") from error
-        await _changed(settings.home, lambda entries: (*_without(entries, public, there=False), entry))
+        # One of that name that is listed and not served was put there by a process that was killed, or is at it.
+        await _changed(settings.home, lambda entries: (*_others(entries, public), entry))
         try:
             await reload()("adapters.add")
         except BaseException:
             await asyncio.shield(_changed(settings.home, lambda entries: tuple(e for e in entries if e != entry)))
             raise
+        if entry not in await asyncio.to_thread(read_added, settings.home):  # somebody else was at it, after us
+            raise _there(public)
         folder = str(copy_folder(settings.home, entry))
         return _view(registry, settings.home, model, AdapterSettings(entry.name, folder, entry.owner))
 
@@ -120,7 +123,7 @@ def adapter_operations(pipeline: Pipeline, settings: Settings, reload: Callable[
         view = one(registry, given)
         if view.source != "added":
             raise Conflict(f"The configuration names {view.id}. Remove it there, and reload.", param="adapter")
-        await _changed(settings.home, lambda entries: _without(entries, view.id, there=True))
+        await _changed(settings.home, lambda entries: _others(entries, view.id))
         await reload()("adapters.remove")
         return view
 
@@ -140,12 +143,8 @@ async def _changed(home: Path, change: Callable[[tuple[Added, ...]], tuple[Added
     await asyncio.to_thread(change_added, home, change)
 
 
-def _without(entries: tuple[Added, ...], public: str, *, there: bool) -> tuple[Added, ...]:
-    """The others; raises where it is not among them, or is, against what was expected."""
-    others = tuple(entry for entry in entries if public_name(entry.model, entry.name) != public)
-    if (len(others) < len(entries)) is not there:
-        raise _unknown(public) if there else _there(public)
-    return others
+def _others(entries: tuple[Added, ...], public: str) -> tuple[Added, ...]:
+    return tuple(entry for entry in entries if public_name(entry.model, entry.name) != public)
 
 
 def _view(registry: Registry, home: Path, model: ModelSettings, adapter: AdapterSettings) -> AdapterView:

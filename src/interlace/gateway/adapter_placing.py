@@ -33,10 +33,14 @@ def place_adapter(
     digest, new = copy_adapter(folder, settings.home, served.adapter_bytes)
     try:
         there = _served(public_name(model, name), settings, where)
-        if there is not None:
-            return _instead(there, model, name, digest, settings, where, replace=replace)
-        given = {"model": model, "name": name, "digest": digest} | ({"owner": owner} if owner else {})
-        return convert(_ask("POST", "", given, settings, where), AdapterView)
+        if there is None:
+            given = {"model": model, "name": name, "digest": digest} | ({"owner": owner} if owner else {})
+            try:
+                return convert(_ask("POST", "", given, settings, where), AdapterView)
+            except Conflict:  # somebody else, or what is left of us that was killed, was quicker
+                if (there := _served(public_name(model, name), settings, where)) is None:
+                    raise
+        return _instead(there, model, name, digest, settings, where, replace=replace)
     except NoServer:
         owner_id = perform("orgs.show", {"org": owner}, where)["id"] if owner else ""
         _noted(settings.home, Added(model, name, owner_id, digest), replace=replace)
@@ -59,9 +63,9 @@ def _instead(
 ) -> AdapterView:
     """Put the copy into the place of the adapter that is served by its name, unless it is that one."""
     entry = next((one for one in read_added(settings.home) if (one.model, one.name) == (model, name)), None)
-    if entry is not None and entry.digest == digest:
+    if entry is not None and entry.digest == digest and Path(there.folder) == copy_folder(settings.home, entry):
         return there
-    if entry is None or not replace:
+    if entry is None or not (replace or entry.digest == digest):  # listed, and not heard of: who did that was killed
         raise _taken(there.id)
     _swap(settings.home, entry, Added(model, name, entry.owner, digest))
     try:
@@ -76,15 +80,18 @@ def _instead(
 
 
 def _noted(home: Path, new: Added, *, replace: bool) -> None:
-    """Take down an entry, while no server runs."""
-    for entry in read_added(home):
-        if (entry.model, entry.name) == (new.model, new.name):
-            if entry.digest != new.digest and not replace:
-                raise _taken(public_name(new.model, new.name))
-            if entry.digest != new.digest:
-                _swap(home, entry, Added(new.model, new.name, entry.owner, new.digest))
-            return
-    change_added(home, lambda entries: (*entries, new))
+    """Take down an entry, while no server runs. All is decided under the list's lock: two commands may be at it."""
+
+    def change(entries: tuple[Added, ...]) -> tuple[Added, ...]:
+        there = next((entry for entry in entries if (entry.model, entry.name) == (new.model, new.name)), None)
+        if there is None:
+            return (*entries, new)
+        if there.digest != new.digest and not replace:
+            raise _taken(public_name(new.model, new.name))
+        kept = Added(new.model, new.name, there.owner, new.digest)
+        return tuple(kept if entry == there else entry for entry in entries)
+
+    change_added(home, change)
 
 
 def _swap(home: Path, old: Added, new: Added) -> None:

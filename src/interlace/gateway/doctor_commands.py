@@ -9,8 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from interlace.config import check_config, find_config, load_settings
+from interlace.config import Settings, check_config, find_config, load_settings
 from interlace.errors import ConfigError
+from interlace.gateway.added_models import with_added_models
 from interlace.gateway.chat import server_url
 from interlace.gateway.doctor import machine, outside, redis_server, stores
 from interlace.gateway.doctor.findings import Case, Check, Finding, fail, ok
@@ -60,6 +61,8 @@ def doctor_command(
     except ConfigError:
         pass  # nothing else can be looked at, and the configuration says why
     else:
+        settings, faults = _as_served(settings)
+        rows += [(CONFIGURATION, fault) for fault in faults]
         address = url or env.get("INTERLACE_URL") or server_url(settings)
         case = Case(settings, found, env, address, key, min_free_bytes, price_days, running=running, paid=paid)
         wanted = [name for name in CHECKS if not only or name in only]
@@ -82,6 +85,15 @@ def _configuration(file: Path | None, env: Mapping[str, str]) -> Iterator[Findin
         yield fail(f"{place}: {problem.where}: {problem.problem}", problem.mend)
     if not problems:
         yield ok(f"{file} is good" if file else "no interlace.yaml: the defaults")
+
+
+def _as_served(settings: Settings) -> tuple[Settings, list[Finding]]:
+    """With the models that were added by command, which a server serves, too; and what is wrong with their list."""
+    try:
+        return with_added_models(settings), []
+    except ConfigError as error:
+        problem, _, mend = error.message.removesuffix(".").rpartition(". ")
+        return settings, [fail(problem, mend)]
 
 
 def _examined(name: str, case: Case) -> Iterator[Finding]:

@@ -83,6 +83,8 @@ def model_operations(pipeline: Pipeline, settings: Settings, reload: Callable[[]
         except BaseException:
             await asyncio.shield(_changed(settings.home, lambda entries: tuple(e for e in entries if e != entry)))
             raise
+        if entry not in await asyncio.to_thread(read_added_models, settings.home):  # somebody else was at it, after us
+            raise _there(entry.name)
         return _shown(registry, entry)
 
     async def remove(registry: Registry, given: ModelNamed) -> ModelView:

@@ -43,11 +43,15 @@ def place_model(name: str, checkpoint: str, owner: str, like: str, where: Where,
     check_name(name, settings, replace=True)
     try:
         there = _served(name, settings, where)
-        if there is not None:
-            return _instead(there, name, checkpoint, owner, like, settings, where, replace=replace)
-        given = {"name": name, "checkpoint": checkpoint} | ({"owner": owner} if owner else {})
-        given |= {"like": like} if like else {}
-        return convert(_ask("POST", "", given, settings, where), ModelView)
+        if there is None:
+            given = {"name": name, "checkpoint": checkpoint} | ({"owner": owner} if owner else {})
+            given |= {"like": like} if like else {}
+            try:
+                return convert(_ask("POST", "", given, settings, where), ModelView)
+            except Conflict:  # somebody else, or what is left of us that was killed, was quicker
+                if (there := _served(name, settings, where)) is None:
+                    raise
+        return _instead(there, name, checkpoint, owner, like, settings, where, replace=replace)
     except NoServer:
         _noted(settings, AddedModel(name, checkpoint, _id_of(owner, where), like), replace=replace)
         return None
@@ -94,19 +98,22 @@ def _instead(
 
 
 def _noted(settings: Settings, new: AddedModel, *, replace: bool) -> None:
-    """Take down an entry, while no server runs."""
-    for entry in read_added_models(settings.home):
-        if entry.name == new.name:
-            if entry.checkpoint != new.checkpoint and not replace:
-                raise _taken(new.name)
-            _check_owner(entry, new)
-            return _swap(settings.home, entry, new)
-    return change_added_models(settings.home, lambda entries: (*entries, new))
+    """Take down an entry, while no server runs. All is decided under the list's lock: two commands may be at it."""
+
+    def change(entries: tuple[AddedModel, ...]) -> tuple[AddedModel, ...]:
+        there = next((entry for entry in entries if entry.name == new.name), None)
+        if there is None:
+            return (*entries, new)
+        if there.checkpoint != new.checkpoint and not replace:
+            raise _taken(new.name)
+        _check_owner(there, new)
+        return tuple(new if entry == there else entry for entry in entries)
+
+    change_added_models(settings.home, change)
 
 
 def _swap(home: Path, old: AddedModel, new: AddedModel) -> None:
-    if old != new:
-        change_added_models(home, lambda entries: tuple(new if entry == old else entry for entry in entries))
+    change_added_models(home, lambda entries: tuple(new if entry == old else entry for entry in entries))
 
 
 def _check_owner(old: AddedModel, new: AddedModel) -> None:

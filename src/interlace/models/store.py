@@ -14,7 +14,7 @@ from interlace.models.catalogue import catalogue
 from interlace.models.checkpoint import MANIFEST_NAME, Checkpoint, Manifest, read_manifest
 from interlace.models.describe import describe
 from interlace.models.files import sha256_of
-from interlace.models.lock import locked
+from interlace.models.lock import locked, try_lock
 from interlace.models.refs import checked_name, is_name, is_ref
 
 
@@ -150,6 +150,13 @@ def remove_checkpoint(name: str, home: Path, waiting: Callable[[], None] = lambd
 
 
 def sweep(home: Path) -> None:
-    """Delete what removals that were killed half-way left behind."""
-    for trash in (shelf(home) / ".staging").glob(".removed-*"):
-        shutil.rmtree(trash, ignore_errors=True)
+    """Delete what removals that were killed half-way left behind, and pulls that were killed at their very end."""
+    for left in (shelf(home) / ".staging").glob("*"):
+        if left.name.startswith(".removed-"):
+            shutil.rmtree(left, ignore_errors=True)
+        elif is_name(left.name) and (lock := try_lock(lock_of(left.name, home))) is not None:
+            try:
+                if (shelf(home) / left.name / MANIFEST_NAME).is_file():  # else the next pull of it goes on there
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                lock.release()

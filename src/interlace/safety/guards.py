@@ -15,7 +15,7 @@ import regex
 
 from interlace.config import GuardSettings, SecretSettings
 from interlace.engines.types import Delta, Engine, OutputRule
-from interlace.errors import ContentFiltered, GuardUnavailable, InterlaceError
+from interlace.errors import ContentFiltered, GuardFailed, GuardUnavailable, InterlaceError
 from interlace.safety.effort import harmless_length
 from interlace.safety.judging import Judge, TooMuch, judges_of
 from interlace.safety.output import OutputGuard
@@ -96,8 +96,9 @@ class Guards:
     async def judge(
         self, texts: Iterable[str], inner: Iterable[str] = (), *, param: str, tenant: str = "", priority: int = 0
     ) -> None:
-        """Raise `ContentFiltered` unless every classifier lets every text pass, `inner` ones too, and
-        `GuardUnavailable` where one cannot judge now. They wait in its queue as `tenant`'s, by `priority`."""
+        """Raise `ContentFiltered` unless every classifier lets every text pass, `inner` ones too, `GuardUnavailable`
+        where one cannot judge now, and `GuardFailed` where one cannot judge this: that is no fault of the caller's.
+        They wait in its queue as `tenant`'s, by `priority`."""
         read = [*texts, *inner] if self.judges else []
         try:
             refused = [judge.settings.model for judge in self.judges if await judge.refuses(read, tenant, priority)]
@@ -106,7 +107,10 @@ class Guards:
         except TooMuch as error:
             raise ContentFiltered(str(error), param=param) from error
         except Exception as error:
-            raise _undecided(error, param) from error
+            _log.error("a classifier that guards the input failed, so the request does not pass", exc_info=error)
+            raise GuardFailed(
+                "The content guard of this server failed under this request, so it does not pass. Try again."
+            ) from error
         if refused:
             raise ContentFiltered(_REFUSED, param=param)
 

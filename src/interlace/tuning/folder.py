@@ -86,7 +86,7 @@ class RunFolder:
         `fresh`, which throws away all but the last finished adapter."""
         file = self.path / "run.json"
         before = _read(file)
-        if fresh and before is not None:
+        if fresh or before is None:  # without a run.json: what was half removed when somebody was killed
             self._clear()
             before = None
         if before is None:
@@ -100,12 +100,12 @@ class RunFolder:
             )
 
     def _clear(self) -> None:
-        (self.path / "run.json").unlink()  # first: what is left of a half-removed run belongs to nobody
+        (self.path / "run.json").unlink(missing_ok=True)  # first: what is left of a half-removed run belongs to nobody
         for name in ("before.json", "said.json", "answers.jsonl", "report.json", "loss.svg", "log.txt",
                      "tensorboard.json", "mlflow.json"):  # fmt: skip
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for name in ("adapter", "model", "tensorboard"):
+        for name in ("adapter", "model", "tensorboard", ".result.partial"):
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from interlace.config import ModelSettings
 from interlace.errors import ConfigError
 from interlace.gateway.doctor.findings import Case, Finding, fail, ok, warn
 from interlace.ledger import health
@@ -111,13 +112,14 @@ def prices(case: Case) -> Iterator[Finding]:
     else:
         found = {}
     found |= {price.model: now for price in case.settings.prices if price.since <= now and price.model not in found}
+    found |= {model.name: now for model in case.settings.models if model.name not in found and _will_be_free(model)}
     bad = False
     for model in case.settings.models:
-        recorded = found.get(model.name)
-        if recorded is None and (model.engine != "local" or not _free(model.checkpoint)):
+        recorded = found.get(model.name, found.get(model.priced_as))  # of another: the next start writes that down
+        if recorded is None:
             bad = True
             yield fail(f"{model.name} has none, so it is refused", f"interlace prices create {model.name} --prompt ...")
-        elif recorded is not None and model.engine != "local" and now - recorded > case.price_days * _DAY_US:
+        elif model.engine != "local" and now - recorded > case.price_days * _DAY_US:
             bad = True
             days = (now - recorded) // _DAY_US
             yield warn(f"that of {model.name} was recorded {days} days ago", "interlace prices sync compares it")
@@ -125,11 +127,11 @@ def prices(case: Case) -> Iterator[Finding]:
         yield ok(f"{len(case.settings.models)} of {len(case.settings.models)} models have one")
 
 
-def _free(checkpoint: str) -> bool:
+def _will_be_free(model: ModelSettings) -> bool:
     """Checkpoints of the catalogue cost nothing until somebody says otherwise: the next start writes that down."""
     from interlace.models import known_models
 
-    return checkpoint in known_models()
+    return model.engine == "local" and not model.priced_as and model.checkpoint in known_models()
 
 
 def _there(case: Case) -> bool:
