@@ -31,7 +31,7 @@ def _flop_per_second(kind: torch.dtype) -> float:
         torch.matmul(left, left)
     end.record()
     end.synchronize()
-    return _TIMES * 2 * _SIDE**3 / (start.elapsed_time(end) / 1e3)
+    return _TIMES * 2 * _SIDE**3 / (float(start.elapsed_time(end)) / 1e3)
 
 
 def names_of_gpus(processes: int) -> list[str]:

@@ -142,8 +142,8 @@ def _free_port() -> int:
 
 
 def deepspeed_config(settings: Mapping[str, Any], rows: int = 1) -> dict[str, Any]:
-    """What DeepSpeed is given, where each process computes so many rows at once. The optimizer and the learning rate are
-    the trainer's own, as with every launcher."""
+    """What DeepSpeed is given, where each process computes so many rows at once. Optimizer and learning rate are the
+    trainer's own, as with every launcher."""
     stage, offload = int(settings["zero_stage"]), settings["offload"]
     share = int(settings["batch"]) // (settings["processes"] * settings["machines"])
     zero: dict[str, Any] = {"stage": stage}
