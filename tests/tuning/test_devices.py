@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from interlace.tuning.settings import TuneSettings
+from interlace.tuning.settings import TuneSettings, rows_together
 from tests.support.tuned import needs_parts
 
 pytestmark = needs_parts
@@ -16,7 +16,8 @@ pytestmark = needs_parts
 
 def test_one_process_learns_on_one_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On a machine with several, transformers would put a copy on each and give each a batch: a step of more examples
-    than were asked for, several rows at once, and a cut that this code has never run."""
+    than were asked for, and a cut that this code has never run. The rows of a step are computed at once there: one by
+    one, a GPU waits for the processor."""
     import torch
     from accelerate.state import AcceleratorState
 
@@ -29,7 +30,8 @@ def test_one_process_learns_on_one_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path
         arguments = _arguments(TuneSettings(), SimpleNamespace(checkpoints=tmp_path))
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    assert (arguments.device.type, arguments.n_gpu, arguments.train_batch_size) == ("cuda", 1, 1)
+    assert (arguments.device.type, arguments.n_gpu) == ("cuda", 1)
+    assert (arguments.train_batch_size, arguments.gradient_accumulation_steps) == (4, 1)
 
 
 def _trainer(**more: Any) -> Any:
@@ -48,6 +50,54 @@ def _trainer(**more: Any) -> Any:
             vars(self).update(more)
 
     return Standing()
+
+
+def test_fewer_gpus_than_processes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL refuses two processes on one GPU, and what the person would hear is that another process has ended."""
+    import torch
+
+    from interlace.tuning.devices import check_gpus
+    from interlace.tuning.endings import Ending
+
+    check_gpus(64)  # on processors there may be as many as one likes
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    check_gpus(1)
+    with pytest.raises(Ending) as caught:
+        check_gpus(2)
+    assert "processes: is 2, but there is 1 GPU here" in caught.value.message
+    assert "CUDA_VISIBLE_DEVICES=" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("said", "gpu", "rows"),
+    [
+        ({"batch": 8}, False, 1),
+        ({"batch": 8}, True, 8),
+        ({"batch": 64, "max_tokens": 512}, True, 32),
+        ({"batch": 6, "rows_at_once": 4}, False, 3),
+        ({"batch": 8, "rows_at_once": 1}, True, 1),
+        ({"batch": 8, "max_tokens": 32768}, True, 1),
+        ({"batch": 8, "launcher": "ddp", "processes": 4}, True, 2),
+        ({"batch": 16, "task": "classify", "method": "full", "rows_at_once": 2}, False, 16),
+    ],
+)
+def test_rows_at_once_leave_no_rest(said: dict[str, Any], gpu: bool, rows: int) -> None:
+    """A step with a rest would be one of other rows than were asked for; more at once than said, one out of memory."""
+    assert rows_together(TuneSettings(**said), gpu=gpu) == rows
+
+
+def test_gradients_that_are_no_numbers_are_found_among_many() -> None:
+    """One is enough to spoil the weights; none at all, or empty ones, are sound."""
+    import torch
+
+    from interlace.tuning.trainer import _all_finite
+
+    sound = [torch.ones(3), torch.zeros(0), torch.ones(2, 2)]
+    assert _all_finite(sound)
+    assert _all_finite([])
+    for wrong in (float("nan"), float("inf")):
+        assert not _all_finite([*sound, torch.tensor([1.0, wrong]), torch.ones(1)])
 
 
 def test_inputs_go_where_the_model_lies() -> None:

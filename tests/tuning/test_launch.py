@@ -117,6 +117,8 @@ def test_deepspeed_is_told_what_the_others_do() -> None:
     settings = TuneSettings(launcher="deepspeed", zero_stage=3, processes=2, batch=8, offload="all", precision="bf16")
     told = deepspeed_config(dataclasses.asdict(settings))
     assert told["train_micro_batch_size_per_gpu"] * told["gradient_accumulation_steps"] * 2 == 8
+    at_once = deepspeed_config(dataclasses.asdict(settings), 4)  # it compares them with the trainer's
+    assert (at_once["train_micro_batch_size_per_gpu"], at_once["gradient_accumulation_steps"]) == (4, 1)
     assert told["gradient_clipping"] == 1.0
     assert told["bf16"] == {"enabled": True}
     assert told["zero_force_ds_cpu_optimizer"] is False

@@ -14,7 +14,7 @@ import pytest
 
 from interlace.errors import ConfigError
 from interlace.tuning.endings import check_room, disk_full, ending_of
-from interlace.tuning.energy import read_energy
+from interlace.tuning.energy import read_energy, read_gpu_energy, used
 from interlace.tuning.folder import RunFolder, TuningError, is_sealed, seal
 from interlace.tuning.picture import draw
 from interlace.tuning.prompts import NO_LOSS, CannotRender, Row, row_of
@@ -182,6 +182,7 @@ def test_errors_that_people_can_mend_are_told_in_words(tmp_path: Path) -> None:
             MemoryError(),
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
             RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         ],
         "disk_full": [
             OSError(28, "No space left on device"),
@@ -196,6 +197,11 @@ def test_errors_that_people_can_mend_are_told_in_words(tmp_path: Path) -> None:
             assert ending.kind == kind
             assert "last good checkpoint is kept" in ending.message
     assert ending_of(KeyError("x"), tmp_path, 512, 16) is None
+    for rows, words in ((1, "smaller max_tokens (now 512)"), (8, "smaller rows_at_once (now 8;")):
+        ending = ending_of(MemoryError(), tmp_path, 512, 16, rows)
+        assert ending is not None
+        assert words in ending.message
+        assert ("rows_at_once" in ending.message) == (rows > 1)
 
 
 def test_a_disk_without_room_is_told_before_a_checkpoint_is_begun(tmp_path: Path) -> None:
@@ -301,6 +307,16 @@ def test_energy_is_read_where_the_system_tells_it(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{micro}\n")
     assert read_energy(tmp_path) == pytest.approx(5.0)
+
+
+def test_energy_adds_up_over_the_parts_of_a_run() -> None:
+    """A run that went on would else have used only what its last part did; a counter that wrapped around, or appeared
+    on the way, would make it less than nothing."""
+    start, end = {"processors": 5.0, "GPUs": 100.0}, {"processors": 3.0, "GPUs": 160.0, "others": 9.0}
+    assert used({"GPUs": 40.0}, start, end) == {"GPUs": 100.0}
+    assert used({}, {}, {}) == {}
+    assert read_gpu_energy([]) is None
+    assert read_gpu_energy(["GPU-0"], library="libnone.so") is None
 
 
 def test_the_picture_has_both_curves() -> None:

@@ -38,7 +38,7 @@ from interlace.tuning.columns import Columns
 from interlace.tuning.events import AnyEvent
 from interlace.tuning.examples import Examples, Task, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
-from interlace.tuning.hardware import Hardware, known_hardware, this_machine
+from interlace.tuning.hardware import Device, Hardware, known_hardware, this_gpu, this_machine
 from interlace.tuning.heads import Head, check_names, checkpoint_to_classify, head_over
 from interlace.tuning.launch import DEEPSPEED, OF_ONE_MACHINE
 from interlace.tuning.metrics import METRICS, Measured, capture, words_of
@@ -114,7 +114,8 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
     )
     work = msgspec.structs.replace(work, identity=_of_every_machine(work))
     if asked.plan:
-        _tell_plan(plan_of(checkpoint.path, settings, count_tokens(work), _hardware(settings)), asked)
+        counted = count_tokens(work)
+        _tell_plan(plan_of(checkpoint.path, settings, counted.tokens, _hardware(settings, counted.device)), asked)
         return OK
     if settings.launcher == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"launcher: deepspeed is not installed. pip install deepspeed=={DEEPSPEED}, or choose fsdp2.")
@@ -322,8 +323,10 @@ def _of_every_machine(work: Work) -> dict[str, Any]:
 # --- the plan ----------------------------------------------------------------------------------------------------
 
 
-def _hardware(settings: TuneSettings) -> list[Hardware]:
-    return [share_of(this_machine(), settings.processes), *known_hardware().values()]
+def _hardware(settings: TuneSettings, device: Device | None) -> list[Hardware]:
+    """This machine, one process' part of it, is the first."""
+    here = share_of(this_machine(), settings.processes) if device is None else this_gpu(device)
+    return [here, *known_hardware().values()]
 
 
 def _tell_plan(planned: Plan, asked: Asked) -> None:
@@ -334,7 +337,9 @@ def _tell_plan(planned: Plan, asked: Asked) -> None:
 
 
 def _tell_beside(base: Path, settings: TuneSettings, manifest: Mapping[str, Any]) -> None:
-    planned = plan_of(base, settings, manifest["data"]["tokens"], _hardware(settings)[:1])
+    found = manifest["machine"].get("device")
+    device = None if found is None else msgspec.convert(found, Device)
+    planned = plan_of(base, settings, manifest["data"]["tokens"], _hardware(settings, device)[:1])
     print(
         beside(
             planned,

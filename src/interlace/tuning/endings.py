@@ -10,7 +10,7 @@ from pathlib import Path
 MARGIN_BYTES = 64 << 20
 LOST, HALTED = "peer_lost", "halted"  # kinds: another process has gone; asked to stop before anything was learnt
 _FULL = ("no space left", "file write failed", "failed writing file", "unexpected pos")
-_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
 
 
 @dataclass
@@ -41,13 +41,14 @@ def disk_full(folder: Path, needed_bytes: int | None = None) -> Ending:
     )
 
 
-def out_of_memory(max_tokens: int, rank: int) -> Ending:
-    """The system or the device gave no more."""
+def out_of_memory(max_tokens: int, rank: int, rows: int = 1) -> Ending:
+    """The system or the device gave no more, with so many rows computed at once."""
+    fewer = f"a smaller rows_at_once (now {rows}; what is learnt stays the same), " if rows > 1 else ""
     return Ending(
         "out_of_memory",
         "The memory is used up. The last good checkpoint is kept, but a run with other settings begins anew: give "
-        f"--fresh and a smaller max_tokens (now {max_tokens}) or rank (now {rank}), or a smaller base; or stop other "
-        "programs, and give the same command again.",
+        f"--fresh and {fewer}a smaller max_tokens (now {max_tokens}) or rank (now {rank}), or a smaller base; or stop "
+        "other programs, and give the same command again.",
     )
 
 
@@ -57,13 +58,13 @@ def check_room(folder: Path, needed_bytes: int) -> None:
         raise disk_full(folder, needed_bytes + MARGIN_BYTES)
 
 
-def ending_of(error: BaseException, folder: Path, max_tokens: int, rank: int) -> Ending | None:
+def ending_of(error: BaseException, folder: Path, max_tokens: int, rank: int, rows: int = 1) -> Ending | None:
     """What an error of the libraries means, where it is one that people can mend; else None."""
     if isinstance(error, Ending):
         return error
     text = str(error).lower()
     if isinstance(error, MemoryError) or any(words in text for words in _MEMORY):
-        return out_of_memory(max_tokens, rank)
+        return out_of_memory(max_tokens, rank, rows)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return disk_full(folder)
     if any(words in text for words in _FULL):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from interlace.tuning.hardware import Device
+
 
 class Event(msgspec.Struct, frozen=True, tag_field="event", tag=str.lower):
     """Base of all."""
@@ -55,9 +57,10 @@ class Stopped(Event, frozen=True):
 
 
 class Counted(Event, frozen=True):
-    """How many tokens the examples to learn from have, seen once."""
+    """How many tokens the examples to learn from have, seen once; and the GPU they would be learnt on."""
 
     tokens: int
+    device: Device | None = None
 
 
 class Trained(Event, frozen=True):

@@ -39,6 +39,14 @@ class Price:
     source: str
 
 
+class Device(msgspec.Struct, frozen=True):
+    """A GPU as a training process found it; `flop_per_second` is what large products of matrices reach."""
+
+    name: str
+    memory_bytes: int
+    flop_per_second: float
+
+
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """One kind of device. Speeds are what training reaches, not what the maker states; no prices: it is one's own."""
@@ -49,6 +57,7 @@ class Hardware:
     flop_per_second_low: float
     flop_per_second_high: float
     prices: tuple[Price, ...] = ()
+    gpu: bool = False
 
 
 class _Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +96,9 @@ def _hardware(name: str, device: _Device) -> Hardware:
     if not 0 < speed.low <= speed.high <= device.peak_tflop_per_second:
         raise ValueError(f"{name}: sustained speeds must rise from low to high, below the peak")
     prices = [Price(parse_usd(one.usd_per_device_hour), one.date, one.seller, one.source) for one in device.prices]
-    return Hardware(name, device.title, device.memory_gib << 30, speed.low * _TERA, speed.high * _TERA, tuple(prices))
+    return Hardware(
+        name, device.title, device.memory_gib << 30, speed.low * _TERA, speed.high * _TERA, tuple(prices), gpu=True
+    )
 
 
 def this_machine() -> Hardware:
@@ -99,6 +110,13 @@ def this_machine() -> Hardware:
     peak = _flop_per_second_of_a_core() * (psutil.cpu_count(logical=False) or 1)
     memory: Any = psutil.virtual_memory()
     return Hardware("here", "this machine", memory.total, peak / 3, peak * 2 / 3)
+
+
+def this_gpu(device: Device) -> Hardware:
+    """The GPU of this machine. Training reaches a tenth to a half of what products of matrices do: small models and
+    short rows keep it waiting for the processor."""
+    peak = device.flop_per_second
+    return Hardware("here", f"this machine's {device.name}", device.memory_bytes, peak / 10, peak / 2, gpu=True)
 
 
 def _flop_per_second_of_a_core() -> float:

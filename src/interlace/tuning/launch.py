@@ -141,9 +141,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def deepspeed_config(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What DeepSpeed is given; the optimizer and the learning rate are the trainer's own, as with every launcher."""
+def deepspeed_config(settings: Mapping[str, Any], rows: int = 1) -> dict[str, Any]:
+    """What DeepSpeed is given, where each process computes so many rows at once. Optimizer and learning rate are the
+    trainer's own, as with every launcher."""
     stage, offload = int(settings["zero_stage"]), settings["offload"]
+    share = int(settings["batch"]) // (settings["processes"] * settings["machines"])
     zero: dict[str, Any] = {"stage": stage}
     if offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -152,8 +154,8 @@ def deepspeed_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     if stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True  # in float32 where the run is; the name is older
     return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": int(settings["batch"]) // (settings["processes"] * settings["machines"]),
+        "train_micro_batch_size_per_gpu": rows,
+        "gradient_accumulation_steps": share // rows,
         "gradient_clipping": 1.0,
         "bf16": {"enabled": settings["precision"] == "bf16"},
         "zero_optimization": zero,

@@ -14,7 +14,11 @@ scores of attention are left out: they are little while rows are much shorter th
 Memory is that of Adam. In mixed precision it follows the estimators of DeepSpeed (`deepspeed.readthedocs.io`, "Memory
 Requirements"), in bytes for P parameters on n devices: 4P + 16P/n for ZeRO-1 and ZeRO-2, 18P/n + 4 × the largest layer
 for ZeRO-3. That of the activations is after Korthikanti et al., arXiv:2205.05198, with the logits and their gradients
-in float32. All of it is an estimate: plan for a tenth more.
+in float32. Where attention keeps no scores and the head works in tiles, as in `interlace tune`, those two parts fall
+away. All of it is an estimate: plan for a tenth more.
+
+A GPU is not told its work at once: a processor starts it piece by piece. Small models and short passes take as long as
+that takes, however fast the GPU is.
 """
 
 from __future__ import annotations
@@ -33,6 +37,12 @@ Stage = Literal[0, 1, 2, 3]
 
 STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
 """Of ZeRO: 0 keeps a whole copy on each device (plain data parallelism), 3 shares out everything."""
+LAYER_SECONDS = (0.003, 0.02)
+"""What a processor needs to start the work of one layer on a GPU, there and back. The second is the slowest seen
+(docs/benchmarks/gpu.md); the first is what a fast one is trusted with, not measured."""
+START_SECONDS = (0.0, 5.0)
+"""Of a run on a GPU, before its first step and after its last: to load what it computes with, and to score."""
+HEAD_BYTES = 1 << 30  # of the scores of a head that works in tiles, at most
 SPARE = 0.9  # of a device's memory may be planned with: the rest goes to buffers, fragments and the driver
 
 
@@ -50,6 +60,7 @@ class Job:
     precision: Precision = "mixed"
     checkpointing: bool = False  # activations are computed twice instead of kept
     stage: Stage = 0  # how much the launcher shares out
+    fused: bool = False  # attention keeps no scores, and the head works in tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +100,21 @@ class Plan:
     flop: int
     memory: tuple[StageMemory, ...]
     estimates: tuple[Estimate, ...]
+    gpu_rows: int = 0
+    gpu_memory: tuple[StageMemory, ...] = ()  # where GPUs compute more rows at once than this machine
 
 
-def plan(size: ModelSize, learnt: Learnt, job: Job, hardware: Iterable[Hardware] = ()) -> Plan:
-    """The plan of a job, with an estimate for each kind of hardware."""
+def plan(
+    size: ModelSize, learnt: Learnt, job: Job, hardware: Iterable[Hardware] = (), on_gpus: Job | None = None
+) -> Plan:
+    """The plan of a job, with an estimate for each kind of hardware; `on_gpus` is how GPUs do it, if otherwise."""
     memory = tuple(memory_of(size, learnt, job, stage) for stage in STAGES)
     arithmetic = flop(size, learnt, job)
-    estimates = tuple(_estimate(one, arithmetic, job, memory) for one in hardware)
-    return Plan(size, learnt, job, arithmetic, memory, estimates)
+    other = on_gpus is not None and on_gpus != job
+    gpu_memory = tuple(memory_of(size, learnt, on_gpus, stage) for stage in STAGES) if on_gpus and other else ()
+    theirs = (on_gpus or job, gpu_memory or memory)
+    estimates = tuple(_estimate(one, arithmetic, size, *(theirs if one.gpu else (job, memory))) for one in hardware)
+    return Plan(size, learnt, job, arithmetic, memory, estimates, on_gpus.rows if on_gpus else 0, gpu_memory)
 
 
 def flop(size: ModelSize, learnt: Learnt, job: Job) -> int:
@@ -132,21 +150,26 @@ def _activations(size: ModelSize, job: Job, weight: int) -> int:
     tokens = job.rows * job.row_tokens
     if not tokens or not size.hidden:
         return 0
-    of_layer = tokens * size.hidden * (34 + 5 * size.heads * job.row_tokens / size.hidden) * weight / 2
+    scores = 0.0 if job.fused else 5 * size.heads * job.row_tokens / size.hidden
+    of_layer = tokens * size.hidden * (34 + scores) * weight / 2
     kept = tokens * size.hidden * weight * size.layers + of_layer if job.checkpointing else of_layer * size.layers
     logits = tokens * size.vocabulary * (weight + 4 + 4)
-    return math.ceil(kept + logits)
+    return math.ceil(kept + (min(logits, HEAD_BYTES) if job.fused else logits))
 
 
 # --- hours and money ----------------------------------------------------------------------------------------------
 
 
-def _estimate(hardware: Hardware, arithmetic: int, job: Job, memory: tuple[StageMemory, ...]) -> Estimate:
+def _estimate(
+    hardware: Hardware, arithmetic: int, size: ModelSize, job: Job, memory: tuple[StageMemory, ...]
+) -> Estimate:
     stages = [one for one in memory if job.devices > 1 or one.stage == 0]
     fitting = next((one.stage for one in stages if one.bytes <= SPARE * hardware.memory_bytes), None)
+    passes = job.tokens / (job.devices * job.rows * job.row_tokens) if hardware.gpu and job.rows * job.row_tokens else 0
+    speeds = (hardware.flop_per_second_high, hardware.flop_per_second_low)
     hours = [
-        arithmetic / (speed * job.devices) / 3600
-        for speed in (hardware.flop_per_second_high, hardware.flop_per_second_low)
+        (max(arithmetic / (speed * job.devices), passes * size.layers * layer) + (start if passes else 0)) / 3600
+        for speed, layer, start in zip(speeds, LAYER_SECONDS, START_SECONDS, strict=True)
     ]
     prices = sorted(price.nanos_per_device_hour for price in hardware.prices)
     low = _cost(hours[0], job.devices, prices[0]) if prices else None

@@ -32,6 +32,9 @@ def plan_table(plan: Plan) -> str:
             ]
         ),
     ]
+    if plan.gpu_memory:
+        taken = _gib(plan.gpu_memory[job.stage].bytes)
+        lines.append(f"  A GPU computes {plan.gpu_rows} rows at once, and takes {taken} in all.")
     if plan.estimates:
         rows = [("on", "fits with", "time", "US dollars", "price of"), *map(_estimated, plan.estimates)]
         lines += ["", f"On {job.devices} of each", *_columns(rows)]

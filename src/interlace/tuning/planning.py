@@ -11,24 +11,28 @@ from interlace.models import EncoderArchitecture, expected_shapes, read_architec
 from interlace.tuning.hardware import Hardware
 from interlace.tuning.launch import stage_of
 from interlace.tuning.plan import Job, Plan, plan
-from interlace.tuning.settings import TuneSettings, blocks_of
+from interlace.tuning.settings import TuneSettings, blocks_of, rows_together
 from interlace.tuning.sizes import ALL_LINEAR, Learnt, ModelSize, blocks, full, lora, size_of
 
 
 def plan_of(base: Path, settings: TuneSettings, tokens: int, hardware: Iterable[Hardware]) -> Plan:
-    """The plan over a base at that path; `tokens` are the data's, seen once."""
+    """The plan over a base at that path; `tokens` are the data's, seen once. What is first in `hardware` is this
+    machine: its memory is told, and that of GPUs where they compute more rows at once."""
+    hardware = list(hardware)
     architecture = read_architecture(base)
     reads = architecture.max_tokens if isinstance(architecture, EncoderArchitecture) else settings.max_tokens
     job = Job(
         tokens=round(tokens * settings.epochs),
         row_tokens=min(settings.max_tokens, reads),  # a classifier's texts may all be so long, and are taken together
-        rows=settings.batch // (settings.processes * settings.machines) if settings.classifies else 1,
+        rows=rows_together(settings, gpu=bool(hardware) and hardware[0].gpu),
         devices=settings.processes * settings.machines,
         precision="f32",
+        fused=True,
         stage=stage_of(settings.launcher, settings.zero_stage),
     )
     size = size_of(architecture)
-    return plan(size, _learnt(base, size, settings), job, hardware)
+    rows = rows_together(settings, gpu=True)
+    return plan(size, _learnt(base, size, settings), job, hardware, dataclasses.replace(job, rows=rows))
 
 
 def share_of(machine: Hardware, processes: int) -> Hardware:

@@ -16,6 +16,7 @@ from interlace import __version__
 from interlace.tuning.class_scores import metrics_of, words_of_classes
 from interlace.tuning.columns import Columns
 from interlace.tuning.folder import RunFolder, write_whole
+from interlace.tuning.hardware import Device
 from interlace.tuning.metrics import Measured, measure, measure_exact, needs_answers, words_of
 from interlace.tuning.picture import draw
 from interlace.tuning.scores import Known, change, score
@@ -64,13 +65,13 @@ class Outcome:
     memory_bytes: int
     trained: int
     parameters: int
-    kilowatt_hours: float | None
+    device: Device | None = None
     said: Said | None = None
 
 
 def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[str, Any]:
     """All that is needed to know what the adapter is, and to make it again."""
-    hours = outcome.spent.seconds / 3600
+    hours, joules = outcome.spent.seconds / 3600, outcome.spent.joules
     return {
         "version": 1,
         "kind": work.kind,
@@ -106,8 +107,13 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
         "hours": hours,
         "tokens_per_second": outcome.spent.tokens / max(outcome.spent.seconds, 1e-9),
         "peak_memory_bytes": outcome.memory_bytes,
-        "energy_kwh": outcome.kilowatt_hours,
-        "machine": {"processor": platform.machine(), "system": platform.system()},
+        "energy_kwh": sum(joules.values()) / 3.6e6 if joules else None,
+        "energy_of": sorted(joules),
+        "machine": {
+            "processor": platform.machine(),
+            "system": platform.system(),
+            "device": None if outcome.device is None else msgspec.to_builtins(outcome.device),
+        },
         "libraries": {"interlace": __version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }

@@ -53,8 +53,8 @@ def run_training(work: Work, folder: RunFolder, hear: Callable[[AnyEvent], None]
         together = False
 
 
-def count_tokens(work: Work) -> int:
-    """Of the examples to learn from, as the base reads them. Raises `TuningError`."""
+def count_tokens(work: Work) -> Counted:
+    """Those of the examples to learn from, as the base reads them. Raises `TuningError`."""
     with tempfile.TemporaryDirectory() as scratch:
         write_whole(Path(scratch) / "work.json", work)
         (environment,) = environments(work.settings, work.threads, together=False)
@@ -65,7 +65,7 @@ def count_tokens(work: Work) -> int:
     for line in reversed(done.stdout.splitlines()):
         event = decode(line)
         if isinstance(event, Counted):
-            return event.tokens
+            return event
         if isinstance(event, Failed):
             raise TuningError(event.message, code=event.kind)
     raise TuningError(f"The tokens could not be counted: {done.stderr[-_LOG_CHARACTERS:].decode(errors='replace')}")

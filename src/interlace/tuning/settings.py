@@ -80,6 +80,11 @@ class TuneSettings:
     )
     epochs: float = _said("How often each example is seen, at most.", 3.0, least=0.01, most=1000)
     batch: int = _said("Rows in one step of learning; 16 of task classify.", 4, least=1, most=4096)
+    rows_at_once: int = _said(
+        "Of those, what a process computes at once, at most; 0: one on a processor, on a GPU as many as have 16,384 "
+        "tokens. Of task classify, all.",
+        0, least=0, most=4096,
+    )  # fmt: skip
     max_tokens: int = _said("The longest example, and the length of a row.", 512, least=8, most=1 << 17)
     packing: bool = _said("Put several short examples into one row; none sees another.", True)
     learning_rate: float = _said(
@@ -153,6 +158,7 @@ _NEEDED = ("base", "data", "name")
 _USUAL_OF_CLASSES = {"method": "full", "batch": 16}  # what task classify has where nothing is said
 _SLICE = re.compile(r"blocks:(\d{1,4})-(\d{1,4})(\+head)?")
 STORES = ("tensorboard", "mlflow")
+_TOKENS_OF_A_GPU = 16384  # computed at once
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -181,6 +187,15 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
 def highest_rate(settings: TuneSettings) -> float:
     """The learning rate that is meant."""
     return settings.learning_rate or (5e-4 if settings.method == "lora" else 5e-5)
+
+
+def rows_together(settings: TuneSettings, *, gpu: bool) -> int:
+    """How many rows a process computes at once: a part of its share of the batch that leaves no rest."""
+    share = max(1, settings.batch // (settings.processes * settings.machines))
+    if settings.classifies:
+        return share
+    most = settings.rows_at_once or (max(1, _TOKENS_OF_A_GPU // settings.max_tokens) if gpu else 1)
+    return max(rows for rows in range(1, share + 1) if share % rows == 0 and rows <= most)
 
 
 def stores_of(settings: TuneSettings) -> list[str]:

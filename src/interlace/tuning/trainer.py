@@ -21,11 +21,13 @@ from trl import SFTTrainer
 
 from interlace.tuning.answer_loss import loss_of_answers
 from interlace.tuning.endings import check_room, diverged
+from interlace.tuning.energy import read_all, used
 from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
 from interlace.tuning.prompts import NO_LOSS, Row
 from interlace.tuning.quick import quicken, round_once, widen
 from interlace.tuning.scores import Known, mean_loss, out_of_patience
+from interlace.tuning.side_by_side import TOKENS, loss_of_rows, side_by_side
 from interlace.tuning.together import Group
 
 Tell = Callable[[AnyEvent], None]
@@ -33,10 +35,11 @@ SPENT = "spent.json"
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """What a run took so far, over all its parts."""
+    """What a run took so far, over all its parts; energy of what tells it, by its name."""
 
     seconds: float = 0.0
     tokens: int = 0
+    joules: dict[str, float] = {}
 
 
 class Lasting(AnyTrainer):  # type: ignore[misc]
@@ -59,6 +62,8 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
     ) -> None:
         self.run, self.held_out, self.patience, self.tell = folder, held_out, patience, tell
         self.spent, self.began = Spent(), time.monotonic()
+        self.gpus: Sequence[str] = ()
+        self.joules: dict[str, float] = {}
         self.group: Group | None = None
         self.stopped = False
         super().__init__(**more)
@@ -111,7 +116,9 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
     def now_spent(self) -> Spent:
         """All parts of the run together."""
         return Spent(
-            self.spent.seconds + time.monotonic() - self.began, self.spent.tokens + int(self._total_train_tokens)
+            self.spent.seconds + time.monotonic() - self.began,
+            self.spent.tokens + int(self._total_train_tokens),
+            used(self.spent.joules, self.joules, read_all(self.gpus)),
         )
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -140,13 +147,19 @@ class Trainer(Lasting, SFTTrainer):  # type: ignore[misc]
         super().__init__(**more)
         if is_peft_model(self.model) and self.args.device.type == "cpu":
             quicken(self.model)
+        if self.args.per_device_train_batch_size > 1:
+            self.data_collator = side_by_side(self.processing_class.pad_token_id)
 
     def compute_loss(self, model: Any, inputs: Any, *more: Any, num_items_in_batch: Any = None, **named: Any) -> Any:
         """As ever, but the head is computed at the answers' places alone, where that can be done."""
-        loss = loss_of_answers(model, inputs, num_items_in_batch, self._most_of_all)
+        if TOKENS in inputs:
+            tokens = inputs.pop(TOKENS).sum()
+            loss: torch.Tensor | None = loss_of_rows(model, inputs, num_items_in_batch)
+        else:
+            tokens = torch.tensor(inputs["input_ids"].numel(), device=inputs["input_ids"].device)
+            loss = loss_of_answers(model, inputs, num_items_in_batch, self._most_of_all)
         if loss is None:
             return super().compute_loss(model, inputs, *more, num_items_in_batch=num_items_in_batch, **named)
-        tokens = torch.tensor(inputs["input_ids"].numel(), device=loss.device)
         self._total_train_tokens += int(self.accelerator.gather_for_metrics(tokens).sum())
         # the gradients of several processes are averaged, and `num_items_in_batch` is of all of them
         return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
@@ -204,9 +217,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_pre_optimizer_step(self, _: Any, state: Any, __: Any, **more: Any) -> None:
         """A gradient that is no number would spoil the weights, so it ends the run before the step."""
-        for parameter in more["model"].parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                raise diverged(state.global_step + 1, "gradient")
+        if not _all_finite([each.grad for each in more["model"].parameters() if each.grad is not None]):
+            raise diverged(state.global_step + 1, "gradient")
 
     def on_log(self, _: Any, state: Any, __: Any, **more: Any) -> None:
         logs = more.get("logs") or {}
@@ -235,6 +247,12 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             control.should_evaluate = True
         if self._trainer.all_agree(self._stop()):
             control.should_save = control.should_training_stop = True
+
+
+def _all_finite(gradients: Sequence[Any]) -> bool:
+    """Asked once of all together: each question has a GPU finish all its work first."""
+    here = [each.to_local() if hasattr(each, "to_local") else each for each in gradients]
+    return bool(torch.isfinite(torch.nn.utils.get_total_norm([one for one in here if one.numel()], math.inf)))
 
 
 def known_of(model: Any, rows: Sequence[Row], most_tokens: int, device: Any) -> list[Known]:

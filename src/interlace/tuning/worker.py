@@ -33,8 +33,9 @@ from trl import SFTConfig
 from interlace.tuning.answers import answers_of, wanted_of
 from interlace.tuning.base import Tongue, load_model, load_tongue, rows_of
 from interlace.tuning.classifying import Classifying, classifier_trainer, texts_in_tokens
+from interlace.tuning.devices import check_gpus, names_of_gpus, same_sums, this_device
 from interlace.tuning.endings import Ending, ending_of
-from interlace.tuning.energy import read_energy
+from interlace.tuning.energy import read_all
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Note, Stage, Stopped, Trained
 from interlace.tuning.folder import RunFolder, is_done, write_whole
 from interlace.tuning.launch import deepspeed_config
@@ -42,7 +43,7 @@ from interlace.tuning.metrics import needs_answers
 from interlace.tuning.prompts import Row
 from interlace.tuning.report import Curve, Outcome, Said, manifest_of, write_report
 from interlace.tuning.scores import Known, mean_loss
-from interlace.tuning.settings import TuneSettings, highest_rate
+from interlace.tuning.settings import TuneSettings, highest_rate, rows_together
 from interlace.tuning.slices import leave_to_learn
 from interlace.tuning.together import Group, gone, told_as_lost
 from interlace.tuning.trainer import SPENT, Lasting, Spent, Tell, Trainer, best_step, peak_memory
@@ -62,9 +63,12 @@ def main() -> None:
     if not counting:  # that is soon done, in the session of who waits for it
         _stand_back(settings.nice)
     torch.set_num_threads(work.threads)
+    same_sums()
     folder = RunFolder(Path(work.home), settings.name, work.kind, settings.machine_rank)
     group = Group(settings) if "RANK" in os.environ else None
     try:
+        if not counting:  # a plan may be for other machines
+            check_gpus(settings.processes)
         with contextlib.ExitStack() as ends:
             if first and not counting:
                 ends.enter_context(folder.locked("training", _PATIENCE_SECONDS))
@@ -75,7 +79,8 @@ def main() -> None:
             tell(_run(work, settings, folder, group, tell, stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, the person is told; the rest is in the log
         traceback.print_exc()
-        ending = ending_of(error, folder.path, settings.max_tokens, settings.rank)
+        rows = 1 if settings.classifies else _rows(settings)
+        ending = ending_of(error, folder.path, settings.max_tokens, settings.rank, rows)
         if ending is None:
             ending = Ending("failed", f"Training failed: {type(error).__name__}: {error} (the log: {folder.log})")
         tell(Failed(ending.kind, ending.message))
@@ -91,14 +96,14 @@ def _leave(tell: Tell, ending: Ending) -> None:
 def _run(
     work: Work, settings: TuneSettings, folder: RunFolder, group: Group | None, tell: Tell, stop: threading.Event
 ) -> AnyEvent:
-    energy = read_energy()
     tell(Stage(f"loading {work.base.name}"))
     prepare = _classifier if work.head is not None else _talker
     tokens, make_trainer, tongue = prepare(work, settings, folder, tell, stop)
     if "--count" in sys.argv:
-        return Counted(tokens)
+        return Counted(tokens, this_device(settings.precision))
     trainer = make_trainer()
-    trainer.group = group
+    trainer.group, trainer.gpus = group, names_of_gpus(settings.processes)
+    trainer.joules = read_all(trainer.gpus)
     _set_lengths(trainer, settings)
     tell(Stage("scoring the base"))
     before = _before(trainer, folder)
@@ -122,7 +127,7 @@ def _run(
             return Trained()
     assert last is not None, "training ends with a checkpoint"
     tell(Stage("scoring the classifier" if work.head is not None else "scoring the adapter"))
-    return _finish(work, settings, folder, trainer, last, (before, said), tongue, energy, tokens)
+    return _finish(work, settings, folder, trainer, last, (before, said), tongue, tokens)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -195,10 +200,11 @@ def _trainer(
 
 
 def _arguments(settings: TuneSettings, folder: RunFolder) -> SFTConfig:
+    rows = _rows(settings)
     arguments = SFTConfig(
         output_dir=str(folder.checkpoints),
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=settings.batch // int(os.environ.get("WORLD_SIZE", "1")),
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=settings.batch // int(os.environ.get("WORLD_SIZE", "1")) // rows,
         num_train_epochs=settings.epochs,
         learning_rate=highest_rate(settings),
         lr_scheduler_type="cosine",
@@ -227,6 +233,10 @@ def _arguments(settings: TuneSettings, folder: RunFolder) -> SFTConfig:
     return arguments
 
 
+def _rows(settings: TuneSettings) -> int:
+    return rows_together(settings, gpu=torch.cuda.is_available())
+
+
 def _deepspeed(settings: TuneSettings) -> dict[str, Any] | None:
     """Its configuration, where it is the launcher and there are several processes. On processors alone, it would
     compile a way of its own to add numbers up, which never ends where a process has died."""
@@ -242,7 +252,7 @@ def _deepspeed(settings: TuneSettings) -> dict[str, Any] | None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # it would unpickle whatever a checkpoint holds
     torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
-    return deepspeed_config(dataclasses.asdict(settings))
+    return deepspeed_config(dataclasses.asdict(settings), _rows(settings))
 
 
 def _dataset(rows: list[Row]) -> Dataset:
@@ -318,7 +328,6 @@ def _finish(
     last: Path,
     before: tuple[list[Known], list[str]],
     tongue: Tongue | None,
-    energy: float | None,
     tokens: int,
 ) -> Finished:
     """Score the best checkpoint, and put it in place with its manifest, by one rename."""
@@ -334,7 +343,6 @@ def _finish(
         trainer.merge()
     after = list(trainer.known())
     state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
-    end = read_energy()
     outcome = Outcome(
         before=before[0],
         after=after,
@@ -346,7 +354,7 @@ def _finish(
         memory_bytes=peak_memory(),
         trained=trained,
         parameters=parameters,
-        kilowatt_hours=None if energy is None or end is None or end < energy else (end - energy) / 3.6e6,
+        device=this_device(settings.precision),
         said=_said_after(work, settings, trainer, tongue, before[1]),
     )
     partial = folder.path / ".result.partial"
