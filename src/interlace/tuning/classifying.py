@@ -6,7 +6,6 @@ what was learnt is what is asked. A step's texts are padded to the longest of ea
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -106,9 +105,10 @@ class Classifying(Lasting):
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The mean over the texts of the negative log-likelihood of their labels, in nats."""
+        """The mean over the step's texts of the negative log-likelihood of their labels, in nats."""
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        loss = torch.nn.functional.cross_entropy(outputs.logits.float(), inputs["labels"])
+        each = torch.nn.functional.cross_entropy(outputs.logits.float(), inputs["labels"], reduction="none")
+        loss = (each * self._weights(len(each)).to(each.device)).sum()
         self._total_train_tokens += int(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
         return (loss, outputs) if return_outputs else loss
 
@@ -135,32 +135,46 @@ class Classifying(Lasting):
             if (self.base / name).is_file():
                 shutil.copyfile(self.base / name, folder / name)
 
+    def _weights(self, texts: int) -> torch.Tensor:
+        """Of this process's texts, so that all processes' mean is that of the step's. Where the last texts of a pass are
+        too few to be shared out, accelerate repeats the first behind them; those count for nothing."""
+        pace = self.accelerator.gradient_state
+        together, rank = self.accelerator.num_processes, self.accelerator.process_index
+        whole = texts * together
+        real = pace.remainder if together > 1 and pace.end_of_dataloader and pace.remainder > 0 else whole
+        return (torch.arange(rank * texts, (rank + 1) * texts) < real).float() * (together / real)
+
     def _padded(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         ids, mask = _padded([row["input_ids"] for row in rows], self.pad)
         return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([row["labels"] for row in rows])}
 
 
+def classifier_of(work: Work, settings: TuneSettings) -> Any:
+    """The base with a head, and with what of it is learnt; the same in every process."""
+    assert work.head is not None
+    set_seed(settings.seed)  # a new head is random
+    model = load_classifier(work.base, work.head)
+    if settings.method == "lora":
+        return _with_adapter(model, settings)
+    if settings.private:
+        leave_to_learn(model, settings.private)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or not _HEADS.isdisjoint(name.split(".")))
+    return model
+
+
 def classifier_trainer(
     work: Work,
     settings: TuneSettings,
+    model: Any,
     arguments: Any,
     rows: tuple[list[TextRow], list[TextRow]],
     folder: RunFolder,
     tell: Tell,
     stop: Any,
 ) -> Classifying:
-    """The trainer over these rows, with `arguments` of transformers fitted to whole batches."""
+    """The trainer over these rows, with `arguments` of transformers."""
     assert work.head is not None
-    set_seed(settings.seed)  # a new head is random
-    model = load_classifier(work.base, work.head)
-    if settings.method == "lora":
-        model = _with_adapter(model, settings)
-    elif settings.private:
-        leave_to_learn(model, settings.private)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad or not _HEADS.isdisjoint(name.split(".")))
-    arguments.per_device_train_batch_size = settings.batch // int(os.environ.get("WORLD_SIZE", "1"))
-    arguments.gradient_accumulation_steps = 1
     arguments.remove_unused_columns = False
     train, held_out = rows
     return Classifying(

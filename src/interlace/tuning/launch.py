@@ -141,6 +141,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def rows_at_once(settings: Mapping[str, Any], together: int) -> tuple[int, int]:
+    """How many rows each of `together` processes takes at once, and how often in one step. Texts with labels are padded
+    and taken all at once; a row of a chat is taken alone."""
+    share = int(settings["batch"]) // together
+    return (share, 1) if settings["task"] == "classify" else (1, share)
+
+
 def deepspeed_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What DeepSpeed is given; the optimizer and the learning rate are the trainer's own, as with every launcher."""
     stage, offload = int(settings["zero_stage"]), settings["offload"]
@@ -151,9 +158,10 @@ def deepspeed_config(settings: Mapping[str, Any]) -> dict[str, Any]:
         zero["offload_param"] = {"device": "cpu"}
     if stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True  # in float32 where the run is; the name is older
+    rows, times = rows_at_once(settings, int(settings["processes"]) * int(settings["machines"]))
     return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": int(settings["batch"]) // (settings["processes"] * settings["machines"]),
+        "train_micro_batch_size_per_gpu": rows,
+        "gradient_accumulation_steps": times,
         "gradient_clipping": 1.0,
         "bf16": {"enabled": settings["precision"] == "bf16"},
         "zero_optimization": zero,

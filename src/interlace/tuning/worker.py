@@ -32,12 +32,12 @@ from trl import SFTConfig
 
 from interlace.tuning.answers import answers_of, wanted_of
 from interlace.tuning.base import Tongue, load_model, load_tongue, rows_of
-from interlace.tuning.classifying import Classifying, classifier_trainer, texts_in_tokens
+from interlace.tuning.classifying import Classifying, classifier_of, classifier_trainer, texts_in_tokens
 from interlace.tuning.endings import Ending, ending_of
 from interlace.tuning.energy import read_energy
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Note, Stage, Stopped, Trained
 from interlace.tuning.folder import RunFolder, is_done, write_whole
-from interlace.tuning.launch import deepspeed_config
+from interlace.tuning.launch import deepspeed_config, rows_at_once
 from interlace.tuning.metrics import needs_answers
 from interlace.tuning.prompts import Row
 from interlace.tuning.report import Curve, Outcome, Said, manifest_of, write_report
@@ -147,7 +147,8 @@ def _classifier(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tel
     rows = texts_in_tokens(work, settings)
 
     def make() -> Classifying:
-        return classifier_trainer(work, settings, _arguments(settings, folder), rows, folder, tell, stop.is_set)
+        model = classifier_of(work, settings)  # before the arguments: ZeRO-3's would have it loaded in parts
+        return classifier_trainer(work, settings, model, _arguments(settings, folder), rows, folder, tell, stop.is_set)
 
     return sum(len(row.input_ids) for row in rows[0]), make, None
 
@@ -195,10 +196,11 @@ def _trainer(
 
 
 def _arguments(settings: TuneSettings, folder: RunFolder) -> SFTConfig:
+    rows, times = rows_at_once(dataclasses.asdict(settings), int(os.environ.get("WORLD_SIZE", "1")))
     arguments = SFTConfig(
         output_dir=str(folder.checkpoints),
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=settings.batch // int(os.environ.get("WORLD_SIZE", "1")),
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=times,
         num_train_epochs=settings.epochs,
         learning_rate=highest_rate(settings),
         lr_scheduler_type="cosine",
