@@ -23,6 +23,7 @@ from interlace.tuning.class_scores import Judged
 from interlace.tuning.endings import Ending
 from interlace.tuning.folder import RunFolder
 from interlace.tuning.heads import Head
+from interlace.tuning.prompts import NO_LOSS
 from interlace.tuning.settings import TuneSettings
 from interlace.tuning.slices import leave_to_learn
 from interlace.tuning.trainer import Lasting, Tell
@@ -107,9 +108,12 @@ class Classifying(Lasting):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The mean over the step's texts of the negative log-likelihood of their labels, in nats."""
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        each = torch.nn.functional.cross_entropy(outputs.logits.float(), inputs["labels"], reduction="none")
-        loss = (each * self._weights(len(each)).to(each.device)).sum()
-        self._total_train_tokens += int(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
+        labels = inputs["labels"]
+        nats = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, ignore_index=NO_LOSS, reduction="sum")
+        counts = torch.stack([(labels != NO_LOSS).sum(), inputs["attention_mask"].sum()])
+        texts, tokens = self.accelerator.gather(counts[None]).sum(0)
+        self._total_train_tokens += int(tokens)
+        loss = nats / texts * self.accelerator.num_processes  # whose gradients are averaged
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -134,15 +138,6 @@ class Classifying(Lasting):
         for name in _TOKENIZER_FILES:
             if (self.base / name).is_file():
                 shutil.copyfile(self.base / name, folder / name)
-
-    def _weights(self, texts: int) -> torch.Tensor:
-        """Of this process's texts, so that all processes' mean is that of the step's. Where the last texts of a pass are
-        too few to be shared out, accelerate repeats the first behind them; those count for nothing."""
-        pace = self.accelerator.gradient_state
-        together, rank = self.accelerator.num_processes, self.accelerator.process_index
-        whole = texts * together
-        real = pace.remainder if together > 1 and pace.end_of_dataloader and pace.remainder > 0 else whole
-        return (torch.arange(rank * texts, (rank + 1) * texts) < real).float() * (together / real)
 
     def _padded(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         ids, mask = _padded([row["input_ids"] for row in rows], self.pad)
