@@ -27,7 +27,7 @@ pytestmark = [needs_parts, pytest.mark.nightly]
 
 # 57 texts to learn from in steps of four: the last step of a pass has one, which two processes cannot share out.
 SETTINGS = (
-    "{task: classify, epochs: 2, batch: 4, max_tokens: 24, learning_rate: 0.003, evaluate_every: EVERY, threads: 1, "
+    "{task: classify, epochs: 2, batch: 4, max_tokens: 24, learning_rate: 0.003, evaluate_every: 5, threads: 1, "
     "patience: 0, nice: 0, rank: 4, dropout: 0, held_out: 0.35, launcher: LAUNCHER}"
 )
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -37,8 +37,8 @@ KNOWN: dict[str, Any] = {
 TEXTS = ["z cat sleeps cat q", "b dog barks dog", "a dog b barks cat", "x y", "cat dog"]
 
 
-def _classes(folder: Path, launcher: str, every: int = 10, **base: Any) -> Classes:
-    return Classes(folder, SETTINGS.replace("LAUNCHER", launcher).replace("EVERY", str(every)), **STILL, **base)
+def _classes(folder: Path, launcher: str, **base: Any) -> Classes:
+    return Classes(folder, SETTINGS.replace("LAUNCHER", launcher), **STILL, **base)
 
 
 def _learnt(classes: Classes, *more: str) -> Classes:
@@ -102,7 +102,7 @@ def test_parts_of_a_classifier_are_learnt_by_several(tmp_path: Path, what: tuple
 def test_two_machines_make_the_classifier_of_one_though_one_dies(alone: Classes, tmp_path: Path, kind: str) -> None:
     """`kill -9` of one machine's training process: both commands end soon and say so, the same commands go on at the
     main machine's checkpoint, though nothing is shared, and come to the losses of one process."""
-    machines = Machines(tmp_path, kind, lambda folder, launcher: _classes(folder, launcher, every=5))
+    machines = Machines(tmp_path, kind, _classes)
     machines.lose_one_and_go_on()
     is_as(alone, machines.each[0])
 
@@ -111,6 +111,6 @@ def test_two_machines_make_the_classifier_of_one_though_one_dies(alone: Classes,
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(alone: Classes, tmp_path: Path, launcher: str) -> None:
     """`kill -9` of the second process: the command ends and says why, and the same command comes to the losses of one
     process, the new head's rate and averages among what is kept."""
-    classes = _classes(tmp_path, launcher, every=5)
+    classes = _classes(tmp_path, launcher)
     lose_a_process_and_go_on(classes)
     is_as(alone, classes)

@@ -25,12 +25,12 @@ pytestmark = [needs_parts, pytest.mark.nightly]
 # pass has one, which two processes cannot share out.
 SETTINGS = (
     "{epochs: 2, batch: 2, max_tokens: 32, packing: false, rank: 4, dropout: 0, learning_rate: 0.01, "
-    "evaluate_every: EVERY, patience: 0, nice: 0, threads: 1, held_out: 0.15, launcher: LAUNCHER}"
+    "evaluate_every: 5, patience: 0, nice: 0, threads: 1, held_out: 0.15, launcher: LAUNCHER}"
 )
 
 
-def _tuning(folder: Path, launcher: str, every: int = 10) -> Tuning:
-    return Tuning(folder, SETTINGS.replace("LAUNCHER", launcher).replace("EVERY", str(every)))
+def _tuning(folder: Path, launcher: str) -> Tuning:
+    return Tuning(folder, SETTINGS.replace("LAUNCHER", launcher))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_two_machines_come_to_what_one_does_and_survive_the_death_of_one(
     """`kill -9` of one machine's training process: both commands end soon and say so; the same commands go on where
     the main machine has a checkpoint, though nothing is shared, and come to the losses of one process. Only the main
     machine keeps anything."""
-    machines = Machines(tmp_path, kind, lambda folder, launcher: _tuning(folder, launcher, every=5))
+    machines = Machines(tmp_path, kind, _tuning)
     machines.lose_one_and_go_on()
     is_as(alone, machines.each[0])
 
@@ -85,6 +85,6 @@ def test_two_machines_come_to_what_one_does_and_survive_the_death_of_one(
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(alone: Tuning, tmp_path: Path, launcher: str) -> None:
     """`kill -9` of the second process: the first would wait for ever. The command ends, says why, and the same command
     comes to the losses of one process."""
-    tuning = _tuning(tmp_path, launcher, every=5)
+    tuning = _tuning(tmp_path, launcher)
     lose_a_process_and_go_on(tuning)
     is_as(alone, tuning)
