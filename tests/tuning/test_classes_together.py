@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def _logits(texts: list[str], folder: Path, *learnt: Classes) -> list[np.ndarray
     ]
     found = []
     folder.mkdir()
-    with served(folder, models) as running:
+    here = (sys.executable, "-m", "interlace")  # DeepSpeed may be installed where our script is not
+    with served(folder, models, command=here) as running:
         for model in models:
             body = {"model": model["name"], "input": texts}
             answer = httpx.post(
