@@ -14,7 +14,7 @@ from interlace.tuning.hardware import Hardware
 from interlace.tuning.launch import OFFLOADS, deepspeed_config, environment_here, environments
 from interlace.tuning.plan_table import plan_table
 from interlace.tuning.planning import plan_of, share_of
-from interlace.tuning.settings import TuneSettings, read_settings
+from interlace.tuning.settings import TuneSettings, read_settings, rows_together
 from tests.support.tiny import tiny_llama_safetensors
 
 GIVEN = {"base": "b", "data": "d", "name": "n"}
@@ -130,6 +130,21 @@ def test_deepspeed_is_told_what_the_others_do() -> None:
     )
     assert zero["stage3_gather_16bit_weights_on_model_save"] is True
     assert "offload_param" not in deepspeed_config(dataclasses.asdict(TuneSettings()))["zero_optimization"]
+
+
+KINDS = ("{kind: ddp, processes: 2}", "{kind: fsdp2, processes: 2}", "{kind: deepspeed, zero_stage: 3, processes: 2}",
+         f"{{kind: fsdp2, {MACHINES}}}", f"{{kind: deepspeed, zero_stage: 1, {MACHINES}}}")  # fmt: skip
+
+
+@pytest.mark.parametrize("block", KINDS)
+def test_a_classifier_takes_every_launcher_and_its_share_of_texts_at_once(tmp_path: Path, block: str) -> None:
+    """Only the block changes from one machine to a cluster, for classifiers, too. One that took its texts one by one
+    would take as many times as long, without a word; and DeepSpeed refuses what is not as transformers is told."""
+    settings = _read(tmp_path, block, task="classify")
+    rows = rows_together(settings, gpu=False)
+    told = deepspeed_config(dataclasses.asdict(settings), rows)
+    assert (rows, told["train_micro_batch_size_per_gpu"], told["gradient_accumulation_steps"]) == (8, 8, 1)
+    assert rows_together(_read(tmp_path, block, batch=16), gpu=False) == 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -191,6 +192,29 @@ def test_a_new_head_learns_at_a_rate_of_its_own() -> None:
         assert optimizer.param_groups[0]["lr"] == rate
 
 
+def test_each_text_of_a_pass_counts_once_however_many_share_them() -> None:
+    """accelerate fills the last step of a pass up with its first texts, for processes to have as many each: learnt from
+    again, they would weigh double, and the losses would not be those of one process."""
+    import torch
+
+    from interlace.tuning.classifying import Classifying
+
+    def learnt(rank: int, texts: int, *, last: bool) -> list[int]:
+        trainer = object.__new__(Classifying)
+        trainer.train_dataset = range(texts)
+        trainer.accelerator = SimpleNamespace(
+            gradient_state=SimpleNamespace(end_of_dataloader=last), num_processes=2, process_index=rank
+        )
+        (batch,) = trainer._each_once(iter([{"labels": torch.tensor([5, 6])}]))
+        labels: list[int] = batch["labels"].tolist()
+        return labels
+
+    assert [learnt(rank, 59, last=True) for rank in (0, 1)] == [[5, 6], [5, -100]]
+    assert [learnt(rank, 57, last=True) for rank in (0, 1)] == [[5, -100], [-100, -100]]
+    assert [learnt(rank, 57, last=False) for rank in (0, 1)] == [[5, 6], [5, 6]]
+    assert [learnt(rank, 60, last=True) for rank in (0, 1)] == [[5, 6], [5, 6]]
+
+
 # --- other ways of learning ----------------------------------------------------------------------------------------
 
 KNOWN: dict[str, Any] = {
@@ -256,19 +280,3 @@ def test_killed_it_goes_on_to_the_same_losses(tuned: Classes, tmp_path: Path) ->
     assert classes.report()["curve"] == tuned.report()["curve"]
     weights = [one.path / "model" / "model.safetensors" for one in (classes, tuned)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-
-
-@pytest.mark.nightly
-def test_two_processes_learn_as_one(tmp_path: Path) -> None:
-    """With DDP, each with half of a step's texts: the losses of a pass are those of one process, dropout apart, but
-    for the last step, whose texts are too few to be shared out."""
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    one, two = (Classes(tmp_path / name, **still) for name in ("one", "two"))
-    for classes, more in ((one, ""), (two, ", launcher: ddp, processes: 2")):
-        (classes.folder / "tune.yaml").write_text(SETTINGS.replace("epochs: 4", "epochs: 1").replace("}", more + "}"))
-        done = classes.run()
-        assert done.returncode == 0, done.stderr
-    losses = [[loss for _, loss in each.report()["curve"]["train"]] for each in (one, two)]
-    assert len(losses[0]) == len(losses[1])
-    whole = one.report()["data"]["examples"] // 4
-    np.testing.assert_allclose(losses[1][:whole], losses[0][:whole], rtol=1e-3)

@@ -264,7 +264,6 @@ def test_a_file_of_settings_is_read_and_the_command_line_beats_it(tmp_path: Path
         ("{task: classify, labels: a}", "Name two at least"),
         ("{task: classify, labels: [{a: b}]}", "labels: is not text"),
         ("{task: classify, private: 'blocks:0-1+head'}", "Write the blocks alone"),
-        ("{task: classify, launcher: fsdp2, processes: 2}", "Write single or ddp"),
         ("- epochs", "write lines such as"),
         ("epochs: {", "this is no YAML"),
         ("name: a:b", "cannot be a name"),

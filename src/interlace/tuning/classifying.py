@@ -6,7 +6,6 @@ what was learnt is what is asked. A step's texts are padded to the longest of ea
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from interlace.tuning.class_scores import Judged
 from interlace.tuning.endings import Ending
 from interlace.tuning.folder import RunFolder
 from interlace.tuning.heads import Head
+from interlace.tuning.prompts import NO_LOSS
 from interlace.tuning.settings import TuneSettings
 from interlace.tuning.slices import leave_to_learn
 from interlace.tuning.trainer import Lasting, Tell
@@ -106,10 +106,14 @@ class Classifying(Lasting):
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The mean over the texts of the negative log-likelihood of their labels, in nats."""
+        """The mean over the step's texts of the negative log-likelihood of their labels, in nats."""
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        loss = torch.nn.functional.cross_entropy(outputs.logits.float(), inputs["labels"])
-        self._total_train_tokens += int(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
+        labels = inputs["labels"]
+        nats = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, ignore_index=NO_LOSS, reduction="sum")
+        counts = torch.stack([(labels != NO_LOSS).sum(), inputs["attention_mask"].sum()])
+        texts, tokens = self.accelerator.gather(counts[None]).sum(0)
+        self._total_train_tokens += int(tokens)
+        loss = nats / texts * self.accelerator.num_processes  # whose gradients are averaged
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -140,27 +144,32 @@ class Classifying(Lasting):
         return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([row["labels"] for row in rows])}
 
 
+def classifier_of(work: Work, settings: TuneSettings) -> Any:
+    """The base with a head, and with what of it is learnt; the same in every process."""
+    assert work.head is not None
+    set_seed(settings.seed)  # a new head is random
+    model = load_classifier(work.base, work.head)
+    if settings.method == "lora":
+        return _with_adapter(model, settings)
+    if settings.private:
+        leave_to_learn(model, settings.private)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or not _HEADS.isdisjoint(name.split(".")))
+    return model
+
+
 def classifier_trainer(
     work: Work,
     settings: TuneSettings,
+    model: Any,
     arguments: Any,
     rows: tuple[list[TextRow], list[TextRow]],
     folder: RunFolder,
     tell: Tell,
     stop: Any,
 ) -> Classifying:
-    """The trainer over these rows, with `arguments` of transformers fitted to whole batches."""
+    """The trainer over these rows, with `arguments` of transformers."""
     assert work.head is not None
-    set_seed(settings.seed)  # a new head is random
-    model = load_classifier(work.base, work.head)
-    if settings.method == "lora":
-        model = _with_adapter(model, settings)
-    elif settings.private:
-        leave_to_learn(model, settings.private)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad or not _HEADS.isdisjoint(name.split(".")))
-    arguments.per_device_train_batch_size = settings.batch // int(os.environ.get("WORLD_SIZE", "1"))
-    arguments.gradient_accumulation_steps = 1
     arguments.remove_unused_columns = False
     train, held_out = rows
     return Classifying(

@@ -383,7 +383,3 @@ def _of_classes(values: Mapping[str, Any]) -> Iterator[str]:
         yield "metric: is for answers. Task classify is told as accuracy and macro F1: leave it out."
     if values.get("private", "").endswith("+head"):
         yield "private: a classifier's head is learnt in any case. Write the blocks alone, such as blocks:4-5."
-    if (launcher := values.get("launcher")) in ("fsdp2", "deepspeed"):
-        yield f"launcher: is {launcher}, which task classify does not know. Write single or ddp."
-    if values.get("machines", 1) > 1:
-        yield "machines: task classify learns on one. Leave it out."

@@ -76,6 +76,23 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
             raise diverged(self.state.global_step + 1, "loss")
         return loss
 
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *more: Any, **named: Any) -> Any:
+        """As ever, but each row of a pass counts once, however many processes share them."""
+        return super().get_batch_samples(self._each_once(epoch_iterator), *more, **named)
+
+    def _each_once(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Where the last rows of a pass are too few to be shared out, accelerate has the first ones again behind them:
+        nothing is learnt of those."""
+        pace, together = self.accelerator.gradient_state, self.accelerator.num_processes
+        for batch in batches:
+            labels = batch["labels"]
+            left = len(self.train_dataset) % (len(labels) * together)
+            if together > 1 and left and pace.end_of_dataloader:
+                place = self.accelerator.process_index * len(labels) + torch.arange(len(labels), device=labels.device)
+                again = (place >= left).view(-1, *[1] * (labels.dim() - 1))
+                batch["labels"] = labels.masked_fill(again, NO_LOSS)
+            yield batch
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The held-out loss, a token each weighing the same; every process computes it whole."""
         loss = mean_loss(self.known())

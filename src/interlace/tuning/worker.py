@@ -32,7 +32,7 @@ from trl import SFTConfig
 
 from interlace.tuning.answers import answers_of, wanted_of
 from interlace.tuning.base import Tongue, load_model, load_tongue, rows_of
-from interlace.tuning.classifying import Classifying, classifier_trainer, texts_in_tokens
+from interlace.tuning.classifying import Classifying, classifier_of, classifier_trainer, texts_in_tokens
 from interlace.tuning.devices import check_gpus, names_of_gpus, same_sums, this_device
 from interlace.tuning.endings import Ending, ending_of
 from interlace.tuning.energy import read_all
@@ -152,7 +152,8 @@ def _classifier(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tel
     rows = texts_in_tokens(work, settings)
 
     def make() -> Classifying:
-        return classifier_trainer(work, settings, _arguments(settings, folder), rows, folder, tell, stop.is_set)
+        model = classifier_of(work, settings)  # before the arguments: ZeRO-3's would have it loaded in parts
+        return classifier_trainer(work, settings, model, _arguments(settings, folder), rows, folder, tell, stop.is_set)
 
     return sum(len(row.input_ids) for row in rows[0]), make, None
 
