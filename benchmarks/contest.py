@@ -250,7 +250,7 @@ def _turn(
     yield replace(shape, phase="prefill"), one.name, float(answer["prefill"])
     yield replace(shape, phase="arrive"), one.name, 1000 * float(answer["first_token_seconds"])
     if names and shape.streams == WIDEST and one.name.startswith("interlace"):
-        yield from _beside(worker, one, shape, prompts, named)
+        yield from _beside(contest, worker, one, shape, prompts, named)
     if shape.streams == WIDEST and one.joins:
         others = [[*prompt[1:], prompt[0]] for prompt in prompts]
         answer = worker.ask({"prompts": others, "new_tokens": shape.new_tokens, "late": True, **named})
@@ -258,11 +258,14 @@ def _turn(
 
 
 def _beside(
-    worker: Worker, one: Contestant, shape: Shape, prompts: list[list[int]], named: dict[str, Any]
+    contest: _Contest, worker: Worker, one: Contestant, shape: Shape, prompts: list[list[int]], named: dict[str, Any]
 ) -> Iterator[Measured]:
-    """With and without adapters in one process, one right after the other: what they cost, and nothing else."""
+    """With and without adapters in one process, one right after the other: what they cost, and nothing else. Which of
+    both is first changes from round to round."""
     beside = replace(shape, phase=f"beside_{one.adapters}")
-    for turned, names, who in ((5, named, one.name), (9, {}, one.name.partition(",")[0])):
+    both = [(named, one.name), ({}, one.name.partition(",")[0])]
+    before = sum((at, name) == (beside, one.name) for at, name, _ in contest.measured)
+    for turned, (names, who) in zip((5, 9), reversed(both) if before % 2 else both, strict=True):
         moved = [[*prompt[turned:], *prompt[:turned]] for prompt in prompts]
         yield beside, who, float(worker.ask({"prompts": moved, "new_tokens": shape.new_tokens, **names})["decode"])
 

@@ -81,7 +81,16 @@ def test_a_quick_contest_measures_us_and_writes_its_files(tmp_path: Path, smollm
     """One round of small shapes without peers: every precision, every kind of adapter, memory of each process."""
     environment = os.environ | {"INTERLACE_BENCH_GGUF": str(smollm2_gguf), "INTERLACE_BENCH_F32": str(smollm2_f32)}
     (report,) = _run(tmp_path, CONTEST, environment).values()
-    assert {rate["phase"] for rate in report["rates"]} >= {"decode", "prefill", "arrive", "late", "flow", "peak"}
+    assert {rate["phase"] for rate in report["rates"]} >= {
+        "decode",
+        "prefill",
+        "arrive",
+        "late",
+        "flow",
+        "peak",
+        "beside_all",
+        "beside_qv",
+    }
     assert report["left_out"] == {}
 
 

@@ -186,9 +186,10 @@ class Runner:
         """Compute all runs in one step; return logits [len(wanted), vocabulary] f32 for the `wanted` positions, which
         count through the runs' tokens laid end to end, in rising order. The array may be a view that the next call
         overwrites. Adapters are `adapter`'s."""
-        if self._precision in _UNEVEN:
+        plain = all(run.adapter is None for run in runs)
+        if self._precision in _UNEVEN and (plain or self._kernel):  # stacked, a row more may take a pass of its own
             runs, wanted = even(runs, wanted)
-        if all(run.adapter is None for run in runs):
+        if plain:
             return self._plain.forward(runs, wanted)
         adapted = self._adapted
         assert adapted is not None
