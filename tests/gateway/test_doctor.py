@@ -41,7 +41,7 @@ from tests.support.tiny import tiny_llama_gguf
 COMMAND = (sys.executable, "-m", "interlace")
 CHECKS = (
     "configuration", "home", "disk", "files", "packages", "checkpoints", "database", "drift", "clock", "redis",
-    "certificate", "providers", "prices", "server",
+    "certificate", "providers", "prices", "owners", "server",
 )  # fmt: skip
 
 
@@ -300,6 +300,16 @@ def test_prices(place: Place) -> None:
     place.sql("UPDATE prices SET retired_at = NULL, recorded_at = recorded_at - 200 * 86400000000")
     assert "200 days ago" in place.said("prices", "warn")
     assert place.said("prices", "ok", "--price-days", "300")
+
+
+def test_owners(place: Place) -> None:
+    """An owner whom nobody bears the name of leaves a model to nobody, and to the first who takes the name."""
+    assert "nothing has an owner" in place.said("owners", "ok")
+    checkpoint = str(tiny_llama_gguf(place.folder / "owned.gguf"))
+    place.write(models=[{"name": "m", "checkpoint": checkpoint, "owner": "acmee"}])
+    assert "m belongs to acmee, and no organisation is called so" in place.said("owners", "fail")
+    place.sql("UPDATE organisations SET name = 'acmee'")
+    assert "the owners of 1 models and adapters are there" in place.said("owners", "ok")
 
 
 def test_models_that_were_added_by_command(place: Place) -> None:

@@ -31,6 +31,7 @@ CHECKS: Mapping[str, Check] = {
     "certificate": outside.certificate,
     "providers": outside.providers,
     "prices": stores.prices,
+    "owners": stores.owners,
     "server": outside.server,
 }
 

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from interlace.config import Settings
 from interlace.ledger.database import sqlite_url
 from interlace.ledger.migrations import HEAD, step_of, too_old
-from interlace.ledger.schema import balances, prices
+from interlace.ledger.schema import balances, organisations, prices
 from interlace.ledger.schema import usage_events as events
 
 BUSY_SECONDS = 5.0  # how long the write lock of SQLite is waited for
@@ -107,3 +107,10 @@ def price_dates(connection: Connection, now: int) -> Mapping[str, int]:
     current = select(prices.c.model, func.max(prices.c.recorded_at))
     current = current.where(prices.c.since <= now, prices.c.retired_at.is_(None)).group_by(prices.c.model)
     return {row[0]: row[1] for row in connection.execute(current)}
+
+
+def organisations_of(connection: Connection) -> frozenset[str]:
+    """The names and the ids of all organisations."""
+    return frozenset(
+        said for row in connection.execute(select(organisations.c.id, organisations.c.name)) for said in row
+    )

@@ -18,7 +18,7 @@ import regex
 from interlace.errors import CheckpointError
 
 MAX_CONFIG_BYTES = 1 << 20
-MAX_RANK = 4096
+MAX_RANK = 1024  # as in the compiled operation, lowrank.cpp
 HEAD = "lm_head"
 _MAX_PATTERN_CHARACTERS = 2000
 _MAX_PATTERNS = 4096
@@ -31,10 +31,11 @@ _READ = {
 }  # fmt: skip
 _HARMLESS = {  # of training, of merging, or of where the adapter came from; none changes what a trained one computes
     "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version",
-    "lora_dropout", "fan_in_fan_out", "init_lora_weights", "megatron_config", "megatron_core", "loftq_config",
+    "lora_dropout", "fan_in_fan_out", "megatron_config", "megatron_core", "loftq_config",
     "eva_config", "corda_config", "lora_ga_config", "velora_config", "monteclora_config", "runtime_config",
     "qalora_group_size", "ensure_weight_tying", "direction",
 }  # fmt: skip
+_BEGINNINGS = ("gaussian", "eva", "orthogonal")  # of the adapter's own numbers; of others, PEFT changes the base, too
 _MENDS = {
     "use_dora": "DoRA scales whole rows of the base's weights, which layers shared by many adapters cannot. "
     "Train with use_dora=False, or merge the adapter into a checkpoint of its own",
@@ -122,8 +123,15 @@ def _refuse_what_is_not_known(config: Mapping[str, Any]) -> None:
         raise _wrong("peft_type", f"is {_shown(config.get('peft_type'))}", "Only LORA adapters can be served")
     if config.get("bias", "none") != "none":
         raise _wrong("bias", f"is {_shown(config['bias'])}", 'It changes the base\'s biases: train with bias="none"')
+    beginning = config.get("init_lora_weights", True)
+    if beginning not in (True, False, None) and str(beginning).lower() not in _BEGINNINGS:
+        mend = (
+            "It is an adapter of weights that PEFT changes whenever it loads it, not of the base's. Save it with "
+            "save_pretrained(..., path_initial_model_for_weight_conversion=...), which makes a plain one of it"
+        )
+        raise _wrong("init_lora_weights", f"is {_shown(beginning)}", mend)
     for name, value in config.items():
-        if name in _READ or name in _HARMLESS or not value:
+        if name == "init_lora_weights" or name in _READ or name in _HARMLESS or not value:
             continue
         if name in _MENDS:
             raise _wrong(name, f"is {_shown(value)}", _MENDS[name][0].upper() + _MENDS[name][1:])

@@ -15,7 +15,7 @@ fuses into its matrix product, so that the bytes in memory stay as small as the 
 | Q5_1, Q5_K | u8 (their five bits in eight), groups of 32, float scale and float zero point | one float rounding |
 | all else (IQ kinds, ...) | f16 | half a unit in the eleventh bit; measured and reported |
 
-At precision `int8` all are kept as i8 without zero points (`eight_bits.py`).
+At precision `int8` all matrices are kept as i8 without zero points (`eight_bits.py`); embedding tables as above.
 
 An embedding table, which is looked up row by row, is kept so too where its kind takes eight bits; else as f16.
 

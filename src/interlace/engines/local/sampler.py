@@ -29,6 +29,10 @@ Row = NDArray[np.float32]
 Logits = NDArray[np.float32]  # [rows, vocabulary]
 
 _SEED_BITS = 64
+_NOT_FINITE = (
+    "The model computed logits that are not finite for this {}: numbers of its weights, or of its adapter, are too "
+    "large. Serve an adapter or a checkpoint whose training did not diverge."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ class _Raw(NamedTuple):
 def _sample_row(raw: _Raw, state: SamplerState, mask: Bitmask | None, scratch: Row) -> Sampled | EngineFailed:
     """Choose from one row, and look up its logprobs if asked for."""
     if not isfinite(raw.peak):
-        return EngineFailed("The model computed logits that are not finite for this sequence.")
+        return EngineFailed(_NOT_FINITE.format("sequence"))
     chosen = _choose(raw, state, mask, scratch)
     if isinstance(chosen, EngineFailed):
         return chosen
@@ -213,5 +217,5 @@ def prompt_logprobs(logits: Logits, next_ids: Sequence[int], k: int) -> list[Sam
             if isfinite(peak):
                 found.append(Sampled(token, *raw_logprobs(row, peak, token, k, scratch)))
             else:
-                found.append(EngineFailed("The model computed logits that are not finite for this prompt."))
+                found.append(EngineFailed(_NOT_FINITE.format("prompt")))
     return found

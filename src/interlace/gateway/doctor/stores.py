@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from interlace.config import ModelSettings
+from interlace.config import ModelSettings, public_name
 from interlace.errors import ConfigError
 from interlace.gateway.doctor.findings import Case, Finding, fail, ok, warn
 from interlace.ledger import health
@@ -125,6 +126,24 @@ def prices(case: Case) -> Iterator[Finding]:
             yield warn(f"that of {model.name} was recorded {days} days ago", "interlace prices sync compares it")
     if not bad:
         yield ok(f"{len(case.settings.models)} of {len(case.settings.models)} models have one")
+
+
+def owners(case: Case) -> Iterator[Finding]:
+    """Whether the organisations to whom models and adapters belong are there. Whoever takes a name has what is said to
+    be that name's, so a missing one, or one that was renamed, is more than a typing error."""
+    said = [(model.name, model.owner) for model in case.settings.models]
+    said += [(public_name(model.name, one.name), one.owner) for model in case.settings.models for one in model.adapters]
+    owned = [(name, unicodedata.normalize("NFC", owner)) for name, owner in said if owner]
+    there: frozenset[str] = frozenset()
+    if owned and _there(case):
+        with reading(case.settings) as connection:
+            there = health.organisations_of(connection)
+    lost = [(name, owner) for name, owner in owned if owner not in there]
+    for name, owner in lost:
+        mend = f"Make it (interlace orgs create {owner}), or write an organisation's id, which stays when a name goes"
+        yield fail(f"{name} belongs to {owner}, and no organisation is called so: nobody sees it", mend)
+    if not lost:
+        yield ok(f"the owners of {len(owned)} models and adapters are there" if owned else "nothing has an owner")
 
 
 def _will_be_free(model: ModelSettings) -> bool:
