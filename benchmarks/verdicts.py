@@ -31,19 +31,19 @@ def judge(rates: Sequence[Rate]) -> list[Comparison]:
         hold("beside_qv", adapted(base, "qv"), base, 0.95, WIDE)
         hold("flow", adapted(base, "many"), base, 0.75)
         hold("decode", adapted(theirs), theirs, None, WIDE)
-    if best := _best(rates):
-        hold("decode", best, GENAI, 0.9, WIDE)
-        hold("decode", best, GENAI, 0.8, "1 stream")
+    for shape, least in ((WIDE, 0.9), ("1 stream", 0.8)):
+        if best := _best(rates, shape):
+            hold("decode", best, GENAI, least, shape)
     for against in dict.fromkeys(rate.contestant for rate in rates if not rate.contestant.startswith("interlace")):
         for phase in ("arrive", "late"):
             hold(phase, _alike(against), against, AtMost(1.0), WIDE)
     return found
 
 
-def _best(rates: Sequence[Rate]) -> str | None:
-    """The fastest of ours at many streams among those that are exact enough."""
+def _best(rates: Sequence[Rate], shape: str) -> str | None:
+    """The fastest of ours among those that are exact enough, as `precision: auto` takes it for so many streams."""
     exact = {r.contestant for r in rates if r.phase == "agreement" and r.spread.median >= LEAST_AGREEMENT}
-    fast = {r.contestant: r.spread.median for r in rates if r.phase == "decode" and r.shape == WIDE}
+    fast = {r.contestant: r.spread.median for r in rates if r.phase == "decode" and r.shape == shape}
     able = [ours(precision) for precision in PRECISIONS if ours(precision) in exact & fast.keys()]
     return max(able, key=lambda name: fast[name], default=None)
 

@@ -74,13 +74,16 @@ def test_goals_are_held_against_the_peer_of_equal_precision():
         rate("decode", adapted(VLLM), 100), rate("decode", bf16, 600), rate("decode", int8, 700),
         rate("decode", GENAI, 650), rate("agreement", bf16, 98.7), rate("agreement", int8, 96.0),
         rate("arrive", f32, 10.0), rate("arrive", VLLM, 20.0),
-        rate("beside_all", adapted(f32), 300), rate("beside_all", f32, 350),
+        rate("beside_all", adapted(f32), 300), rate("beside_all", f32, 350), rate("agreement", ours("file"), 100.0),
+        rate("decode", ours("file"), 90, "1 stream"), rate("decode", bf16, 80, "1 stream"),
+        rate("decode", GENAI, 100, "1 stream"),
     ]  # fmt: skip
     found = {(one.phase, one.contestant, one.against): one for one in judge(rates)}
     assert found["decode", f32, VLLM].met is True
     assert found["decode", adapted(f32), adapted(VLLM)].met is False
     assert found["beside_all", adapted(f32), f32].met is True
     assert found["decode", bf16, GENAI].met is True
+    assert found["decode", ours("file"), GENAI].met is True
     assert ("decode", int8, GENAI) not in found
     assert found["arrive", f32, VLLM].met is True
 
