@@ -110,7 +110,7 @@ def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
     lined = Settings(home=home, models=(line,))
     check_place(RUN, lined, "", where, done=False, fresh=False)
     for_all = dataclasses.replace(RUN, owner="everybody")
-    with pytest.raises(TuningError, match="--owner: .* mine is acme's, not everybody's. Say there whose it is"):
+    with pytest.raises(TuningError, match=r"--owner: .* mine is acme's, not everybody's. Say there whose it is"):
         check_place(for_all, lined, "", where, done=False, fresh=False)
     made = place_result(RUN, _made(home, 1), "", lined, Where(environment(home)), replace=False)
     assert (made.lined, made.owner) == (True, "acme")
@@ -126,7 +126,7 @@ def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
     with pytest.raises(TuningError, match="interlace models rm mine"):
         check_place(for_all, plain, "", where, done=False, fresh=False)
     check_place(for_all, plain, "", where, done=False, fresh=True)
-    with pytest.raises(TuningError, match="--owner: .*belongs to everybody, not to org_"):
+    with pytest.raises(TuningError, match=r"--owner: .*belongs to everybody, not to org_"):
         check_place(RUN, plain, "", where, done=False, fresh=True)
 
 
@@ -193,19 +193,19 @@ def test_an_adapter_stays_its_owners(tmp_path: Path) -> None:
 def test_an_adapter_that_would_not_be_served_is_told_before_training(tmp_path: Path) -> None:
     """Its name is the configuration's already, an earlier one's, or its base is another organisation's: the next start
     would leave it out, or nobody could ask it, after hours of training. At its end that is looked at again."""
-    tenants(tmp_path, {"org": "acme"})
+    tenants(tmp_path, {"org": "acme"}, {"org": "default"})
     random_adapter(tmp_path / "one", 1)
     mine = {"name": "mine", "folder": str(tmp_path / "one")}
     route = {"name": "tiny:mine", "models": [{"model": "tiny"}]}
-    for settings, run, words in (
-        ({"models": [_config(tmp_path, adapters=[mine])]}, LORA, "--name: .*has an adapter tiny:mine.*remove it there"),
-        ({"models": [_config(tmp_path)], "routes": [route]}, LORA, "--name: .*has a route tiny:mine.*remove it there"),
-        ({"models": [_config(tmp_path, owner="acme")]}, LORA, "--owner: .*belongs to acme.*Say --owner acme"),
+    for settings, words in (
+        ({"models": [_config(tmp_path, adapters=[mine])]}, "--name: .*has an adapter tiny:mine.*remove it there"),
+        ({"models": [_config(tmp_path)], "routes": [route]}, "--name: .*has a route tiny:mine.*remove it there"),
+        ({"models": [_config(tmp_path, owner="acme")]}, "--owner: .*belongs to acme.*Say --owner acme"),
     ):
         (tmp_path / "interlace.yaml").write_text(json.dumps(settings))
-        _told(run, _serverless(tmp_path), words)
+        _told(LORA, _serverless(tmp_path), words)
         with pytest.raises(InterlaceError, match=words.partition(": ")[2]):
-            place_adapter(tmp_path / "one", "tiny", "mine", run.owner, _serverless(tmp_path), replace=True)
+            place_adapter(tmp_path / "one", "tiny", "mine", "default", _serverless(tmp_path), replace=True)
         assert not list((tmp_path / "home").glob("adapters/sha256-*"))
     where = _serverless(tmp_path)
     for owner in ("acme", "everybody"):  # what is over a model is its owner's
@@ -219,7 +219,7 @@ def test_an_adapter_that_would_not_be_served_is_told_before_training(tmp_path: P
 def test_what_a_server_has_and_who_is_not_there_is_told_before_training(tmp_path: Path) -> None:
     """An organisation that nobody made, by a slip of the command, and names that the running server's configuration has
     and the file no more; without a server the ledger says who there is."""
-    tenants(tmp_path, {"org": "acme"})
+    tenants(tmp_path, {"org": "acme"}, {"org": "default"})
     random_adapter(tmp_path / "one", 1)
     mine = {"name": "mine", "folder": str(tmp_path / "one")}
     nobody = r"--owner: There is no organisation 'acne'\. Did you mean 'acme'\?.* interlace orgs create"

@@ -79,9 +79,7 @@ class InService:
         return said
 
 
-def check_place(
-    settings: TuneSettings, served: Settings, model: str, where: Where, *, done: bool, fresh: bool
-) -> None:
+def check_place(settings: TuneSettings, served: Settings, model: str, where: Where, *, done: bool, fresh: bool) -> None:
     """Before anything is trained: raise `TuningError` where the result could not be served by its name to its owner.
     `model`: the configuration's that has the base; "" where none has it, and an adapter will not be served."""
     owner, replace = owner_of(settings), done or fresh
