@@ -121,7 +121,8 @@ def test_a_reload_brings_and_takes_adapters_over_the_engine_there_is(tmp_path: P
 @pytest.mark.parametrize("workers", [1, 2])
 def test_added_and_removed_by_command_and_there_after_a_restart(tmp_path: Path, workers: int) -> None:
     """What a command adds is served by every worker at once, from a copy that nobody can change afterwards, to its
-    owner alone, still after a restart, and no more once it is removed; its engine never starts anew meanwhile."""
+    owner alone, still after a restart, and no more once it is removed, which a configuration that cannot be read puts
+    off whole; its engine never starts anew meanwhile."""
     with there(tmp_path, workers) as here:
         (host,) = here.served.hosts().values()
         added = here.run("add", str(tmp_path / "1"), "--model", "tiny", "--name", "one", "--owner", "default")
@@ -139,6 +140,15 @@ def test_added_and_removed_by_command_and_there_after_a_restart(tmp_path: Path, 
     with served(tmp_path, [here.model], workers=workers) as again:
         here = There(again, tmp_path, here.model)
         assert here.text("tiny:one") == one
+        config, file = tmp_path / "interlace.yaml", tmp_path / "home" / "adapters" / "added.json"
+        sound, entries = config.read_text(), file.read_bytes()
+        config.write_text(sound + "nonsense: 1\n")
+        url, headers = f"{again.url}/admin/v1/adapters/tiny:one", {"authorization": f"Bearer {again.key}"}
+        refused = httpx.delete(url, headers=headers, trust_env=False, timeout=60)
+        assert refused.status_code == httpx.codes.BAD_REQUEST, refused.text
+        config.write_text(sound)
+        assert file.read_bytes() == entries
+        assert here.run("list") == [added]
         here.run("rm", "tiny:one")
         assert {here.say("tiny:one").status_code for _ in range(4)} == {httpx.codes.NOT_FOUND}
         assert here.run("list") == []

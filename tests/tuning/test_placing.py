@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from interlace.config import AddedModel, ModelSettings, RouteSettings, Settings, read_added_models
-from interlace.errors import Conflict
+from interlace.errors import Conflict, InterlaceError
 from interlace.gateway.adapter_placing import place_adapter
 from interlace.gateway.asking import Where
 from interlace.gateway.model_placing import place_model
@@ -39,6 +39,7 @@ from tests.support.serving import environment, free_port
 from tests.support.tiny import tiny_llama_safetensors, tiny_weights
 
 RUN = TuneSettings(base="base", data="x", name="mine", method="full")
+LORA = dataclasses.replace(RUN, method="lora")
 
 
 def _made(home: Path, seed: int) -> RunFolder:
@@ -97,6 +98,7 @@ def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
     """By a model or a route of the configuration, by an added model, or by the checkpoint that a line of the
     configuration serves; a line that waits for just this checkpoint is filled, and says whose it is."""
     home = tmp_path / "home"
+    where = _serverless(tmp_path)
     line = ModelSettings("mine", "mine", owner="acme")
     for settings, mend in (
         (Settings(home=home, models=(ModelSettings("mine", "other"),)), "Choose another name"),
@@ -104,23 +106,136 @@ def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
     ):
         for fresh in (False, True):
             with pytest.raises(TuningError, match=mend):
-                check_place(RUN, settings, done=False, fresh=fresh)
+                check_place(RUN, settings, "", where, done=False, fresh=fresh)
     lined = Settings(home=home, models=(line,))
-    check_place(RUN, lined, done=False, fresh=False)
+    check_place(RUN, lined, "", where, done=False, fresh=False)
+    for_all = dataclasses.replace(RUN, owner="everybody")
+    with pytest.raises(TuningError, match=r"--owner: .* mine is acme's, not everybody's. Say there whose it is"):
+        check_place(for_all, lined, "", where, done=False, fresh=False)
     made = place_result(RUN, _made(home, 1), "", lined, Where(environment(home)), replace=False)
     assert (made.lined, made.owner) == (True, "acme")
     (words,) = made.words(classifies=False, settings=lined, where=Where({}))
     assert "acme's, as the configuration says" in words
     assert read_added_models(home) == ()
     with pytest.raises(TuningError, match="checkpoints rm mine"):
-        check_place(RUN, lined, done=False, fresh=True)
-    check_place(RUN, lined, done=True, fresh=False)
+        check_place(RUN, lined, "", where, done=False, fresh=True)
+    check_place(RUN, lined, "", where, done=True, fresh=False)
     plain = Settings(home=home)
     pull(str(_made(home, 3).result), home, name="pulled")
     change_added_models(home, lambda entries: (*entries, AddedModel("mine", "pulled")))
     with pytest.raises(TuningError, match="interlace models rm mine"):
-        check_place(RUN, plain, done=False, fresh=False)
-    check_place(RUN, plain, done=False, fresh=True)
+        check_place(for_all, plain, "", where, done=False, fresh=False)
+    check_place(for_all, plain, "", where, done=False, fresh=True)
+    with pytest.raises(TuningError, match=r"--owner: .*belongs to everybody, not to org_"):
+        check_place(RUN, plain, "", where, done=False, fresh=True)
+
+
+def _config(folder: Path, **model: Any) -> dict[str, Any]:
+    """Settings of a tiny Llama, whose weights are made at the first time."""
+    base = folder / "base"
+    if not base.exists():
+        tiny_llama_safetensors(base)
+    return {"name": "tiny", "checkpoint": str(base), "cache_bytes": "2MiB", "threads": 1, **model}
+
+
+def _serverless(folder: Path) -> Where:
+    """The home folder, which no server has, by the configuration of the last one."""
+    variables = {**environment(folder / "home"), "INTERLACE_PORT": str(free_port())}
+    config = folder / "interlace.yaml"
+    return Where(variables, config=config if config.exists() else None)
+
+
+def _told(run: TuneSettings, where: Where, words: str, model: str = "tiny", **said: bool) -> None:
+    """The run is refused, with these words, before anything is trained."""
+    home = Path(where.env["INTERLACE_HOME"])
+    with pytest.raises(TuningError, match=words):
+        check_place(run, Settings(home=home), model, where, **({"done": False, "fresh": True} | said))
+
+
+def test_an_adapter_stays_its_owners(tmp_path: Path) -> None:
+    """What is learnt anew for one organisation would be served to all, under the owner of what was there before; and
+    what it owns would be opened by a slip. Told before the training and after it, with a server and without."""
+    tenants(tmp_path, {"org": "acme"})
+    home = tmp_path / "home"
+    for seed, name in enumerate(("one", "two")):
+        random_adapter(tmp_path / name, seed)
+
+    def refused(where: Where) -> None:
+        before = read_added(home)
+        for name, owner, words in (
+            ("mine", "acme", r"tiny:mine .*belongs to everybody, not to org_.*interlace adapters rm tiny:mine"),
+            ("theirs", "", r"tiny:theirs .*belongs to org_.*, not to everybody.*interlace adapters rm tiny:theirs"),
+        ):
+            run = dataclasses.replace(LORA, name=name, owner=owner or "everybody")
+            _told(run, where, f"--owner: .*{words}")
+            _told(run, where, f"--owner: .*{words}", done=True, fresh=False)
+            for which, replace in (("one", False), ("one", True), ("two", True)):
+                with pytest.raises(Conflict, match=words):
+                    place_adapter(tmp_path / which, "tiny", name, owner, where, replace=replace)
+        assert read_added(home) == before
+        assert [path.name for path in home.glob("adapters/sha256-*")] == [f"sha256-{before[0].digest}"]
+
+    with served(tmp_path, [_config(tmp_path)]) as running:
+        where = Where(environment(home), url=running.url, config=tmp_path / "interlace.yaml")
+        opened = place_adapter(tmp_path / "one", "tiny", "mine", "", where, replace=False)
+        private = place_adapter(tmp_path / "one", "tiny", "theirs", "acme", where, replace=False)
+        assert opened is not None
+        assert private is not None
+        assert (opened.owner, private.owner) == (None, "acme")
+        refused(where)
+        check_place(dataclasses.replace(LORA, name="theirs", owner="acme"), Settings(home=home), "tiny", where,
+                    done=False, fresh=True)  # fmt: skip
+    refused(_serverless(tmp_path))
+    assert place_adapter(tmp_path / "two", "tiny", "theirs", "acme", _serverless(tmp_path), replace=True) is None
+    assert {entry.name: entry.owner[:4] for entry in read_added(home)} == {"mine": "", "theirs": "org_"}
+
+
+def test_an_adapter_that_would_not_be_served_is_told_before_training(tmp_path: Path) -> None:
+    """Its name is the configuration's already, an earlier one's, or its base is another organisation's: the next start
+    would leave it out, or nobody could ask it, after hours of training. At its end that is looked at again."""
+    tenants(tmp_path, {"org": "acme"}, {"org": "default"})
+    random_adapter(tmp_path / "one", 1)
+    mine = {"name": "mine", "folder": str(tmp_path / "one")}
+    route = {"name": "tiny:mine", "models": [{"model": "tiny"}]}
+    for settings, words in (
+        ({"models": [_config(tmp_path, adapters=[mine])]}, "--name: .*has an adapter tiny:mine.*remove it there"),
+        ({"models": [_config(tmp_path)], "routes": [route]}, "--name: .*has a route tiny:mine.*remove it there"),
+        ({"models": [_config(tmp_path, owner="acme")]}, "--owner: .*belongs to acme.*Say --owner acme"),
+    ):
+        (tmp_path / "interlace.yaml").write_text(json.dumps(settings))
+        _told(LORA, _serverless(tmp_path), words)
+        with pytest.raises(InterlaceError, match=words.partition(": ")[2]):
+            place_adapter(tmp_path / "one", "tiny", "mine", "default", _serverless(tmp_path), replace=True)
+        assert not list((tmp_path / "home").glob("adapters/sha256-*"))
+    where = _serverless(tmp_path)
+    for owner in ("acme", "everybody"):  # what is over a model is its owner's
+        run = dataclasses.replace(LORA, owner=owner)
+        check_place(run, Settings(home=tmp_path / "home"), "tiny", where, done=False, fresh=False)
+    place_adapter(tmp_path / "one", "tiny", "mine", "acme", where, replace=False)
+    _told(dataclasses.replace(LORA, owner="everybody"), where, "--owner: .*tiny:mine .*belongs to org_")
+    _told(dataclasses.replace(LORA, owner="acme"), where, "--name: .*interlace adapters rm tiny:mine", fresh=False)
+
+
+def test_what_a_server_has_and_who_is_not_there_is_told_before_training(tmp_path: Path) -> None:
+    """An organisation that nobody made, by a slip of the command, and names that the running server's configuration has
+    and the file no more; without a server the ledger says who there is."""
+    tenants(tmp_path, {"org": "acme"}, {"org": "default"})
+    random_adapter(tmp_path / "one", 1)
+    mine = {"name": "mine", "folder": str(tmp_path / "one")}
+    nobody = r"--owner: There is no organisation 'acne'\. Did you mean 'acme'\?.* interlace orgs create"
+
+    def refused(where: Where) -> None:
+        for run in (RUN, LORA):
+            for model in ("tiny", ""):
+                _told(dataclasses.replace(run, owner="acne", name="other"), where, nobody, model)
+
+    with served(tmp_path, [_config(tmp_path, adapters=[mine])]) as running:
+        where = Where(environment(tmp_path / "home"), url=running.url, config=tmp_path / "interlace.yaml")
+        refused(where)
+        (tmp_path / "interlace.yaml").write_text(json.dumps({"models": [_config(tmp_path)]}))
+        _told(LORA, where, "--name: The server's configuration has an adapter tiny:mine.*interlace reload")
+        _told(dataclasses.replace(RUN, name="tiny"), where, "--name: The server's configuration has a model tiny.*")
+    refused(_serverless(tmp_path))
 
 
 @pytest.mark.parametrize("other", ["one", "two"])

@@ -267,6 +267,7 @@ def test_a_file_of_settings_is_read_and_the_command_line_beats_it(tmp_path: Path
         ("- epochs", "write lines such as"),
         ("epochs: {", "this is no YAML"),
         ("name: a:b", "cannot be a name"),
+        ("owner: ''", "--owner: is empty. Name an organisation; everybody opens the result to all."),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_line_and_mend(tmp_path: Path, text: str, said: str) -> None:

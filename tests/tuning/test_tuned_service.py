@@ -37,7 +37,7 @@ def _chat(tuning: Tuning, url: str, model: str) -> subprocess.CompletedProcess[s
 
 def test_a_running_server_has_it_at_once(whole: Tuning, tmp_path: Path) -> None:
     """No restart: the command ends, and `interlace chat` answers by the adapter's name alone. The same command again
-    changes nothing; another adapter takes its place with --fresh alone."""
+    changes nothing, and not for another owner; another adapter takes its place with --fresh alone."""
     tuning = _again(whole, tmp_path)
     with served(tmp_path, [_model(tuning)]) as running:
         done = tuning.run("--url", running.url, "--json")
@@ -49,6 +49,11 @@ def test_a_running_server_has_it_at_once(whole: Tuning, tmp_path: Path) -> None:
         assert tuning.run("--url", running.url).returncode == 0
         (entry,) = read_added(tuning.home)
         assert entry.owner != ""
+        opened = tuning.run("--url", running.url, "--owner", "everybody", "--fresh")
+        assert opened.returncode == 1
+        assert f"belongs to {entry.owner}, not to everybody" in opened.stderr
+        assert "is made" not in opened.stderr
+        assert (tuning.path / "adapter").is_dir()
         refused = tuning.run("--url", running.url, "--epochs", "0.5")
         assert refused.returncode == 1
         assert read_added(tuning.home) == (entry,)
@@ -63,10 +68,15 @@ def test_a_running_server_has_it_at_once(whole: Tuning, tmp_path: Path) -> None:
 
 
 def test_without_a_server_the_next_one_has_it(whole: Tuning, tmp_path: Path) -> None:
-    """The entry is there before any server was; the next start serves it to the organisation that owns it."""
+    """The entry is there before any server was; the next start serves it to the organisation that owns it. Who owns it
+    must be there before an earlier run is thrown away."""
     tuning = _again(whole, tmp_path)
     with served(tmp_path, [_model(tuning)]):
         pass  # it leaves its configuration behind
+    refused = tuning.run("--owner", "nobody", "--fresh")
+    assert refused.returncode == 1
+    assert "--owner: There is no organisation 'nobody'" in refused.stderr
+    assert (tuning.path / "adapter").is_dir()
     done = tuning.run()
     assert done.returncode == 0, done.stderr
     assert "the next `interlace serve`" in done.stdout

@@ -123,8 +123,14 @@ def adapter_operations(pipeline: Pipeline, settings: Settings, reload: Callable[
         view = one(registry, given)
         if view.source != "added":
             raise Conflict(f"The configuration names {view.id}. Remove it there, and reload.", param="adapter")
+        before = await asyncio.to_thread(read_added, settings.home)
         await _changed(settings.home, lambda entries: _others(entries, view.id))
-        await reload()("adapters.remove")
+        try:
+            await reload()("adapters.remove")
+        except BaseException:
+            left = tuple(entry for entry in before if entry not in _others(before, view.id))
+            await asyncio.shield(_changed(settings.home, lambda entries: (*_others(entries, view.id), *left)))
+            raise
         return view
 
     named, new = AdapterNamed, NewAdapter

@@ -10,8 +10,8 @@ from interlace.config import AddedModel, ModelSettings, Settings, load_settings,
 from interlace.errors import Conflict, InterlaceError, NotFound
 from interlace.gateway.asking import Where, ask_server, ask_to_reload
 from interlace.gateway.chat import NoServer, server_url
-from interlace.gateway.ledger_client import perform
 from interlace.gateway.model_view import ModelView
+from interlace.gateway.owners import check_owner, find_owner
 from interlace.gateway.wire import convert
 from interlace.models import change_added_models
 
@@ -29,6 +29,24 @@ def check_name(name: str, settings: Settings, *, replace: bool) -> None:
         raise Conflict(f"The configuration has a model {name}. Choose another name, or remove it there.", param="name")
     if not replace and any(entry.name == name for entry in read_added_models(settings.home)):
         raise _taken(name)
+
+
+def check_model(name: str, owner: str, settings: Settings, where: Where, *, replace: bool) -> None:
+    """Before anything is made: raise what would keep a model of that name from being served for the organisation
+    `owner` ("": everybody)."""
+    check_name(name, settings, replace=replace)
+    new = find_owner(owner, where).id
+    try:
+        there = _served(name, settings, where)
+    except NoServer:
+        pass
+    else:
+        if there is None:  # what is listed and not served is written over
+            return
+        _check_added(there)
+    entry = next((one for one in read_added_models(settings.home) if one.name == name), None)
+    if entry is not None:
+        check_owner("models", name, entry.owner, new)
 
 
 def place_model(name: str, checkpoint: str, owner: str, like: str, where: Where, *, replace: bool) -> ModelView | None:
@@ -53,7 +71,7 @@ def place_model(name: str, checkpoint: str, owner: str, like: str, where: Where,
                     raise
         return _instead(there, name, checkpoint, owner, like, settings, where, replace=replace)
     except NoServer:
-        _noted(settings, AddedModel(name, checkpoint, _id_of(owner, where), like), replace=replace)
+        _noted(settings, AddedModel(name, checkpoint, find_owner(owner, where).id, like), replace=replace)
         return None
 
 
@@ -76,15 +94,14 @@ def _instead(
     replace: bool,
 ) -> ModelView:
     """Put the checkpoint into the place of what is served by its name, unless it is that one."""
-    if there.source != "added":
-        raise Conflict(f"The server's configuration has a model {name}. Choose another name.", param="name")
+    _check_added(there)
     entry = next((one for one in read_added_models(settings.home) if one.name == name), None)
-    new = AddedModel(name, checkpoint, _id_of(owner, where), like)
+    new = AddedModel(name, checkpoint, find_owner(owner, where).id, like)
     if entry == new and there.checkpoint == checkpoint:
         return there
     if entry is None or not (replace or entry.checkpoint == checkpoint):
         raise _taken(name)
-    _check_owner(entry, new)
+    check_owner("models", name, entry.owner, new.owner)
     _swap(settings.home, entry, new)
     try:
         ask_to_reload(where)
@@ -106,7 +123,7 @@ def _noted(settings: Settings, new: AddedModel, *, replace: bool) -> None:
             return (*entries, new)
         if there.checkpoint != new.checkpoint and not replace:
             raise _taken(new.name)
-        _check_owner(there, new)
+        check_owner("models", new.name, there.owner, new.owner)
         return tuple(new if entry == there else entry for entry in entries)
 
     change_added_models(settings.home, change)
@@ -116,18 +133,13 @@ def _swap(home: Path, old: AddedModel, new: AddedModel) -> None:
     change_added_models(home, lambda entries: tuple(new if entry == old else entry for entry in entries))
 
 
-def _check_owner(old: AddedModel, new: AddedModel) -> None:
-    """What takes the place of an organisation's own is that organisation's."""
-    if old.owner != new.owner:
+def _check_added(there: ModelView) -> None:
+    if there.source != "added":
         raise Conflict(
-            f"The {old.name} that is served belongs to {old.owner or 'everybody'}, not to {new.owner or 'everybody'}. "
-            f"Say so with --owner, or remove it first: interlace models rm {old.name}",
-            param="owner",
+            f"The server's configuration has a model {there.id}. Choose another name, or remove it there, and then: "
+            "interlace reload",
+            param="name",
         )
-
-
-def _id_of(owner: str, where: Where) -> str:
-    return str(perform("orgs.show", {"org": owner}, where)["id"]) if owner else ""
 
 
 def _taken(name: str) -> Conflict:

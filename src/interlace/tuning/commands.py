@@ -42,14 +42,14 @@ from interlace.tuning.hardware import Device, Hardware, known_hardware, this_gpu
 from interlace.tuning.heads import Head, check_names, checkpoint_to_classify, head_over
 from interlace.tuning.launch import DEEPSPEED, OF_ONE_MACHINE
 from interlace.tuning.metrics import METRICS, Measured, capture, words_of
-from interlace.tuning.placing import InService, check_place, place_result
+from interlace.tuning.placing import InService, check_place, owner_of, place_result
 from interlace.tuning.plan import Plan
 from interlace.tuning.plan_table import beside, plan_table
 from interlace.tuning.planning import plan_of, share_of
 from interlace.tuning.progress import progress_for_people, span
 from interlace.tuning.recording import missing_stores, recording
 from interlace.tuning.running import Interrupted, count_tokens, run_training
-from interlace.tuning.settings import EVERYBODY, TuneSettings, read_settings
+from interlace.tuning.settings import TuneSettings, read_settings
 from interlace.tuning.sources import Sources, both_digests, find_sources, read_source
 from interlace.tuning.split import split
 from interlace.tuning.work import Base, Data, Placed, Work
@@ -123,8 +123,8 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
         return _help(work, folder)
     with folder.locked():
         done = folder.finished and not asked.fresh
-        if settings.makes_checkpoint:
-            check_place(settings, served, done=done, fresh=asked.fresh)
+        model = _model_over(checkpoint, with_added_models(served))
+        check_place(settings, served, model or "", where, done=done, fresh=asked.fresh)
         folder.claim(_identity(work), fresh=asked.fresh)
         if folder.finished:
             print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
@@ -137,12 +137,11 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
 
                 run_training(work, folder, hear)
         name = made = None
-        model = _model_over(checkpoint, with_added_models(served))
         if settings.makes_checkpoint:
             made = place_result(settings, folder, model or "", served, where, replace=asked.fresh)
         elif model:
             name = _into_service(settings, model, folder, where, replace=asked.fresh)
-    _tell(folder, name, asked, made)
+    _tell(folder, name, asked, made, owner_of(settings))
     if made is not None and not asked.as_json:
         print(*made.words(classifies=settings.classifies, settings=served, where=where), sep="\n")
     if not asked.as_json:
@@ -369,9 +368,8 @@ def _into_service(
     settings: TuneSettings, model: str, folder: RunFolder, where: Where, *, replace: bool
 ) -> tuple[str, bool]:
     """The adapter's public name, and whether it is served now."""
-    owner = "" if settings.owner == EVERYBODY else settings.owner
     try:
-        view = place_adapter(folder.result, model, settings.name, owner, where, replace=replace)
+        view = place_adapter(folder.result, model, settings.name, owner_of(settings), where, replace=replace)
     except InterlaceError as error:
         raise TuningError(
             f"The adapter is made and lies in {folder.result}, but it cannot be served: {error.message} The same "
@@ -380,7 +378,7 @@ def _into_service(
     return public_name(model, settings.name), view is not None
 
 
-def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked, made: InService | None = None) -> None:
+def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked, made: InService | None, owner: str) -> None:
     manifest = folder.manifest()
     if asked.as_json:
         report = msgspec.json.decode((folder.path / "report.json").read_bytes())
@@ -409,7 +407,7 @@ def _tell(folder: RunFolder, name: tuple[str, bool] | None, asked: Asked, made: 
         base = manifest["base"]["name"]
         print(
             f"No model of the configuration has the base {base}, so it is not served. Once one has: interlace adapters "
-            f"add {folder.result} --model MODEL --name {manifest['name']}"
+            f"add {folder.result} --model MODEL --name {manifest['name']}" + (f" --owner {owner}" if owner else "")
         )
     elif name[1]:
         print(f"Served now as {name[0]}. Try it: interlace chat {manifest['name']}")

@@ -1,4 +1,5 @@
-"""A checkpoint that was made here: into the store, and into service by the name of its run."""
+"""A checkpoint that was made here: into the store, and into service by the name of its run. And what would keep it, or
+an adapter, from being served, told before it is made."""
 
 from __future__ import annotations
 
@@ -7,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interlace.config import Settings, read_added_models
-from interlace.errors import Conflict, InterlaceError
+from interlace.config import ModelSettings, Settings, read_added_models
+from interlace.errors import Conflict, InterlaceError, InvalidRequest, NotFound
+from interlace.gateway.adapter_placing import check_adapter
 from interlace.gateway.asking import Where
 from interlace.gateway.chat import server_url
-from interlace.gateway.model_placing import check_name, configured, place_model
+from interlace.gateway.model_placing import check_model, configured, place_model
+from interlace.gateway.owners import find_owner
 from interlace.models import Checkpoint, find_checkpoint, pull
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
-from interlace.tuning.settings import EVERYBODY, TuneSettings
+from interlace.tuning.settings import DEFAULT_OWNER, EVERYBODY, TuneSettings
 
 _MARK = 8  # digits of a digest that tell one result from an earlier one by its name
 
@@ -76,20 +79,46 @@ class InService:
         return said
 
 
-def check_place(settings: TuneSettings, served: Settings, *, done: bool, fresh: bool) -> None:
-    """Before anything is trained: raise `TuningError` where the result could not be served by its name."""
+def check_place(settings: TuneSettings, served: Settings, model: str, where: Where, *, done: bool, fresh: bool) -> None:
+    """Before anything is trained: raise `TuningError` where the result could not be served by its name to its owner.
+    `model`: the configuration's that has the base; "" where none has it, and an adapter will not be served."""
+    owner, replace = owner_of(settings), done or fresh
     try:
-        line = configured(settings.name, served)
-        if line is not None and line.checkpoint == settings.name:
-            if not done and find_checkpoint(settings.name, served.home):
-                raise TuningError(
-                    f"There is a checkpoint {settings.name} already, which the configuration serves. Choose another "
-                    f"--name, or remove it: interlace checkpoints rm {settings.name}"
-                )
-            return
-        check_name(settings.name, served, replace=done or fresh)
-    except Conflict as error:
-        raise TuningError(f"--name: {error.message}") from error
+        if settings.makes_checkpoint:
+            line = configured(settings.name, served)
+            if line is not None and line.checkpoint == settings.name:
+                _check_line(settings, line, served.home, where, done=done)
+            else:
+                check_model(settings.name, owner, served, where, replace=replace)
+        elif model:
+            check_adapter(model, settings.name, owner, where, replace=replace)
+        elif settings.owner != DEFAULT_OWNER:
+            find_owner(owner, where)
+    except (Conflict, InvalidRequest, NotFound) as error:
+        if error.code == "organisation_not_found":
+            mend = " Make it first: interlace orgs create NAME. `interlace orgs list` shows which there are."
+            raise TuningError(f"--owner: {error.message}{mend}") from error
+        place = f"--{error.param}: " if error.param in ("name", "owner") else ""
+        raise TuningError(place + error.message) from error
+
+
+def _check_line(settings: TuneSettings, line: ModelSettings, home: Path, where: Where, *, done: bool) -> None:
+    """A line of the configuration waits for the checkpoint, and says whose it is."""
+    if not done and find_checkpoint(settings.name, home):
+        raise TuningError(
+            f"There is a checkpoint {settings.name} already, which the configuration serves. Choose another --name, or "
+            f"remove it: interlace checkpoints rm {settings.name}"
+        )
+    if settings.owner != DEFAULT_OWNER and not find_owner(owner_of(settings), where).has(line.owner):
+        raise TuningError(
+            f"--owner: The configuration's model {settings.name} is {line.owner or 'everybody'}'s, not "
+            f"{settings.owner}'s. Say there whose it is, or leave --owner out."
+        )
+
+
+def owner_of(settings: TuneSettings) -> str:
+    """The organisation that the result belongs to, by name or id; "": everybody."""
+    return "" if settings.owner == EVERYBODY else settings.owner
 
 
 def place_result(settings: TuneSettings, folder: RunFolder, like: str, served: Settings, where: Where, *,
@@ -102,7 +131,7 @@ def place_result(settings: TuneSettings, folder: RunFolder, like: str, served: S
         pull(str(folder.result), home, name=name)
         return InService(name, name, line.owner, now=False, lined=True, priced_as=None)
     stored = _stored(folder.result, name.lower().rstrip("."), home)
-    owner = "" if settings.owner == EVERYBODY else settings.owner
+    owner = owner_of(settings)
     before = next((one.checkpoint for one in read_added_models(home) if one.name == name), stored)
     try:
         view = place_model(name, stored, owner, like, where, replace=replace)

@@ -328,6 +328,8 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
             f"--name: {values['name'][:80]!r} cannot be a name. Write 1 to 64 letters, digits and . _ -, a letter or "
             "digit first."
         )
+    if not values.get("owner", DEFAULT_OWNER):
+        yield f"--owner: is empty. Name an organisation; {EVERYBODY} opens the result to all."
     if values.get("precision", "f32") not in ("f32", "bf16"):
         yield f"precision: is {values['precision'][:60]!r}. Write f32 or bf16."
     if values.get("method", "lora") not in ("lora", "full"):
