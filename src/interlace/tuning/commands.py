@@ -122,26 +122,30 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
     if settings.machine_rank:
         return _help(work, folder)
     with folder.locked():
+        folder.settle()
         done = folder.finished and not asked.fresh
         if settings.makes_checkpoint:
             check_place(settings, served, done=done, fresh=asked.fresh)
-        folder.claim(_identity(work), fresh=asked.fresh)
-        if folder.finished:
+        run = folder.claim(_identity(work), fresh=asked.fresh)
+        if run.finished:
             print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
         else:
-            with progress_for_people() as progress, recording(settings, work, folder) as recorder:
+            with progress_for_people() as progress, recording(settings, work, run) as recorder:
 
                 def hear(event: AnyEvent) -> None:
                     progress.hear(event)
                     recorder.hear(event)
 
-                run_training(work, folder, hear)
+                run_training(msgspec.structs.replace(work, anew=run.anew), run, hear)
+            folder.settle()
         name = made = None
+        replace = asked.fresh or folder.replaces
         model = _model_over(checkpoint, with_added_models(served))
         if settings.makes_checkpoint:
-            made = place_result(settings, folder, model or "", served, where, replace=asked.fresh)
+            made = place_result(settings, folder, model or "", served, where, replace=replace)
         elif model:
-            name = _into_service(settings, model, folder, where, replace=asked.fresh)
+            name = _into_service(settings, model, folder, where, replace=replace)
+        folder.placed()
     _tell(folder, name, asked, made)
     if made is not None and not asked.as_json:
         print(*made.words(classifies=settings.classifies, settings=served, where=where), sep="\n")

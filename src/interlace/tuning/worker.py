@@ -64,7 +64,7 @@ def main() -> None:
         _stand_back(settings.nice)
     torch.set_num_threads(work.threads)
     same_sums()
-    folder = RunFolder(Path(work.home), settings.name, work.kind, settings.machine_rank)
+    folder = RunFolder(Path(work.home), settings.name, work.kind, settings.machine_rank, anew=work.anew)
     group = Group(settings) if "RANK" in os.environ else None
     try:
         if not counting:  # a plan may be for other machines
