@@ -112,7 +112,7 @@ def test_a_start_that_fails_leaves_what_is_finished(whole: Tuning, tmp_path: Pat
     long = {"messages": [{"role": "user", "content": "the 1"}, {"role": "assistant", "content": "ab" * 40}]}
     (tmp_path / "train.jsonl").write_text(chats() + json.dumps(long) + "\n")
     done = tuning.run("--fresh")
-    assert done.returncode != 0
+    assert done.returncode == 2, done.stderr
     assert "train.jsonl:41: messages: has" in done.stderr
     assert "over the 32 of max_tokens" in done.stderr
     assert _files(tuning.path) == before
@@ -123,11 +123,11 @@ def test_a_start_that_fails_does_not_claim_the_name(tmp_path: Path) -> None:
     """The next command, with other settings, is told of its own mistake, not of a run that never was."""
     tuning = Tuning(tmp_path, SETTINGS.replace("}", ",\nprivate: 'blocks:90-99'}"))
     done = tuning.run()
-    assert done.returncode != 0
+    assert done.returncode == 2, done.stderr
     assert "blocks:90-99 are no blocks of this base" in done.stderr
     assert (tuning.path / "run.json").exists()
     (tmp_path / "tune.yaml").write_text(SETTINGS.replace("}", ",\ntargets: foo_proj}"))
     done = tuning.run()
-    assert done.returncode != 0
+    assert done.returncode == 2, done.stderr
     assert "There is a run" not in done.stderr
     assert "'foo_proj' names no layer" in done.stderr
