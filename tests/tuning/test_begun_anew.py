@@ -124,10 +124,11 @@ def test_a_start_that_fails_does_not_claim_the_name(tmp_path: Path) -> None:
     tuning = Tuning(tmp_path, SETTINGS.replace("}", ",\nprivate: 'blocks:90-99'}"))
     done = tuning.run()
     assert done.returncode == 2, done.stderr
-    assert "blocks:90-99 are no blocks of this base" in done.stderr
+    assert "tune.yaml:2: private: blocks:90-99 are no blocks of this base, which has 2" in done.stderr
     assert (tuning.path / "run.json").exists()
     (tmp_path / "tune.yaml").write_text(SETTINGS.replace("}", ",\ntargets: foo_proj}"))
     done = tuning.run()
     assert done.returncode == 2, done.stderr
     assert "There is a run" not in done.stderr
-    assert "'foo_proj' names no layer" in done.stderr
+    assert "tune.yaml:2: targets: 'foo_proj' names no layer of this base that can be changed" in done.stderr
+    assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in done.stderr

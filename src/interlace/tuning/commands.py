@@ -49,7 +49,7 @@ from interlace.tuning.planning import plan_of, share_of
 from interlace.tuning.progress import progress_for_people, span
 from interlace.tuning.recording import missing_stores, recording
 from interlace.tuning.running import Interrupted, count_tokens, run_training
-from interlace.tuning.settings import EVERYBODY, TuneSettings, read_settings
+from interlace.tuning.settings import EVERYBODY, TuneSettings, read_settings, with_place
 from interlace.tuning.sources import Sources, both_digests, find_sources, read_source
 from interlace.tuning.split import split
 from interlace.tuning.work import Base, Data, Placed, Work
@@ -90,6 +90,8 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
     except Interrupted as error:
         print(error.message, file=sys.stderr)
         return INTERRUPTED
+    except ConfigError as error:
+        raise ConfigError(with_place(error.message, asked.file, given)) from error
     except KeyboardInterrupt:
         print("Stopped. The same command begins anew.", file=sys.stderr)
         return INTERRUPTED
@@ -360,9 +362,10 @@ def _tell_beside(base: Path, settings: TuneSettings, manifest: Mapping[str, Any]
 def _model_over(checkpoint: Checkpoint, served: Settings) -> str | None:
     """The configuration's model that has the base: the one of its name first."""
     local = [model for model in served.models if model.engine == "local"]
+    base = checkpoint.path.resolve()  # a path may go through `..` or a link
     for model in sorted(local, key=lambda model: model.name != checkpoint.name):
         try:
-            if resolve(model.checkpoint, served.home).path == checkpoint.path:
+            if resolve(model.checkpoint, served.home).path.resolve() == base:
                 return model.name
         except CheckpointError:
             continue  # not here, so it is not the base

@@ -184,6 +184,17 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
     return TuneSettings(**values)
 
 
+def with_place(message: str, file: Path | None, given: Mapping[str, Any]) -> str:
+    """A message that begins with a setting's name, with where that was said: the line of the YAML, or the option."""
+    name, colon, rest = message.partition(": ")
+    if not colon or name not in _FIELDS:
+        return message
+    if given.get(name) is not None:
+        return f"--{name.replace('_', '-')}: {rest}"
+    lines = _lines_of(file, []) if file is not None else ()
+    return next((f"{place}: {message}" for place, said, _ in lines if said == name), message)
+
+
 def highest_rate(settings: TuneSettings) -> float:
     """The learning rate that is meant."""
     return settings.learning_rate or (5e-4 if settings.method == "lora" else 5e-5)
