@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.pytorch_utils import Conv1D
 
 from interlace.tuning.endings import Ending
 from interlace.tuning.settings import blocks_of
@@ -21,7 +20,8 @@ def targets_of(model: Any, targets: str) -> str | list[str]:
     there = [
         f".{name}"
         for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and any(part.isdigit() for part in name.split("."))
+        if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")  # GPT-2's, of transformers
+        and any(part.isdigit() for part in name.split("."))
     ]
     unknown = [name for name in names if not any(one.endswith(f".{name}") for one in there)]
     if unknown:
