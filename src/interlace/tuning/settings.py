@@ -176,7 +176,8 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
             _take(values, problems, "--" + name.replace("_", "-"), name, value)
     if values.get("task") == "classify":
         values = _USUAL_OF_CLASSES | values
-    problems += [*_what_is_left(values), *_of_classes(values), *column_problems(values)]
+    left = (*_what_is_left(values), *_of_classes(values), *column_problems(values))
+    problems += [with_place(problem, file, given) for problem in left]
     if problems:
         raise ConfigError("\n".join(problems))
     if values.get("private"):
