@@ -1,5 +1,5 @@
-"""A name that is used again: what a finished run made stays until there is something better, and a run that learnt nothing
-is in nobody's way."""
+"""A name that is used again: what a finished run made stays until there is something better, and a run that learnt
+nothing is in nobody's way."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _files(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_what_is_finished_stays_until_the_next_is(tmp_path: Path, kind: str) -> None:
-    """With `fresh`, a run goes on beside it, by its own identity and no other's; once it is finished it takes the place,
-    also of a result of the other kind. Thrown away at the beginning, a mistake in the data would cost the adapter."""
+    """With `fresh`, a run goes on beside it, by its own identity and no other's; once it is finished it takes the
+    place, also of a result of the other kind. Thrown away at the beginning, a mistake in the data would cost the adapter."""
     folder = RunFolder(tmp_path, "r")
     assert folder.claim(ONE, fresh=False).path == folder.path
     _finish(folder, 1)
@@ -69,8 +69,8 @@ def test_what_has_taken_a_place_is_not_learnt_again_before_it_is_in_service(tmp_
 
 
 def test_a_run_that_learnt_nothing_makes_room(tmp_path: Path) -> None:
-    """Its start has failed, or it was cut off before its first checkpoint: the mended command must not be refused for it,
-    nor find anything of it. What was learnt stays."""
+    """Its start has failed, or it was cut off before its first checkpoint: the mended command must not be refused for
+    it, nor find anything of it. What was learnt stays."""
     folder = RunFolder(tmp_path, "r")
     folder.claim(ONE, fresh=False)
     (folder.path / "before.json").write_text("[]")

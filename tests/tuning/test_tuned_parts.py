@@ -342,8 +342,8 @@ def test_the_picture_has_both_curves() -> None:
 
 
 def test_an_adapter_changes_layers_that_are_there(tmp_path: Path) -> None:
-    """One of several names that is mistyped would be left out without a word; the head or the embeddings would be learnt
-    for hours, and could not be served. What there is, is told, in each family's words."""
+    """One of several names that is mistyped would be left out without a word; the head or the embeddings would be
+    learnt for hours, and could not be served. What there is, is told, in each family's words."""
     pytest.importorskip("torch", reason="the training parts are not installed")
     import transformers
 
@@ -356,12 +356,12 @@ def test_an_adapter_changes_layers_that_are_there(tmp_path: Path) -> None:
     assert targets_of(model, "all-linear") == "all-linear"
     assert targets_of(model, "q_proj, self_attn.v_proj") == ["q_proj", "self_attn.v_proj"]
     for wrong in ("foo", "q_proj,foo", "lm_head", "embed_tokens", "q_proj,", "all-linear,q_proj", "proj"):
-        with pytest.raises(Ending, match="There are: down_proj, gate_proj, k_proj, .*, v_proj. Write some") as caught:
+        with pytest.raises(Ending, match=r"There are: down_proj, gate_proj, k_proj, .*, v_proj. Write some") as caught:
             targets_of(model, wrong)
         assert "'q_proj" not in caught.value.message, wrong
     tiny_encoder("bert", "Model", tmp_path / "e")
     encoder = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "e")
-    with pytest.raises(Ending, match="There are: dense, key, query, value. Write"):
+    with pytest.raises(Ending, match=r"There are: dense, key, query, value. Write"):
         targets_of(encoder, "classifier")
 
 

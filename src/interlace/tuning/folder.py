@@ -90,10 +90,10 @@ class RunFolder:
     # --- what the run is of --------------------------------------------------------------------------------------
 
     def claim(self, identity: dict[str, Any], *, fresh: bool) -> RunFolder:
-        """Begin, or go on where the same run has stopped; the folder in which that is. A run in which nothing was learnt
-        makes room for any other. Raises `TuningError` where one was here that has learnt, unless `fresh`, which throws
-        away what it has not finished; what it has finished stays until `settle` puts the next result in its place. To
-        be called after `settle`."""
+        """Begin, or go on where the same run has stopped; the folder in which that is. A run in which nothing was
+        learnt makes room for any other. Raises `TuningError` where one was here that has learnt, unless `fresh`, which
+        throws away what it has not finished; what it has finished stays until `settle` puts the next result in its
+        place. To be called after `settle`."""
         beside = self._beside()
         if not fresh and beside.is_of(identity):
             return beside

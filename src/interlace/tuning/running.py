@@ -41,8 +41,8 @@ class Interrupted(TuningError):
 
 
 def run_training(work: Work, folder: RunFolder, hear: Callable[[AnyEvent], None]) -> None:
-    """Train to the end. Raises `ConfigError` where settings, data or base are wrong, and `TuningError` where it ends early,
-    each with what to change; `Interrupted` after ctrl-C."""
+    """Train to the end. Raises `ConfigError` where settings, data or base are wrong, and `TuningError` where it ends
+    early, each with what to change; `Interrupted` after ctrl-C."""
     last = folder.last_sealed()
     patience = int(work.settings["patience"])
     together = work.settings["launcher"] != "single" and not (last and is_done(last, patience))
