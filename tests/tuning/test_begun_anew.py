@@ -29,8 +29,8 @@ def _files(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_what_is_finished_stays_until_the_next_is(tmp_path: Path, kind: str) -> None:
-    """With `fresh`, a run goes on beside it, by its own identity and no other's; once it is finished it takes the place,
-    also of a result of the other kind. Thrown away at first, a mistake in the data would cost the adapter."""
+    """With `fresh`, a run goes on beside it, by its own identity and no other's; once it is finished it takes its
+    place, also of a result of the other kind. Thrown away at first, a mistake in the data would cost the adapter."""
     folder = RunFolder(tmp_path, "r")
     assert folder.claim(ONE, fresh=False).path == folder.path
     _finish(folder, 1)

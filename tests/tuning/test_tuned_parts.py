@@ -280,16 +280,16 @@ def test_a_mistake_is_told_with_line_and_mend(tmp_path: Path, text: str, said: s
 
 
 def test_what_the_base_shows_of_a_setting_is_told_with_its_place(tmp_path: Path) -> None:
-    """The training process knows no lines; the person has a file of fifty, or an option, which beats it."""
+    """The training process knows no lines; the person has a file of fifty, and options that beat it."""
     file = tmp_path / "tune.yaml"
     file.write_text("epochs: 3\ntargets: [x]\nlauncher: {kind: ddp, processes: 2}\n")
     said = "targets: 'x' names no layer: there are none"
     assert with_place(said, file, {"targets": None}) == f"{file}:2: {said}"
-    assert with_place(said, file, {"targets": "x"}) == f"--{said}"
+    assert with_place(said, file, {"targets": "x"}) == said
     assert with_place("processes: is 2", file, {}) == f"{file}:3: processes: is 2"
     for unplaced in ("private: are no blocks", "train.jsonl:7: messages: has 33 tokens", "The base has no end."):
         assert with_place(unplaced, file, {}) == unplaced
-    assert with_place("held_out: is 1", None, {"held_out": 1.0}) == "--held-out: is 1"
+    assert with_place("epochs: is 1", None, {}) == "epochs: is 1"
 
 
 def test_what_must_be_said_is_asked_for() -> None:

@@ -186,13 +186,12 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
 
 
 def with_place(message: str, file: Path | None, given: Mapping[str, Any]) -> str:
-    """A message that begins with a setting's name, with where that was said: the line of the YAML, or the option."""
-    name, colon, rest = message.partition(": ")
-    if not colon or name not in _FIELDS:
+    """A message that begins with a setting's name, with the line of the YAML that says it; where the command line does,
+    as it is."""
+    name = message.partition(": ")[0]
+    if file is None or name not in _FIELDS or given.get(name) is not None:
         return message
-    if given.get(name) is not None:
-        return f"--{name.replace('_', '-')}: {rest}"
-    lines = _lines_of(file, []) if file is not None else ()
+    lines = _lines_of(file, [])
     return next((f"{place}: {message}" for place, said, _ in lines if said == name), message)
 
 
