@@ -167,15 +167,28 @@ def test_killed_before_any_line(case: Case, tmp_path: Path) -> None:
 
 def begin_anew(home: Path) -> None:
     """As `interlace tune --fresh` does at its beginning."""
-    RunFolder(home, "mine", "full").claim({"seed": 2}, fresh=True)
+    folder = RunFolder(home, "mine", "full")
+    folder.settle()
+    folder.claim({"seed": 2}, fresh=True)
+
+
+def take_its_place(home: Path) -> None:
+    """As it does once its run has finished."""
+    RunFolder(home, "mine", "full").settle()
+
+
+def _finish(folder: RunFolder, seed: int) -> None:
+    folder.result.mkdir()
+    for file in (folder.result / "manifest.json", folder.path / "report.json"):
+        file.write_text(json.dumps({"seed": seed}))
 
 
 def test_killed_while_an_earlier_run_is_thrown_away(tmp_path: Path) -> None:
-    """Either the earlier run is there whole, and the next command hears so, or nothing of it: its result would else be
-    served as that of the next."""
+    """Either what the earlier run has learnt is there whole, and the next command hears so, or nothing of it: the next
+    run would else go on from there."""
     first = RunFolder(tmp_path / "first", "mine", "full")
     first.claim({"seed": 1}, fresh=False)
-    for file in ("model/model.safetensors", "model/manifest.json", "checkpoints/checkpoint-3/weights", "before.json"):
+    for file in ("checkpoints/checkpoint-3/weights", "before.json"):
         (first.path / file).parent.mkdir(parents=True, exist_ok=True)
         (first.path / file).write_text("{}")
     seal(first.checkpoints / "checkpoint-3")
@@ -192,7 +205,55 @@ def test_killed_while_an_earlier_run_is_thrown_away(tmp_path: Path) -> None:
         except TuningError:
             assert tree(home) == whole
             folder.claim({"seed": 2}, fresh=True)
-        assert not folder.finished, f"the next run has the earlier one's result, when killed at moment {moment}"
-        assert folder.last_sealed() is None
+        assert folder.last_sealed() is None, f"the next run has the earlier one's, when killed at moment {moment}"
         assert tree(folder.path) == {"run.json"}
+    assert moment > 5
+
+
+def test_killed_while_a_run_begins_beside_a_finished_one(tmp_path: Path) -> None:
+    """The finished one is as it was, and the next command begins beside it, with nothing that the killed one left."""
+    first = RunFolder(tmp_path / "first", "mine", "full")
+    first.claim({"seed": 1}, fresh=False)
+    _finish(first, 1)
+    old = first.claim({"seed": 3}, fresh=True)
+    (old.path / "before.json").write_text("{}")
+    home = tmp_path / "home"
+    for moment in count():
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.copytree(tmp_path / "first", home)
+        killed = killed_at(moment, begin_anew, home)
+        folder = RunFolder(home, "mine", "full")
+        folder.settle()
+        assert tree(folder.path) == tree(first.path)
+        assert folder.manifest() == {"seed": 1}
+        beside = folder.claim({"seed": 2}, fresh=True)
+        assert tree(beside.path) == {"run.json", "replaces"}
+        if not killed:
+            break
+    assert moment > 5
+
+
+def test_killed_while_a_finished_run_takes_the_place_of_another(tmp_path: Path) -> None:
+    """Whichever is there, it is there whole, and the next command has the new one; both gone, hours would be lost."""
+    first = RunFolder(tmp_path / "first", "mine", "full")
+    first.claim({"seed": 1}, fresh=False)
+    _finish(first, 1)
+    _finish(first.claim({"seed": 2}, fresh=True), 2)
+    home = tmp_path / "home"
+    shutil.copytree(tmp_path / "first", home)
+    take_its_place(home)
+    whole = tree(home)
+    for moment in count():
+        shutil.rmtree(home)
+        shutil.copytree(tmp_path / "first", home)
+        killed = killed_at(moment, take_its_place, home)
+        folder = RunFolder(home, "mine", "full")
+        assert not folder.finished or folder.manifest() in ({"seed": 1}, {"seed": 2})
+        folder.settle()
+        assert folder.manifest() == {"seed": 2}
+        assert folder.is_of({"seed": 2})
+        assert folder.replaces
+        assert tree(home) == whole, f"something is left behind, when killed at moment {moment}"
+        if not killed:
+            break
     assert moment > 5

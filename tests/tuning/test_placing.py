@@ -28,7 +28,9 @@ from interlace.models import (
     find_checkpoint,
     pull,
     read_added,
+    resolve,
 )
+from interlace.tuning.commands import _model_over
 from interlace.tuning.folder import RunFolder, TuningError
 from interlace.tuning.placing import check_place, place_result
 from interlace.tuning.settings import TuneSettings
@@ -49,6 +51,19 @@ def _made(home: Path, seed: int) -> RunFolder:
     tiny_llama_safetensors(folder.result, weights=tiny_weights(seed))
     (folder.result / "manifest.json").write_text(json.dumps({"seed": seed}))
     return folder
+
+
+@pytest.mark.parametrize("path", ["../base", "link", "./work/../base"])
+def test_the_served_model_is_known_by_any_path_to_its_base(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is learnt over it would else be served by nobody, and the command would say that no model has the base."""
+    tiny_llama_safetensors(tmp_path / "base")
+    (tmp_path / "work" / "work").mkdir(parents=True)
+    (tmp_path / "work" / "link").symlink_to(tmp_path / "base")
+    monkeypatch.chdir(tmp_path if path.startswith("./") else tmp_path / "work")
+    models = (ModelSettings("other", "smollm2"), ModelSettings("tiny", str(tmp_path / "base")))
+    assert _model_over(resolve(path, tmp_path / "home"), Settings(home=tmp_path / "home", models=models)) == "tiny"
 
 
 def _chat(folder: Path, url: str) -> subprocess.CompletedProcess[str]:

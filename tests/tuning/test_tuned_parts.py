@@ -19,7 +19,7 @@ from interlace.tuning.folder import RunFolder, TuningError, is_sealed, seal
 from interlace.tuning.picture import draw
 from interlace.tuning.prompts import NO_LOSS, CannotRender, Row, row_of
 from interlace.tuning.scores import Known, change, out_of_patience, score, wilson
-from interlace.tuning.settings import TuneSettings, read_settings, settings_help
+from interlace.tuning.settings import TuneSettings, read_settings, settings_help, with_place
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {"base": "b", "data": "d.jsonl", "name": "n"}
@@ -257,7 +257,8 @@ def test_a_file_of_settings_is_read_and_the_command_line_beats_it(tmp_path: Path
         ("learning_rate: nan", "from 0 to 1"),
         ("packing: perhaps", "true or false"),
         ("rank: [1]", "tune.yaml:1: rank: is not a whole number"),
-        ("precision: fp16", "Write f32 or bf16"),
+        ("\nprecision: fp16", "tune.yaml:2: precision: is 'fp16'. Write f32 or bf16"),
+        ("private: blocks:3", "tune.yaml:1: private: is 'blocks:3'. Write blocks:24-29"),
         ("task: clasify", "Write chat or classify"),
         ("labels: a, b", "labels: are for task classify"),
         ("{task: classify, labels: [a, b, a]}", "one twice"),
@@ -277,6 +278,19 @@ def test_a_mistake_is_told_with_line_and_mend(tmp_path: Path, text: str, said: s
     with pytest.raises(ConfigError) as caught:
         read_settings(tmp_path / "tune.yaml", given)
     assert said.lower() in caught.value.message.lower()
+
+
+def test_what_the_base_shows_of_a_setting_is_told_with_its_place(tmp_path: Path) -> None:
+    """The training process knows no lines; the person has a file of fifty, and options that beat it."""
+    file = tmp_path / "tune.yaml"
+    file.write_text("epochs: 3\ntargets: [x]\nlauncher: {kind: ddp, processes: 2}\n")
+    said = "targets: 'x' names no layer: there are none"
+    assert with_place(said, file, {"targets": None}) == f"{file}:2: {said}"
+    assert with_place(said, file, {"targets": "x"}) == said
+    assert with_place("processes: is 2", file, {}) == f"{file}:3: processes: is 2"
+    for unplaced in ("private: are no blocks", "train.jsonl:7: messages: has 33 tokens", "The base has no end."):
+        assert with_place(unplaced, file, {}) == unplaced
+    assert with_place("epochs: is 1", None, {}) == "epochs: is 1"
 
 
 def test_what_must_be_said_is_asked_for() -> None:
@@ -326,6 +340,30 @@ def test_the_picture_has_both_curves() -> None:
 
 
 # --- with torch --------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_changes_layers_that_are_there(tmp_path: Path) -> None:
+    """One of several names that is mistyped would be left out without a word; the head or the embeddings would be
+    learnt for hours, and could not be served. What there is, is told, in each family's words."""
+    pytest.importorskip("torch", reason="the training parts are not installed")
+    import transformers
+
+    from interlace.tuning.endings import Ending
+    from interlace.tuning.slices import targets_of
+    from tests.support.encoders import tiny_encoder
+    from tests.support.tiny import tiny_llama_safetensors
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama_safetensors(tmp_path / "b"))
+    assert targets_of(model, "all-linear") == "all-linear"
+    assert targets_of(model, "q_proj, self_attn.v_proj") == ["q_proj", "self_attn.v_proj"]
+    for wrong in ("foo", "q_proj,foo", "lm_head", "embed_tokens", "q_proj,", "all-linear,q_proj", "proj"):
+        with pytest.raises(Ending, match=r"There are: down_proj, gate_proj, k_proj, .*, v_proj. Write some") as caught:
+            targets_of(model, wrong)
+        assert "'q_proj" not in caught.value.message, wrong
+    tiny_encoder("bert", "Model", tmp_path / "e")
+    encoder = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "e")
+    with pytest.raises(Ending, match=r"There are: dense, key, query, value. Write"):
+        targets_of(encoder, "classifier")
 
 
 def test_rows_laid_one_behind_the_other_do_not_see_each_other(tmp_path: Path) -> None:

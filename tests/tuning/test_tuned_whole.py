@@ -70,7 +70,7 @@ def test_a_private_slice_leaves_the_open_rest_as_it_was(tmp_path: Path, head: bo
 def test_blocks_that_are_not_there_are_refused(tmp_path: Path) -> None:
     """Before anything is trained, with what there is."""
     done = Tuning(tmp_path, QUICK).run("--private", "blocks:1-9")
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "which has 2" in done.stderr
 
 

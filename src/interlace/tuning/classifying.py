@@ -25,7 +25,7 @@ from interlace.tuning.folder import RunFolder
 from interlace.tuning.heads import Head
 from interlace.tuning.prompts import NO_LOSS
 from interlace.tuning.settings import TuneSettings
-from interlace.tuning.slices import leave_to_learn
+from interlace.tuning.slices import leave_to_learn, targets_of
 from interlace.tuning.trainer import Lasting, Tell
 from interlace.tuning.work import Base, Placed, Work
 
@@ -209,23 +209,15 @@ def judged_of(model: Any, rows: Sequence[TextRow], pad: int, device: Any) -> lis
 
 
 def _with_adapter(model: Any, settings: TuneSettings) -> Any:
-    targets = [each.strip() for each in settings.targets.split(",")]
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        target_modules=targets_of(model, settings.targets),
         modules_to_save=["classifier"],
         task_type="SEQ_CLS",
     )
-    try:
-        return get_peft_model(model, lora)
-    except ValueError as error:
-        if "target modules" in str(error).lower():
-            raise Ending(
-                "wrong", f"targets: {settings.targets[:200]!r} names no layer that can be changed: {error}"
-            ) from error
-        raise
+    return get_peft_model(model, lora)
 
 
 def _quicken_head(optimizer: Any, model: Any) -> None:

@@ -49,7 +49,7 @@ from interlace.tuning.planning import plan_of, share_of
 from interlace.tuning.progress import progress_for_people, span
 from interlace.tuning.recording import missing_stores, recording
 from interlace.tuning.running import Interrupted, count_tokens, run_training
-from interlace.tuning.settings import TuneSettings, read_settings
+from interlace.tuning.settings import TuneSettings, read_settings, with_place
 from interlace.tuning.sources import Sources, both_digests, find_sources, read_source
 from interlace.tuning.split import split
 from interlace.tuning.work import Base, Data, Placed, Work
@@ -90,6 +90,8 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
     except Interrupted as error:
         print(error.message, file=sys.stderr)
         return INTERRUPTED
+    except ConfigError as error:
+        raise ConfigError(with_place(error.message, asked.file, given)) from error
     except KeyboardInterrupt:
         print("Stopped. The same command begins anew.", file=sys.stderr)
         return INTERRUPTED
@@ -122,25 +124,29 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
     if settings.machine_rank:
         return _help(work, folder)
     with folder.locked():
+        folder.settle()
         done = folder.finished and not asked.fresh
         model = _model_over(checkpoint, with_added_models(served))
-        check_place(settings, served, model or "", where, done=done, fresh=asked.fresh)
-        folder.claim(_identity(work), fresh=asked.fresh)
-        if folder.finished:
+        replace = asked.fresh or folder.replaces or folder.goes_on_beside(_identity(work))
+        check_place(settings, served, model or "", where, done=done, fresh=replace)
+        run = folder.claim(_identity(work), fresh=asked.fresh)
+        if run.finished:
             print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
         else:
-            with progress_for_people() as progress, recording(settings, work, folder) as recorder:
+            with progress_for_people() as progress, recording(settings, work, run) as recorder:
 
                 def hear(event: AnyEvent) -> None:
                     progress.hear(event)
                     recorder.hear(event)
 
-                run_training(work, folder, hear)
+                run_training(msgspec.structs.replace(work, anew=run.anew), run, hear)
+            folder.settle()
         name = made = None
         if settings.makes_checkpoint:
-            made = place_result(settings, folder, model or "", served, where, replace=asked.fresh)
+            made = place_result(settings, folder, model or "", served, where, replace=replace)
         elif model:
-            name = _into_service(settings, model, folder, where, replace=asked.fresh)
+            name = _into_service(settings, model, folder, where, replace=replace)
+        folder.placed()
     _tell(folder, name, asked, made, owner_of(settings))
     if made is not None and not asked.as_json:
         print(*made.words(classifies=settings.classifies, settings=served, where=where), sep="\n")
@@ -355,9 +361,10 @@ def _tell_beside(base: Path, settings: TuneSettings, manifest: Mapping[str, Any]
 def _model_over(checkpoint: Checkpoint, served: Settings) -> str | None:
     """The configuration's model that has the base: the one of its name first."""
     local = [model for model in served.models if model.engine == "local"]
+    base = checkpoint.path.resolve()  # a path may go through `..` or a link
     for model in sorted(local, key=lambda model: model.name != checkpoint.name):
         try:
-            if resolve(model.checkpoint, served.home).path == checkpoint.path:
+            if resolve(model.checkpoint, served.home).path.resolve() == base:
                 return model.name
         except CheckpointError:
             continue  # not here, so it is not the base

@@ -10,6 +10,9 @@
     tuning/NAME/log.txt                what the libraries said
     tuning/NAME/tensorboard/           what TensorBoard reads, with tensorboard.json: up to which step it is whole
     tuning/NAME/mlflow.json            which of MLflow's runs this is
+    tuning/NAME/replaces               it takes the place of one that was finished, and is not yet in service
+    tuning/.anew/NAME/                 the same files of a run that goes on beside a finished one, until it is finished
+    tuning/.earlier/NAME/              what it takes the place of, while it does
     tuning/.machines/NAME-1/           of a machine that helps another, while it does; and its log
 
 A checkpoint is sealed once all its files are on disk: `sealed.json` has their digests. What is not sealed, or does not
@@ -36,6 +39,8 @@ from interlace.tuning.scores import out_of_patience
 
 SEAL = "sealed.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
+_REPLACES, _RESULTS = "replaces", ("adapter", "model")
+_LAST_WORDS_SECONDS = 30.0  # for the training process of a command that was killed; it ends at once
 _PIECE = 1 << 20
 
 
@@ -51,15 +56,18 @@ class Sealed(msgspec.Struct, frozen=True):
 
 class RunFolder:
     """Where a run keeps its state. `home` is Interlace's home folder; `kind` what the run makes; `machine` which of
-    several it is: all but the first keep only what they need while they learn."""
+    several it is: all but the first keep only what they need while they learn; `anew`: a finished run of that name
+    stays until this one is finished."""
 
-    def __init__(self, home: Path, name: str, kind: str = "lora", machine: int = 0) -> None:
-        self.name = name
-        self.path = home / "tuning" / (f".machines/{name}-{machine}" if machine else name)
+    def __init__(self, home: Path, name: str, kind: str = "lora", machine: int = 0, *, anew: bool = False) -> None:
+        self.name, self._kind, self.anew = name, kind, anew
+        self.runs = home / "tuning"
+        place = self.runs / (f".machines/{name}-{machine}" if machine else name)
+        self.path = self.runs / ".anew" / name if anew else place
         self.checkpoints = self.path / "checkpoints"
         self.result = self.path / ("adapter" if kind == "lora" else "model")
         self.log = self.path / "log.txt"
-        self._locks = self.path.parent / ".locks"
+        self._locks = place.parent / ".locks"
 
     @contextmanager
     def locked(self, part: str = "run", patience_seconds: float = 0.0) -> Iterator[None]:
@@ -81,32 +89,88 @@ class RunFolder:
 
     # --- what the run is of --------------------------------------------------------------------------------------
 
-    def claim(self, identity: dict[str, Any], *, fresh: bool) -> None:
-        """Begin here, or go on where the same run has stopped. Raises `TuningError` where another run was here, unless
-        `fresh`, which throws away all but the last finished adapter."""
-        file = self.path / "run.json"
-        before = _read(file)
-        if fresh or before is None:  # without a run.json: what was half removed when somebody was killed
-            self._clear()
-            before = None
-        if before is None:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it shows what the data are like
-            write_whole(file, identity)
-        elif before != identity:
+    def claim(self, identity: dict[str, Any], *, fresh: bool) -> RunFolder:
+        """Begin, or go on where the same run has stopped; the folder in which that is. A run in which nothing was
+        learnt makes room for any other. Raises `TuningError` where one was here that has learnt, unless `fresh`, which
+        throws away what it has not finished; what it has finished stays until `settle` puts the next result in its
+        place. To be called after `settle`."""
+        beside = self._beside()
+        if not fresh and beside.is_of(identity):
+            return beside
+        if fresh and self._has_result:
+            if self.replaces and self.is_of(identity):
+                return self  # such a command has finished it, and not yet put it into service
+            beside._begin(identity)
+            return beside
+        before = None if fresh else _read(self.path / "run.json")
+        if before is not None and before == identity:
+            return self
+        if before is not None and (self._has_result or self.last_sealed()):
             told = ", ".join(differences(before, identity)) or "its form"
             raise TuningError(
                 f"There is a run named {self.name} already, and it differs in {told}. Give this one another --name, or "
                 "throw the earlier one away with --fresh."
             )
+        self._begin(identity)
+        return self
+
+    def is_of(self, identity: dict[str, Any]) -> bool:
+        """Whether that run was begun here."""
+        try:
+            return _read(self.path / "run.json") == identity
+        except TuningError:
+            return False
+
+    def settle(self) -> None:
+        """Put a run that has finished beside an earlier one in its place. It is there whole before the earlier one is
+        removed; who is killed meanwhile leaves it to the next command."""
+        beside, earlier = self._beside(), self.runs / ".earlier" / self.name
+        if beside._has_result:
+            shutil.rmtree(earlier, ignore_errors=True)
+            if self.path.exists():
+                earlier.parent.mkdir(mode=0o700, exist_ok=True)
+                self.path.rename(earlier)
+            beside.path.rename(self.path)
+            _sync_folder(self.runs)
+        shutil.rmtree(earlier, ignore_errors=True)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether what is here takes the place of an earlier result, and is not in service yet."""
+        return (self.path / _REPLACES).exists()
+
+    def goes_on_beside(self, identity: dict[str, Any]) -> bool:
+        """Whether that run was begun beside a finished one, and stopped before its end."""
+        return self._beside().is_of(identity)
+
+    def placed(self) -> None:
+        """It is in service now, or there is nothing that serves it."""
+        (self.path / _REPLACES).unlink(missing_ok=True)
+
+    def _beside(self) -> RunFolder:
+        return RunFolder(self.runs.parent, self.name, self._kind, anew=True)
+
+    def _begin(self, identity: dict[str, Any]) -> None:
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it shows what the data are like
+        with self.locked("training", _LAST_WORDS_SECONDS):
+            self._clear()
+        if self.anew:
+            (self.path / _REPLACES).touch()
+        write_whole(self.path / "run.json", identity)
 
     def _clear(self) -> None:
         (self.path / "run.json").unlink(missing_ok=True)  # first: what is left of a half-removed run belongs to nobody
         for name in ("before.json", "said.json", "answers.jsonl", "report.json", "loss.svg", "log.txt",
-                     "tensorboard.json", "mlflow.json"):  # fmt: skip
+                     "tensorboard.json", "mlflow.json", _REPLACES):  # fmt: skip
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for name in ("adapter", "model", "tensorboard", ".result.partial"):
+        for name in (*_RESULTS, "tensorboard", ".result.partial"):
             shutil.rmtree(self.path / name, ignore_errors=True)
+
+    @property
+    def _has_result(self) -> bool:
+        """Of either kind: an earlier run may have made another than this one does."""
+        return any((self.path / name).is_dir() for name in _RESULTS)
 
     @property
     def finished(self) -> bool:

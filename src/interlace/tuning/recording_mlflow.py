@@ -44,7 +44,7 @@ class Mlflow:
             from mlflow.tracking import MlflowClient
 
             self._metric = Metric
-            where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.path.parent / 'mlflow.db'}"
+            where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.runs / 'mlflow.db'}"
             self._client = MlflowClient(tracking_uri=where)
             state, place = folder.path / _STATE, hashlib.sha256(where.encode()).hexdigest()
             self._run = self._going_on(state, place)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from interlace.errors import ConfigError, InterlaceError
 from interlace.tuning.endings import HALTED, LOST, out_of_memory
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Stopped, Trained, decode
 from interlace.tuning.folder import RunFolder, TuningError, is_done, write_whole
@@ -40,7 +41,8 @@ class Interrupted(TuningError):
 
 
 def run_training(work: Work, folder: RunFolder, hear: Callable[[AnyEvent], None]) -> None:
-    """Train to the end. Raises `TuningError` that says what to change, and `Interrupted` after ctrl-C."""
+    """Train to the end. Raises `ConfigError` where settings, data or base are wrong, and `TuningError` where it ends
+    early, each with what to change; `Interrupted` after ctrl-C."""
     last = folder.last_sealed()
     patience = int(work.settings["patience"])
     together = work.settings["launcher"] != "single" and not (last and is_done(last, patience))
@@ -54,7 +56,7 @@ def run_training(work: Work, folder: RunFolder, hear: Callable[[AnyEvent], None]
 
 
 def count_tokens(work: Work) -> Counted:
-    """Those of the examples to learn from, as the base reads them. Raises `TuningError`."""
+    """Those of the examples to learn from, as the base reads them. Raises as `run_training` does."""
     with tempfile.TemporaryDirectory() as scratch:
         write_whole(Path(scratch) / "work.json", work)
         (environment,) = environments(work.settings, work.threads, together=False)
@@ -67,7 +69,7 @@ def count_tokens(work: Work) -> Counted:
         if isinstance(event, Counted):
             return event
         if isinstance(event, Failed):
-            raise TuningError(event.message, code=event.kind)
+            raise _failed(event)
     raise TuningError(f"The tokens could not be counted: {done.stderr[-_LOG_CHARACTERS:].decode(errors='replace')}")
 
 
@@ -149,13 +151,13 @@ def _reason(
     return last or next((code for code in codes if code), None)
 
 
-def _ending(last: AnyEvent | int | None, work: Work, folder: RunFolder) -> TuningError:
+def _ending(last: AnyEvent | int | None, work: Work, folder: RunFolder) -> InterlaceError:
     if isinstance(last, Stopped):
         return Interrupted(f"Stopped at step {last.step}. The same command goes on there.")
     if isinstance(last, Failed) and last.kind == HALTED:
         return Interrupted(last.message)
     if isinstance(last, Failed):
-        return TuningError(last.message, code=last.kind)
+        return _failed(last)
     if last == -signal.SIGKILL:
         memory = out_of_memory(int(work.settings["max_tokens"]), int(work.settings["rank"])).message
         return TuningError(
@@ -166,6 +168,11 @@ def _ending(last: AnyEvent | int | None, work: Work, folder: RunFolder) -> Tunin
         f"{_tail(folder.log)}",
         code="died",
     )
+
+
+def _failed(event: Failed) -> InterlaceError:
+    """What people can mend before anything is learnt is told as all mistakes in settings and data are."""
+    return ConfigError(event.message) if event.kind == "wrong" else TuningError(event.message, code=event.kind)
 
 
 def _listen(process: subprocess.Popen[bytes], hear: Callable[[AnyEvent], None]) -> AnyEvent | None:

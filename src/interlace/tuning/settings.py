@@ -176,12 +176,23 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
             _take(values, problems, "--" + name.replace("_", "-"), name, value)
     if values.get("task") == "classify":
         values = _USUAL_OF_CLASSES | values
-    problems += [*_what_is_left(values), *_of_classes(values), *column_problems(values)]
+    left = (*_what_is_left(values), *_of_classes(values), *column_problems(values))
+    problems += [with_place(problem, file, given) for problem in left]
     if problems:
         raise ConfigError("\n".join(problems))
     if values.get("private"):
         values["method"] = "full"
     return TuneSettings(**values)
+
+
+def with_place(message: str, file: Path | None, given: Mapping[str, Any]) -> str:
+    """A message that begins with a setting's name, with the line of the YAML that says it; where the command line does,
+    as it is."""
+    name = message.partition(": ")[0]
+    if file is None or name not in _FIELDS or given.get(name) is not None:
+        return message
+    lines = _lines_of(file, [])
+    return next((f"{place}: {message}" for place, said, _ in lines if said == name), message)
 
 
 def highest_rate(settings: TuneSettings) -> float:

@@ -1,4 +1,4 @@
-"""Which weights are learnt where no adapter is: all of them, or a private slice of blocks."""
+"""Which layers an adapter changes; and which weights are learnt where none is: all, or a private slice of blocks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,30 @@ import torch
 
 from interlace.tuning.endings import Ending
 from interlace.tuning.settings import blocks_of
+from interlace.tuning.sizes import ALL_LINEAR
+
+
+def targets_of(model: Any, targets: str) -> str | list[str]:
+    """The layers that an adapter changes, as PEFT takes them. Raises `Ending` where one is no matrix of the blocks: the
+    others would be learnt without it, or what is learnt could not be served."""
+    names = [each.strip() for each in targets.split(",")]
+    if names == [ALL_LINEAR]:
+        return ALL_LINEAR
+    there = [
+        f".{name}"
+        for name, module in model.named_modules()
+        if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")  # GPT-2's, of transformers
+        and any(part.isdigit() for part in name.split("."))
+    ]
+    unknown = [name for name in names if not any(one.endswith(f".{name}") for one in there)]
+    if unknown:
+        kinds = sorted({one.rpartition(".")[2] for one in there})
+        raise Ending(
+            "wrong",
+            f"targets: {', '.join(unknown)[:200]!r} names no layer of this base that can be changed. There are: "
+            f"{', '.join(kinds)}. Write some of these with commas between, or {ALL_LINEAR}.",
+        )
+    return names
 
 
 def leave_to_learn(model: Any, private: str) -> None:

@@ -57,6 +57,7 @@ class Work(msgspec.Struct, frozen=True):
     resume: str = ""  # the checkpoint to go on from
     kind: Literal["lora", "full"] = "lora"  # what it makes: an adapter, or a checkpoint
     head: Head | None = None  # of a classifier
+    anew: bool = False  # beside a finished run of that name, which stays until this one is finished
     identity: dict[str, Any] = {}  # what must be the same on every machine that takes part
 
 

@@ -44,7 +44,7 @@ from interlace.tuning.prompts import Row
 from interlace.tuning.report import Curve, Outcome, Said, manifest_of, write_report
 from interlace.tuning.scores import Known, mean_loss
 from interlace.tuning.settings import TuneSettings, highest_rate, rows_together
-from interlace.tuning.slices import leave_to_learn
+from interlace.tuning.slices import leave_to_learn, targets_of
 from interlace.tuning.together import Group, gone, told_as_lost
 from interlace.tuning.trainer import SPENT, Lasting, Spent, Tell, Trainer, best_step, peak_memory
 from interlace.tuning.work import Work, read_work
@@ -64,7 +64,7 @@ def main() -> None:
         _stand_back(settings.nice)
     torch.set_num_threads(work.threads)
     same_sums()
-    folder = RunFolder(Path(work.home), settings.name, work.kind, settings.machine_rank)
+    folder = RunFolder(Path(work.home), settings.name, work.kind, settings.machine_rank, anew=work.anew)
     group = Group(settings) if "RANK" in os.environ else None
     try:
         if not counting:  # a plan may be for other machines
@@ -168,36 +168,30 @@ def _trainer(
     stop: threading.Event,
 ) -> Trainer:
     train, held_out = rows
-    targets = settings.targets.split(",")
+    lora = None
     if settings.method == "full":
         leave_to_learn(model, settings.private)
-    lora = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else [each.strip() for each in targets],
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return Trainer(
-            model=model,
-            args=_arguments(settings, folder),
-            train_dataset=_dataset(train),
-            eval_dataset=_dataset(held_out),
-            processing_class=tongue.tokenizer,
-            peft_config=lora if settings.method == "lora" else None,
-            folder=folder,
-            held_out=held_out,
-            patience=settings.patience,
-            tell=tell,
-            stop=stop.is_set,
+    else:
+        lora = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=targets_of(model, settings.targets),
+            task_type="CAUSAL_LM",
         )
-    except ValueError as error:
-        if "target modules" in str(error).lower() or "lm_head" in str(error):
-            raise Ending(
-                "wrong", f"targets: {settings.targets[:200]!r} names no layer that can be changed: {error}"
-            ) from error
-        raise
+    return Trainer(
+        model=model,
+        args=_arguments(settings, folder),
+        train_dataset=_dataset(train),
+        eval_dataset=_dataset(held_out),
+        processing_class=tongue.tokenizer,
+        peft_config=lora,
+        folder=folder,
+        held_out=held_out,
+        patience=settings.patience,
+        tell=tell,
+        stop=stop.is_set,
+    )
 
 
 def _arguments(settings: TuneSettings, folder: RunFolder) -> SFTConfig:

@@ -1,0 +1,134 @@
+"""A name that is used again: what a finished run made stays until there is something better, and a run that learnt
+nothing is in nobody's way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from interlace.tuning.folder import RunFolder, TuningError, seal, sha256_of
+from tests.support.tuned import SETTINGS, Tuning, chats, needs_parts
+
+ONE, TWO, THREE = ({"settings": {"seed": seed}} for seed in (1, 2, 3))
+
+
+def _finish(folder: RunFolder, seed: int) -> None:
+    folder.result.mkdir()
+    (folder.result / "manifest.json").write_text(json.dumps({"seed": seed}))
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): sha256_of(file) for file in folder.rglob("*") if file.is_file()}
+
+
+# --- the folder --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_what_is_finished_stays_until_the_next_is(tmp_path: Path, kind: str) -> None:
+    """With `fresh`, a run goes on beside it, by its own identity and no other's; once it is finished it takes its
+    place, also of a result of the other kind. Thrown away at first, a mistake in the data would cost the adapter."""
+    folder = RunFolder(tmp_path, "r")
+    assert folder.claim(ONE, fresh=False).path == folder.path
+    _finish(folder, 1)
+    before = _files(folder.path)
+    now = RunFolder(tmp_path, "r", kind)
+    run = now.claim(TWO, fresh=True)
+    assert run.path != folder.path
+    assert now.claim(TWO, fresh=False).path == run.path
+    assert folder.claim(ONE, fresh=False).path == folder.path
+    with pytest.raises(TuningError, match="differs in seed"):
+        now.claim(THREE, fresh=False)
+    now.settle()
+    assert _files(folder.path) == before
+    _finish(run, 2)
+    now.settle()
+    assert now.manifest() == {"seed": 2}
+    assert now.claim(TWO, fresh=False).path == folder.path
+    assert not run.path.exists()
+    assert folder.finished == (kind == "lora")
+
+
+def test_what_has_taken_a_place_is_not_learnt_again_before_it_is_in_service(tmp_path: Path) -> None:
+    """A command with `--fresh` that could not put its result into service says that the same command tries again, and
+    trains nothing. After that, it begins anew as ever."""
+    folder = RunFolder(tmp_path, "r")
+    folder.claim(ONE, fresh=False)
+    _finish(folder, 1)
+    assert not folder.replaces
+    _finish(folder.claim(TWO, fresh=True), 2)
+    folder.settle()
+    assert folder.replaces
+    assert folder.claim(TWO, fresh=True).path == folder.path
+    folder.placed()
+    assert not folder.replaces
+    assert folder.claim(TWO, fresh=True).path != folder.path
+
+
+def test_a_run_that_learnt_nothing_makes_room(tmp_path: Path) -> None:
+    """Its start has failed, or it was cut off before its first checkpoint: the mended command must not be refused for
+    it, nor find anything of it. What was learnt stays."""
+    folder = RunFolder(tmp_path, "r")
+    folder.claim(ONE, fresh=False)
+    (folder.path / "before.json").write_text("[]")
+    half = folder.checkpoints / "checkpoint-3"
+    half.mkdir(parents=True)
+    (half / "weights").write_text("w")
+    assert folder.claim(TWO, fresh=False).path == folder.path
+    assert _files(folder.path).keys() == {"run.json"}
+    half.mkdir(parents=True)
+    (half / "weights").write_text("w")
+    seal(half)
+    with pytest.raises(TuningError, match="differs in seed"):
+        folder.claim(ONE, fresh=False)
+    assert folder.last_sealed() == half
+
+
+def test_a_state_that_cannot_be_read_is_mended_as_the_message_says(tmp_path: Path) -> None:
+    """It names --fresh, which must not end with the same message."""
+    folder = RunFolder(tmp_path, "r")
+    folder.claim(ONE, fresh=False)
+    (folder.path / "run.json").write_text("{")
+    with pytest.raises(TuningError, match="--fresh"):
+        folder.claim(ONE, fresh=False)
+    folder.claim(ONE, fresh=True)
+    assert folder.is_of(ONE)
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+@needs_parts
+def test_a_start_that_fails_leaves_what_is_finished(whole: Tuning, tmp_path: Path) -> None:
+    """`--fresh` with an example that is too long: adapter, manifest, report and picture are there as they were."""
+    shutil.copytree(whole.folder / "base", tmp_path / "base")
+    shutil.copytree(whole.home / "tuning", tmp_path / "home" / "tuning")
+    tuning = Tuning(tmp_path)
+    before = _files(tuning.path)
+    assert "adapter/adapter_model.safetensors" in before
+    long = {"messages": [{"role": "user", "content": "the 1"}, {"role": "assistant", "content": "ab" * 40}]}
+    (tmp_path / "train.jsonl").write_text(chats() + json.dumps(long) + "\n")
+    done = tuning.run("--fresh")
+    assert done.returncode == 2, done.stderr
+    assert "train.jsonl:41: messages: has" in done.stderr
+    assert "over the 32 of max_tokens" in done.stderr
+    assert _files(tuning.path) == before
+
+
+@needs_parts
+def test_a_start_that_fails_does_not_claim_the_name(tmp_path: Path) -> None:
+    """The next command, with other settings, is told of its own mistake, not of a run that never was."""
+    tuning = Tuning(tmp_path, SETTINGS.replace("}", ",\nprivate: 'blocks:90-99'}"))
+    done = tuning.run()
+    assert done.returncode == 2, done.stderr
+    assert "tune.yaml:2: private: blocks:90-99 are no blocks of this base, which has 2" in done.stderr
+    assert (tuning.path / "run.json").exists()
+    (tmp_path / "tune.yaml").write_text(SETTINGS.replace("}", ",\ntargets: foo_proj}"))
+    done = tuning.run()
+    assert done.returncode == 2, done.stderr
+    assert "There is a run" not in done.stderr
+    assert "tune.yaml:2: targets: 'foo_proj' names no layer of this base that can be changed" in done.stderr
+    assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in done.stderr
