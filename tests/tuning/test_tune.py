@@ -75,11 +75,13 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_losses(whole: Tuning, tmp_p
     running.communicate()
     with RunFolder(tuning.home, "mine").locked("training", 10.0):
         assert tuning.sealed()[0] < whole.report()["steps"]
+        assert tuning.say_memory(1 << 40) > 1 << 20
     done = tuning.run()
     assert done.returncode == 0, done.stderr
     assert "Going on at step" in done.stderr
     assert tuning.report()["curve"] == whole.report()["curve"]
     assert tuning.report()["tokens"] == whole.report()["tokens"], "it learnt again what it had learnt"
+    assert tuning.report()["peak_memory_bytes"] == 1 << 40, "the memory told is that of the last part alone"
     weights = [one.path / "adapter" / "adapter_model.safetensors" for one in (tuning, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 

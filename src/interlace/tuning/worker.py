@@ -344,6 +344,8 @@ def _finish(
         trainer.merge()
     after = list(trainer.known())
     state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
+    spent = trainer.now_spent(peak_memory()) if trainer.state.global_step else trainer.spent
+    said = _said_after(work, settings, trainer, tongue, before[1])
     outcome = Outcome(
         before=before[0],
         after=after,
@@ -351,12 +353,12 @@ def _finish(
         data_tokens=tokens,
         steps=state["global_step"],
         best_step=best,
-        spent=trainer.now_spent() if trainer.state.global_step else trainer.spent,
-        memory_bytes=peak_memory(),
+        spent=spent,
+        memory_bytes=max(spent.memory_bytes, peak_memory()),  # where several learnt, this one has only scored
         trained=trained,
         parameters=parameters,
         device=this_device(settings.precision),
-        said=_said_after(work, settings, trainer, tongue, before[1]),
+        said=said,
     )
     partial = folder.path / ".result.partial"
     shutil.rmtree(partial, ignore_errors=True)
