@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlace.money import DOLLAR, Nanos
+from interlace.tuning.commands import _hardware
 from interlace.tuning.hardware import Device, Hardware, Price, known_hardware, this_gpu, this_machine
 from interlace.tuning.plan import STAGES, Job, Plan, flop, memory_of, plan
 from interlace.tuning.plan_table import beside, plan_table
+from interlace.tuning.settings import TuneSettings
 from interlace.tuning.sizes import Learnt, ModelSize, blocks, full, lora
 
 GIB = 1 << 30
@@ -142,6 +144,22 @@ def test_the_hardware_is_stated_with_date_and_source() -> None:
         assert all(dt.date(2020, 1, 1) <= price.date <= dt.date(2026, 11, 26) for price in one.prices)
         assert all(price.seller and price.source.startswith("https://") for price in one.prices)
         assert 0 < one.flop_per_second_low <= one.flop_per_second_high
+
+
+F32_PEAKS = {"v100": 15.7, "t4": 8.1, "l4": 30.3, "l40s": 91.6, "a100-80gb": 19.5, "h100-sxm": 67, "h200": 67}
+
+
+def test_float32_is_planned_with_the_speed_of_float32() -> None:
+    """It is the default, and 4 to 16 times slower than 16 bits: with their speeds, a run that is planned for an hour
+    would go on, and cost, until the next day. No plan may be faster than the maker's peak."""
+    known = _hardware(TuneSettings(), Device("a GPU", GIB, 1e13))[1:]
+    assert [one.name for one in known] == list(F32_PEAKS)
+    for one in plan(GPT3, full(GPT3), Job(10**9), known).estimates:
+        arithmetic = 6 * GPT3.parameters * 10**9
+        assert 2 < one.hours_low * 3600 / (arithmetic / F32_PEAKS[one.hardware.name] / 1e12) < 2.5
+        assert one.hardware.title.endswith("float32")
+    rounded = _hardware(TuneSettings(precision="bf16"), Device("a GPU", GIB, 1e13))[1:]
+    assert rounded == list(known_hardware().values())
 
 
 def test_cost_is_rounded_up_and_never_nothing() -> None:

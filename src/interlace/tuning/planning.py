@@ -21,12 +21,13 @@ def plan_of(base: Path, settings: TuneSettings, tokens: int, hardware: Iterable[
     hardware = list(hardware)
     architecture = read_architecture(base)
     reads = architecture.max_tokens if isinstance(architecture, EncoderArchitecture) else settings.max_tokens
+    halves = settings.launcher == "deepspeed" and settings.precision == "bf16"  # which keeps weights of 16 bits, too
     job = Job(
         tokens=round(tokens * settings.epochs),
         row_tokens=min(settings.max_tokens, reads),  # a classifier's texts may all be so long, and are taken together
         rows=rows_together(settings, gpu=bool(hardware) and hardware[0].gpu),
         devices=settings.processes * settings.machines,
-        precision="f32",
+        precision="mixed" if halves else "f32",
         fused=True,
         stage=stage_of(settings.launcher, settings.zero_stage),
     )
