@@ -231,6 +231,10 @@ def test_gpus_are_planned_with_the_rows_that_they_compute_at_once() -> None:
     both = plan(size, learnt, job, [here, rented], dataclasses.replace(job, rows=32))
     assert [one.stage for one in both.estimates] == [0, None]
     assert "A GPU computes 32 rows at once" in plan_table(both)
+    apart = plan(size, learnt, dataclasses.replace(job, process_bytes=2 * GIB), [here, rented], job)
+    assert [one.stage for one in apart.estimates] == [None, 0], "the libraries are in the machine's memory alone"
+    assert apart.memory[0].bytes == 2 * GIB + apart.gpu_memory[0].bytes
+    assert "A GPU takes" in plan_table(apart)
     same = plan(size, learnt, job, [here, rented], job)
     assert [one.stage for one in same.estimates] == [0, 0]
     assert "at once" not in plan_table(same)

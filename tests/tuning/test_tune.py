@@ -16,6 +16,8 @@ import pytest
 
 from interlace.models import expected_shapes, read_adapter, read_architecture
 from interlace.tuning.folder import RunFolder
+from interlace.tuning.planning import plan_of
+from interlace.tuning.settings import TuneSettings
 from tests.support.served import patiently
 from tests.support.tiny import TOKENS, tiny_llama_safetensors, tiny_weights
 from tests.support.tuned import SETTINGS, Tuning, needs_parts
@@ -48,6 +50,16 @@ def test_it_learns_and_says_what_it_did(whole: Tuning) -> None:
     assert [step for step, _ in report["curve"]["train"]] == list(range(1, report["steps"] + 1))
     assert (whole.path / "loss.svg").read_text().startswith("<svg")
     assert not (whole.path / "checkpoints").exists()
+
+
+def test_the_memory_that_is_planned_is_what_it_took(whole: Tuning) -> None:
+    """Of a tiny model that is the libraries alone: a plan without them says that half a gigabyte is nothing, and of
+    twice as many processes that they fit."""
+    manifest = whole.report()
+    if manifest["machine"]["device"]:
+        pytest.skip("this machine computes on a GPU")
+    planned = plan_of(whole.folder / "base", TuneSettings(**manifest["settings"]), manifest["data"]["tokens"], [])
+    assert planned.memory[0].bytes == pytest.approx(manifest["peak_memory_bytes"], rel=0.2)
 
 
 def test_the_adapter_is_one_that_the_engine_reads(whole: Tuning) -> None:
