@@ -14,12 +14,13 @@ import pytest
 
 from interlace.errors import ConfigError
 from interlace.tuning.endings import check_room, disk_full, ending_of
-from interlace.tuning.energy import read_energy, read_gpu_energy, used
+from interlace.tuning.energy import GPUS, MOST_WATTS, PROCESSORS, Meter, read_gpu_energy, read_packages, with_earlier
 from interlace.tuning.folder import RunFolder, TuningError, is_sealed, seal
 from interlace.tuning.picture import draw
 from interlace.tuning.prompts import NO_LOSS, CannotRender, Row, row_of
 from interlace.tuning.scores import Known, change, out_of_patience, score, wilson
 from interlace.tuning.settings import TuneSettings, read_settings, settings_help
+from tests.support.served import patiently
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {"base": "b", "data": "d.jsonl", "name": "n"}
@@ -299,21 +300,68 @@ def test_every_setting_is_in_the_guide() -> None:
 # --- the rest ----------------------------------------------------------------------------------------------------
 
 
-def test_energy_is_read_where_the_system_tells_it(tmp_path: Path) -> None:
-    """The sum over packages, not over their parts again; nothing where there is no counter."""
-    assert read_energy(tmp_path) is None
-    for name, micro in (("intel-rapl:0", 2_000_000), ("intel-rapl:1", 3_000_000), ("intel-rapl:0:0", 9_000_000)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "energy_uj").write_text(f"{micro}\n")
-    assert read_energy(tmp_path) == pytest.approx(5.0)
+def _packages(root: Path, **micro: int) -> None:
+    """Counters of `p0` and `p1`, that begin anew after 65 kJ; and what must not be counted again."""
+    parts = {"intel-rapl:0": ("package-0", micro["p0"]), "intel-rapl:1": ("package-1", micro["p1"]),
+             "intel-rapl:0:0": ("core", 9), "intel-rapl:2": ("psys", 9)}  # fmt: skip
+    for name, (what, value) in parts.items():
+        (root / name).mkdir(exist_ok=True)
+        for file, text in (("name", what), ("energy_uj", value), ("max_energy_range_uj", 65_000_000_000)):
+            (root / name / file).write_text(f"{text}\n")
+
+
+def test_energy_is_counted_through_every_beginning_anew(tmp_path: Path) -> None:
+    """A counter of a large processor begins anew every few minutes: from beginning to end alone, hours would have used
+    what minutes do. The sum is over packages, not over their parts again; nothing where there is no counter."""
+    assert Meter(root=tmp_path).used() == {}
+    now = 0.0
+    _packages(tmp_path, p0=64_000_000_000, p1=0)
+    meter = Meter(root=tmp_path, clock=lambda: now)
+    for turn in range(1, 11):
+        now += 60.0
+        _packages(tmp_path, p0=(64 + 30 * turn) % 65 * 10**9, p1=turn * 10**9)
+        meter.look()
+    assert meter.used() == {PROCESSORS: pytest.approx(10 * 30_000 + 10 * 1000)}
+    assert len(read_packages(tmp_path)) == 2
+
+
+def test_energy_that_cannot_be_told_is_left_out(tmp_path: Path) -> None:
+    """After so long without a look that a counter may have begun anew twice, or where one has gone, a figure would be
+    too low without a word."""
+    now = 0.0
+    _packages(tmp_path, p0=1, p1=1)
+    slow, robbed = (Meter(root=tmp_path, clock=lambda: now) for _ in range(2))
+    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
+    assert robbed.used() == {}
+    _packages(tmp_path, p0=2, p1=2)
+    assert robbed.used() == {}
+    now = 65_000 / MOST_WATTS
+    assert slow.used() == {}
+    now += 1
+    assert slow.used() == {}
+
+
+def test_a_meter_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps, scoring and answers may each take longer than a counter does."""
+    monkeypatch.setattr("interlace.tuning.energy.LOOK_SECONDS", 0.01)
+    _packages(tmp_path, p0=1, p1=0)
+    looks: list[float] = []
+
+    def clock() -> float:
+        looks.append(0.0)
+        return 0.0
+
+    Meter(root=tmp_path, clock=clock).watch()
+    patiently(lambda: len(looks) > 3)
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()  # which ends it
 
 
 def test_energy_adds_up_over_the_parts_of_a_run() -> None:
-    """A run that went on would else have used only what its last part did; a counter that wrapped around, or appeared
-    on the way, would make it less than nothing."""
-    start, end = {"processors": 5.0, "GPUs": 100.0}, {"processors": 3.0, "GPUs": 160.0, "others": 9.0}
-    assert used({"GPUs": 40.0}, start, end) == {"GPUs": 100.0}
-    assert used({}, {}, {}) == {}
+    """A run that went on would else have used only what its last part did; and what one part could not tell would be
+    missing without a word."""
+    assert with_earlier({GPUS: 40.0}, {GPUS: 60.0, PROCESSORS: 5.0}) == {GPUS: 100.0}
+    assert with_earlier({GPUS: 40.0}, {}) == {}
+    assert with_earlier(None, {GPUS: 60.0}) == {GPUS: 60.0}
     assert read_gpu_energy([]) is None
     assert read_gpu_energy(["GPU-0"], library="libnone.so") is None
 

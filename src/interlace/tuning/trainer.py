@@ -21,7 +21,7 @@ from trl import SFTTrainer
 
 from interlace.tuning.answer_loss import loss_of_answers
 from interlace.tuning.endings import check_room, diverged
-from interlace.tuning.energy import read_all, used
+from interlace.tuning.energy import Meter, with_earlier
 from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
 from interlace.tuning.prompts import NO_LOSS, Row
@@ -64,8 +64,7 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
     ) -> None:
         self.run, self.held_out, self.patience, self.tell = folder, held_out, patience, tell
         self.spent, self.began = Spent(), time.monotonic()
-        self.gpus: Sequence[str] = ()
-        self.joules: dict[str, float] = {}
+        self.meter: Meter | None = None
         self.group: Group | None = None
         self.stopped = False
         super().__init__(**more)
@@ -137,7 +136,7 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
         return Spent(
             self.spent.seconds + time.monotonic() - self.began,
             self.spent.tokens + int(self._total_train_tokens),
-            used(self.spent.joules, self.joules, read_all(self.gpus)),
+            with_earlier(self.spent.joules if self.spent.seconds else None, self.meter.used() if self.meter else {}),
             max(self.spent.memory_bytes, memory_bytes),
         )
 

@@ -35,7 +35,7 @@ from interlace.tuning.base import Tongue, load_model, load_tongue, rows_of
 from interlace.tuning.classifying import Classifying, classifier_of, classifier_trainer, texts_in_tokens
 from interlace.tuning.devices import check_gpus, names_of_gpus, same_sums, this_device
 from interlace.tuning.endings import Ending, ending_of
-from interlace.tuning.energy import read_all
+from interlace.tuning.energy import Meter
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Note, Stage, Stopped, Trained
 from interlace.tuning.folder import RunFolder, is_done, write_whole
 from interlace.tuning.launch import deepspeed_config
@@ -102,8 +102,8 @@ def _run(
     if "--count" in sys.argv:
         return Counted(tokens, this_device(settings.precision))
     trainer = make_trainer()
-    trainer.group, trainer.gpus = group, names_of_gpus(settings.processes)
-    trainer.joules = read_all(trainer.gpus)
+    trainer.group, trainer.meter = group, Meter(names_of_gpus(settings.processes))
+    trainer.meter.watch()
     _set_lengths(trainer, settings)
     tell(Stage("scoring the base"))
     before = _before(trainer, folder)
