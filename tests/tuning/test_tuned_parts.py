@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,16 +194,48 @@ def test_errors_that_people_can_mend_are_told_in_words(tmp_path: Path) -> None:
     }  # fmt: skip
     for kind, errors in said.items():
         for error in errors:
-            ending = ending_of(error, tmp_path, 512, 16)
+            ending = ending_of(error, tmp_path, TuneSettings())
             assert ending is not None
             assert ending.kind == kind
             assert "last good checkpoint is kept" in ending.message
-    assert ending_of(KeyError("x"), tmp_path, 512, 16) is None
-    for rows, words in ((1, "smaller max_tokens (now 512)"), (8, "smaller rows_at_once (now 8;")):
-        ending = ending_of(MemoryError(), tmp_path, 512, 16, rows)
-        assert ending is not None
-        assert words in ending.message
-        assert ("rows_at_once" in ending.message) == (rows > 1)
+    assert ending_of(KeyError("x"), tmp_path, TuneSettings()) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "rows", "words", "never"),
+    [
+        ({}, 1, ["max_tokens (now 512)", "rank (now 16)"], ["rows_at_once", "batch", "--method"]),
+        ({}, 8, ["rows_at_once (now 8;", "rank (now 16)"], ["batch", "--method"]),
+        ({"method": "full"}, 8, ["rows_at_once (now 8;", "--method lora or --private"], ["rank (", "batch"]),
+        ({"method": "full", "private": "blocks:4-5"}, 1, ["blocks (now blocks:4-5)", "--method lora"], ["rank ("]),
+        ({"task": "classify", "method": "full", "batch": 16}, 16, ["batch (now 16;", "lora"], ["rows_at_once", "rank"]),
+        ({"task": "classify", "batch": 16}, 16, ["batch (now 16;", "rank (now 16)"], ["rows_at_once", "--method"]),
+    ],
+)
+def test_want_of_memory_is_told_with_what_takes_less(
+    tmp_path: Path, said: dict[str, Any], rows: int, words: list[str], never: list[str]
+) -> None:
+    """What a person then changes must be something that this run has: a classifier computes all of its share at once,
+    whatever rows_at_once says, and whole weights have no rank."""
+    ending = ending_of(MemoryError(), tmp_path, TuneSettings(**said), rows)
+    assert ending is not None
+    assert [each for each in words if each not in ending.message] == []
+    assert [each for each in never if each in ending.message] == []
+
+
+def test_an_operation_without_one_order_is_told_with_a_mend(tmp_path: Path) -> None:
+    """As torch says it on a GPU; the person would hear of a switch that is not theirs to turn."""
+    error = RuntimeError(
+        "cumsum_cuda_kernel does not have a deterministic implementation, but you set "
+        "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation."
+    )
+    ending = ending_of(error, tmp_path, TuneSettings())
+    assert ending is not None
+    assert ending.kind == "not_deterministic"
+    assert "cumsum_cuda_kernel cannot" in ending.message
+    assert "CUDA_VISIBLE_DEVICES=" in ending.message
+    cublas = "Deterministic behavior was enabled, but this operation is not deterministic because it uses CuBLAS"
+    assert "this operation cannot" in getattr(ending_of(RuntimeError(cublas), tmp_path, TuneSettings()), "message", "")
 
 
 def test_a_disk_without_room_is_told_before_a_checkpoint_is_begun(tmp_path: Path) -> None:
@@ -227,7 +260,7 @@ def test_a_really_full_disk_ends_in_words(tmp_path: Path) -> None:
     try:
         with pytest.raises(OSError, match="No space") as caught:
             (place / "checkpoint").write_bytes(b"x" * (1 << 20))
-        ending = ending_of(caught.value, place, 512, 16)
+        ending = ending_of(caught.value, place, TuneSettings())
         assert ending is not None
         assert ending.kind == "disk_full"
     finally:

@@ -79,8 +79,7 @@ def main() -> None:
             tell(_run(work, settings, folder, group, tell, stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, the person is told; the rest is in the log
         traceback.print_exc()
-        rows = 1 if settings.classifies else _rows(settings)
-        ending = ending_of(error, folder.path, settings.max_tokens, settings.rank, rows)
+        ending = ending_of(error, folder.path, settings, _rows(settings))
         if ending is None:
             ending = Ending("failed", f"Training failed: {type(error).__name__}: {error} (the log: {folder.log})")
         tell(Failed(ending.kind, ending.message))
