@@ -159,7 +159,7 @@ def test_float32_is_planned_with_the_speed_of_float32() -> None:
         assert 2 < one.hours_low * 3600 / (arithmetic / F32_PEAKS[one.hardware.name] / 1e12) < 2.5
         assert one.hardware.title.endswith("float32")
     rounded = _hardware(TuneSettings(precision="bf16"), Device("a GPU", GIB, 1e13))[1:]
-    assert rounded == list(known_hardware().values())
+    assert rounded == [one for name, one in known_hardware().items() if name not in ("v100", "t4")], "which have none"
 
 
 def test_cost_is_rounded_up_and_never_nothing() -> None:

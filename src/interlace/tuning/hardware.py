@@ -86,17 +86,19 @@ class _Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     f32: _Peak
     sustained_tflop_per_second: _Range
     prices: tuple[_Price, ...]
+    bf16: bool = True
 
 
 @cache
-def known_hardware(precision: str = "bf16") -> Mapping[str, Hardware]:
-    """Name → device, in the order of the file, with its speeds in 16 bits (`bf16`) or in float32 (`f32`), which is
-    slower by far. Raises `ValueError` where the file contradicts itself."""
+def known_hardware(precision: str = "") -> Mapping[str, Hardware]:
+    """Name → device, in the order of the file, with its speeds in 16 bits, or in float32 (`f32`), which is slower by
+    far. `bf16`: those that have it. Raises `ValueError` where the file contradicts itself."""
     import yaml
 
     text = files("interlace.tuning").joinpath("hardware.yaml").read_text(encoding="utf-8")
     devices = msgspec.convert(yaml.safe_load(text), dict[str, _Device])
-    return {name: _hardware(name, device, precision) for name, device in devices.items()}
+    able = {name: device for name, device in devices.items() if device.bf16 or precision != "bf16"}
+    return {name: _hardware(name, device, precision) for name, device in able.items()}
 
 
 def _hardware(name: str, device: _Device, precision: str) -> Hardware:
