@@ -72,7 +72,9 @@ class Meter:
     """What processors and GPUs use from the making of this on. A processor's counter begins anew after some minutes of
     work (65 kJ on many, 262 kJ on others), so it has to be looked at more often: `watch` does that."""
 
-    def __init__(self, gpus: Sequence[str] = (), root: Path = ROOT, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, gpus: Sequence[str] = (), root: Path = ROOT, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._gpus, self._root, self._clock = gpus, root, clock
         self._lock = threading.Lock()
         self._at, self._seen, self._joules = clock(), read_packages(root), 0.0
