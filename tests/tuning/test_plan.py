@@ -156,10 +156,19 @@ def test_float32_is_planned_with_the_speed_of_float32() -> None:
     assert [one.name for one in known] == list(F32_PEAKS)
     for one in plan(GPT3, full(GPT3), Job(10**9), known).estimates:
         arithmetic = 6 * GPT3.parameters * 10**9
-        assert 2 < one.hours_low * 3600 / (arithmetic / F32_PEAKS[one.hardware.name] / 1e12) < 2.5
+        assert 1.4 < one.hours_low * 3600 / (arithmetic / F32_PEAKS[one.hardware.name] / 1e12) < 1.5
         assert one.hardware.title.endswith("float32")
     rounded = _hardware(TuneSettings(precision="bf16"), Device("a GPU", GIB, 1e13))[1:]
     assert rounded == [one for name, one in known_hardware().items() if name not in ("v100", "t4")], "which have none"
+
+
+@pytest.mark.parametrize(("tokens", "a_second"), [(128, 40.32), (128, 33.36), (512, 8.36), (512, 7.56)])
+def test_float32_takes_what_was_published(tokens: int, a_second: float) -> None:
+    """Sequences a second of BERT-Large on one V100 (NVIDIA, DeepLearningExamples, PyTorch/LanguageModeling/BERT, 2020):
+    a range that leaves them out is none."""
+    bert = ModelSize(335 * 10**6, 0)
+    (estimate,) = plan(bert, full(bert), Job(10**6 * tokens), [known_hardware("f32")["v100"]]).estimates
+    assert estimate.hours_low < 10**6 / a_second / 3600 < estimate.hours_high
 
 
 def test_cost_is_rounded_up_and_never_nothing() -> None:

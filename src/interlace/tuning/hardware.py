@@ -17,7 +17,7 @@ import msgspec
 from interlace.money import Nanos, parse_usd
 
 _TERA = 10**12
-_SHARE = (0.25, 0.45)  # of a peak, that training reaches where nobody has published what it does
+_F32_SHARE = (0.25, 0.7)  # of the peak in float32, that training reaches
 _MEASURE = """
 import time, numpy
 left = numpy.ones((512, 512), dtype=numpy.float32)
@@ -107,7 +107,7 @@ def _hardware(name: str, device: _Device, precision: str) -> Hardware:
         raise ValueError(f"{name}: sustained speeds must rise from low to high, below the peak")
     low, high, title = speed.low, speed.high, device.title
     if precision == "f32":
-        low, high = (share * device.f32.peak_tflop_per_second for share in _SHARE)
+        low, high = (share * device.f32.peak_tflop_per_second for share in _F32_SHARE)
         title += ", float32"
     prices = [Price(parse_usd(one.usd_per_device_hour), one.date, one.seller, one.source) for one in device.prices]
     return Hardware(name, title, device.memory_gib << 30, low * _TERA, high * _TERA, tuple(prices), gpu=True)
