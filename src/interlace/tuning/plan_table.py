@@ -26,9 +26,12 @@ def plan_table(plan: Plan) -> str:
                 ("ZeRO stage", "weights, gradients, Adam", "activations", "libraries", "in all"),
                 *(
                     (
-                        _stage(one.stage, job), _gib(one.states_bytes), _gib(one.activations_bytes),
-                        _gib(one.process_bytes), _gib(one.bytes),
-                    )  # fmt: skip
+                        _stage(one.stage, job),
+                        _gib(one.states_bytes),
+                        _gib(one.activations_bytes),
+                        _gib(one.process_bytes),
+                        _gib(one.bytes),
+                    )
                     for one in plan.memory
                     if job.devices > 1 or one.stage == STAGES[0]
                 ),
