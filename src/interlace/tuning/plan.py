@@ -44,8 +44,8 @@ START_SECONDS = (0.0, 5.0)
 """Of a run on a GPU, before its first step and after its last: to load what it computes with, and to score."""
 PROCESS_BYTES = 460 << 20
 """Of a training process on processors, beside what it learns: the interpreter, torch and the other libraries. Measured:
-0.48 GiB at most in a run whose model has 40,000 parameters (Linux, x86-64, torch of processors alone). On a GPU none of
-that is in the device's memory."""
+0.48 GiB at most in a run whose model has some thousand parameters (Linux, x86-64). On a GPU none of that is in the
+device's memory."""
 HEAD_BYTES = 1 << 30  # of the scores of a head that works in tiles, at most
 SPARE = 0.9  # of a device's memory may be planned with: the rest goes to buffers, fragments and the driver
 
