@@ -55,9 +55,11 @@ def lose_a_process_and_go_on(tuning: Tuning) -> None:
         assert running.returncode == 1
     assert "was killed" in told
     patiently(lambda: not any(psutil.pid_exists(pid) for pid in workers))
+    assert tuning.say_memory(1 << 40) > 1 << 20
     done = tuning.run()
     assert done.returncode == 0, done.stderr + logs(tuning)
     assert "Going on at step" in done.stderr
+    assert tuning.report()["peak_memory_bytes"] == 1 << 40, "the memory told is that of the process that scores"
 
 
 class Machines:

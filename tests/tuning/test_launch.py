@@ -111,6 +111,17 @@ def test_the_plan_counts_the_devices_of_all_machines(tmp_path: Path) -> None:
     assert planned.memory[3].states_bytes < planned.memory[0].states_bytes / 4
 
 
+def test_deepspeed_in_bf16_is_planned_with_its_weights_of_16_bits(tmp_path: Path) -> None:
+    """It keeps them beside those in float32, and computes with them: 4P + 16P/n bytes of ZeRO-2, not 8P + 8P/n. The
+    other launchers keep one copy."""
+    tiny_llama_safetensors(tmp_path)
+    settings = TuneSettings(base="b", method="full", launcher="deepspeed", precision="bf16", processes=8, batch=8)
+    planned = plan_of(tmp_path, settings, 1000, [])
+    assert planned.memory[2].states_bytes == 4 * planned.size.parameters + 2 * planned.size.parameters
+    for other in (dataclasses.replace(settings, precision="f32"), dataclasses.replace(settings, launcher="ddp")):
+        assert plan_of(tmp_path, other, 1000, []).job.precision == "f32"
+
+
 def test_deepspeed_is_told_what_the_others_do() -> None:
     """Rows of a step, clipping and precision are those of every launcher, else its losses would be others; and nothing
     is compiled at the start of a run."""

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlace.money import DOLLAR, Nanos
+from interlace.tuning.commands import _hardware
 from interlace.tuning.hardware import Device, Hardware, Price, known_hardware, this_gpu, this_machine
 from interlace.tuning.plan import STAGES, Job, Plan, flop, memory_of, plan
 from interlace.tuning.plan_table import beside, plan_table
+from interlace.tuning.settings import TuneSettings
 from interlace.tuning.sizes import Learnt, ModelSize, blocks, full, lora
 
 GIB = 1 << 30
@@ -144,6 +146,31 @@ def test_the_hardware_is_stated_with_date_and_source() -> None:
         assert 0 < one.flop_per_second_low <= one.flop_per_second_high
 
 
+F32_PEAKS = {"v100": 15.7, "t4": 8.1, "l4": 30.3, "l40s": 91.6, "a100-80gb": 19.5, "h100-sxm": 67, "h200": 67}
+
+
+def test_float32_is_planned_with_the_speed_of_float32() -> None:
+    """It is the default, and 4 to 16 times slower than 16 bits: with their speeds, a run that is planned for an hour
+    would go on, and cost, until the next day. No plan may be faster than the maker's peak."""
+    known = _hardware(TuneSettings(), Device("a GPU", GIB, 1e13))[1:]
+    assert [one.name for one in known] == list(F32_PEAKS)
+    for one in plan(GPT3, full(GPT3), Job(10**9), known).estimates:
+        arithmetic = 6 * GPT3.parameters * 10**9
+        assert 1.4 < one.hours_low * 3600 / (arithmetic / F32_PEAKS[one.hardware.name] / 1e12) < 1.5
+        assert one.hardware.title.endswith("float32")
+    rounded = _hardware(TuneSettings(precision="bf16"), Device("a GPU", GIB, 1e13))[1:]
+    assert rounded == [one for name, one in known_hardware().items() if name not in ("v100", "t4")], "which have none"
+
+
+@pytest.mark.parametrize(("tokens", "a_second"), [(128, 40.32), (128, 33.36), (512, 8.36), (512, 7.56)])
+def test_float32_takes_what_was_published(tokens: int, a_second: float) -> None:
+    """Sequences a second of BERT-Large on one V100 (NVIDIA, DeepLearningExamples, PyTorch/LanguageModeling/BERT, 2020):
+    a range that leaves them out is none."""
+    bert = ModelSize(335 * 10**6, 0)
+    (estimate,) = plan(bert, full(bert), Job(10**6 * tokens), [known_hardware("f32")["v100"]]).estimates
+    assert estimate.hours_low < 10**6 / a_second / 3600 < estimate.hours_high
+
+
 def test_cost_is_rounded_up_and_never_nothing() -> None:
     """A run of a second costs something; and two devices for half the time cost the same."""
     h100 = known_hardware()["h100-sxm"]
@@ -213,6 +240,10 @@ def test_gpus_are_planned_with_the_rows_that_they_compute_at_once() -> None:
     both = plan(size, learnt, job, [here, rented], dataclasses.replace(job, rows=32))
     assert [one.stage for one in both.estimates] == [0, None]
     assert "A GPU computes 32 rows at once" in plan_table(both)
+    apart = plan(size, learnt, dataclasses.replace(job, process_bytes=2 * GIB), [here, rented], job)
+    assert [one.stage for one in apart.estimates] == [None, 0], "the libraries are in the machine's memory alone"
+    assert apart.memory[0].bytes == 2 * GIB + apart.gpu_memory[0].bytes
+    assert "A GPU takes" in plan_table(apart)
     same = plan(size, learnt, job, [here, rented], job)
     assert [one.stage for one in same.estimates] == [0, 0]
     assert "at once" not in plan_table(same)

@@ -16,6 +16,8 @@ import pytest
 
 from interlace.models import expected_shapes, read_adapter, read_architecture
 from interlace.tuning.folder import RunFolder
+from interlace.tuning.planning import plan_of
+from interlace.tuning.settings import TuneSettings
 from tests.support.served import patiently
 from tests.support.tiny import TOKENS, tiny_llama_safetensors, tiny_weights
 from tests.support.tuned import SETTINGS, Tuning, needs_parts
@@ -50,6 +52,16 @@ def test_it_learns_and_says_what_it_did(whole: Tuning) -> None:
     assert not (whole.path / "checkpoints").exists()
 
 
+def test_the_memory_that_is_planned_is_what_it_took(whole: Tuning) -> None:
+    """Of a tiny model that is the libraries alone: a plan without them says that half a gigabyte is nothing, and of
+    twice as many processes that they fit."""
+    manifest = whole.report()
+    if manifest["machine"]["device"]:
+        pytest.skip("this machine computes on a GPU")
+    planned = plan_of(whole.folder / "base", TuneSettings(**manifest["settings"]), manifest["data"]["tokens"], [])
+    assert planned.memory[0].bytes == pytest.approx(manifest["peak_memory_bytes"], rel=0.2)
+
+
 def test_the_adapter_is_one_that_the_engine_reads(whole: Tuning) -> None:
     """Its config has no field that serving refuses, and every layer fits the base."""
     linears = {
@@ -75,11 +87,13 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_losses(whole: Tuning, tmp_p
     running.communicate()
     with RunFolder(tuning.home, "mine").locked("training", 10.0):
         assert tuning.sealed()[0] < whole.report()["steps"]
+        assert tuning.say_memory(1 << 40) > 1 << 20
     done = tuning.run()
     assert done.returncode == 0, done.stderr
     assert "Going on at step" in done.stderr
     assert tuning.report()["curve"] == whole.report()["curve"]
     assert tuning.report()["tokens"] == whole.report()["tokens"], "it learnt again what it had learnt"
+    assert tuning.report()["peak_memory_bytes"] == 1 << 40, "the memory told is that of the last part alone"
     weights = [one.path / "adapter" / "adapter_model.safetensors" for one in (tuning, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 

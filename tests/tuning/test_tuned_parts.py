@@ -8,18 +8,20 @@ import shutil
 import subprocess
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from interlace.errors import ConfigError
 from interlace.tuning.endings import check_room, disk_full, ending_of
-from interlace.tuning.energy import read_energy, read_gpu_energy, used
+from interlace.tuning.energy import GPUS, MOST_WATTS, PROCESSORS, Meter, read_gpu_energy, read_packages, with_earlier
 from interlace.tuning.folder import RunFolder, TuningError, is_sealed, seal
 from interlace.tuning.picture import draw
 from interlace.tuning.prompts import NO_LOSS, CannotRender, Row, row_of
 from interlace.tuning.scores import Known, change, out_of_patience, score, wilson
 from interlace.tuning.settings import TuneSettings, read_settings, settings_help, with_place
+from tests.support.served import patiently
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {"base": "b", "data": "d.jsonl", "name": "n"}
@@ -192,16 +194,48 @@ def test_errors_that_people_can_mend_are_told_in_words(tmp_path: Path) -> None:
     }  # fmt: skip
     for kind, errors in said.items():
         for error in errors:
-            ending = ending_of(error, tmp_path, 512, 16)
+            ending = ending_of(error, tmp_path, TuneSettings())
             assert ending is not None
             assert ending.kind == kind
             assert "last good checkpoint is kept" in ending.message
-    assert ending_of(KeyError("x"), tmp_path, 512, 16) is None
-    for rows, words in ((1, "smaller max_tokens (now 512)"), (8, "smaller rows_at_once (now 8;")):
-        ending = ending_of(MemoryError(), tmp_path, 512, 16, rows)
-        assert ending is not None
-        assert words in ending.message
-        assert ("rows_at_once" in ending.message) == (rows > 1)
+    assert ending_of(KeyError("x"), tmp_path, TuneSettings()) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "rows", "words", "never"),
+    [
+        ({}, 1, ["max_tokens (now 512)", "rank (now 16)"], ["rows_at_once", "batch", "--method"]),
+        ({}, 8, ["rows_at_once (now 8;", "rank (now 16)"], ["batch", "--method"]),
+        ({"method": "full"}, 8, ["rows_at_once (now 8;", "--method lora or --private"], ["rank (", "batch"]),
+        ({"method": "full", "private": "blocks:4-5"}, 1, ["blocks (now blocks:4-5)", "--method lora"], ["rank ("]),
+        ({"task": "classify", "method": "full", "batch": 16}, 16, ["batch (now 16;", "lora"], ["rows_at_once", "rank"]),
+        ({"task": "classify", "batch": 16}, 16, ["batch (now 16;", "rank (now 16)"], ["rows_at_once", "--method"]),
+    ],
+)
+def test_want_of_memory_is_told_with_what_takes_less(
+    tmp_path: Path, said: dict[str, Any], rows: int, words: list[str], never: list[str]
+) -> None:
+    """What a person then changes must be something that this run has: a classifier computes all of its share at once,
+    whatever rows_at_once says, and whole weights have no rank."""
+    ending = ending_of(MemoryError(), tmp_path, TuneSettings(**said), rows)
+    assert ending is not None
+    assert [each for each in words if each not in ending.message] == []
+    assert [each for each in never if each in ending.message] == []
+
+
+def test_an_operation_without_one_order_is_told_with_a_mend(tmp_path: Path) -> None:
+    """As torch says it on a GPU; the person would hear of a switch that is not theirs to turn."""
+    error = RuntimeError(
+        "cumsum_cuda_kernel does not have a deterministic implementation, but you set "
+        "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation."
+    )
+    ending = ending_of(error, tmp_path, TuneSettings())
+    assert ending is not None
+    assert ending.kind == "not_deterministic"
+    assert "cumsum_cuda_kernel cannot" in ending.message
+    assert "CUDA_VISIBLE_DEVICES=" in ending.message
+    cublas = "Deterministic behavior was enabled, but this operation is not deterministic because it uses CuBLAS"
+    assert "this operation cannot" in getattr(ending_of(RuntimeError(cublas), tmp_path, TuneSettings()), "message", "")
 
 
 def test_a_disk_without_room_is_told_before_a_checkpoint_is_begun(tmp_path: Path) -> None:
@@ -226,7 +260,7 @@ def test_a_really_full_disk_ends_in_words(tmp_path: Path) -> None:
     try:
         with pytest.raises(OSError, match="No space") as caught:
             (place / "checkpoint").write_bytes(b"x" * (1 << 20))
-        ending = ending_of(caught.value, place, 512, 16)
+        ending = ending_of(caught.value, place, TuneSettings())
         assert ending is not None
         assert ending.kind == "disk_full"
     finally:
@@ -314,21 +348,68 @@ def test_every_setting_is_in_the_guide() -> None:
 # --- the rest ----------------------------------------------------------------------------------------------------
 
 
-def test_energy_is_read_where_the_system_tells_it(tmp_path: Path) -> None:
-    """The sum over packages, not over their parts again; nothing where there is no counter."""
-    assert read_energy(tmp_path) is None
-    for name, micro in (("intel-rapl:0", 2_000_000), ("intel-rapl:1", 3_000_000), ("intel-rapl:0:0", 9_000_000)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "energy_uj").write_text(f"{micro}\n")
-    assert read_energy(tmp_path) == pytest.approx(5.0)
+def _packages(root: Path, **micro: int) -> None:
+    """Counters of `p0` and `p1`, that begin anew after 65 kJ; and what must not be counted again."""
+    parts = {"intel-rapl:0": ("package-0", micro["p0"]), "intel-rapl:1": ("package-1", micro["p1"]),
+             "intel-rapl:0:0": ("core", 9), "intel-rapl:2": ("psys", 9)}  # fmt: skip
+    for name, (what, value) in parts.items():
+        (root / name).mkdir(exist_ok=True)
+        for file, text in (("name", what), ("energy_uj", value), ("max_energy_range_uj", 65_000_000_000)):
+            (root / name / file).write_text(f"{text}\n")
+
+
+def test_energy_is_counted_through_every_beginning_anew(tmp_path: Path) -> None:
+    """A counter of a large processor begins anew every few minutes: from beginning to end alone, hours would have used
+    what minutes do. The sum is over packages, not over their parts again; nothing where there is no counter."""
+    assert Meter(root=tmp_path).used() == {}
+    now = 0.0
+    _packages(tmp_path, p0=64_000_000_000, p1=0)
+    meter = Meter(root=tmp_path, clock=lambda: now)
+    for turn in range(1, 11):
+        now += 60.0
+        _packages(tmp_path, p0=(64 + 30 * turn) % 65 * 10**9, p1=turn * 10**9)
+        meter.look()
+    assert meter.used() == {PROCESSORS: pytest.approx(10 * 30_000 + 10 * 1000)}
+    assert len(read_packages(tmp_path)) == 2
+
+
+def test_energy_that_cannot_be_told_is_left_out(tmp_path: Path) -> None:
+    """After so long without a look that a counter may have begun anew twice, or where one has gone, a figure would be
+    too low without a word."""
+    now = 0.0
+    _packages(tmp_path, p0=1, p1=1)
+    slow, robbed = (Meter(root=tmp_path, clock=lambda: now) for _ in range(2))
+    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
+    assert robbed.used() == {}
+    _packages(tmp_path, p0=2, p1=2)
+    assert robbed.used() == {}
+    now = 65_000 / MOST_WATTS
+    assert slow.used() == {}
+    now += 1
+    assert slow.used() == {}
+
+
+def test_a_meter_looks_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps, scoring and answers may each take longer than a counter does."""
+    monkeypatch.setattr("interlace.tuning.energy.LOOK_SECONDS", 0.01)
+    _packages(tmp_path, p0=1, p1=0)
+    looks: list[float] = []
+
+    def clock() -> float:
+        looks.append(0.0)
+        return 0.0
+
+    Meter(root=tmp_path, clock=clock).watch()
+    patiently(lambda: len(looks) > 3)
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()  # which ends it
 
 
 def test_energy_adds_up_over_the_parts_of_a_run() -> None:
-    """A run that went on would else have used only what its last part did; a counter that wrapped around, or appeared
-    on the way, would make it less than nothing."""
-    start, end = {"processors": 5.0, "GPUs": 100.0}, {"processors": 3.0, "GPUs": 160.0, "others": 9.0}
-    assert used({"GPUs": 40.0}, start, end) == {"GPUs": 100.0}
-    assert used({}, {}, {}) == {}
+    """A run that went on would else have used only what its last part did; and what one part could not tell would be
+    missing without a word."""
+    assert with_earlier({GPUS: 40.0}, {GPUS: 60.0, PROCESSORS: 5.0}) == {GPUS: 100.0}
+    assert with_earlier({GPUS: 40.0}, {}) == {}
+    assert with_earlier(None, {GPUS: 60.0}) == {GPUS: 60.0}
     assert read_gpu_energy([]) is None
     assert read_gpu_energy(["GPU-0"], library="libnone.so") is None
 

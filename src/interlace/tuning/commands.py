@@ -331,7 +331,7 @@ def _of_every_machine(work: Work) -> dict[str, Any]:
 def _hardware(settings: TuneSettings, device: Device | None) -> list[Hardware]:
     """This machine, one process' part of it, is the first."""
     here = share_of(this_machine(), settings.processes) if device is None else this_gpu(device)
-    return [here, *known_hardware().values()]
+    return [here, *known_hardware(settings.precision).values()]
 
 
 def _tell_plan(planned: Plan, asked: Asked) -> None:

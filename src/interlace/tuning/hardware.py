@@ -17,6 +17,7 @@ import msgspec
 from interlace.money import Nanos, parse_usd
 
 _TERA = 10**12
+_F32_SHARE = (0.25, 0.7)  # of the peak in float32, that training reaches
 _MEASURE = """
 import time, numpy
 left = numpy.ones((512, 512), dtype=numpy.float32)
@@ -66,6 +67,11 @@ class _Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
 
 
+class _Peak(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    peak_tflop_per_second: float
+    source: str
+
+
 class _Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     usd_per_device_hour: str
     date: dt.date
@@ -77,28 +83,34 @@ class _Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str
     memory_gib: int
     peak_tflop_per_second: float
+    f32: _Peak
     sustained_tflop_per_second: _Range
     prices: tuple[_Price, ...]
+    bf16: bool = True
 
 
 @cache
-def known_hardware() -> Mapping[str, Hardware]:
-    """Name → device, in the order of the file. Raises `ValueError` where the file contradicts itself."""
+def known_hardware(precision: str = "") -> Mapping[str, Hardware]:
+    """Name → device, in the order of the file, with its speeds in 16 bits, or in float32 (`f32`), which is slower by
+    far. `bf16`: those that have it. Raises `ValueError` where the file contradicts itself."""
     import yaml
 
     text = files("interlace.tuning").joinpath("hardware.yaml").read_text(encoding="utf-8")
     devices = msgspec.convert(yaml.safe_load(text), dict[str, _Device])
-    return {name: _hardware(name, device) for name, device in devices.items()}
+    able = {name: device for name, device in devices.items() if device.bf16 or precision != "bf16"}
+    return {name: _hardware(name, device, precision) for name, device in able.items()}
 
 
-def _hardware(name: str, device: _Device) -> Hardware:
+def _hardware(name: str, device: _Device, precision: str) -> Hardware:
     speed = device.sustained_tflop_per_second
     if not 0 < speed.low <= speed.high <= device.peak_tflop_per_second:
         raise ValueError(f"{name}: sustained speeds must rise from low to high, below the peak")
+    low, high, title = speed.low, speed.high, device.title
+    if precision == "f32":
+        low, high = (share * device.f32.peak_tflop_per_second for share in _F32_SHARE)
+        title += ", float32"
     prices = [Price(parse_usd(one.usd_per_device_hour), one.date, one.seller, one.source) for one in device.prices]
-    return Hardware(
-        name, device.title, device.memory_gib << 30, speed.low * _TERA, speed.high * _TERA, tuple(prices), gpu=True
-    )
+    return Hardware(name, title, device.memory_gib << 30, low * _TERA, high * _TERA, tuple(prices), gpu=True)
 
 
 def this_machine() -> Hardware:

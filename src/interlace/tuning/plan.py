@@ -42,6 +42,10 @@ LAYER_SECONDS = (0.003, 0.02)
 (docs/benchmarks/gpu.md); the first is what a fast one is trusted with, not measured."""
 START_SECONDS = (0.0, 5.0)
 """Of a run on a GPU, before its first step and after its last: to load what it computes with, and to score."""
+PROCESS_BYTES = 460 << 20
+"""Of a training process on processors, beside what it learns: the interpreter, torch and the other libraries. Measured:
+0.48 GiB at most in a run whose model has some thousand parameters (Linux, x86-64). On a GPU none of that is in the
+device's memory."""
 HEAD_BYTES = 1 << 30  # of the scores of a head that works in tiles, at most
 SPARE = 0.9  # of a device's memory may be planned with: the rest goes to buffers, fragments and the driver
 
@@ -61,20 +65,22 @@ class Job:
     checkpointing: bool = False  # activations are computed twice instead of kept
     stage: Stage = 0  # how much the launcher shares out
     fused: bool = False  # attention keeps no scores, and the head works in tiles
+    process_bytes: int = 0  # what a process takes of the device's memory before it has a model
 
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
-    """Bytes on each device: weights, gradients and the state of Adam; and activations."""
+    """Bytes on each device: weights, gradients and the state of Adam; activations; and the process itself."""
 
     stage: Stage
     states_bytes: int
     activations_bytes: int
+    process_bytes: int = 0
 
     @property
     def bytes(self) -> int:
         """All of it."""
-        return self.states_bytes + self.activations_bytes
+        return self.states_bytes + self.activations_bytes + self.process_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,7 @@ class Plan:
     memory: tuple[StageMemory, ...]
     estimates: tuple[Estimate, ...]
     gpu_rows: int = 0
-    gpu_memory: tuple[StageMemory, ...] = ()  # where GPUs compute more rows at once than this machine
+    gpu_memory: tuple[StageMemory, ...] = ()  # where a GPU takes other memory than this machine
 
 
 def plan(
@@ -136,7 +142,7 @@ def memory_of(size: ModelSize, learnt: Learnt, job: Job, stage: Stage) -> StageM
         states = -(-(frozen * weight + trained * shared) // devices) + gathered
     else:
         states = frozen * weight + trained * whole + -(-trained * shared // devices)
-    return StageMemory(stage, states, _activations(size, job, weight))
+    return StageMemory(stage, states, _activations(size, job, weight), job.process_bytes)
 
 
 def _bytes_per_trained(precision: Precision, stage: Stage) -> tuple[int, int]:

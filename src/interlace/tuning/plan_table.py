@@ -23,9 +23,15 @@ def plan_table(plan: Plan) -> str:
         f"Memory on each of {job.devices} device{'s' * (job.devices != 1)}, in GiB",
         *_columns(
             [
-                ("ZeRO stage", "weights, gradients, Adam", "activations", "in all"),
+                ("ZeRO stage", "weights, gradients, Adam", "activations", "libraries", "in all"),
                 *(
-                    (_stage(one.stage, job), _gib(one.states_bytes), _gib(one.activations_bytes), _gib(one.bytes))
+                    (
+                        _stage(one.stage, job),
+                        _gib(one.states_bytes),
+                        _gib(one.activations_bytes),
+                        _gib(one.process_bytes),
+                        _gib(one.bytes),
+                    )
                     for one in plan.memory
                     if job.devices > 1 or one.stage == STAGES[0]
                 ),
@@ -34,7 +40,8 @@ def plan_table(plan: Plan) -> str:
     ]
     if plan.gpu_memory:
         taken = _gib(plan.gpu_memory[job.stage].bytes)
-        lines.append(f"  A GPU computes {plan.gpu_rows} rows at once, and takes {taken} in all.")
+        at_once = "" if plan.gpu_rows == job.rows else f"computes {plan.gpu_rows} rows at once, and "
+        lines.append(f"  A GPU {at_once}takes {taken} in all, and no libraries.")
     if plan.estimates:
         rows = [("on", "fits with", "time", "US dollars", "price of"), *map(_estimated, plan.estimates)]
         lines += ["", f"On {job.devices} of each", *_columns(rows)]

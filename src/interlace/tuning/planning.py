@@ -10,29 +10,32 @@ from interlace.errors import ConfigError
 from interlace.models import EncoderArchitecture, expected_shapes, read_architecture
 from interlace.tuning.hardware import Hardware
 from interlace.tuning.launch import stage_of
-from interlace.tuning.plan import Job, Plan, plan
+from interlace.tuning.plan import PROCESS_BYTES, Job, Plan, plan
 from interlace.tuning.settings import TuneSettings, blocks_of, rows_together
 from interlace.tuning.sizes import ALL_LINEAR, Learnt, ModelSize, blocks, full, lora, size_of
 
 
 def plan_of(base: Path, settings: TuneSettings, tokens: int, hardware: Iterable[Hardware]) -> Plan:
     """The plan over a base at that path; `tokens` are the data's, seen once. What is first in `hardware` is this
-    machine: its memory is told, and that of GPUs where they compute more rows at once."""
+    machine (one with processors alone, where nothing is): its memory is told, and that of GPUs where it is another."""
     hardware = list(hardware)
+    gpu = bool(hardware) and hardware[0].gpu
     architecture = read_architecture(base)
     reads = architecture.max_tokens if isinstance(architecture, EncoderArchitecture) else settings.max_tokens
+    halves = settings.launcher == "deepspeed" and settings.precision == "bf16"  # which keeps weights of 16 bits, too
     job = Job(
         tokens=round(tokens * settings.epochs),
         row_tokens=min(settings.max_tokens, reads),  # a classifier's texts may all be so long, and are taken together
-        rows=rows_together(settings, gpu=bool(hardware) and hardware[0].gpu),
+        rows=rows_together(settings, gpu=gpu),
         devices=settings.processes * settings.machines,
-        precision="f32",
+        precision="mixed" if halves else "f32",
         fused=True,
         stage=stage_of(settings.launcher, settings.zero_stage),
+        process_bytes=0 if gpu else PROCESS_BYTES,
     )
     size = size_of(architecture)
-    rows = rows_together(settings, gpu=True)
-    return plan(size, _learnt(base, size, settings), job, hardware, dataclasses.replace(job, rows=rows))
+    on_gpus = dataclasses.replace(job, rows=rows_together(settings, gpu=True), process_bytes=0)
+    return plan(size, _learnt(base, size, settings), job, hardware, on_gpus)
 
 
 def share_of(machine: Hardware, processes: int) -> Hardware:

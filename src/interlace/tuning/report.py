@@ -108,7 +108,7 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
         "tokens_per_second": outcome.spent.tokens / max(outcome.spent.seconds, 1e-9),
         "peak_memory_bytes": outcome.memory_bytes,
         "energy_kwh": sum(joules.values()) / 3.6e6 if joules else None,
-        "energy_of": sorted(joules),
+        "energy_of": sorted(f"{what} of the main machine" if settings.machines > 1 else what for what in joules),
         "machine": {
             "processor": platform.machine(),
             "system": platform.system(),

@@ -19,6 +19,7 @@ from interlace.tuning.endings import HALTED, LOST, out_of_memory
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Stopped, Trained, decode
 from interlace.tuning.folder import RunFolder, TuningError, is_done, write_whole
 from interlace.tuning.launch import environment_here, environments
+from interlace.tuning.settings import TuneSettings, rows_together
 from interlace.tuning.work import Work
 
 _LOG_CHARACTERS = 2000
@@ -159,7 +160,8 @@ def _ending(last: AnyEvent | int | None, work: Work, folder: RunFolder) -> Inter
     if isinstance(last, Failed):
         return _failed(last)
     if last == -signal.SIGKILL:
-        memory = out_of_memory(int(work.settings["max_tokens"]), int(work.settings["rank"])).message
+        settings = TuneSettings(**work.settings)
+        memory = out_of_memory(settings, rows_together(settings, gpu=False)).message  # the machine's, not a GPU's
         return TuningError(
             f"The training process was killed, as the system does when memory is short. {memory}", code="killed"
         )

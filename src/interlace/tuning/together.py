@@ -157,6 +157,12 @@ class Group:
         dist.barrier()
         dist.destroy_process_group()
 
+    def most(self, number: int) -> int:
+        """The largest of what the processes say here. For all to call."""
+        said = torch.tensor([number])
+        dist.all_reduce(said, dist.ReduceOp.MAX)
+        return int(said)
+
     # --- files ---------------------------------------------------------------------------------------------------
 
     def gather(self, place: Path) -> None:

@@ -21,7 +21,7 @@ from trl import SFTTrainer
 
 from interlace.tuning.answer_loss import loss_of_answers
 from interlace.tuning.endings import check_room, diverged
-from interlace.tuning.energy import read_all, used
+from interlace.tuning.energy import Meter, with_earlier
 from interlace.tuning.events import AnyEvent, Held, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
 from interlace.tuning.prompts import NO_LOSS, Row
@@ -35,11 +35,13 @@ SPENT = "spent.json"
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """What a run took so far, over all its parts; energy of what tells it, by its name."""
+    """What a run took so far, over all its parts; energy of what tells it, by its name; and the peak memory of the
+    process that had most, over all processes."""
 
     seconds: float = 0.0
     tokens: int = 0
     joules: dict[str, float] = {}
+    memory_bytes: int = 0
 
 
 class Lasting(AnyTrainer):  # type: ignore[misc]
@@ -62,8 +64,7 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
     ) -> None:
         self.run, self.held_out, self.patience, self.tell = folder, held_out, patience, tell
         self.spent, self.began = Spent(), time.monotonic()
-        self.gpus: Sequence[str] = ()
-        self.joules: dict[str, float] = {}
+        self.meter: Meter | None = None
         self.group: Group | None = None
         self.stopped = False
         super().__init__(**more)
@@ -130,12 +131,13 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
         self.stopped |= stop
         return stop
 
-    def now_spent(self) -> Spent:
-        """All parts of the run together."""
+    def now_spent(self, memory_bytes: int) -> Spent:
+        """All parts of the run together; this one's peak memory is that of the process that had most."""
         return Spent(
             self.spent.seconds + time.monotonic() - self.began,
             self.spent.tokens + int(self._total_train_tokens),
-            used(self.spent.joules, self.joules, read_all(self.gpus)),
+            with_earlier(self.spent.joules if self.spent.seconds else None, self.meter.used() if self.meter else {}),
+            max(self.spent.memory_bytes, memory_bytes),
         )
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -150,8 +152,9 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         if self.group is not None:
             self.group.gather(place)
+        memory = peak_memory() if self.group is None else self.group.most(peak_memory())
         if self.args.should_save:
-            write_whole(place / SPENT, self.now_spent())
+            write_whole(place / SPENT, self.now_spent(memory))
             seal(place)
             self.run.keep_only({self.state.global_step, self.state.best_global_step or 0})
         self.accelerator.wait_for_everyone()

@@ -35,7 +35,7 @@ from interlace.tuning.base import Tongue, load_model, load_tongue, rows_of
 from interlace.tuning.classifying import Classifying, classifier_of, classifier_trainer, texts_in_tokens
 from interlace.tuning.devices import check_gpus, names_of_gpus, same_sums, this_device
 from interlace.tuning.endings import Ending, ending_of
-from interlace.tuning.energy import read_all
+from interlace.tuning.energy import Meter
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Note, Stage, Stopped, Trained
 from interlace.tuning.folder import RunFolder, is_done, write_whole
 from interlace.tuning.launch import deepspeed_config
@@ -79,8 +79,7 @@ def main() -> None:
             tell(_run(work, settings, folder, group, tell, stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, the person is told; the rest is in the log
         traceback.print_exc()
-        rows = 1 if settings.classifies else _rows(settings)
-        ending = ending_of(error, folder.path, settings.max_tokens, settings.rank, rows)
+        ending = ending_of(error, folder.path, settings, _rows(settings))
         if ending is None:
             ending = Ending("failed", f"Training failed: {type(error).__name__}: {error} (the log: {folder.log})")
         tell(Failed(ending.kind, ending.message))
@@ -102,8 +101,8 @@ def _run(
     if "--count" in sys.argv:
         return Counted(tokens, this_device(settings.precision))
     trainer = make_trainer()
-    trainer.group, trainer.gpus = group, names_of_gpus(settings.processes)
-    trainer.joules = read_all(trainer.gpus)
+    trainer.group, trainer.meter = group, Meter(names_of_gpus(settings.processes))
+    trainer.meter.watch()
     _set_lengths(trainer, settings)
     tell(Stage("scoring the base"))
     before = _before(trainer, folder)
@@ -338,6 +337,8 @@ def _finish(
         trainer.merge()
     after = list(trainer.known())
     state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
+    spent = trainer.now_spent(peak_memory()) if trainer.state.global_step else trainer.spent
+    said = _said_after(work, settings, trainer, tongue, before[1])
     outcome = Outcome(
         before=before[0],
         after=after,
@@ -345,12 +346,12 @@ def _finish(
         data_tokens=tokens,
         steps=state["global_step"],
         best_step=best,
-        spent=trainer.now_spent() if trainer.state.global_step else trainer.spent,
-        memory_bytes=peak_memory(),
+        spent=spent,
+        memory_bytes=max(spent.memory_bytes, peak_memory()),  # where several learnt, this one has only scored
         trained=trained,
         parameters=parameters,
         device=this_device(settings.precision),
-        said=_said_after(work, settings, trainer, tongue, before[1]),
+        said=said,
     )
     partial = folder.path / ".result.partial"
     shutil.rmtree(partial, ignore_errors=True)
