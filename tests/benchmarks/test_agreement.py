@@ -36,8 +36,8 @@ def test_every_place_counts_once(monkeypatch: pytest.MonkeyPatch, wrong: tuple[i
     reference's text, not by the contestant's own."""
     monkeypatch.setattr(agreement, "_prompts", lambda _checkpoint, count: [[at, 1, 2] for at in range(count)])
     compared = Agreement(Path(), count=4, tokens=20)
-    compared.learn(Writer())  # type: ignore[arg-type]
-    assert compared.percent(Writer(frozenset(wrong))) == pytest.approx(100 * (1 - len(wrong) / 20))  # type: ignore[arg-type]
+    compared.learn(Writer())
+    assert compared.percent(Writer(frozenset(wrong))) == pytest.approx(100 * (1 - len(wrong) / 20))
 
 
 def test_texts_at_one_place_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_texts_at_one_place_run_together(monkeypatch: pytest.MonkeyPatch) -> Non
     tokens takes seconds."""
     monkeypatch.setattr(agreement, "_prompts", lambda _checkpoint, count: [[at, 1, 2] for at in range(count)])
     compared = Agreement(Path(), count=4, tokens=20)
-    compared.learn(Writer())  # type: ignore[arg-type]
+    compared.learn(Writer())
     contestant = Writer()
-    compared.percent(contestant)  # type: ignore[arg-type]
+    compared.percent(contestant)
     assert len(contestant.asked) == len(set(contestant.asked)) == 4 * 20

@@ -150,7 +150,7 @@ def test_a_judge_that_is_away_breaks_no_model(
     """Token ids are judged once the model has begun. Were it taken to have failed, its breaker would open, and routes
     would ask one healthy model after the other, in vain. It is no mistake of the caller's either: status 400 would
     keep clients from sending it again."""
-    gateway.engines["judge"].away = away  # type: ignore[attr-defined]
+    gateway.engines["judge"].away = away
     answer = post(gateway, COMPLETIONS, model=model, prompt=[5, 6], stream=stream)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert bool(answer.headers.get("retry-after")) is (status == 503)
@@ -158,7 +158,7 @@ def test_a_judge_that_is_away_breaks_no_model(
     assert gateway.engines["other"].seen == []  # type: ignore[attr-defined]
     states = {name: live.breaker.state for name, live in gateway.pipeline.routes.live.items()}
     assert states == dict.fromkeys(gateway.engines, "closed")
-    gateway.engines["judge"].away = None  # type: ignore[attr-defined]
+    gateway.engines["judge"].away = None
     assert post(gateway, COMPLETIONS, model=model, prompt=[5, 6], stream=stream).status_code == 200
 
 

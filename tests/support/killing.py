@@ -115,7 +115,7 @@ def _count_changes(count: Callable[[str], None]) -> None:
             count("opened")
         return file
 
-    os.fsync = fsync  # type: ignore[assignment]
+    os.fsync = fsync
     socket.socket.send, socket.socket.recv = sent, received  # type: ignore[method-assign]
     io.open = builtins.open = opened
     sys.addaudithook(lambda event, arguments: count(event) if _is_change(event, arguments) else None)
@@ -208,5 +208,5 @@ def die_when_told(told: str) -> None:
         count("fsync")
         sync(descriptor)
 
-    os.fsync = fsync  # type: ignore[assignment]
+    os.fsync = fsync
     sys.addaudithook(lambda event, given: count(event) if _is_change(event, given) or event in _STARTS else None)

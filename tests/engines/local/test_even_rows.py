@@ -57,7 +57,7 @@ def test_the_token_more_leaves_no_trace(tmp_path: Path, precision: str) -> None:
     path = tiny_llama_gguf(tmp_path / "m.gguf", "Q8_0")
     architecture = read_architecture(path)
     assert isinstance(architecture, DecoderArchitecture)
-    runner = Runner(path, architecture, precision=precision, cache_bytes=1 << 20, threads=1)  # type: ignore[arg-type]
+    runner = Runner(path, architecture, precision=precision, cache_bytes=1 << 20, threads=1)
     first, second = [1 + n % 90 for n in range(30)], [3 + n % 70 for n in range(41)]
 
     def go_on(blocks: tuple[list[int], list[int]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
