@@ -15,7 +15,7 @@ Memory is that of Adam. In mixed precision it follows the estimators of DeepSpee
 Requirements"), in bytes for P parameters on n devices: 4P + 16P/n for ZeRO-1 and ZeRO-2, 18P/n + 4 × the largest layer
 for ZeRO-3. That of the activations is after Korthikanti et al., arXiv:2205.05198, with the logits and their gradients
 in float32. Where attention keeps no scores and the head works in tiles, as in `interlace tune`, those two parts fall
-away. All of it is an estimate: plan for a tenth more.
+away. All of it is an estimate: on processors, half as much again was measured (docs/tutorial/specialise.md).
 
 A GPU is not told its work at once: a processor starts it piece by piece. Small models and short passes take as long as
 that takes, however fast the GPU is.
