@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,14 +30,16 @@ class Served(ThreadingHTTPServer):
         self.adapters: dict[str, str] = {}
         self.asked: list[dict[str, Any]] = []
         self.well = options.fails != "never"
+        self.noting = threading.Lock()  # each request has a thread of its own, and all write one file
 
     def note(self) -> None:
         """Write down how it was started and what it was asked."""
         if self.options.record:
-            told = {"argv": sys.argv, "env": dict(os.environ), "adapters": self.adapters, "asked": self.asked}
-            partial = Path(f"{self.options.record}.partial")
-            partial.write_text(json.dumps(told | {"pid": os.getpid()}))
-            partial.rename(self.options.record)
+            with self.noting:
+                told = {"argv": sys.argv, "env": dict(os.environ), "adapters": self.adapters, "asked": self.asked}
+                partial = Path(f"{self.options.record}.partial")
+                partial.write_text(json.dumps(told | {"pid": os.getpid()}))
+                partial.rename(self.options.record)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -60,16 +63,18 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append({"path": self.path, **body})
         if self.path == "/v1/load_lora_adapter":
             self.server.adapters[body["lora_name"]] = body["lora_path"]
+        elif self.path == "/v1/unload_lora_adapter":
+            self.server.adapters.pop(body["lora_name"])
+        self.server.note()  # whoever has the answer finds it noted
+        if self.path == "/v1/load_lora_adapter":
             broken = "broken" in body["lora_path"]
             self._json({"error": {"message": "no such rank"}} if broken else {}, 400 if broken else 200)
         elif self.path == "/v1/unload_lora_adapter":
-            self.server.adapters.pop(body["lora_name"])
             self._json({})
         elif body["model"] in {self.server.options.served_model_name, *self.server.adapters}:
             self._chat(body)
         else:
             self._json({"error": {"message": f"The model {body['model']} does not exist."}}, 404)
-        self.server.note()
 
     def _chat(self, body: dict[str, Any]) -> None:
         self.send_response(200)
