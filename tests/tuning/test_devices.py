@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from interlace.tuning.hardware import quicker_precision
 from interlace.tuning.settings import TuneSettings, rows_together
 from tests.support.tuned import needs_parts
 
@@ -32,6 +33,23 @@ def test_one_process_learns_on_one_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path
         AcceleratorState._reset_state(reset_partial_state=True)
     assert (arguments.device.type, arguments.n_gpu) == ("cuda", 1)
     assert (arguments.train_batch_size, arguments.gradient_accumulation_steps) == (4, 1)
+
+
+def test_the_quicker_precision_is_the_same_each_time() -> None:
+    """Whatever else the machine does meanwhile: it decides over the numbers of a run."""
+    assert len({quicker_precision() for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("has", [True, False], ids=["with bfloat16", "without"])
+def test_a_gpu_learns_in_bfloat16_where_it_has_it(monkeypatch: pytest.MonkeyPatch, *, has: bool) -> None:
+    """A V100 or T4 has none: PyTorch would go through float32 for each number."""
+    import torch
+
+    from interlace.tuning import devices
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: has or including_emulation)
+    assert devices.quicker_precision() == ("bf16" if has else "f32")
 
 
 def _trainer(**more: Any) -> Any:

@@ -113,6 +113,23 @@ def test_again_it_trains_nothing(whole: Tuning) -> None:
     assert (whole.path / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("begun_in", ["f32", "bf16"])
+def test_a_run_of_the_quicker_precision_goes_on_in_that_it_was_begun_in(tmp_path: Path, begun_in: str) -> None:
+    """`precision: auto` measures where no run is there, and else goes on in the run's, whichever is quicker now."""
+    settings = SETTINGS.replace("epochs: 4", "epochs: 0.5")
+    tuning = Tuning(tmp_path, settings.replace("nice: 0", f"nice: 0, precision: {begun_in}"))
+    assert (done := tuning.run()).returncode == 0, done.stderr
+    (tmp_path / "tune.yaml").write_text(settings.replace("nice: 0", "nice: 0, precision: auto"))
+    again = tuning.run()
+    assert again.returncode == 0, again.stderr
+    assert "trained before" in again.stderr
+    assert "auto is" not in again.stderr
+    anew = tuning.run("--seed", "5", "--fresh")
+    assert anew.returncode == 0, anew.stderr
+    manifest = json.loads((tuning.path / "adapter" / "manifest.json").read_text())
+    assert f"precision: auto is {manifest['settings']['precision']} here" in anew.stderr
+
+
 def test_two_runs_of_one_name_do_no_harm(whole: Tuning) -> None:
     """While one has the name, another is told so and touches nothing."""
     with RunFolder(whole.home, "mine").locked():

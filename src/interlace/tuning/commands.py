@@ -38,7 +38,7 @@ from interlace.tuning.columns import Columns
 from interlace.tuning.events import AnyEvent
 from interlace.tuning.examples import Examples, Task, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
-from interlace.tuning.hardware import Device, Hardware, known_hardware, this_gpu, this_machine
+from interlace.tuning.hardware import Device, Hardware, known_hardware, quicker_precision, this_gpu, this_machine
 from interlace.tuning.heads import Head, check_names, checkpoint_to_classify, head_over
 from interlace.tuning.launch import DEEPSPEED, OF_ONE_MACHINE
 from interlace.tuning.metrics import METRICS, Measured, capture, words_of
@@ -114,10 +114,14 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
         kind=kind,
         head=head,
     )
+    wanted = settings.precision
+    if wanted == "auto":
+        settings, work = _with_precision(settings, work, folder)
     work = msgspec.structs.replace(work, identity=_of_every_machine(work))
     if asked.plan:
         counted = count_tokens(work)
-        _tell_plan(plan_of(checkpoint.path, settings, counted.tokens, _hardware(settings, counted.device)), asked)
+        hardware = _hardware(settings, counted.device, rented_in=wanted)
+        _tell_plan(plan_of(checkpoint.path, settings, counted.tokens, hardware), asked)
         return OK
     if settings.launcher == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"launcher: deepspeed is not installed. pip install deepspeed=={DEEPSPEED}, or choose fsdp2.")
@@ -299,6 +303,21 @@ def _placed(examples: Examples) -> list[Placed]:
     return [Placed(row.line, row.chat(), row.label) for row in examples.rows]
 
 
+def _with_precision(settings: TuneSettings, work: Work, folder: RunFolder) -> tuple[TuneSettings, Work]:
+    """With the precision that the run was begun in; where it was not, the one that is quicker here."""
+    could = {}
+    for precision in ("f32", "bf16"):
+        chosen = dataclasses.replace(settings, precision=precision)
+        could[precision] = chosen, msgspec.structs.replace(work, settings=dataclasses.asdict(chosen))
+    for chosen, its_work in could.values():
+        identity = _identity(its_work)
+        if folder.is_of(identity) or folder.goes_on_beside(identity):
+            return chosen, its_work
+    quicker = quicker_precision()
+    print(f"precision: auto is {quicker} here, which is quicker.", file=sys.stderr)
+    return could[quicker]
+
+
 def _identity(work: Work) -> dict[str, Any]:
     usual = dataclasses.asdict(TuneSettings())
     settings = {
@@ -328,10 +347,11 @@ def _of_every_machine(work: Work) -> dict[str, Any]:
 # --- the plan ----------------------------------------------------------------------------------------------------
 
 
-def _hardware(settings: TuneSettings, device: Device | None) -> list[Hardware]:
-    """This machine, one process' part of it, is the first."""
+def _hardware(settings: TuneSettings, device: Device | None, *, rented_in: str = "") -> list[Hardware]:
+    """This machine, one process' part of it, is the first; then what is rented, with its speed in that precision, else
+    in the run's."""
     here = share_of(this_machine(), settings.processes) if device is None else this_gpu(device)
-    return [here, *known_hardware(settings.precision).values()]
+    return [here, *known_hardware(rented_in or settings.precision).values()]
 
 
 def _tell_plan(planned: Plan, asked: Asked) -> None:
