@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from interlace.config import AddedModel, ModelSettings, RouteSettings, Settings, read_added_models
-from interlace.errors import Conflict, InterlaceError
+from interlace.errors import ConfigError, Conflict, InterlaceError
 from interlace.gateway.adapter_placing import place_adapter
 from interlace.gateway.asking import Where
 from interlace.gateway.model_placing import place_model
@@ -98,7 +98,7 @@ def test_a_running_server_has_it_at_once_and_its_owner_alone(tmp_path: Path) -> 
         with pytest.raises(TuningError, match=r"is in the store as mine-.*interlace models rm mine"):
             place_result(RUN, again, "tiny", settings, where, replace=False)
         for_all = dataclasses.replace(RUN, owner="everybody")
-        with pytest.raises(TuningError, match=r"belongs to org_.*not to everybody"):
+        with pytest.raises(TuningError, match=r"belongs to default \(org_.*\), not to everybody"):
             place_result(for_all, again, "tiny", settings, where, replace=True)
         second = place_result(RUN, again, "tiny", settings, where, replace=True)
         assert second.checkpoint.startswith("mine-")
@@ -125,7 +125,7 @@ def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
     lined = Settings(home=home, models=(line,))
     check_place(RUN, lined, "", where, done=False, fresh=False)
     for_all = dataclasses.replace(RUN, owner="everybody")
-    with pytest.raises(TuningError, match=r"--owner: .* mine is acme's, not everybody's. Say there whose it is"):
+    with pytest.raises(TuningError, match=r"^owner: .* mine is acme's, not everybody's. Say there whose it is"):
         check_place(for_all, lined, "", where, done=False, fresh=False)
     made = place_result(RUN, _made(home, 1), "", lined, Where(environment(home)), replace=False)
     assert (made.lined, made.owner) == (True, "acme")
@@ -141,7 +141,7 @@ def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
     with pytest.raises(TuningError, match="interlace models rm mine"):
         check_place(for_all, plain, "", where, done=False, fresh=False)
     check_place(for_all, plain, "", where, done=False, fresh=True)
-    with pytest.raises(TuningError, match=r"--owner: .*belongs to everybody, not to org_"):
+    with pytest.raises(TuningError, match=r"^owner: .*belongs to everybody, not to default \(org_"):
         check_place(RUN, plain, "", where, done=False, fresh=True)
 
 
@@ -160,10 +160,18 @@ def _serverless(folder: Path) -> Where:
     return Where(variables, config=config if config.exists() else None)
 
 
-def _told(run: TuneSettings, where: Where, words: str, model: str = "tiny", **said: bool) -> None:
-    """The run is refused, with these words, before anything is trained."""
+def _told(
+    run: TuneSettings,
+    where: Where,
+    words: str,
+    model: str = "tiny",
+    kind: type[InterlaceError] = TuningError,
+    **said: bool,
+) -> None:
+    """The run is refused, with these words, before anything is trained; a `ConfigError` is a mistake in what was given,
+    which ends with another exit code."""
     home = Path(where.env["INTERLACE_HOME"])
-    with pytest.raises(TuningError, match=words):
+    with pytest.raises(kind, match=words):
         check_place(run, Settings(home=home), model, where, **({"done": False, "fresh": True} | said))
 
 
@@ -178,12 +186,16 @@ def test_an_adapter_stays_its_owners(tmp_path: Path) -> None:
     def refused(where: Where) -> None:
         before = read_added(home)
         for name, owner, words in (
-            ("mine", "acme", r"tiny:mine .*belongs to everybody, not to org_.*interlace adapters rm tiny:mine"),
-            ("theirs", "", r"tiny:theirs .*belongs to org_.*, not to everybody.*interlace adapters rm tiny:theirs"),
+            ("mine", "acme", r"tiny:mine .*belongs to everybody, not to acme \(org_.*interlace adapters rm tiny:mine"),
+            (
+                "theirs",
+                "",
+                r"tiny:theirs .*belongs to acme \(org_.*\), not to everybody.*interlace adapters rm tiny:theirs",
+            ),
         ):
             run = dataclasses.replace(LORA, name=name, owner=owner or "everybody")
-            _told(run, where, f"--owner: .*{words}")
-            _told(run, where, f"--owner: .*{words}", done=True, fresh=False)
+            _told(run, where, f"^owner: .*{words}")
+            _told(run, where, f"^owner: .*{words}", done=True, fresh=False)
             for which, replace in (("one", False), ("one", True), ("two", True)):
                 with pytest.raises(Conflict, match=words):
                     place_adapter(tmp_path / which, "tiny", name, owner, where, replace=replace)
@@ -212,13 +224,14 @@ def test_an_adapter_that_would_not_be_served_is_told_before_training(tmp_path: P
     random_adapter(tmp_path / "one", 1)
     mine = {"name": "mine", "folder": str(tmp_path / "one")}
     route = {"name": "tiny:mine", "models": [{"model": "tiny"}]}
-    for settings, words in (
-        ({"models": [_config(tmp_path, adapters=[mine])]}, "--name: .*has an adapter tiny:mine.*remove it there"),
-        ({"models": [_config(tmp_path)], "routes": [route]}, "--name: .*has a route tiny:mine.*remove it there"),
-        ({"models": [_config(tmp_path, owner="acme")]}, "--owner: .*belongs to acme.*Say --owner acme"),
-    ):
+    for settings, words, kind in (
+        ({"models": [_config(tmp_path, adapters=[mine])]}, "^name: .*has an adapter tiny:mine.*remove it", TuningError),
+        ({"models": [_config(tmp_path)], "routes": [route]}, "^name: .*has a route tiny:mine.*remove it", TuningError),
+        ({"models": [_config(tmp_path, owner="acme")]}, "^owner: .*belongs to acme.* of default .*Say --owner acme",
+         ConfigError),
+    ):  # fmt: skip
         (tmp_path / "interlace.yaml").write_text(json.dumps(settings))
-        _told(LORA, _serverless(tmp_path), words)
+        _told(LORA, _serverless(tmp_path), words, kind=kind)
         with pytest.raises(InterlaceError, match=words.partition(": ")[2]):
             place_adapter(tmp_path / "one", "tiny", "mine", "default", _serverless(tmp_path), replace=True)
         assert not list((tmp_path / "home").glob("adapters/sha256-*"))
@@ -227,8 +240,8 @@ def test_an_adapter_that_would_not_be_served_is_told_before_training(tmp_path: P
         run = dataclasses.replace(LORA, owner=owner)
         check_place(run, Settings(home=tmp_path / "home"), "tiny", where, done=False, fresh=False)
     place_adapter(tmp_path / "one", "tiny", "mine", "acme", where, replace=False)
-    _told(dataclasses.replace(LORA, owner="everybody"), where, "--owner: .*tiny:mine .*belongs to org_")
-    _told(dataclasses.replace(LORA, owner="acme"), where, "--name: .*interlace adapters rm tiny:mine", fresh=False)
+    _told(dataclasses.replace(LORA, owner="everybody"), where, r"^owner: .*tiny:mine .*belongs to acme \(org_")
+    _told(dataclasses.replace(LORA, owner="acme"), where, "^name: .*interlace adapters rm tiny:mine", fresh=False)
 
 
 def test_what_a_server_has_and_who_is_not_there_is_told_before_training(tmp_path: Path) -> None:
@@ -237,19 +250,19 @@ def test_what_a_server_has_and_who_is_not_there_is_told_before_training(tmp_path
     tenants(tmp_path, {"org": "acme"}, {"org": "default"})
     random_adapter(tmp_path / "one", 1)
     mine = {"name": "mine", "folder": str(tmp_path / "one")}
-    nobody = r"--owner: There is no organisation 'acne'\. Did you mean 'acme'\?.* interlace orgs create"
+    nobody = r"^owner: There is no organisation 'acne'\. Did you mean 'acme'\?.* interlace orgs create"
 
     def refused(where: Where) -> None:
         for run in (RUN, LORA):
             for model in ("tiny", ""):
-                _told(dataclasses.replace(run, owner="acne", name="other"), where, nobody, model)
+                _told(dataclasses.replace(run, owner="acne", name="other"), where, nobody, model, kind=ConfigError)
 
     with served(tmp_path, [_config(tmp_path, adapters=[mine])]) as running:
         where = Where(environment(tmp_path / "home"), url=running.url, config=tmp_path / "interlace.yaml")
         refused(where)
         (tmp_path / "interlace.yaml").write_text(json.dumps({"models": [_config(tmp_path)]}))
-        _told(LORA, where, "--name: The server's configuration has an adapter tiny:mine.*interlace reload")
-        _told(dataclasses.replace(RUN, name="tiny"), where, "--name: The server's configuration has a model tiny.*")
+        _told(LORA, where, "^name: The server's configuration has an adapter tiny:mine.*interlace reload")
+        _told(dataclasses.replace(RUN, name="tiny"), where, "^name: The server's configuration has a model tiny.*")
     refused(_serverless(tmp_path))
 
 
