@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+from safetensors import safe_open
 
-from interlace.config import AddedModel, ModelSettings, RouteSettings, Settings, read_added_models
+from interlace.config import AddedModel, ModelSettings, RouteSettings, Settings, load_settings, read_added_models
 from interlace.errors import ConfigError, Conflict, InterlaceError
 from interlace.gateway.adapter_placing import place_adapter
 from interlace.gateway.asking import Where
@@ -26,13 +29,14 @@ from interlace.models import (
     change_added_models,
     copy_adapter,
     find_checkpoint,
+    find_copy,
     pull,
     read_added,
     resolve,
 )
 from interlace.tuning.commands import _model_over
 from interlace.tuning.folder import RunFolder, TuningError
-from interlace.tuning.placing import check_place, place_result
+from interlace.tuning.placing import check_place, check_size, place_result
 from interlace.tuning.settings import TuneSettings
 from tests.support.adapters import random_adapter
 from tests.support.billing import tenants
@@ -242,6 +246,88 @@ def test_an_adapter_that_would_not_be_served_is_told_before_training(tmp_path: P
     place_adapter(tmp_path / "one", "tiny", "mine", "acme", where, replace=False)
     _told(dataclasses.replace(LORA, owner="everybody"), where, r"^owner: .*tiny:mine .*belongs to acme \(org_")
     _told(dataclasses.replace(LORA, owner="acme"), where, "^name: .*interlace adapters rm tiny:mine", fresh=False)
+
+
+LONG = "m" * 120
+
+LIMITS: dict[str, tuple[TuneSettings, dict[str, Any], str]] = {
+    "a public name": (
+        dataclasses.replace(LORA, name="n" * 8), {"name": LONG},
+        rf"^name: Callers would write {LONG}:nnnnnnnn, which has 129 characters, and .* 128\. Choose one of 7 ",
+    ),
+    "a model's name that leaves no room": (
+        LORA, {"name": "m" * 128}, r"^name: .* has 133 characters.*\. Choose a shorter name for the model m+ in",
+    ),
+    "an adapter's size": (
+        dataclasses.replace(LORA, rank=512), {"adapter_bytes": 1 << 20},
+        r"^rank: an adapter of rank 512 over all-linear takes [0-9,]+ bytes of memory, over the 1,048,576 of",
+    ),
+    "a checkpoint's name": (
+        dataclasses.replace(RUN, name="Mine"), {"name": "Mine", "checkpoint": "Mine"},
+        "^name: Mine cannot name a checkpoint, which the configuration's model of that name waits for",
+    ),
+    "an owner's name": (
+        dataclasses.replace(LORA, owner="o" * 128), {}, "^owner: There is no organisation 'o+'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_what_would_be_refused_at_the_end_is_told_before_training(tmp_path: Path, what: str) -> None:
+    """All that putting it into service sets bounds to: else a person hears of it after hours. Lengths of licence and
+    source, and what a name may be made of, are looked at as the settings are read."""
+    run, model, words = LIMITS[what]
+    (tmp_path / "interlace.yaml").write_text(json.dumps({"models": [_config(tmp_path, **model)]}))
+    where = _serverless(tmp_path)
+    served = load_settings(where.config, where.env, need_keys=False)
+    name = served.models[0].name
+
+    def look() -> None:
+        check_place(run, served, name, where, done=False, fresh=False)
+        check_size(run, tmp_path / "base", name, served)
+
+    with pytest.raises(ConfigError, match=words):
+        look()
+
+
+@pytest.mark.parametrize("characters", [8, 7])
+def test_the_longest_name_is_the_same_before_and_after(tmp_path: Path, characters: int) -> None:
+    """What is let through to the training is let into service at its end, and nothing else, with a server or without:
+    one that was too long would stand in the list, and no request, price or key could name it."""
+    random_adapter(tmp_path / "one", 1)
+    run = dataclasses.replace(LORA, name="n" * characters, owner="everybody")
+    model = _config(tmp_path, name=LONG)
+
+    said = [] if characters == 7 else ["a name can have 128"] * 2
+
+    def tried(where: Where) -> list[str]:
+        refused = []
+        for act in (
+            lambda: check_place(run, Settings(home=tmp_path / "home"), LONG, where, done=False, fresh=True),
+            lambda: place_adapter(tmp_path / "one", LONG, run.name, "", where, replace=True),
+        ):
+            try:
+                act()
+            except InterlaceError as error:
+                refused += re.findall("a name can have 128", error.message) or [error.message]
+        return refused
+
+    with served(tmp_path, [model]) as running:
+        where = Where(environment(tmp_path / "home"), url=running.url, config=tmp_path / "interlace.yaml")
+        assert tried(where) == said
+    assert tried(_serverless(tmp_path)) == said
+    assert len(read_added(tmp_path / "home")) == (characters == 7)
+
+
+def test_an_adapter_that_just_fits_is_let_into_service(tmp_path: Path) -> None:
+    """The bound is of its numbers in memory; that its file has a header, too, must not matter at the end."""
+    adapter, home = tmp_path / "one", tmp_path / "home"
+    random_adapter(adapter, 1)
+    with safe_open(adapter / "adapter_model.safetensors", "numpy") as file:
+        needed = sum(4 * math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    assert (adapter / "adapter_model.safetensors").stat().st_size > needed
+    digest, _ = copy_adapter(adapter, home, needed)
+    assert find_copy(home, digest).is_dir()
 
 
 def test_what_a_server_has_and_who_is_not_there_is_told_before_training(tmp_path: Path) -> None:
