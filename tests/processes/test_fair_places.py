@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,10 @@ from tests.support.served import Answer, Served, ask, decoder, served, until
 from tests.support.tenants import Tenant
 
 TOKENS = 12  # of each answer
-FLOOD, QUIET = 30, 4  # requests that an organisation has on their way at any time; the flood: to each worker
+FLOOD = 30  # requests that the flooding organisation has on their way to each worker at any time
+# For each place that is another's by right, so many callers. Answers of one length that are begun in one step end in
+# one step: with fewer, nobody of theirs waits for the places that become free, and they go to the flood, rightly.
+TO_A_PLACE = 2
 ROUNDS = 6  # answers that each caller of the quiet ones gets meanwhile
 
 
@@ -55,11 +59,12 @@ class _Callers:
                     await asyncio.sleep(0.05)
 
 
-PLACES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
-    "at the gateway's door": (1, {"concurrency": 6, "queue": 12}, {"max_sequences": 16}),
-    "in the engine's queue": (1, {"concurrency": 64, "queue": 64}, {"max_sequences": 4, "max_waiting": 13}),
-    "of two workers": (2, {"concurrency": 9, "queue": 12}, {"max_sequences": 4}),
+PLACES: dict[str, tuple[int, int, dict[str, Any], dict[str, Any]]] = {
+    "at the gateway's door": (1, 6, {"concurrency": 6, "queue": 12}, {"max_sequences": 16}),
+    "in the engine's queue": (1, 4, {"concurrency": 64, "queue": 64}, {"max_sequences": 4, "max_waiting": 13}),
+    "of two workers": (2, 4, {"concurrency": 9, "queue": 12}, {"max_sequences": 4}),
 }
+"""Workers, the places that are shared, and what makes them so many."""
 
 
 @pytest.mark.parametrize("quiet", [1, 2], ids=["two organisations", "three organisations"])
@@ -67,12 +72,13 @@ PLACES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
 async def test_each_gets_its_share_under_a_flood(smollm2_gguf: Path, tmp_path: Path, where: str, quiet: int) -> None:
     """One organisation asks for many times as much as the others, and more than there is place for. It is told to come
     back; the others never are, and get as many tokens as it gets: half of all, or a third each."""
-    workers, limits, model = PLACES[where]
+    workers, places, limits, model = PLACES[where]
+    many = TO_A_PLACE * math.ceil(places / (1 + quiet))
     everybody = tenants(tmp_path, *({} for _ in range(1 + quiet)))
     talker = decoder(smollm2_gguf, cache_bytes="64MiB", **model)
     with served(tmp_path, [talker], workers=workers, limits=limits) as there:
         flood, *others = [
-            _Callers(there, who, QUIET if number else FLOOD * workers) for number, who in enumerate(everybody)
+            _Callers(there, who, many if number else FLOOD * workers) for number, who in enumerate(everybody)
         ]
         flood.begin()
         await until(lambda: len(flood.answers) >= ROUNDS)
@@ -80,8 +86,12 @@ async def test_each_gets_its_share_under_a_flood(smollm2_gguf: Path, tmp_path: P
             callers.begin()
         await until(lambda: all(callers.answers for callers in others))
         before = [len(callers.answers) for callers in (flood, *others)]
-        await until(lambda: sum(len(callers.answers) for callers in others) >= ROUNDS * QUIET * quiet)
-        got = [len(callers.answers) - had for callers, had in zip((flood, *others), before, strict=True)]
+
+        def since() -> list[int]:
+            return [len(callers.answers) - had for callers, had in zip((flood, *others), before, strict=True)]
+
+        await until(lambda: sum(since()[1:]) >= ROUNDS * many * quiet)
+        got = since()
         for callers in (flood, *others):
             await callers.end()
     assert flood.statuses[httpx.codes.TOO_MANY_REQUESTS]

@@ -4,12 +4,15 @@ nothing is in nobody's way."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from interlace.tuning.folder import RunFolder, TuningError, seal, sha256_of
+from tests.support.served import patiently
 from tests.support.tuned import SETTINGS, Tuning, chats, needs_parts
 
 ONE, TWO, THREE = ({"settings": {"seed": seed}} for seed in (1, 2, 3))
@@ -68,6 +71,24 @@ def test_what_has_taken_a_place_is_not_learnt_again_before_it_is_in_service(tmp_
     assert folder.claim(TWO, fresh=True).path != folder.path
 
 
+def test_what_was_begun_anew_goes_on_without_saying_so_again(tmp_path: Path) -> None:
+    """With `fresh`, what is served by the name may be replaced. Cut off, it goes on without `fresh`, and must not be
+    refused at its end for that name; another run, which nobody said that of, must."""
+    folder = RunFolder(tmp_path, "r")
+    folder.claim(ONE, fresh=False)
+    assert not folder.may_replace(ONE)
+    folder.claim(TWO, fresh=True)
+    assert folder.may_replace(TWO)
+    assert not folder.may_replace(THREE)
+    assert folder.claim(TWO, fresh=False).path == folder.path
+    assert folder.may_replace(TWO)
+    folder.claim(THREE, fresh=False)
+    assert not folder.may_replace(THREE)
+    folder.claim(ONE, fresh=True)
+    folder.placed()
+    assert not folder.may_replace(ONE)
+
+
 def test_a_run_that_learnt_nothing_makes_room(tmp_path: Path) -> None:
     """Its start has failed, or it was cut off before its first checkpoint: the mended command must not be refused for
     it, nor find anything of it. What was learnt stays."""
@@ -99,6 +120,30 @@ def test_a_state_that_cannot_be_read_is_mended_as_the_message_says(tmp_path: Pat
 
 
 # --- the command -------------------------------------------------------------------------------------------------
+
+
+@needs_parts
+def test_a_run_begun_anew_says_how_it_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C: the same command with `--fresh` would throw away what was just learnt, so the message says to leave it
+    out; and without it, it goes on from its last step."""
+    tuning = Tuning(tmp_path, SETTINGS.replace("epochs: 4", "epochs: 40"))
+    running = tuning.start("--fresh")
+    patiently(lambda: bool(tuning.sealed()))
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=100)
+    assert running.returncode == 130, told
+    stopped = int(re.findall(r"Stopped at step (\d+)\. The same command goes on there\. Leave --fresh out", told)[0])
+    again = tuning.start()
+    heard = ""
+    assert again.stderr is not None
+    while "Going on at step" not in heard:
+        heard = again.stderr.readline()
+        assert heard
+    assert f"Going on at step {stopped}." in heard
+    again.send_signal(signal.SIGINT)
+    _, told = again.communicate(timeout=100)
+    assert again.returncode == 130, told
+    assert "--fresh" not in told
 
 
 @needs_parts

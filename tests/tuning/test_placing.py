@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
+from safetensors import safe_open
 
-from interlace.config import AddedModel, ModelSettings, RouteSettings, Settings, read_added_models
-from interlace.errors import Conflict, InterlaceError
+from interlace.config import AddedModel, ModelSettings, RouteSettings, Settings, load_settings, read_added_models
+from interlace.errors import ConfigError, Conflict, InterlaceError
 from interlace.gateway.adapter_placing import place_adapter
 from interlace.gateway.asking import Where
 from interlace.gateway.model_placing import place_model
@@ -26,13 +29,14 @@ from interlace.models import (
     change_added_models,
     copy_adapter,
     find_checkpoint,
+    find_copy,
     pull,
     read_added,
     resolve,
 )
 from interlace.tuning.commands import _model_over
 from interlace.tuning.folder import RunFolder, TuningError
-from interlace.tuning.placing import check_place, place_result
+from interlace.tuning.placing import check_place, check_size, place_result
 from interlace.tuning.settings import TuneSettings
 from tests.support.adapters import random_adapter
 from tests.support.billing import tenants
@@ -98,7 +102,7 @@ def test_a_running_server_has_it_at_once_and_its_owner_alone(tmp_path: Path) -> 
         with pytest.raises(TuningError, match=r"is in the store as mine-.*interlace models rm mine"):
             place_result(RUN, again, "tiny", settings, where, replace=False)
         for_all = dataclasses.replace(RUN, owner="everybody")
-        with pytest.raises(TuningError, match=r"belongs to org_.*not to everybody"):
+        with pytest.raises(TuningError, match=r"belongs to default \(org_.*\), not to everybody"):
             place_result(for_all, again, "tiny", settings, where, replace=True)
         second = place_result(RUN, again, "tiny", settings, where, replace=True)
         assert second.checkpoint.startswith("mine-")
@@ -125,7 +129,7 @@ def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
     lined = Settings(home=home, models=(line,))
     check_place(RUN, lined, "", where, done=False, fresh=False)
     for_all = dataclasses.replace(RUN, owner="everybody")
-    with pytest.raises(TuningError, match=r"--owner: .* mine is acme's, not everybody's. Say there whose it is"):
+    with pytest.raises(TuningError, match=r"^owner: .* mine is acme's, not everybody's. Say there whose it is"):
         check_place(for_all, lined, "", where, done=False, fresh=False)
     made = place_result(RUN, _made(home, 1), "", lined, Where(environment(home)), replace=False)
     assert (made.lined, made.owner) == (True, "acme")
@@ -141,7 +145,7 @@ def test_names_that_are_taken_are_told_before_training(tmp_path: Path) -> None:
     with pytest.raises(TuningError, match="interlace models rm mine"):
         check_place(for_all, plain, "", where, done=False, fresh=False)
     check_place(for_all, plain, "", where, done=False, fresh=True)
-    with pytest.raises(TuningError, match=r"--owner: .*belongs to everybody, not to org_"):
+    with pytest.raises(TuningError, match=r"^owner: .*belongs to everybody, not to default \(org_"):
         check_place(RUN, plain, "", where, done=False, fresh=True)
 
 
@@ -160,10 +164,18 @@ def _serverless(folder: Path) -> Where:
     return Where(variables, config=config if config.exists() else None)
 
 
-def _told(run: TuneSettings, where: Where, words: str, model: str = "tiny", **said: bool) -> None:
-    """The run is refused, with these words, before anything is trained."""
+def _told(
+    run: TuneSettings,
+    where: Where,
+    words: str,
+    model: str = "tiny",
+    kind: type[InterlaceError] = TuningError,
+    **said: bool,
+) -> None:
+    """The run is refused, with these words, before anything is trained; a `ConfigError` is a mistake in what was given,
+    which ends with another exit code."""
     home = Path(where.env["INTERLACE_HOME"])
-    with pytest.raises(TuningError, match=words):
+    with pytest.raises(kind, match=words):
         check_place(run, Settings(home=home), model, where, **({"done": False, "fresh": True} | said))
 
 
@@ -178,12 +190,16 @@ def test_an_adapter_stays_its_owners(tmp_path: Path) -> None:
     def refused(where: Where) -> None:
         before = read_added(home)
         for name, owner, words in (
-            ("mine", "acme", r"tiny:mine .*belongs to everybody, not to org_.*interlace adapters rm tiny:mine"),
-            ("theirs", "", r"tiny:theirs .*belongs to org_.*, not to everybody.*interlace adapters rm tiny:theirs"),
+            ("mine", "acme", r"tiny:mine .*belongs to everybody, not to acme \(org_.*interlace adapters rm tiny:mine"),
+            (
+                "theirs",
+                "",
+                r"tiny:theirs .*belongs to acme \(org_.*\), not to everybody.*interlace adapters rm tiny:theirs",
+            ),
         ):
             run = dataclasses.replace(LORA, name=name, owner=owner or "everybody")
-            _told(run, where, f"--owner: .*{words}")
-            _told(run, where, f"--owner: .*{words}", done=True, fresh=False)
+            _told(run, where, f"^owner: .*{words}")
+            _told(run, where, f"^owner: .*{words}", done=True, fresh=False)
             for which, replace in (("one", False), ("one", True), ("two", True)):
                 with pytest.raises(Conflict, match=words):
                     place_adapter(tmp_path / which, "tiny", name, owner, where, replace=replace)
@@ -212,13 +228,14 @@ def test_an_adapter_that_would_not_be_served_is_told_before_training(tmp_path: P
     random_adapter(tmp_path / "one", 1)
     mine = {"name": "mine", "folder": str(tmp_path / "one")}
     route = {"name": "tiny:mine", "models": [{"model": "tiny"}]}
-    for settings, words in (
-        ({"models": [_config(tmp_path, adapters=[mine])]}, "--name: .*has an adapter tiny:mine.*remove it there"),
-        ({"models": [_config(tmp_path)], "routes": [route]}, "--name: .*has a route tiny:mine.*remove it there"),
-        ({"models": [_config(tmp_path, owner="acme")]}, "--owner: .*belongs to acme.*Say --owner acme"),
-    ):
+    for settings, words, kind in (
+        ({"models": [_config(tmp_path, adapters=[mine])]}, "^name: .*has an adapter tiny:mine.*remove it", TuningError),
+        ({"models": [_config(tmp_path)], "routes": [route]}, "^name: .*has a route tiny:mine.*remove it", TuningError),
+        ({"models": [_config(tmp_path, owner="acme")]}, "^owner: .*belongs to acme.* of default .*Say --owner acme",
+         ConfigError),
+    ):  # fmt: skip
         (tmp_path / "interlace.yaml").write_text(json.dumps(settings))
-        _told(LORA, _serverless(tmp_path), words)
+        _told(LORA, _serverless(tmp_path), words, kind=kind)
         with pytest.raises(InterlaceError, match=words.partition(": ")[2]):
             place_adapter(tmp_path / "one", "tiny", "mine", "default", _serverless(tmp_path), replace=True)
         assert not list((tmp_path / "home").glob("adapters/sha256-*"))
@@ -227,8 +244,90 @@ def test_an_adapter_that_would_not_be_served_is_told_before_training(tmp_path: P
         run = dataclasses.replace(LORA, owner=owner)
         check_place(run, Settings(home=tmp_path / "home"), "tiny", where, done=False, fresh=False)
     place_adapter(tmp_path / "one", "tiny", "mine", "acme", where, replace=False)
-    _told(dataclasses.replace(LORA, owner="everybody"), where, "--owner: .*tiny:mine .*belongs to org_")
-    _told(dataclasses.replace(LORA, owner="acme"), where, "--name: .*interlace adapters rm tiny:mine", fresh=False)
+    _told(dataclasses.replace(LORA, owner="everybody"), where, r"^owner: .*tiny:mine .*belongs to acme \(org_")
+    _told(dataclasses.replace(LORA, owner="acme"), where, "^name: .*interlace adapters rm tiny:mine", fresh=False)
+
+
+LONG = "m" * 120
+
+LIMITS: dict[str, tuple[TuneSettings, dict[str, Any], str]] = {
+    "a public name": (
+        dataclasses.replace(LORA, name="n" * 8), {"name": LONG},
+        rf"^name: Callers would write {LONG}:nnnnnnnn, which has 129 characters, and .* 128\. Choose one of 7 ",
+    ),
+    "a model's name that leaves no room": (
+        LORA, {"name": "m" * 128}, r"^name: .* has 133 characters.*\. Choose a shorter name for the model m+ in",
+    ),
+    "an adapter's size": (
+        dataclasses.replace(LORA, rank=512), {"adapter_bytes": 1 << 20},
+        r"^rank: an adapter of rank 512 over all-linear takes [0-9,]+ bytes of memory, over the 1,048,576 of",
+    ),
+    "a checkpoint's name": (
+        dataclasses.replace(RUN, name="Mine"), {"name": "Mine", "checkpoint": "Mine"},
+        "^name: Mine cannot name a checkpoint, which the configuration's model of that name waits for",
+    ),
+    "an owner's name": (
+        dataclasses.replace(LORA, owner="o" * 128), {}, "^owner: There is no organisation 'o+'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_what_would_be_refused_at_the_end_is_told_before_training(tmp_path: Path, what: str) -> None:
+    """All that putting it into service sets bounds to: else a person hears of it after hours. Lengths of licence and
+    source, and what a name may be made of, are looked at as the settings are read."""
+    run, model, words = LIMITS[what]
+    (tmp_path / "interlace.yaml").write_text(json.dumps({"models": [_config(tmp_path, **model)]}))
+    where = _serverless(tmp_path)
+    served = load_settings(where.config, where.env, need_keys=False)
+    name = served.models[0].name
+
+    def look() -> None:
+        check_place(run, served, name, where, done=False, fresh=False)
+        check_size(run, tmp_path / "base", name, served)
+
+    with pytest.raises(ConfigError, match=words):
+        look()
+
+
+@pytest.mark.parametrize("characters", [8, 7])
+def test_the_longest_name_is_the_same_before_and_after(tmp_path: Path, characters: int) -> None:
+    """What is let through to the training is let into service at its end, and nothing else, with a server or without:
+    one that was too long would stand in the list, and no request, price or key could name it."""
+    random_adapter(tmp_path / "one", 1)
+    run = dataclasses.replace(LORA, name="n" * characters, owner="everybody")
+    model = _config(tmp_path, name=LONG)
+
+    said = [] if characters == 7 else ["a name can have 128"] * 2
+
+    def tried(where: Where) -> list[str]:
+        refused = []
+        for act in (
+            lambda: check_place(run, Settings(home=tmp_path / "home"), LONG, where, done=False, fresh=True),
+            lambda: place_adapter(tmp_path / "one", LONG, run.name, "", where, replace=True),
+        ):
+            try:
+                act()
+            except InterlaceError as error:
+                refused += re.findall("a name can have 128", error.message) or [error.message]
+        return refused
+
+    with served(tmp_path, [model]) as running:
+        where = Where(environment(tmp_path / "home"), url=running.url, config=tmp_path / "interlace.yaml")
+        assert tried(where) == said
+    assert tried(_serverless(tmp_path)) == said
+    assert len(read_added(tmp_path / "home")) == (characters == 7)
+
+
+def test_an_adapter_that_just_fits_is_let_into_service(tmp_path: Path) -> None:
+    """The bound is of its numbers in memory; that its file has a header, too, must not matter at the end."""
+    adapter, home = tmp_path / "one", tmp_path / "home"
+    random_adapter(adapter, 1)
+    with safe_open(adapter / "adapter_model.safetensors", "numpy") as file:
+        needed = sum(4 * math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    assert (adapter / "adapter_model.safetensors").stat().st_size > needed
+    digest, _ = copy_adapter(adapter, home, needed)
+    assert find_copy(home, digest).is_dir()
 
 
 def test_what_a_server_has_and_who_is_not_there_is_told_before_training(tmp_path: Path) -> None:
@@ -237,19 +336,19 @@ def test_what_a_server_has_and_who_is_not_there_is_told_before_training(tmp_path
     tenants(tmp_path, {"org": "acme"}, {"org": "default"})
     random_adapter(tmp_path / "one", 1)
     mine = {"name": "mine", "folder": str(tmp_path / "one")}
-    nobody = r"--owner: There is no organisation 'acne'\. Did you mean 'acme'\?.* interlace orgs create"
+    nobody = r"^owner: There is no organisation 'acne'\. Did you mean 'acme'\?.* interlace orgs create"
 
     def refused(where: Where) -> None:
         for run in (RUN, LORA):
             for model in ("tiny", ""):
-                _told(dataclasses.replace(run, owner="acne", name="other"), where, nobody, model)
+                _told(dataclasses.replace(run, owner="acne", name="other"), where, nobody, model, kind=ConfigError)
 
     with served(tmp_path, [_config(tmp_path, adapters=[mine])]) as running:
         where = Where(environment(tmp_path / "home"), url=running.url, config=tmp_path / "interlace.yaml")
         refused(where)
         (tmp_path / "interlace.yaml").write_text(json.dumps({"models": [_config(tmp_path)]}))
-        _told(LORA, where, "--name: The server's configuration has an adapter tiny:mine.*interlace reload")
-        _told(dataclasses.replace(RUN, name="tiny"), where, "--name: The server's configuration has a model tiny.*")
+        _told(LORA, where, "^name: The server's configuration has an adapter tiny:mine.*interlace reload")
+        _told(dataclasses.replace(RUN, name="tiny"), where, "^name: The server's configuration has a model tiny.*")
     refused(_serverless(tmp_path))
 
 

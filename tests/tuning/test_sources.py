@@ -59,7 +59,7 @@ def test_a_split_of_a_file_is_refused() -> None:
 
 def test_what_is_wrong_with_a_data_set_is_told_with_the_setting(tmp_path: Path) -> None:
     """As all that is wrong with settings: before anything runs."""
-    with pytest.raises(ConfigError, match=r"--data: 'hub:talks' is no data set of the Hub"):
+    with pytest.raises(ConfigError, match=r"^data: 'hub:talks' is no data set of the Hub"):
         find_sources(read_settings(None, {**GIVEN, "data": "hub:talks"}), tmp_path)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interlace.errors import ConfigError
 from interlace.tuning.folder import TuningError
 from tests.support.served import patiently
 from tests.support.serving import free_port
@@ -127,11 +128,11 @@ def test_what_a_hostile_machine_sends_is_refused(tmp_path: Path) -> None:
     main, helper = (one.communicate(timeout=120)[0].splitlines() for one in running)
     assert [one.returncode for one in running] == [0, 0]
     names = ["'../../.ssh'", "'checkpoint-5/../../..'", "'/checkpoint-5'", "'\ufffd'"]
-    assert helper[:4] == [f"wrong The main machine sends a checkpoint with the name {name}." for name in names]
-    assert helper[4].startswith("wrong Another machine means to say 1099511627776 bytes at once")
+    assert helper[:4] == [f"unsound The main machine sends a checkpoint with the name {name}." for name in names]
+    assert helper[4].startswith("unsound Another machine means to say 1099511627776 bytes at once")
     assert helper[5].endswith(".mkdir, which is no plain value.")
     assert helper[6] == "[{'rank': [torch.Size([2]), torch.float32, tensor([1., 1.])]}]"
-    assert [line.split()[0] for line in main] == ["wrong", "wrong", "wrong", "disk_full", "wrong", "wrong"]
+    assert [line.split()[0] for line in main] == ["unsound", "unsound", "unsound", "disk_full", "unsound", "unsound"]
     assert "main.bin, which is in" in main[2]
     assert "size" in main[4]
     assert "'../a.bin'" in main[5]
@@ -140,6 +141,17 @@ def test_what_a_hostile_machine_sends_is_refused(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert (tmp_path / "0/checkpoint-5/main.bin").read_bytes() == b"main"
     assert not list(tmp_path.glob("*/evil"))
+
+
+def test_what_another_machine_sends_is_no_wrong_use_of_this_one() -> None:
+    """Exit code 2 has a person look for a mistake in what they typed; a program would not try again. 2 is for settings,
+    data and base as they are here."""
+    from interlace.tuning.endings import UNSOUND
+    from interlace.tuning.events import Failed
+    from interlace.tuning.running import _failed
+
+    assert isinstance(_failed(Failed("wrong", "seed: differs")), ConfigError)
+    assert isinstance(_failed(Failed(UNSOUND, "Another machine sends a file")), TuningError)
 
 
 def test_a_process_alone_is_not_held_for_one_of_another_launcher(

@@ -20,7 +20,7 @@ from interlace.tuning.folder import RunFolder, TuningError, is_sealed, seal
 from interlace.tuning.picture import draw
 from interlace.tuning.prompts import NO_LOSS, CannotRender, Row, row_of
 from interlace.tuning.scores import Known, change, out_of_patience, score, wilson
-from interlace.tuning.settings import TuneSettings, read_settings, settings_help, with_place
+from interlace.tuning.settings import TuneSettings, read_run, read_settings, settings_help, told
 from tests.support.served import patiently
 
 ROOT = Path(__file__).parents[2]
@@ -303,7 +303,23 @@ def test_a_file_of_settings_is_read_and_the_command_line_beats_it(tmp_path: Path
         ("- epochs", "write lines such as"),
         ("epochs: {", "this is no YAML"),
         ("name: a:b", "cannot be a name"),
-        ("owner: ''", "--owner: is empty. Name an organisation; everybody opens the result to all."),
+        ("owner: ''", "tune.yaml:1: owner: is empty. Name an organisation; everybody opens the result to all."),
+        ("base: ''", "tune.yaml:1: base: is empty. The checkpoint to train on"),
+        ("\nname:", "tune.yaml:2: name: is empty. Write text, or leave it out"),
+        ("lr: 0.1", "tune.yaml:1: lr: is no setting. Did you mean learning_rate?"),
+        ("lora_r: 8", "Did you mean rank?"),
+        ("Learning-Rate: 8", "Did you mean learning_rate?"),
+        ("seed: -1", "tune.yaml:1: seed: is -1. Write a number from 0 to 2147483648"),
+        ("seed: 1.5", "seed: is not a whole number but '1.5'"),
+        ("licence: " + "x" * 201, "tune.yaml:1: licence: has 201 characters, and can have 200. Shorten it"),
+        ("source: " + "x" * 2001, "can have 2,000"),
+        ("source: \"a\\0b\"", "tune.yaml:1: source: has a NUL character in it"),
+        ("? [a, b]\n: 1", "tune.yaml:1: a setting's name is one word"),
+        ("epochs: 1\n---\nepochs: 2", "tune.yaml:2: this is no YAML: expected a single document in the stream"),
+        ("epochs: 1\n\tbatch: 2", "tune.yaml:2: this is no YAML: "),
+        ('{"messages": []}\n{"messages": []}', "Is it the data? Name those with --data"),
+        ("private: blocks:0-1\nmethod: lora", "tune.yaml:1: private: is for method full, which makes a checkpoint"),
+        ("held_out_split: test", "tune.yaml:1: held_out_split: is for a data set on the Hub"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_line_and_mend(tmp_path: Path, text: str, said: str) -> None:
@@ -318,14 +334,21 @@ def test_a_mistake_is_told_with_line_and_mend(tmp_path: Path, text: str, said: s
 def test_what_the_base_shows_of_a_setting_is_told_with_its_place(tmp_path: Path) -> None:
     """The training process knows no lines; the person has a file of fifty, and options that beat it."""
     file = tmp_path / "tune.yaml"
-    file.write_text("epochs: 3\ntargets: [x]\nlauncher: {kind: ddp, processes: 2}\n")
-    said = "targets: 'x' names no layer: there are none"
-    assert with_place(said, file, {"targets": None}) == f"{file}:2: {said}"
-    assert with_place(said, file, {"targets": "x"}) == said
-    assert with_place("processes: is 2", file, {}) == f"{file}:3: processes: is 2"
-    for unplaced in ("private: are no blocks", "train.jsonl:7: messages: has 33 tokens", "The base has no end."):
-        assert with_place(unplaced, file, {}) == unplaced
-    assert with_place("epochs: is 1", None, {}) == "epochs: is 1"
+    file.write_text("epochs: 3\ntargets: [x]\nlauncher: {kind: ddp, processes: 2}\nmethod: full\n")
+    _, said = read_run(file, GIVEN | {"seed": None, "method": "lora", "held_out_data": "h.jsonl"})
+    for message, place in (
+        ("targets: 'x' names no layer: there are none", f"{file}:2: targets"),
+        ("processes: is 2", f"{file}:3: processes"),
+        ("epochs: is 1", f"{file}:1: epochs"),
+        ("method: is for whole weights", "--method"),
+        ("held_out_data: h.jsonl: there is no such file", "--held-out"),
+        ("private: are no blocks", "--private"),  # said nowhere: as it can be
+        ("rank: is too large", f"{file}: rank"),
+    ):
+        assert told(message, said) == f"{place}: {message.partition(': ')[2]}"
+        assert told(f"train.jsonl:7: no.\n{message}", said).endswith(f"\n{place}: {message.partition(': ')[2]}")
+    for unplaced in ("train.jsonl:7: messages: has 33 tokens", "The base has no end."):
+        assert told(unplaced, said) == unplaced
 
 
 def test_what_must_be_said_is_asked_for() -> None:

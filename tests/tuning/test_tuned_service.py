@@ -51,7 +51,10 @@ def test_a_running_server_has_it_at_once(whole: Tuning, tmp_path: Path) -> None:
         assert entry.owner != ""
         opened = tuning.run("--url", running.url, "--owner", "everybody", "--fresh")
         assert opened.returncode == 1
-        assert f"belongs to {entry.owner}, not to everybody" in opened.stderr
+        assert (
+            f"--owner: The tiny:mine that is served belongs to default ({entry.owner}), not to everybody"
+            in opened.stderr
+        )
         assert "is made" not in opened.stderr
         assert (tuning.path / "adapter").is_dir()
         refused = tuning.run("--url", running.url, "--epochs", "0.5")
@@ -74,7 +77,7 @@ def test_without_a_server_the_next_one_has_it(whole: Tuning, tmp_path: Path) -> 
     with served(tmp_path, [_model(tuning)]):
         pass  # it leaves its configuration behind
     refused = tuning.run("--owner", "nobody", "--fresh")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "--owner: There is no organisation 'nobody'" in refused.stderr
     assert (tuning.path / "adapter").is_dir()
     done = tuning.run()

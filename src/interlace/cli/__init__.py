@@ -329,5 +329,6 @@ def chat(
 
 
 app.command()(bench)
-app.command()(tune)
+# So that what is no option of it can be answered with what was meant: most settings stand in a YAML.
+app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(tune)
 app.command()(usage)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,11 +11,12 @@ from interlace.cli.options import ApiKey, Home, Json, Url
 
 
 def tune(
+    context: typer.Context,
     base: Annotated[
         str | None, typer.Option("--base", metavar="CHECKPOINT", help="The checkpoint to train on: a name or a path.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="FILE", help="The examples: JSON lines, CSV or Parquet.")
+        str | None, typer.Option("--data", metavar="FILE", help="The examples: JSON lines, CSV or Parquet.")
     ] = None,
     columns: Annotated[
         str | None,
@@ -27,10 +27,10 @@ def tune(
         typer.Option("--name", metavar="NAME", help="What the result is called; callers of an adapter: MODEL:NAME."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="A YAML with the settings of the run.")
+        str | None, typer.Option("--config", metavar="FILE", help="A YAML with the settings of the run.")
     ] = None,
     held_out: Annotated[
-        Path | None, typer.Option("--held-out", metavar="FILE", help="Held-out examples; else a tenth of the data.")
+        str | None, typer.Option("--held-out", metavar="FILE", help="Held-out examples; else a tenth of the data.")
     ] = None,
     owner: Annotated[
         str | None,
@@ -79,19 +79,21 @@ def tune(
 
     The examples are checked first. A part of them is held out: it ends the run in time, and scores the model before
     and after. The same command goes on where it was cut off. The result is served by the running server at once, else
-    by the next one. Exit codes: 0 it is there, 1 the run ended early, 2 wrong use, settings or data, 130 stopped.
+    by the next one. Exit codes: 0 it is there, 1 the run ended early, or what is there already stands against it, 2
+    wrong use, settings or data, 130 stopped.
 
     Example: interlace tune --base smollm2-135m-instruct --data train.jsonl --name agri
     """
     from interlace.gateway.asking import Where
-    from interlace.tuning.commands import Asked, tune_command
+    from interlace.tuning.commands import Asked, refuse_words, tune_command
 
+    refuse_words(context.args, [option for each in context.command.params for option in each.opts])
     given = {
         "base": base,
-        "data": None if data is None else str(data),
+        "data": data,
         "columns": columns,
         "name": name,
-        "held_out_data": None if held_out is None else str(held_out),
+        "held_out_data": held_out,
         "owner": owner,
         "licence": licence,
         "source": source,

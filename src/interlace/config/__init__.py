@@ -1,6 +1,6 @@
 """`interlace.yaml` plus environment → one frozen `Settings` per load. Read once, no I/O afterwards."""
 
-from interlace.config.adapter_check import is_adapter_name, public_name
+from interlace.config.adapter_check import LONGEST_NAME, is_adapter_name, public_name
 from interlace.config.added_models import AddedModel, added_models_file, read_added_models
 from interlace.config.edge_settings import CorsSettings, ProxySettings, TlsSettings
 from interlace.config.engines import ENGINES, OPENAI, PRESETS, PROVIDERS, REMOTE, VLLM
@@ -66,6 +66,7 @@ __all__ = [
     "ClassifierSettings",
     "GuardSettings",
     "LedgerSettings",
+    "LONGEST_NAME",
     "LimitSettings",
     "LogSettings",
     "ModelSettings",

@@ -16,7 +16,8 @@ Entries = Sequence[Mapping[str, Any]]
 """Models or routes as the file has them, values not built yet."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LONGEST = 128  # of a public name, as of any model's
+LONGEST_NAME = 128
+"""Of a public name, as of any model's."""
 
 
 def public_name(model: str, adapter: str) -> str:
@@ -49,8 +50,8 @@ def faults_of_adapters(models: Entries, routes: Entries) -> Iterator[Fault]:
             if not isinstance(name, str):
                 continue
             public = public_name(str(model.get("name")), name)
-            if not is_adapter_name(name) or len(public) > _LONGEST:
-                mend = f"Use letters, digits and . _ -, at most 64, and {_LONGEST} with the model's name before it"
+            if not is_adapter_name(name) or len(public) > LONGEST_NAME:
+                mend = f"Use letters, digits and . _ -, at most 64, and {LONGEST_NAME} with the model's name before it"
                 yield where, f"{shown(repr(name))} cannot be an adapter's name", mend
             elif public in taken:
                 yield where, f"{shown(public)} is a {taken[public]}'s name too", "Give one of them another name"

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from interlace.config import AdapterSettings, ModelSettings, Settings, is_adapter_name, public_name
+from interlace.config import LONGEST_NAME, AdapterSettings, ModelSettings, Settings, is_adapter_name, public_name
 from interlace.errors import CheckpointError, Conflict, InvalidRequest, NotFound
 from interlace.gateway.adapter_view import AdapterView
 from interlace.gateway.pipeline import Pipeline
@@ -28,7 +28,6 @@ from interlace.ledger.operations.words import Input, Nothing, Word, find_org
 from interlace.models import Added, change_added, copy_folder, find_copy, read_added
 
 _log = logging.getLogger(__name__)
-_LONGEST = 128  # of a public name
 
 
 class NewAdapter(Input, frozen=True, kw_only=True):
@@ -86,10 +85,10 @@ def adapter_operations(pipeline: Pipeline, settings: Settings, reload: Callable[
         if model is None or not model.runs_here:
             raise NotFound(f"No model {given.model!r} runs here.", param="model", code="model_not_found")
         public = public_name(model.name, given.name)
-        if not is_adapter_name(given.name) or len(public) > _LONGEST:
+        if not is_adapter_name(given.name) or len(public) > LONGEST_NAME:
             raise InvalidRequest(
-                f"`name` must be 1 to 64 letters, digits and . _ -, a letter or digit first, and {_LONGEST} with the "
-                "model's name before it.",
+                "`name` must be 1 to 64 letters, digits and . _ -, a letter or digit first, and "
+                f"{LONGEST_NAME} with the model's name before it.",
                 param="name",
                 code="invalid_name",
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from interlace.config import ModelSettings, Settings, load_settings, public_name
+from interlace.config import LONGEST_NAME, ModelSettings, Settings, load_settings, public_name
 from interlace.errors import Conflict, InterlaceError, InvalidRequest, NotFound
 from interlace.gateway.adapter_view import AdapterView
 from interlace.gateway.added_models import with_added_models
@@ -27,9 +27,9 @@ def check_adapter(model: str, name: str, owner: str, where: Where, *, replace: b
     except NoServer:
         entry = _entry(read_added(settings.home), new)
         if entry is not None:
-            _check_owner(entry, new)
+            _check_owner(entry, new, where)
     else:
-        entry = None if there is None else _replaced(there, new, settings.home)
+        entry = None if there is None else _replaced(there, new, settings.home, where)
     if entry is not None and not replace:
         raise _taken(public_name(model, name))
 
@@ -69,7 +69,7 @@ def _placed(new: Added, settings: Settings, where: Where, *, replace: bool) -> A
                     raise
         return _instead(there, new, settings, where, replace=replace)
     except NoServer:
-        _noted(settings.home, new, replace=replace)
+        _noted(settings.home, new, where, replace=replace)
         return None
 
 
@@ -86,8 +86,15 @@ def _model(name: str, settings: Settings) -> ModelSettings:
 
 def _owner_of(model: str, name: str, owner: str, settings: Settings, where: Where) -> str:
     """The id of the organisation ("": everybody). Raises where the next server would leave the adapter out, for the
-    configuration has its name, or where nobody could use it, for its base is another's."""
+    configuration has its name or no model can be called so, or where nobody could use it, for its base is another's."""
     base, public = _model(model, settings), public_name(model, name)
+    if (over := len(public) - LONGEST_NAME) > 0:
+        mend = f"one of {len(name) - over} at most, or " if len(name) > over else ""
+        raise InvalidRequest(
+            f"Callers would write {public}, which has {len(public)} characters, and a name can have {LONGEST_NAME}. "
+            f"Choose {mend}a shorter name for the model {model} in the configuration.",
+            param="name",
+        )
     for what, names in (
         ("a model", {one.name for one in settings.models}),
         ("a route", {route.name for route in settings.routes}),
@@ -100,8 +107,8 @@ def _owner_of(model: str, name: str, owner: str, settings: Settings, where: Wher
     found = find_owner(owner, where)
     if owner and base.owner and not found.has(base.owner):
         raise InvalidRequest(
-            f"The model {model} belongs to {base.owner}, so nobody could use an adapter of {found.name} over it. Say "
-            f"--owner {base.owner}, or give it to {found.name} in the configuration.",
+            f"The model {model} belongs to {base.owner}, so nobody could use an adapter of {owner} over it. Say "
+            f"--owner {base.owner}, or give it to {owner} in the configuration.",
             param="owner",
         )
     return found.id
@@ -116,7 +123,7 @@ def _served(public: str, settings: Settings, where: Where) -> AdapterView | None
 
 def _instead(there: AdapterView, new: Added, settings: Settings, where: Where, *, replace: bool) -> AdapterView:
     """Put the copy into the place of the adapter that is served by its name, unless it is that one."""
-    entry = _replaced(there, new, settings.home)
+    entry = _replaced(there, new, settings.home, where)
     if entry == new and Path(there.folder) == copy_folder(settings.home, new):
         return there
     if not (replace or entry.digest == new.digest):  # listed, and not heard of: who did that was killed
@@ -133,7 +140,7 @@ def _instead(there: AdapterView, new: Added, settings: Settings, where: Where, *
     return now
 
 
-def _replaced(there: AdapterView, new: Added, home: Path) -> Added:
+def _replaced(there: AdapterView, new: Added, home: Path, where: Where) -> Added:
     """The entry of what is served by the new one's name, of the same owner."""
     if there.source != "added":
         raise Conflict(
@@ -144,18 +151,18 @@ def _replaced(there: AdapterView, new: Added, home: Path) -> Added:
     entry = _entry(read_added(home), new)
     if entry is None:
         raise _taken(there.id)
-    _check_owner(entry, new)
+    _check_owner(entry, new, where)
     return entry
 
 
-def _noted(home: Path, new: Added, *, replace: bool) -> None:
+def _noted(home: Path, new: Added, where: Where, *, replace: bool) -> None:
     """Take down an entry, while no server runs. All is decided under the list's lock: two commands may be at it."""
 
     def change(entries: tuple[Added, ...]) -> tuple[Added, ...]:
         there = _entry(entries, new)
         if there is None:
             return (*entries, new)
-        _check_owner(there, new)
+        _check_owner(there, new, where)
         if there.digest != new.digest and not replace:
             raise _taken(public_name(new.model, new.name))
         return tuple(new if entry == there else entry for entry in entries)
@@ -167,8 +174,8 @@ def _entry(entries: tuple[Added, ...], new: Added) -> Added | None:
     return next((entry for entry in entries if (entry.model, entry.name) == (new.model, new.name)), None)
 
 
-def _check_owner(old: Added, new: Added) -> None:
-    check_owner("adapters", public_name(new.model, new.name), old.owner, new.owner)
+def _check_owner(old: Added, new: Added, where: Where) -> None:
+    check_owner("adapters", public_name(new.model, new.name), old.owner, new.owner, where)
 
 
 def _swap(home: Path, old: Added, new: Added) -> None:

@@ -46,7 +46,7 @@ def check_model(name: str, owner: str, settings: Settings, where: Where, *, repl
         _check_added(there)
     entry = next((one for one in read_added_models(settings.home) if one.name == name), None)
     if entry is not None:
-        check_owner("models", name, entry.owner, new)
+        check_owner("models", name, entry.owner, new, where)
 
 
 def place_model(name: str, checkpoint: str, owner: str, like: str, where: Where, *, replace: bool) -> ModelView | None:
@@ -71,7 +71,7 @@ def place_model(name: str, checkpoint: str, owner: str, like: str, where: Where,
                     raise
         return _instead(there, name, checkpoint, owner, like, settings, where, replace=replace)
     except NoServer:
-        _noted(settings, AddedModel(name, checkpoint, find_owner(owner, where).id, like), replace=replace)
+        _noted(settings, AddedModel(name, checkpoint, find_owner(owner, where).id, like), where, replace=replace)
         return None
 
 
@@ -101,7 +101,7 @@ def _instead(
         return there
     if entry is None or not (replace or entry.checkpoint == checkpoint):
         raise _taken(name)
-    check_owner("models", name, entry.owner, new.owner)
+    check_owner("models", name, entry.owner, new.owner, where)
     _swap(settings.home, entry, new)
     try:
         ask_to_reload(where)
@@ -114,7 +114,7 @@ def _instead(
     return now
 
 
-def _noted(settings: Settings, new: AddedModel, *, replace: bool) -> None:
+def _noted(settings: Settings, new: AddedModel, where: Where, *, replace: bool) -> None:
     """Take down an entry, while no server runs. All is decided under the list's lock: two commands may be at it."""
 
     def change(entries: tuple[AddedModel, ...]) -> tuple[AddedModel, ...]:
@@ -123,7 +123,7 @@ def _noted(settings: Settings, new: AddedModel, *, replace: bool) -> None:
             return (*entries, new)
         if there.checkpoint != new.checkpoint and not replace:
             raise _taken(new.name)
-        check_owner("models", new.name, there.owner, new.owner)
+        check_owner("models", new.name, there.owner, new.owner, where)
         return tuple(new if entry == there else entry for entry in entries)
 
     change_added_models(settings.home, change)

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from interlace.config import load_settings
-from interlace.errors import Conflict
+from interlace.errors import Conflict, NotFound
 from interlace.gateway.asking import Where, ask_server
 from interlace.gateway.chat import ChatError, NoServer, server_url
 from interlace.gateway.ledger_client import perform
@@ -58,12 +58,23 @@ def _read(word: str, where: Where) -> Any:
             time.sleep(_PAUSE_SECONDS)
 
 
-def check_owner(kind: str, name: str, old: str, new: str) -> None:
+def check_owner(kind: str, name: str, old: str, new: str, where: Where) -> None:
     """What takes the place of an organisation's own is that organisation's: raise `Conflict` for another. `kind`:
     models or adapters; `old` and `new`: ids, "" for everybody."""
     if old != new:
         raise Conflict(
-            f"The {name} that is served belongs to {old or 'everybody'}, not to {new or 'everybody'}. "
+            f"The {name} that is served belongs to {_shown(old, where)}, not to {_shown(new, where)}. "
             f"Say so with --owner, or remove it first: interlace {kind} rm {name}",
             param="owner",
         )
+
+
+def _shown(owner: str, where: Where) -> str:
+    """An organisation by its name, as people say it, with its id."""
+    if not owner:
+        return "everybody"
+    try:
+        found = find_owner(owner, where)
+    except NotFound:  # of a ledger that is gone
+        return owner
+    return f"{found.name} ({found.id})"

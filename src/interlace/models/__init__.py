@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from interlace.models.metadata import gguf_metadata
     from interlace.models.model_store import change_added_models
     from interlace.models.pulling import pull
+    from interlace.models.refs import is_name
     from interlace.models.room import available_memory, check_memory, gigabytes, memory_needed
     from interlace.models.source_dataset import DataSet, is_data_set, pull_data_set
     from interlace.models.store import (
@@ -110,6 +111,7 @@ _HOMES = {
     "head_modules": "tensors",
     "keep_measurement": "measured",
     "is_data_set": "source_dataset",
+    "is_name": "refs",
     "known_models": "catalogue",
     "linear_shapes": "adapter_check",
     "list_checkpoints": "store",
@@ -181,6 +183,7 @@ __all__ = [
     "head_modules",
     "keep_measurement",
     "is_data_set",
+    "is_name",
     "known_models",
     "linear_shapes",
     "list_checkpoints",

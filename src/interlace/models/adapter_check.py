@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from interlace.errors import CheckpointError
-from interlace.models.adapter_config import HEAD, MAX_CONFIG_BYTES, parse_lora_config
-from interlace.models.adapter_file import MAX_HEADER_BYTES, Shapes
+from interlace.models.adapter_config import HEAD, MAX_CONFIG_BYTES, MAX_HEADER_BYTES, parse_lora_config
+from interlace.models.adapter_file import Shapes
 from interlace.models.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, opened
 from interlace.models.safetensors_file import SafeTensor, read_safetensors, read_safetensors_header
 

@@ -18,6 +18,8 @@ import regex
 from interlace.errors import CheckpointError
 
 MAX_CONFIG_BYTES = 1 << 20
+# Of the weights' file: some hundred bytes a layer; parsing a larger one would hold up the engine's steps.
+MAX_HEADER_BYTES = 1 << 20
 MAX_RANK = 1024  # as in the compiled operation, lowrank.cpp
 HEAD = "lm_head"
 _MAX_PATTERN_CHARACTERS = 2000

@@ -16,11 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from interlace.errors import CheckpointError
-from interlace.models.adapter_config import HEAD, MAX_CONFIG_BYTES, LoraConfig, parse_lora_config
+from interlace.models.adapter_config import (
+    HEAD,
+    MAX_CONFIG_BYTES,
+    MAX_HEADER_BYTES,
+    LoraConfig,
+    parse_lora_config,
+)
 from interlace.models.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, opened
 from interlace.models.safetensors_file import SafeTensor, read_safetensors_header
 
-MAX_HEADER_BYTES = 1 << 20  # of some hundred bytes a layer; parsing a larger one would hold up the engine's steps
 _PREFIX = "base_model.model."
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from interlace.errors import CheckpointError, ConfigError
-from interlace.models.adapter_config import MAX_CONFIG_BYTES
+from interlace.models.adapter_config import MAX_CONFIG_BYTES, MAX_HEADER_BYTES
 from interlace.models.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, opened
 from interlace.models.added_list import change_list
 from interlace.models.lock import locked
@@ -46,12 +46,13 @@ _decoder = msgspec.json.Decoder(tuple[Added, ...])
 
 def copy_adapter(folder: Path, home: Path, most_bytes: int) -> tuple[str, bool]:
     """Copy an adapter's two files into the store, and its manifest where it has one; the digest of the copy, and
-    whether it is a new one. Raises `CheckpointError` for files that are none, links, or larger than `most_bytes`,
-    before they are copied."""
+    whether it is a new one. Raises `CheckpointError` for files that are none, links, or larger than `most_bytes` of
+    numbers can be, before they are copied."""
     partial = _store(home) / f".partial-{secrets.token_hex(8)}"
     try:
         partial.mkdir(mode=0o700, parents=True)
-        for name, most in ((CONFIG_FILE, MAX_CONFIG_BYTES), (WEIGHTS_FILE, most_bytes)):
+        most_of_file = most_bytes + MAX_HEADER_BYTES  # the engine counts the numbers alone
+        for name, most in ((CONFIG_FILE, MAX_CONFIG_BYTES), (WEIGHTS_FILE, most_of_file)):
             _copy(folder, partial, name, most)
         if (folder / MANIFEST_FILE).is_file():  # what it was made of; no part of what it computes, or of its digest
             _copy(folder, partial, MANIFEST_FILE, MAX_CONFIG_BYTES)

@@ -53,8 +53,11 @@ def load_tongue(base: Base) -> Tongue:
     return Tongue(tokenizer, frozenset({*tokenizer.all_special_tokens, *added}))
 
 
-def rows_of(placed: list[Placed], file: str, tongue: Tongue, max_tokens: int) -> list[Row]:
+def rows_of(placed: list[Placed], file: str, tongue: Tongue, max_tokens: int, base: Base) -> list[Row]:
     """The examples in tokens. Raises `Ending` that lists those that cannot be learnt from, none of them cut."""
+    limit, words = base.context_length or max_tokens, f"that {base.name} reads. Shorten it."
+    if limit > max_tokens:
+        limit, words = max_tokens, "of max_tokens. Shorten it, or raise max_tokens."
     rows: list[Row] = []
     problems: list[str] = []
     for one in placed:
@@ -63,11 +66,8 @@ def rows_of(placed: list[Placed], file: str, tongue: Tongue, max_tokens: int) ->
         except CannotRender as error:
             problems.append(f"{file}:{one.line}: {error}")
             continue
-        if len(row.input_ids) > max_tokens:
-            problems.append(
-                f"{file}:{one.line}: messages: has {len(row.input_ids)} tokens, over the {max_tokens} of max_tokens. "
-                "Shorten it, or raise max_tokens."
-            )
+        if len(row.input_ids) > limit:
+            problems.append(f"{file}:{one.line}: messages: has {len(row.input_ids)} tokens, over the {limit} {words}")
         rows.append(row)
     if problems:
         more = len(problems) - _MOST_SHOWN

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from interlace.tuning.examples import Role, Task
+from interlace.tuning.said import Said
 
 OF_TURNS = ("role", "content")
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -136,13 +137,17 @@ def of_yaml(node: yaml.MappingNode) -> str | None:
     return written(names)
 
 
-def column_problems(values: Mapping[str, Any]) -> Iterator[str]:
+def column_problems(values: Mapping[str, Any], said: Said) -> Iterator[str]:
     """What is wrong with sound columns beside the other settings."""
     task = values.get("task", "chat")
-    for ours, _ in Columns.read(values.get("columns", "")).names:
-        if OURS[ours] != task and task in ("chat", "classify"):
-            wanted = "text and label" if task == "classify" else "messages, or prompt and completion"
-            yield f"columns: {ours} is of task {OURS[ours]}, not {task}. Name {wanted}, or write task: {OURS[ours]}."
+    names = [ours for ours, _ in Columns.read(values.get("columns", "")).names if OURS[ours] != task]
+    if names and task in ("chat", "classify"):
+        wanted = "text and label" if task == "classify" else "messages, or prompt and completion"
+        other, are = OURS[names[0]], "is" if len(names) == 1 else "are"
+        yield (
+            f"columns: {' and '.join(names)} {are} of task {other}, not {task}. Name {wanted}, or write "
+            f"{said.write('task', other)}."
+        )
 
 
 # --- one name after the other -------------------------------------------------------------------------------------

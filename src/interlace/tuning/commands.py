@@ -1,7 +1,8 @@
 """`interlace tune`: what the command line calls. Progress and warnings on standard error, the result on standard
 output.
 
-Exit codes: 0 the adapter is there, 1 the run has ended early, 2 wrong use, settings or data, 130 ctrl-C.
+Exit codes: 0 the adapter is there, 1 the run has ended early, or what is there already stands against it, 2 wrong use,
+settings or data, 130 ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -24,35 +25,38 @@ from interlace.errors import CheckpointError, ConfigError, InterlaceError
 from interlace.gateway.adapter_placing import place_adapter
 from interlace.gateway.added_models import with_added_models
 from interlace.gateway.asking import Where
-from interlace.models import (
-    Checkpoint,
-    DecoderArchitecture,
-    known_models,
-    locate,
-    pull,
-    read_architecture,
-    resolve,
-)
+from interlace.models import Checkpoint, resolve
+from interlace.tuning.bases import described, find_base
 from interlace.tuning.check import check
 from interlace.tuning.columns import Columns
+from interlace.tuning.endings import GOES_ON
 from interlace.tuning.events import AnyEvent
+<<<<<<< HEAD
 from interlace.tuning.examples import Examples, Task, errors_of
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
 from interlace.tuning.hardware import Device, Hardware, known_hardware, quicker_precision, this_gpu, this_machine
 from interlace.tuning.heads import Head, check_names, checkpoint_to_classify, head_over
+=======
+from interlace.tuning.examples import Examples, Problem, Task, errors_of
+from interlace.tuning.folder import RunFolder, TuningError
+from interlace.tuning.hardware import Device, Hardware, known_hardware, this_gpu, this_machine
+from interlace.tuning.heads import Head, check_names, head_over
+>>>>>>> words
 from interlace.tuning.launch import DEEPSPEED, OF_ONE_MACHINE
 from interlace.tuning.metrics import METRICS, Measured, capture, words_of
-from interlace.tuning.placing import InService, check_place, owner_of, place_result
+from interlace.tuning.placing import InService, check_place, check_size, check_where, owner_of, place_result
 from interlace.tuning.plan import Plan
 from interlace.tuning.plan_table import beside, plan_table
 from interlace.tuning.planning import plan_of, share_of
 from interlace.tuning.progress import progress_for_people, span
 from interlace.tuning.recording import missing_stores, recording
 from interlace.tuning.running import Interrupted, count_tokens, run_training
-from interlace.tuning.settings import TuneSettings, read_settings, with_place
+from interlace.tuning.said import Said
+from interlace.tuning.settings import SETTINGS, TuneSettings, read_run, told
 from interlace.tuning.sources import Sources, both_digests, find_sources, read_source
 from interlace.tuning.split import split
-from interlace.tuning.work import Base, Data, Placed, Work
+from interlace.tuning.strange import strange_words
+from interlace.tuning.work import Data, Placed, Work
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _PARTS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -67,7 +71,7 @@ _NOT_OF_THE_RUN = (
 class Asked:
     """What the command line says beside the settings."""
 
-    file: Path | None
+    file: str | None
     fresh: bool
     as_json: bool
     plan: bool = False
@@ -77,35 +81,53 @@ def tune_command(given: Mapping[str, Any], asked: Asked, where: Where) -> int:
     """Train, put the adapter into service, and tell what came of it."""
     if not _have(_PARTS):
         return USAGE
-    settings = read_settings(asked.file, given)
-    if missing := missing_stores(settings):
-        print(f"Error: {missing}", file=sys.stderr)
-        return USAGE
+    if asked.file == "":
+        raise ConfigError("--config: is empty. Name a YAML, or leave it out.")
+    settings, said = read_run(None if asked.file is None else Path(asked.file), given)
     if not _have([METRICS[settings.metric].library]):
         return USAGE
     served = load_settings(where.config, where.env, {"home": where.home}, need_keys=False)
     try:
+        if missing := missing_stores(settings):
+            raise ConfigError(missing)
+        check_where(where, served)
         sources = find_sources(settings, served.home)
-        return _tune(_with_origin(settings, sources, asked), sources, served, asked, where)
+        return _tune(_with_origin(settings, sources, asked), said, sources, served, asked, where)
     except Interrupted as error:
         print(error.message, file=sys.stderr)
         return INTERRUPTED
     except ConfigError as error:
-        raise ConfigError(with_place(error.message, asked.file, given)) from error
+        raise ConfigError(told(error.message, said)) from error
+    except TuningError as error:
+        if error.code == "died":  # its log's lines are no settings
+            raise
+        raise TuningError(told(error.message, said), code=error.code) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # nearly always of the home folder: full, not ours, a file where a folder should be
+        what = f"{error.filename or served.home}: {error.strerror or error}"
+        raise TuningError(f"{what}. Mind its space and rights; --home names another folder.") from error
     except KeyboardInterrupt:
-        print("Stopped. The same command begins anew.", file=sys.stderr)
+        but = ", without --fresh if it was learning already" if asked.fresh else ""
+        print(f"Stopped. Give the same command again{but}.", file=sys.stderr)
         return INTERRUPTED
 
 
-def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Asked, where: Where) -> int:
-    checkpoint = _base(settings, served.home)
+def refuse_words(words: Sequence[str], options: Sequence[str]) -> None:
+    """Raise `ConfigError` for words of the command line that belong to none of the `options`, with what was meant."""
+    if words:
+        raise ConfigError("\n".join(strange_words(words, options, SETTINGS)))
+
+
+def _tune(settings: TuneSettings, said: Said, sources: Sources, served: Settings, asked: Asked, where: Where) -> int:
+    checkpoint = find_base(settings, said, served.home)
     data, digests, class_names, head = _data(settings, sources, checkpoint)
     kind: Literal["lora", "full"] = "full" if settings.makes_checkpoint else "lora"
     folder = RunFolder(served.home, settings.name, kind, settings.machine_rank)
     work = Work(
         home=str(served.home),
         settings=dataclasses.asdict(settings),
-        base=_described(checkpoint),
+        base=described(checkpoint),
         data=data,
         digests=digests,
         hub=sources.hub,
@@ -131,9 +153,12 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
         folder.settle()
         done = folder.finished and not asked.fresh
         model = _model_over(checkpoint, with_added_models(served))
-        replace = asked.fresh or folder.replaces or folder.goes_on_beside(_identity(work))
+        identity = _identity(work)
+        replace = asked.fresh or folder.may_replace(identity)
         check_place(settings, served, model or "", where, done=done, fresh=replace)
-        run = folder.claim(_identity(work), fresh=asked.fresh)
+        if model and not settings.makes_checkpoint:
+            check_size(settings, checkpoint.path, model, served)
+        run = folder.claim(identity, fresh=asked.fresh)
         if run.finished:
             print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
         else:
@@ -143,7 +168,7 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
                     progress.hear(event)
                     recorder.hear(event)
 
-                run_training(msgspec.structs.replace(work, anew=run.anew), run, hear)
+                _train(msgspec.structs.replace(work, anew=run.anew), run, hear, fresh=asked.fresh)
             folder.settle()
         name = made = None
         if settings.makes_checkpoint:
@@ -157,6 +182,17 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
     if not asked.as_json:
         _tell_beside(checkpoint.path, settings, folder.manifest())
     return OK
+
+
+def _train(work: Work, run: RunFolder, hear: Callable[[AnyEvent], None], *, fresh: bool) -> None:
+    """As `run_training` does; who began anew hears that the same command would do so again."""
+    try:
+        run_training(work, run, hear)
+    except TuningError as error:
+        if fresh and error.code in GOES_ON:
+            message = f"{error.message} Leave --fresh out of it: with that, all begins anew."
+            raise type(error)(message, code=error.code) from error
+        raise
 
 
 def _help(work: Work, folder: RunFolder) -> int:
@@ -206,47 +242,6 @@ def _with_origin(settings: TuneSettings, sources: Sources, asked: Asked) -> Tune
     return dataclasses.replace(settings, **said)
 
 
-def _base(settings: TuneSettings, home: Path) -> Checkpoint:
-    """The checkpoint, pulled where it is one of the catalogue and not here; one that can be trained."""
-    name = settings.base
-    try:
-        checkpoint = resolve(name, home)
-    except CheckpointError:
-        if name not in known_models():
-            raise
-        from interlace.models.bars import progress_for_people as pulling
-
-        with pulling() as progress:
-            checkpoint = pull(name, home, progress=progress)
-    if settings.classifies:
-        return checkpoint_to_classify(checkpoint)
-    if not isinstance(read_architecture(checkpoint.path), DecoderArchitecture):
-        raise ConfigError(
-            f"--base: {name} is an encoder, which makes no text. To have it tell labels apart: --task classify. Else "
-            "give a model that chats."
-        )
-    if not checkpoint.manifest.chat_template:
-        raise ConfigError(
-            f"--base: {name} has no chat template, so how it is asked is not known. Give an instruction-tuned base, or "
-            "put a chat_template into its tokenizer_config.json."
-        )
-    return checkpoint
-
-
-def _described(checkpoint: Checkpoint) -> Base:
-    layout, manifest = locate(checkpoint.path), checkpoint.manifest
-    return Base(
-        name=checkpoint.name,
-        folder=str(layout.folder),
-        gguf=layout.weights[0].name if layout.format == "gguf" else "",
-        chat_template=manifest.chat_template or "",
-        context_length=manifest.context_length,
-        digests=manifest.files or {file.name: sha256_of(file) for file in layout.weights},
-        licence=manifest.licence,
-        source=manifest.source,
-    )
-
-
 def _cores() -> int:
     """Those that this process may use."""
     try:
@@ -273,7 +268,7 @@ def _data(
         if problem.severity == "warning":
             print(problem, file=sys.stderr)
     if errors := errors_of(problems):
-        raise ConfigError("\n".join(str(problem) for problem in errors))
+        raise ConfigError("\n".join(_of_a_setting(problem, train.file) for problem in errors))
     for column, names in train.class_names.items():
         said = ", ".join(f"{number} is {name}" for number, name in enumerate(names))
         print(
@@ -288,6 +283,13 @@ def _data(
             print(words, file=sys.stderr)
     class_names = {column: list(names) for column, names in train.class_names.items()}
     return Data(_placed(train), _placed(held_out), train.file, held_out.file), digests, class_names, head
+
+
+def _of_a_setting(problem: Problem, train_file: str) -> str:
+    """What a person reads: of a file as a whole, after the setting that names it."""
+    if problem.line:
+        return str(problem)
+    return f"{'data' if problem.file == train_file else 'held_out_data'}: {problem}"
 
 
 def _check_captured(pattern: str, held_out: Examples) -> None:

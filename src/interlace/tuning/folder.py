@@ -10,7 +10,7 @@
     tuning/NAME/log.txt                what the libraries said
     tuning/NAME/tensorboard/           what TensorBoard reads, with tensorboard.json: up to which step it is whole
     tuning/NAME/mlflow.json            which of MLflow's runs this is
-    tuning/NAME/replaces               it takes the place of one that was finished, and is not yet in service
+    tuning/NAME/replaces               it may take the place of what is served by its name, and is not in service yet
     tuning/.anew/NAME/                 the same files of a run that goes on beside a finished one, until it is finished
     tuning/.earlier/NAME/              what it takes the place of, while it does
     tuning/.machines/NAME-1/           of a machine that helps another, while it does; and its log
@@ -100,7 +100,7 @@ class RunFolder:
         if fresh and self._has_result:
             if self.replaces and self.is_of(identity):
                 return self  # such a command has finished it, and not yet put it into service
-            beside._begin(identity)
+            beside._begin(identity, fresh=True)
             return beside
         before = None if fresh else _read(self.path / "run.json")
         if before is not None and before == identity:
@@ -111,7 +111,7 @@ class RunFolder:
                 f"There is a run named {self.name} already, and it differs in {told}. Give this one another --name, or "
                 "throw the earlier one away with --fresh."
             )
-        self._begin(identity)
+        self._begin(identity, fresh=fresh)
         return self
 
     def is_of(self, identity: dict[str, Any]) -> bool:
@@ -136,12 +136,12 @@ class RunFolder:
 
     @property
     def replaces(self) -> bool:
-        """Whether what is here takes the place of an earlier result, and is not in service yet."""
+        """Whether what is here may take the place of what is served by its name, and is not in service yet."""
         return (self.path / _REPLACES).exists()
 
-    def goes_on_beside(self, identity: dict[str, Any]) -> bool:
-        """Whether that run was begun beside a finished one, and stopped before its end."""
-        return self._beside().is_of(identity)
+    def may_replace(self, identity: dict[str, Any]) -> bool:
+        """Whether that run was begun with `fresh`, here or beside a finished one, and is not in service yet."""
+        return (self.replaces and self.is_of(identity)) or self._beside().is_of(identity)
 
     def placed(self) -> None:
         """It is in service now, or there is nothing that serves it."""
@@ -150,11 +150,11 @@ class RunFolder:
     def _beside(self) -> RunFolder:
         return RunFolder(self.runs.parent, self.name, self._kind, anew=True)
 
-    def _begin(self, identity: dict[str, Any]) -> None:
+    def _begin(self, identity: dict[str, Any], *, fresh: bool) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # it shows what the data are like
         with self.locked("training", _LAST_WORDS_SECONDS):
             self._clear()
-        if self.anew:
+        if fresh:
             (self.path / _REPLACES).touch()
         write_whole(self.path / "run.json", identity)
 
@@ -265,7 +265,11 @@ def _read(file: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except OSError as error:
+        raise TuningError(
+            f"{file} cannot be read: {error.strerror}. Mind its rights, or give another --name."
+        ) from error
+    except msgspec.MsgspecError as error:
         raise TuningError(f"{file} cannot be read: {error}. Begin anew with --fresh.") from error
     return found
 

@@ -31,8 +31,8 @@ def checkpoint_to_classify(base: Checkpoint) -> Checkpoint:
     """The base itself, if it is an encoder; raises `ConfigError`."""
     if not isinstance(read_architecture(base.path), EncoderArchitecture):
         raise ConfigError(
-            f"--base: {base.name} makes text, and --task classify tunes encoders. Give one of the BERT, RoBERTa or "
-            "XLM-RoBERTa family, or leave out --task to tune it on conversations."
+            f"base: {base.name} makes text, and task classify tunes encoders. Give one of the BERT, RoBERTa or "
+            "XLM-RoBERTa family, or leave out the task to tune it on conversations."
         )
     return base
 

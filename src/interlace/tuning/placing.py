@@ -4,20 +4,22 @@ an adapter, from being served, told before it is made."""
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from interlace.config import ModelSettings, Settings, read_added_models
-from interlace.errors import Conflict, InterlaceError, InvalidRequest, NotFound
+from interlace.errors import ConfigError, Conflict, InterlaceError, InvalidRequest, NotFound
 from interlace.gateway.adapter_placing import check_adapter
-from interlace.gateway.asking import Where
-from interlace.gateway.chat import server_url
+from interlace.gateway.asking import Where, ask_server
+from interlace.gateway.chat import ChatError, NoServer, Server, server_url
 from interlace.gateway.model_placing import check_model, configured, place_model
 from interlace.gateway.owners import find_owner
-from interlace.models import Checkpoint, find_checkpoint, pull
+from interlace.models import Checkpoint, expected_shapes, find_checkpoint, is_name, pull, read_architecture
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
 from interlace.tuning.settings import DEFAULT_OWNER, EVERYBODY, TuneSettings
+from interlace.tuning.sizes import ALL_LINEAR, lora, size_of
 
 _MARK = 8  # digits of a digest that tell one result from an earlier one by its name
 
@@ -80,8 +82,9 @@ class InService:
 
 
 def check_place(settings: TuneSettings, served: Settings, model: str, where: Where, *, done: bool, fresh: bool) -> None:
-    """Before anything is trained: raise `TuningError` where the result could not be served by its name to its owner.
-    `model`: the configuration's that has the base; "" where none has it, and an adapter will not be served."""
+    """Before anything is trained: raise where the result could not be served by its name to its owner; `ConfigError`
+    where that could never be, `TuningError` for what is there already. `model`: the configuration's that has the base;
+    "" where none has it, and an adapter will not be served."""
     owner, replace = owner_of(settings), done or fresh
     try:
         if settings.makes_checkpoint:
@@ -94,16 +97,70 @@ def check_place(settings: TuneSettings, served: Settings, model: str, where: Whe
             check_adapter(model, settings.name, owner, where, replace=replace)
         elif settings.owner != DEFAULT_OWNER:
             find_owner(owner, where)
-    except (Conflict, InvalidRequest, NotFound) as error:
-        if error.code == "organisation_not_found":
-            mend = " Make it first: interlace orgs create NAME. `interlace orgs list` shows which there are."
-            raise TuningError(f"--owner: {error.message}{mend}") from error
-        place = f"--{error.param}: " if error.param in ("name", "owner") else ""
-        raise TuningError(place + error.message) from error
+    except Conflict as error:
+        raise TuningError(_placed(error)) from error
+    except NotFound as error:
+        if error.code != "organisation_not_found":
+            raise TuningError(_placed(error)) from error
+        mend = "Make it first: interlace orgs create NAME. `interlace orgs list` shows which there are."
+        raise ConfigError(f"owner: {error.message} {mend}") from error
+    except InvalidRequest as error:
+        raise ConfigError(_placed(error)) from error
+
+
+def check_where(where: Where, served: Settings) -> None:
+    """Before anything is trained: raise `ConfigError` where nothing can be kept in the home folder, or no server is at
+    the address that the command line gives."""
+    home, option = served.home, "--home: " if where.home else ""
+    there = next(each for each in (home, *home.parents) if each.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{option}{there} is no folder. Name another home folder with --home.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}{there} may not be written. Mind its rights, or name another with --home.")
+    if not where.url:
+        return
+    try:
+        Server(where.url, None).close()
+    except ChatError as error:
+        raise ConfigError(f"--url: {error.message}") from error
+    try:
+        ask_server("GET", "/models", None, where.url, served, where)
+    except NoServer as error:
+        mend = "Start it, or leave --url out: the next server that starts will have the result."
+        raise ConfigError(f"--url: No server answers at {where.url}. {mend}") from error
+
+
+def check_size(settings: TuneSettings, base: Path, model: str, served: Settings) -> None:
+    """Before anything is trained: raise `ConfigError` where the engine of the model, which has the base, would have no
+    room for the adapter."""
+    most = next(one.adapter_bytes for one in served.models if one.name == model)
+    targets = [each.strip() for each in settings.targets.split(",")]
+    architecture = read_architecture(base)
+    try:
+        learnt = lora(size_of(architecture), expected_shapes(architecture), settings.rank,
+                      ALL_LINEAR if targets == [ALL_LINEAR] else targets)  # fmt: skip
+    except ValueError:
+        return  # names that are no layers' are told where the model is loaded, with those that there are
+    needed = 4 * learnt.added
+    if needed > most:
+        raise ConfigError(
+            f"rank: an adapter of rank {settings.rank} over {settings.targets} takes {needed:,} bytes of memory, over "
+            f"the {most:,} of adapter_bytes that the model {model} has for all of them. Write a smaller rank or fewer "
+            "targets, or raise adapter_bytes in the configuration."
+        )
+
+
+def _placed(error: InterlaceError) -> str:
+    return f"{error.param}: {error.message}" if error.param in ("name", "owner") else error.message
 
 
 def _check_line(settings: TuneSettings, line: ModelSettings, home: Path, where: Where, *, done: bool) -> None:
     """A line of the configuration waits for the checkpoint, and says whose it is."""
+    if not is_name(settings.name):
+        raise ConfigError(
+            f"name: {settings.name} cannot name a checkpoint, which the configuration's model of that name waits for. "
+            "Choose another, of a-z, 0-9, dots, dashes and underscores, and have the configuration say it, too."
+        )
     if not done and find_checkpoint(settings.name, home):
         raise TuningError(
             f"There is a checkpoint {settings.name} already, which the configuration serves. Choose another --name, or "
@@ -111,8 +168,8 @@ def _check_line(settings: TuneSettings, line: ModelSettings, home: Path, where: 
         )
     if settings.owner != DEFAULT_OWNER and not find_owner(owner_of(settings), where).has(line.owner):
         raise TuningError(
-            f"--owner: The configuration's model {settings.name} is {line.owner or 'everybody'}'s, not "
-            f"{settings.owner}'s. Say there whose it is, or leave --owner out."
+            f"owner: The configuration's model {settings.name} is {line.owner or 'everybody'}'s, not "
+            f"{settings.owner}'s. Say there whose it is, or leave the owner out."
         )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from interlace.errors import ConfigError, InterlaceError
-from interlace.tuning.endings import HALTED, LOST, out_of_memory
+from interlace.tuning.endings import HALTED, LOST, STOPPED, out_of_memory
 from interlace.tuning.events import AnyEvent, Counted, Failed, Finished, Stopped, Trained, decode
 from interlace.tuning.folder import RunFolder, TuningError, is_done, write_whole
 from interlace.tuning.launch import environment_here, environments
@@ -154,9 +154,9 @@ def _reason(
 
 def _ending(last: AnyEvent | int | None, work: Work, folder: RunFolder) -> InterlaceError:
     if isinstance(last, Stopped):
-        return Interrupted(f"Stopped at step {last.step}. The same command goes on there.")
+        return Interrupted(f"Stopped at step {last.step}. The same command goes on there.", code=STOPPED)
     if isinstance(last, Failed) and last.kind == HALTED:
-        return Interrupted(last.message)
+        return Interrupted(last.message, code=HALTED)
     if isinstance(last, Failed):
         return _failed(last)
     if last == -signal.SIGKILL:
@@ -196,7 +196,7 @@ def _listen(process: subprocess.Popen[bytes], hear: Callable[[AnyEvent], None]) 
                 hear(event)
         except KeyboardInterrupt:
             if asked:
-                raise Interrupted("Stopped. The same command goes on at the last checkpoint.") from None
+                raise Interrupted("Stopped. The same command goes on at the last checkpoint.", code=STOPPED) from None
             asked = True
             _ask_to_stop(process)
         except msgspec.MsgspecError:

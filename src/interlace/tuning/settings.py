@@ -13,20 +13,22 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from interlace.config import is_adapter_name
+from interlace.config import LONGEST_NAME, Settings, is_adapter_name
 from interlace.errors import ConfigError
 from interlace.models import is_data_set
 from interlace.tuning.columns import Columns, column_problems, of_yaml
-from interlace.tuning.launch import BLOCK, entries, launch_problems
+from interlace.tuning.launch import BLOCK, launch_problems
 from interlace.tuning.metrics import METRICS, flaw_of
+from interlace.tuning.said import OPTIONS, Said, meant
+from interlace.tuning.settings_file import MOST_YAML_BYTES, lines_of
 
 DEFAULT_OWNER = "default"
 EVERYBODY = "everybody"
-MOST_YAML_BYTES = 1 << 20
+_LONGEST = 20_000  # characters of a text, where nothing else is said: texts go into the manifest, which is bounded
 
 
 def _said(doc: str, default: Any, *, least: float | None = None, most: float | None = None, many: bool = False) -> Any:
-    """`many`: in a YAML, a list may stand there."""
+    """`most`: of a text, its characters. `many`: in a YAML, a list may stand there."""
     return dataclasses.field(default=default, metadata={"doc": doc, "least": least, "most": most, "many": many})
 
 
@@ -52,13 +54,13 @@ class TuneSettings:
         "Of task classify, the labels in the order of the head, with commas between; else those that the base knows, "
         "or the data's, sorted.",
         "",
-        many=True,
-    )
+        many=True, most=MOST_YAML_BYTES,
+    )  # fmt: skip
     owner: str = _said(
         "The organisation that the result belongs to, by name or id: for others there is no such model; everybody "
         "opens it to all.",
-        DEFAULT_OWNER,
-    )
+        DEFAULT_OWNER, most=LONGEST_NAME,
+    )  # fmt: skip
     held_out: float = _said(
         "The share of the examples that is kept from training, to score the model and to stop in time.",
         0.1, least=0.01, most=0.5,
@@ -66,8 +68,8 @@ class TuneSettings:
     held_out_data: str = _said(
         "Held-out examples of their own, a file or hub:OWNER/NAME; then held_out means nothing.", ""
     )
-    licence: str = _said("The licence of the data, such as CC-BY-4.0; it is kept with the adapter.", "")
-    source: str = _said("Where the data come from; it is kept with the adapter.", "")
+    licence: str = _said("The licence of the data, such as CC-BY-4.0; it is kept with the adapter.", "", most=200)
+    source: str = _said("Where the data come from; it is kept with the adapter.", "", most=2000)
     method: str = _said(
         "How it is learnt: lora, an adapter beside the base; or full, the base's own weights, which makes a "
         "checkpoint. Task classify makes a checkpoint by either, and takes full where nothing is said.",
@@ -158,45 +160,53 @@ class TuneSettings:
 
 _HINTS = get_type_hints(TuneSettings)
 _FIELDS = {field.name: field for field in dataclasses.fields(TuneSettings)}
+SETTINGS = tuple(_FIELDS)
+"""Their names."""
 _NEEDED = ("base", "data", "name")
 _USUAL_OF_CLASSES = {"method": "full", "batch": 16}  # what task classify has where nothing is said
 _SLICE = re.compile(r"blocks:(\d{1,4})-(\d{1,4})(\+head)?")
 STORES = ("tensorboard", "mlflow")
 _TOKENS_OF_A_GPU = 16384  # computed at once
+_BLOCK_FORM = "such as ddp, or a block: {kind: ddp, processes: 2}"
+_OF_THE_SERVER = frozenset(field.name for field in dataclasses.fields(Settings))
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def read_settings(file: Path | None, given: Mapping[str, Any]) -> TuneSettings:
-    """Settings from the YAML `file`, with those `given` by the command line on top (None: not given). Paths in the file
-    are relative to its folder. Raises `ConfigError` that lists every problem, with line and mend."""
+    """As `read_run`, but the settings alone."""
+    return read_run(file, given)[0]
+
+
+def read_run(file: Path | None, given: Mapping[str, Any]) -> tuple[TuneSettings, Said]:
+    """Settings from the YAML `file`, with those `given` by the command line on top (None: not given); and where each
+    was said. Paths in the file are relative to its folder. Raises `ConfigError` that lists every problem, each with its
+    place and the mend."""
     values: dict[str, Any] = {}
     problems: list[str] = []
+    places: dict[str, str] = {}
     if file is not None:
-        for place, name, node in _lines_of(file, problems):
-            _take(values, problems, place, name, _value(name, node))
+        for place, name, node in lines_of(file, problems):
+            places[name] = place
+            _take(values, problems, f"{place}: {name[:60]}", name, _value(name, node))
         _from_its_folder(values, file.absolute().parent)
-    for name, value in given.items():
-        if value is not None:
-            _take(values, problems, "--" + name.replace("_", "-"), name, value)
+    typed = {name: value for name, value in given.items() if value is not None}
+    for name, value in typed.items():
+        _take(values, problems, OPTIONS.get(name, name), name, value)
+    said = Said(typed.keys(), places, file="" if file is None else str(file))
     if values.get("task") == "classify":
         values = _USUAL_OF_CLASSES | values
-    left = (*_what_is_left(values), *_of_classes(values), *column_problems(values))
-    problems += [with_place(problem, file, given) for problem in left]
+    left = (*_what_is_left(values, said), *_of_classes(values, said), *column_problems(values, said))
+    problems += [told(problem, said) for problem in left]
     if problems:
         raise ConfigError("\n".join(problems))
     if values.get("private"):
         values["method"] = "full"
-    return TuneSettings(**values)
+    return TuneSettings(**values), said
 
 
-def with_place(message: str, file: Path | None, given: Mapping[str, Any]) -> str:
-    """A message that begins with a setting's name, with the line of the YAML that says it; where the command line does,
-    as it is."""
-    name = message.partition(": ")[0]
-    if file is None or name not in _FIELDS or given.get(name) is not None:
-        return message
-    lines = _lines_of(file, [])
-    return next((f"{place}: {message}" for place, said, _ in lines if said == name), message)
+def told(message: str, said: Said) -> str:
+    """A message whose lines may begin with settings' names, with where they were said instead."""
+    return said.told(message, _FIELDS)
 
 
 def highest_rate(settings: TuneSettings) -> float:
@@ -235,34 +245,6 @@ def settings_help() -> Iterator[tuple[str, str, str]]:
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
-def _lines_of(file: Path, problems: list[str]) -> Iterator[tuple[str, str, yaml.Node]]:
-    """Place, key and value of each entry."""
-    try:
-        if file.stat().st_size > MOST_YAML_BYTES:
-            raise ConfigError(
-                f"{file} is larger than {MOST_YAML_BYTES >> 20} MiB. Is it the data? Name those with --data."
-            )
-        root = yaml.compose(file.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise ConfigError(f"{place}: this is no YAML: {getattr(error, 'problem', None) or error}. Mend it.") from error
-    if root is None:
-        return
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{file}:1: this is no list of settings. Write lines such as `epochs: 3`.")
-    seen: set[str] = set()
-    for key, name, value in entries(root):
-        place = f"{file}:{key.start_mark.line + 1}"
-        if name in seen:
-            problems.append(f"{place}: {name[:60]}: is there twice. Keep one of them.")
-            continue
-        seen.add(name)
-        yield place, name, value
-
-
 def _value(name: str, node: yaml.Node) -> Any:
     many = name in _FIELDS and _FIELDS[name].metadata["many"]
     if many and isinstance(node, yaml.SequenceNode) and _are_words(node):
@@ -286,16 +268,10 @@ def _from_its_folder(values: dict[str, Any], folder: Path) -> None:
 # --- values ------------------------------------------------------------------------------------------------------
 
 
-def _take(values: dict[str, Any], problems: list[str], place: str, name: str, value: Any) -> None:
-    """Put a sound value into `values`, or the problem with it into `problems`."""
-    option = place.startswith("--")
-    where = place if option else f"{place}: {name[:60]}"
+def _take(values: dict[str, Any], problems: list[str], where: str, name: str, value: Any) -> None:
+    """Put a sound value into `values`, or the problem with it into `problems`, as told of what stands at `where`."""
     if name not in _FIELDS:
-        near = difflib.get_close_matches(name, _FIELDS, 1)
-        mend = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(_FIELDS)}."
-        if name.startswith("launcher."):
-            mend = f"In the block there are: kind, {', '.join(BLOCK)}. Other settings stand outside."
-        problems.append(f"{where}: is no setting. {mend}")
+        problems.append(f"{where}: is no setting{_mend_of(name)}")
         return
     try:
         values[name] = _parsed(value, _FIELDS[name])
@@ -303,48 +279,76 @@ def _take(values: dict[str, Any], problems: list[str], place: str, name: str, va
         problems.append(f"{where}: {error}")
 
 
+def _mend_of(name: str) -> str:
+    block, mark, inner = name.partition("launcher.")
+    if mark and not block:
+        near = difflib.get_close_matches(inner, ("kind", *BLOCK), 1)
+        meant_so = f" Did you mean {near[0]}?" if near else ""
+        return f".{meant_so} In the block there are: kind, {', '.join(BLOCK)}. Other settings stand outside."
+    if near_one := meant(name, _FIELDS):
+        return f". Did you mean {near_one}?"
+    if name in _OF_THE_SERVER:
+        return " of a run, but one of the server's interlace.yaml. Here, --config names a YAML with settings of a run."
+    return f". There are: {', '.join(_FIELDS)}."
+
+
 def _parsed(value: Any, field: dataclasses.Field[Any]) -> Any:
     kind = _HINTS[field.name]
     if isinstance(value, yaml.Node) and field.name == "columns":
         raise ValueError("is no mapping of names. Write such as {prompt: [instruction, input], completion: output}.")
     if value is None or isinstance(value, yaml.Node):
-        raise ValueError(f"is not {_KINDS[kind]}. Write {_KINDS[kind]}.")
+        what, mend = ("empty", ", or leave it out") if value is None else (f"not {_KINDS[kind]}", "")
+        wanted = "names with commas between, or a list of them" if field.metadata["many"] else _KINDS[kind]
+        raise ValueError(f"is {what}. Write {_BLOCK_FORM if field.name == 'launcher' else wanted}{mend}.")
     if kind is bool:
         word = str(value).strip().lower()
         if word not in ("true", "false", "yes", "no", "on", "off"):
             raise ValueError(f"is not true or false but {str(value)[:60]!r}. Write true or false.")
         return word in ("true", "yes", "on")
-    if field.name == "columns":
-        return str(Columns.read(str(value)))
     if kind is str:
-        return str(value).strip()
+        return _text(str(value).strip(), field)
     try:
         number = kind(value)
     except ValueError:
         raise ValueError(f"is not {_KINDS[kind]} but {str(value)[:60]!r}. Write {_KINDS[kind]}.") from None
     least, most = field.metadata["least"], field.metadata["most"]
     if not math.isfinite(number) or (least is not None and number < least) or (most is not None and number > most):
-        bounds = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+        bounds = f"at least {_plain(least)}" if most is None else f"from {_plain(least)} to {_plain(most)}"
         raise ValueError(f"is {str(value)[:60]}. Write a number {bounds}.")
     return number
+
+
+def _text(text: str, field: dataclasses.Field[Any]) -> str:
+    most = field.metadata["most"] or _LONGEST
+    if len(text) > most:
+        raise ValueError(f"has {len(text):,} characters, and can have {most:,}. Shorten it.")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{text[:60].encode('ascii', 'backslashreplace').decode()} is not UTF-8. Write it in UTF-8.")
+    if "\0" in text:
+        raise ValueError("has a NUL character in it. Leave it out.")
+    return str(Columns.read(text)) if field.name == "columns" else text
+
+
+def _plain(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
 def _are_words(node: yaml.SequenceNode) -> bool:
     return all(isinstance(one, yaml.ScalarNode) and "," not in one.value for one in node.value)
 
 
-def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
-    """What no single value shows."""
+def _what_is_left(values: Mapping[str, Any], said: Said) -> Iterator[str]:
+    """What no single value shows, each beginning with a setting's name."""
     for name in _NEEDED:
-        if not values.get(name):
-            yield f"--{name}: is missing. {_FIELDS[name].metadata['doc']}"
+        if not values.get(name, name in said.typed or name in said.places):
+            yield f"{name}: is {'empty' if name in values else 'missing'}. {_FIELDS[name].metadata['doc']}"
     if values.get("name") and not is_adapter_name(values["name"]):
         yield (
-            f"--name: {values['name'][:80]!r} cannot be a name. Write 1 to 64 letters, digits and . _ -, a letter or "
+            f"name: {values['name'][:80]!r} cannot be a name. Write 1 to 64 letters, digits and . _ -, a letter or "
             "digit first."
         )
     if not values.get("owner", DEFAULT_OWNER):
-        yield f"--owner: is empty. Name an organisation; {EVERYBODY} opens the result to all."
+        yield f"owner: is empty. Name an organisation; {EVERYBODY} opens the result to all."
     if values.get("precision", "f32") not in ("f32", "bf16", "auto"):
         yield f"precision: is {values['precision'][:60]!r}. Write f32, bf16 or auto."
     if values.get("precision") == "auto" and values.get("machines", 1) > 1:
@@ -355,15 +359,34 @@ def _what_is_left(values: Mapping[str, Any]) -> Iterator[str]:
         if not _SLICE.fullmatch(private):
             yield f"private: is {private[:60]!r}. Write blocks:24-29 or blocks:24-29+head."
         if values.get("method", "full") != "full":
-            yield "private: is for method full, which makes a checkpoint. Write method: full."
-    if values.get("held_out_split") and not any(
-        is_data_set(values.get(name, "")) for name in ("data", "held_out_data")
-    ):
-        yield "held_out_split: is for a data set on the Hub. Of a file, give --held-out FILE."
+            yield f"private: is for method full, which makes a checkpoint. Write {said.write('method', 'full')}."
+    yield from _of_the_data(values, said)
     if wrong := [name for name in _names(values.get("log_to", "")) if name not in STORES]:
         yield f"log_to: {wrong[0][:60]!r} is none. There are: {', '.join(STORES)}."
     yield from _of_the_metric(values.get("metric", "exact_match"), values.get("metric_pattern", ""))
     yield from launch_problems(values)
+
+
+def _of_the_data(values: Mapping[str, Any], said: Said) -> Iterator[str]:
+    data, held_out = values.get("data", ""), values.get("held_out_data", "")
+    on_the_hub = [name for name in (data, held_out) if is_data_set(name)]
+    if values.get("held_out_split") and not on_the_hub:
+        yield f"held_out_split: is for a data set on the Hub. Of a file, write {said.write('held_out_data', 'FILE')}."
+    for name in ("data_split", "data_config"):
+        usual = _FIELDS[name].default
+        if values.get(name, usual) != usual and not (is_data_set(data) if name == "data_split" else on_the_hub):
+            yield f"{name}: is for a data set on the Hub, and {data[:200] or 'the data'} is a file. Leave it out."
+    if re.fullmatch(r"[0-9.]+ ?%?", held_out):
+        yield f"held_out_data: is {held_out}, which is no file. For a share, write in the YAML: held_out: 0.2"
+    elif held_out and not on_the_hub and _same(data, held_out):
+        yield "held_out_data: is the file to learn from. Give another, or leave it out: then a part is held out."
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return Path(one).expanduser().samefile(Path(other).expanduser())
+    except (OSError, RuntimeError):  # what is not there is told when it is read
+        return False
 
 
 def _names(text: str) -> list[str]:
@@ -376,14 +399,17 @@ def _of_the_metric(metric: str, pattern: str) -> Iterator[str]:
         meant = f"Did you mean {near[0]}? " if near else ""
         yield f"metric: {metric[:60]!r} is none. {meant}There are: {', '.join(METRICS)}."
     elif metric == "captured" and not pattern:
-        yield r"metric_pattern: is missing. Write what takes the answer out of the text, such as 'Answer: (\d+)'."
+        yield (
+            "metric_pattern: is missing, which metric captured needs. Write in the YAML what takes the answer out of "
+            r"the text, such as metric_pattern: 'Answer: (\d+)'."
+        )
     elif metric != "captured" and pattern:
         yield f"metric_pattern: is for metric captured, not {metric}. Leave it out."
     if pattern and (flaw := flaw_of(pattern)):
         yield f"metric_pattern: is no regular expression: {flaw[:100]}. Mend it."
 
 
-def _of_classes(values: Mapping[str, Any]) -> Iterator[str]:
+def _of_classes(values: Mapping[str, Any], said: Said) -> Iterator[str]:
     """What the task says against other settings."""
     task = values.get("task", "chat")
     if task not in ("chat", "classify"):
@@ -391,7 +417,7 @@ def _of_classes(values: Mapping[str, Any]) -> Iterator[str]:
     labels = [label.strip() for label in values.get("labels", "").split(",")]
     if task != "classify":
         if any(labels):
-            yield "labels: are for task classify. Leave them out, or write task: classify."
+            yield f"labels: are for task classify. Leave them out, or write {said.write('task', 'classify')}."
         return
     if any(labels):
         if not all(labels) or len(set(labels)) != len(labels):

@@ -49,11 +49,11 @@ def find_sources(settings: TuneSettings, home: Path) -> Sources:
     data, held_out = settings.data, settings.held_out_data
     if settings.held_out_split and not held_out:
         held_out = data
-    one = _found("--data", data, settings, settings.data_split, home)
+    one = _found("data", data, settings, settings.data_split, home)
     if isinstance(one, DataSet) and held_out in (data, data.partition("@")[0]):
         held_out = str(one)  # both of one commit, whatever comes in between
-    split = settings.held_out_split or "test"
-    return Sources(one, _found("--held-out", held_out, settings, split, home) if held_out else None)
+    split, said = settings.held_out_split or "test", "held_out_data" if settings.held_out_data else "held_out_split"
+    return Sources(one, _found(said, held_out, settings, split, home) if held_out else None)
 
 
 def read_source(
@@ -91,7 +91,7 @@ def both_digests(train: Mapping[str, str], held_out: Mapping[str, str]) -> dict[
     return both
 
 
-def _found(option: str, text: str, settings: TuneSettings, split: str, home: Path) -> str | DataSet:
+def _found(setting: str, text: str, settings: TuneSettings, split: str, home: Path) -> str | DataSet:
     from interlace.models.bars import progress_for_people
 
     if not is_data_set(text):
@@ -102,4 +102,4 @@ def _found(option: str, text: str, settings: TuneSettings, split: str, home: Pat
                 text, home, config=settings.data_config, splits=[split], endings=list(FORMATS), progress=progress
             )
     except CheckpointError as error:
-        raise ConfigError(f"{option}: {error.message}") from error
+        raise ConfigError(f"{setting}: {error.message}") from error

@@ -23,7 +23,7 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from interlace.tuning.endings import HALTED, LOST, Ending, check_room
+from interlace.tuning.endings import HALTED, LOST, UNSOUND, Ending, check_room
 from interlace.tuning.folder import CHECKPOINT, differences
 from interlace.tuning.plain import read_plainly
 from interlace.tuning.settings import TuneSettings
@@ -180,7 +180,7 @@ class Group:
         """The checkpoint to go on from, which the main machine knows as `last`: on another machine, its copy."""
         name = _told(b"" if last is None else last.name.encode()).decode(errors="replace")
         if name and not CHECKPOINT.fullmatch(name):  # it becomes a path here
-            raise Ending("wrong", f"The main machine sends a checkpoint with the name {name[:80]!r}.")
+            raise Ending(UNSOUND, f"The main machine sends a checkpoint with the name {name[:80]!r}.")
         here = last
         if not self.main:
             if self.local == 0:
@@ -280,9 +280,9 @@ def _receive(folder: Path, source: int) -> None:
     try:
         named = msgspec.json.decode(bytes(head.tolist()), type=list[_Named])
     except msgspec.MsgspecError as error:
-        raise Ending("wrong", f"Another machine's list of files cannot be read: {error}.") from error
+        raise Ending(UNSOUND, f"Another machine's list of files cannot be read: {error}.") from error
     if wrong := [one.name for one in named if not _SAFE.fullmatch(one.name)]:
-        raise Ending("wrong", f"A file that another machine sends has the name {wrong[0][:80]!r}.")
+        raise Ending(UNSOUND, f"A file that another machine sends has the name {wrong[0][:80]!r}.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_room(folder, sum(one.size for one in named))
     for one in named:
@@ -291,7 +291,7 @@ def _receive(folder: Path, source: int) -> None:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             opened = file.open("xb")
         except (FileExistsError, NotADirectoryError) as error:
-            raise Ending("wrong", f"Another machine sends {one.name[:80]}, which is in {folder} already.") from error
+            raise Ending(UNSOUND, f"Another machine sends {one.name[:80]}, which is in {folder} already.") from error
         with opened:
             for count in _pieces(one.size):
                 piece = torch.empty(count, dtype=torch.uint8)
@@ -301,7 +301,7 @@ def _receive(folder: Path, source: int) -> None:
 
 def _check_length(size: int) -> None:
     if not 0 <= size <= _MOST_SAID:
-        raise Ending("wrong", f"Another machine means to say {size} bytes at once, which no part of a run does.")
+        raise Ending(UNSOUND, f"Another machine means to say {size} bytes at once, which no part of a run does.")
 
 
 def _pieces(size: int) -> Iterator[int]:

@@ -137,9 +137,9 @@ Prepared = tuple[int, Callable[[], Lasting], Tongue | None]
 
 def _talker(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop: threading.Event) -> Prepared:
     tongue = load_tongue(work.base)
-    most = min(settings.max_tokens, work.base.context_length or settings.max_tokens)
-    train = rows_of(work.data.train, work.data.train_file, tongue, most)
-    held_out = rows_of(work.data.held_out, work.data.held_out_file, tongue, most)
+    most, data = settings.max_tokens, work.data
+    train = rows_of(data.train, data.train_file, tongue, most, work.base)
+    held_out = rows_of(data.held_out, data.held_out_file, tongue, most, work.base)
 
     def make() -> Trainer:
         return _trainer(settings, load_model(work.base), tongue, (train, held_out), folder, tell, stop)
