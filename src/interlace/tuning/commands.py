@@ -31,17 +31,10 @@ from interlace.tuning.check import check
 from interlace.tuning.columns import Columns
 from interlace.tuning.endings import GOES_ON
 from interlace.tuning.events import AnyEvent
-<<<<<<< HEAD
-from interlace.tuning.examples import Examples, Task, errors_of
-from interlace.tuning.folder import RunFolder, TuningError, sha256_of
-from interlace.tuning.hardware import Device, Hardware, known_hardware, quicker_precision, this_gpu, this_machine
-from interlace.tuning.heads import Head, check_names, checkpoint_to_classify, head_over
-=======
 from interlace.tuning.examples import Examples, Problem, Task, errors_of
 from interlace.tuning.folder import RunFolder, TuningError
-from interlace.tuning.hardware import Device, Hardware, known_hardware, this_gpu, this_machine
+from interlace.tuning.hardware import Device, Hardware, known_hardware, quicker_precision, this_gpu, this_machine
 from interlace.tuning.heads import Head, check_names, head_over
->>>>>>> words
 from interlace.tuning.launch import DEEPSPEED, OF_ONE_MACHINE
 from interlace.tuning.metrics import METRICS, Measured, capture, words_of
 from interlace.tuning.placing import InService, check_place, check_size, check_where, owner_of, place_result
@@ -138,7 +131,7 @@ def _tune(settings: TuneSettings, said: Said, sources: Sources, served: Settings
     )
     wanted = settings.precision
     if wanted == "auto":
-        settings, work = _with_precision(settings, work, folder)
+        settings, work = _with_precision(settings, work, folder, fresh=asked.fresh)
     work = msgspec.structs.replace(work, identity=_of_every_machine(work))
     if asked.plan:
         counted = count_tokens(work)
@@ -305,7 +298,7 @@ def _placed(examples: Examples) -> list[Placed]:
     return [Placed(row.line, row.chat(), row.label) for row in examples.rows]
 
 
-def _with_precision(settings: TuneSettings, work: Work, folder: RunFolder) -> tuple[TuneSettings, Work]:
+def _with_precision(settings: TuneSettings, work: Work, folder: RunFolder, *, fresh: bool) -> tuple[TuneSettings, Work]:
     """With the precision that the run was begun in; where it was not, the one that is quicker here."""
     could = {}
     for precision in ("f32", "bf16"):
@@ -313,7 +306,7 @@ def _with_precision(settings: TuneSettings, work: Work, folder: RunFolder) -> tu
         could[precision] = chosen, msgspec.structs.replace(work, settings=dataclasses.asdict(chosen))
     for chosen, its_work in could.values():
         identity = _identity(its_work)
-        if folder.is_of(identity) or folder.goes_on_beside(identity):
+        if folder.may_replace(identity) or (not fresh and folder.is_of(identity)):
             return chosen, its_work
     quicker = quicker_precision()
     print(f"precision: auto is {quicker} here, which is quicker.", file=sys.stderr)
