@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from interlace.models import expected_shapes, read_adapter, read_architecture
-from interlace.tuning.folder import RunFolder
+from interlace.tuning.folder import RunFolder, seal
 from interlace.tuning.planning import plan_of
 from interlace.tuning.settings import TuneSettings
 from tests.support.served import patiently
@@ -50,6 +50,36 @@ def test_it_learns_and_says_what_it_did(whole: Tuning) -> None:
     assert [step for step, _ in report["curve"]["train"]] == list(range(1, report["steps"] + 1))
     assert (whole.path / "loss.svg").read_text().startswith("<svg")
     assert not (whole.path / "checkpoints").exists()
+
+
+def test_what_was_looked_at_is_not_scored_again(whole: Tuning, tmp_path: Path) -> None:
+    """The look at the held-out examples with the weights that are kept is their score, to the last bit, also where the
+    run was cut off in between: a pass over many examples takes minutes. Told apart by a look that somebody changed."""
+    report = whole.report()
+    looks = dict(report["curve"]["held_out"])
+    assert report["metrics"]["after"]["loss"]["value"] == looks[report["best_step"]]
+    tuning = Tuning(
+        tmp_path, SETTINGS.replace("epochs: 4", "epochs: 40").replace("evaluate_every: 3", "evaluate_every: 1")
+    )
+    running = tuning.start()
+    patiently(lambda: len(tuning.sealed()) > 0 and tuning.sealed()[-1] > 2)
+    running.kill()
+    running.communicate()
+    changed = set()
+    with RunFolder(tuning.home, "mine").locked("training", 10.0):
+        for step in tuning.sealed():
+            place = tuning.path / "checkpoints" / f"checkpoint-{step}"
+            known = json.loads((place / "known.json").read_text())
+            (place / "known.json").write_text(json.dumps([{**one, "nats": 7.0 * one["tokens"]} for one in known]))
+            seal(place)
+            changed.add(step)
+        state = json.loads((place / "trainer_state.json").read_text())
+        (place / "trainer_state.json").write_text(json.dumps({**state, "max_steps": state["global_step"]}))
+        seal(place)
+    done = tuning.run()
+    assert done.returncode == 0, done.stderr
+    assert tuning.report()["best_step"] in changed
+    assert tuning.report()["metrics"]["after"]["loss"]["value"] == pytest.approx(7.0)
 
 
 def test_the_memory_that_is_planned_is_what_it_took(whole: Tuning) -> None:
@@ -92,6 +122,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_losses(whole: Tuning, tmp_p
     assert done.returncode == 0, done.stderr
     assert "Going on at step" in done.stderr
     assert tuning.report()["curve"] == whole.report()["curve"]
+    assert tuning.report()["metrics"] == whole.report()["metrics"]
     assert tuning.report()["tokens"] == whole.report()["tokens"], "it learnt again what it had learnt"
     assert tuning.report()["peak_memory_bytes"] == 1 << 40, "the memory told is that of the last part alone"
     weights = [one.path / "adapter" / "adapter_model.safetensors" for one in (tuning, whole)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -17,10 +19,10 @@ from interlace.cli.tune import tune
 from interlace.errors import ConfigError
 from interlace.tuning.said import OPTIONS
 from interlace.tuning.settings import SETTINGS, read_run, read_settings, told
-from tests.support.serving import free_port
+from tests.support.serving import environment, free_port
 from tests.support.tiny import tiny_llama_safetensors
 from tests.support.tuned import SETTINGS as QUICK
-from tests.support.tuned import chats, needs_parts
+from tests.support.tuned import Tuning, chats, needs_parts
 
 pytestmark = needs_parts
 
@@ -38,6 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "utf16.jsonl").write_text(chats(), encoding="utf-16")
     (folder / "latin.jsonl").write_bytes(b'{"prompt": "caf\xe9", "completion": "b"}\n')
     (folder / "empty.jsonl").touch()
+    os.mkfifo(folder / "pipe.jsonl")
     (folder / "train.txt").write_text(chats())
     (folder / "train.jsonl.gz").write_bytes(b"\x1f\x8b\x08")
     (folder / "tune.yaml").write_text(QUICK)
@@ -96,6 +99,8 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("train.txt", "the format of .txt is unknown"),
         ("train.jsonl.gz", "the format of .gz is unknown"),
         (f"{LONG}.jsonl", "File name too long"),
+        ("pipe.jsonl", "this is a pipe or a device, and is read twice. Write the examples to a file first"),
+        ("/dev/null", "this is a pipe or a device"),
         ("caf\udce9.jsonl", "is not UTF-8. Write it in UTF-8"),
         ("hub:nosuch", "Write hub:OWNER/NAME"),
         ("", "is empty. The examples to learn from"),
@@ -244,6 +249,11 @@ STRANGE: dict[str, tuple[list[str], list[str]]] = {
     "no such thing": (["--wibble"], ["--wibble: is no option. See what there is: interlace tune --help"]),
     "data without an option": (["more.jsonl"], ["'more.jsonl' belongs to no option. Data: --data more.jsonl"]),
     "settings without an option": (["tune.yaml"], ["Settings: --config tune.yaml"]),
+    "two files": (["--data", "more.jsonl"], ["--data: is there 2 times. Put the examples into one file."]),
+    "columns one by one": (
+        ["--columns", "prompt=a", "--columns", "completion=b"],
+        ["--columns: is there 2 times. Write one, with commas between."],
+    ),
     "words without quotes": (["--source", "our", "advisers"], ["'advisers' belongs to no option. What has spaces"]),
     "captured without its pattern": (
         ["--metric", "captured"],
@@ -259,7 +269,10 @@ STRANGE: dict[str, tuple[list[str], list[str]]] = {
         ["--private: a classifier's head is learnt in any case. Write the blocks alone"],
     ),
     "a metric of a classifier": (["--task", "classify", "--metric", "bleu"], ["--metric: is for answers."]),
-    "a file that is no UTF-8": (["--data", "latin.jsonl"], ["latin.jsonl:1: byte 16 of the line (0xe9) is not UTF-8"]),
+    "a file that is no UTF-8": (
+        ["--held-out", "latin.jsonl"],
+        ["latin.jsonl:1: byte 16 of the line (0xe9) is not UTF-8"],
+    ),
     "data for settings": (
         ["--config", "train.jsonl"],
         ["train.jsonl:2: this is no YAML", "Is it the data? Name those"],
@@ -274,6 +287,39 @@ def test_a_stranger_is_told_what_was_meant(run: Run, what: str) -> None:
     code, told = run(*_sound(), *words)
     assert code == 2, told
     assert [each for each in said if each not in told] == [], told
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not here")
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("train.jsonl", "--data: train.jsonl: the file cannot be read (Permission denied). Check its permissions"),
+        ("tune.yaml", "--config: tune.yaml cannot be read: Permission denied."),
+        ("base", "--base: ./base cannot be read: Permission denied."),
+        ("base/model.safetensors", "--base: model.safetensors cannot be read: Permission denied."),
+        ("home", "/home may not be written. Mind its rights, or name another with --home."),
+        ("home/tuning", "/home/tuning/.locks: Permission denied. Mind its space and rights; --home names another"),
+    ],
+)
+def test_what_may_not_be_read_or_written_is_told(tmp_path: Path, what: str, said: str) -> None:
+    """As a plain user, whom rights bind: a stack trace would name neither the option nor the folder."""
+    tuning = Tuning(tmp_path)
+    place = tmp_path / what
+    if what == "home/tuning":
+        place.mkdir()
+    mode = place.stat().st_mode
+    place.chmod(0o555 if what == "home" else 0)
+    bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    try:
+        done = subprocess.run(
+            [*bound, *tuning.command()], cwd=tmp_path, env=environment(tuning.home), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+    finally:
+        place.chmod(mode)
+    assert done.returncode == (1 if what == "home/tuning" else 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 IN_YAML: dict[str, tuple[str, str]] = {

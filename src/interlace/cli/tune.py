@@ -16,10 +16,10 @@ def tune(
         str | None, typer.Option("--base", metavar="CHECKPOINT", help="The checkpoint to train on: a name or a path.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="FILE", help="The examples: JSON lines, CSV or Parquet.")
+        list[str] | None, typer.Option("--data", metavar="FILE", help="The examples: JSON lines, CSV or Parquet.")
     ] = None,
     columns: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option("--columns", metavar="OURS=THEIRS,...", help="What the data's columns are called in the file."),
     ] = None,
     name: Annotated[
@@ -30,7 +30,8 @@ def tune(
         str | None, typer.Option("--config", metavar="FILE", help="A YAML with the settings of the run.")
     ] = None,
     held_out: Annotated[
-        str | None, typer.Option("--held-out", metavar="FILE", help="Held-out examples; else a tenth of the data.")
+        list[str] | None,
+        typer.Option("--held-out", metavar="FILE", help="Held-out examples; else a tenth of the data."),
     ] = None,
     owner: Annotated[
         str | None,
@@ -85,15 +86,15 @@ def tune(
     Example: interlace tune --base smollm2-135m-instruct --data train.jsonl --name agri
     """
     from interlace.gateway.asking import Where
-    from interlace.tuning.commands import Asked, refuse_words, tune_command
+    from interlace.tuning.commands import Asked, once, refuse_words, tune_command
 
     refuse_words(context.args, [option for each in context.command.params for option in each.opts])
     given = {
         "base": base,
-        "data": data,
-        "columns": columns,
+        "data": once("--data", data),
+        "columns": once("--columns", columns),
         "name": name,
-        "held_out_data": held_out,
+        "held_out_data": once("--held-out", held_out),
         "owner": owner,
         "licence": licence,
         "source": source,

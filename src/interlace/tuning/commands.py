@@ -48,8 +48,10 @@ from interlace.tuning.said import Said
 from interlace.tuning.settings import SETTINGS, TuneSettings, read_run, told
 from interlace.tuning.sources import Sources, both_digests, find_sources, read_source
 from interlace.tuning.split import split
-from interlace.tuning.strange import strange_words
+from interlace.tuning.strange import once, strange_words
 from interlace.tuning.work import Data, Placed, Work
+
+__all__ = ["Asked", "once", "refuse_words", "tune_command"]
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _PARTS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")

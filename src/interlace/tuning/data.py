@@ -13,6 +13,7 @@ that they have in the file, and only the numbers of classes that the data set na
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,9 @@ def read_examples(
     rows: list[Example] = []
     sha256, named = "", {}
     try:
+        if stat.S_ISFIFO(mode := path.stat().st_mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
+            taker.take(0, "", "this is a pipe or a device, and is read twice", "Write the examples to a file first")
+            return Examples(str(path), task, (), taker.problems(), "", {})
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
             file.seek(0)

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Sequence
 
+from interlace.errors import ConfigError
 from interlace.tuning.data import FORMATS
 from interlace.tuning.said import OPTIONS, meant
 
@@ -54,3 +55,12 @@ def _mend(option: str, value: str, options: Collection[str], settings: Collectio
     if name:
         return f"It is a setting of the YAML that --config names. Write there: {name}: {value[:100] or '...'}"
     return "See what there is: interlace tune --help"
+
+
+def once(option: str, values: Sequence[str] | None) -> str | None:
+    """The one value of an option. Raises `ConfigError` where several are given: the last would win, and nobody would
+    hear that the others are left out."""
+    if values and len(values) > 1:
+        several = "Write one, with commas between" if option == "--columns" else "Put the examples into one file"
+        raise ConfigError(f"{option}: is there {len(values)} times. {several}.")
+    return values[0] if values else None

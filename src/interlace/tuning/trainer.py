@@ -22,7 +22,7 @@ from trl import SFTTrainer
 from interlace.tuning.answer_loss import loss_of_answers
 from interlace.tuning.endings import check_room, diverged
 from interlace.tuning.energy import Meter, with_earlier
-from interlace.tuning.events import AnyEvent, Held, Step
+from interlace.tuning.events import AnyEvent, Held, Stage, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
 from interlace.tuning.prompts import NO_LOSS, Row
 from interlace.tuning.quick import quicken, round_once, widen
@@ -31,7 +31,7 @@ from interlace.tuning.side_by_side import TOKENS, loss_of_rows, side_by_side
 from interlace.tuning.together import Group
 
 Tell = Callable[[AnyEvent], None]
-SPENT = "spent.json"
+SPENT, KNOWN = "spent.json", "known.json"  # what a checkpoint has beside its weights
 
 
 class Spent(msgspec.Struct, frozen=True):
@@ -67,6 +67,7 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
         self.meter: Meter | None = None
         self.group: Group | None = None
         self.stopped = False
+        self.looked: tuple[int, Sequence[Known]] = -1, ()  # the step of the last look at the held-out rows; and it
         super().__init__(**more)
         self.add_callback(_Watch(self, stop))
 
@@ -96,7 +97,8 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The held-out loss, a token each weighing the same; every process computes it whole."""
-        loss = mean_loss(self.known())
+        self.looked = self.state.global_step, self.known()
+        loss = mean_loss(self.looked[1])
         metrics = {"eval_loss": loss}
         self.log(dict(metrics))
         best = self.state.best_metric is None or loss < self.state.best_metric
@@ -107,6 +109,16 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
     def known(self) -> Sequence[Known]:
         """How well each held-out example is known now."""
         raise NotImplementedError
+
+    def known_at(self, place: Path) -> Sequence[Known]:
+        """How well each held-out example is known with the weights of that checkpoint, which the model has: as they
+        were looked at before it was saved, where one process did that; else looked at now."""
+        file = place / KNOWN
+        if not file.exists():
+            self.tell(Stage("scoring what came of it"))
+            return self.known()
+        kept: list[Known] = msgspec.json.decode(file.read_bytes(), type=list[self.knows])  # type: ignore[name-defined]
+        return kept
 
     def write_model(self, folder: Path) -> None:
         """A checkpoint that can be served, with its tokenizer."""
@@ -155,6 +167,9 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
         memory = peak_memory() if self.group is None else self.group.most(peak_memory())
         if self.args.should_save:
             write_whole(place / SPENT, self.now_spent(memory))
+            step, known = self.looked
+            if self.group is None and step == self.state.global_step and math.isfinite(mean_loss(known)):
+                write_whole(place / KNOWN, known)
             seal(place)
             self.run.keep_only({self.state.global_step, self.state.best_global_step or 0})
         self.accelerator.wait_for_everyone()

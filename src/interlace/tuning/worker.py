@@ -125,7 +125,6 @@ def _run(
         if group is not None:
             return Trained()
     assert last is not None, "training ends with a checkpoint"
-    tell(Stage("scoring the classifier" if work.head is not None else "scoring the adapter"))
     return _finish(work, settings, folder, trainer, last, (before, said), tongue, tokens)
 
 
@@ -333,9 +332,13 @@ def _finish(
         trainer.model.load_state_dict(_weights_of(place), strict=False)  # a tied head is not stored
     trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
     parameters = sum(each.numel() for each in trainer.model.parameters())
+    after: list[Known] = []
     if isinstance(trainer, Classifying) and settings.method == "lora":
         trainer.merge()
-    after = list(trainer.known())
+        trainer.tell(Stage("scoring the merged weights"))
+        after += trainer.known()
+    else:
+        after += trainer.known_at(place)
     state = msgspec.json.decode((last / "trainer_state.json").read_bytes())
     spent = trainer.now_spent(peak_memory()) if trainer.state.global_step else trainer.spent
     said = _said_after(work, settings, trainer, tongue, before[1])
