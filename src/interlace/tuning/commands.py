@@ -117,7 +117,8 @@ def _tune(settings: TuneSettings, sources: Sources, served: Settings, asked: Ask
     work = msgspec.structs.replace(work, identity=_of_every_machine(work))
     if asked.plan:
         counted = count_tokens(work)
-        _tell_plan(plan_of(checkpoint.path, settings, counted.tokens, _hardware(settings, counted.device)), asked)
+        hardware = _hardware(settings, counted.device)
+        _tell_plan(plan_of(checkpoint.path, settings, counted.tokens, hardware, counted.answers), asked)
         return OK
     if settings.launcher == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"launcher: deepspeed is not installed. pip install deepspeed=={DEEPSPEED}, or choose fsdp2.")
@@ -344,7 +345,8 @@ def _tell_plan(planned: Plan, asked: Asked) -> None:
 def _tell_beside(base: Path, settings: TuneSettings, manifest: Mapping[str, Any]) -> None:
     found = manifest["machine"].get("device")
     device = None if found is None else msgspec.convert(found, Device)
-    planned = plan_of(base, settings, manifest["data"]["tokens"], _hardware(settings, device)[:1])
+    data = manifest["data"]
+    planned = plan_of(base, settings, data["tokens"], _hardware(settings, device)[:1], data.get("answer_tokens"))
     print(
         beside(
             planned,
