@@ -2,9 +2,12 @@
 
 What `interlace tune` (`fused`) keeps of each layer for the way back was counted on a Llama; other families keep about
 as much. The residual stream is in float32, read by two norms. Each matrix has its input, in bfloat16 a rounded one of
-its own, in float32 the norm's. Attention keeps queries, keys, values and what comes out, a gated feed-forward four
-times its width. Where norms are learnt, what they made is kept as well. Besides there are the scores of the head, at
-the places of answers alone while they are few.
+its own, in float32 the norm's. Attention keeps queries, what comes out, keys and values (for each head of the queries),
+and a mask; a gated feed-forward four times its width. Where norms are learnt, what they made is kept as well. Besides
+there are the scores of the head, at the places of answers alone while they are few.
+
+On processors a quarter more was measured than all of that: what a layer needs on its way back, and holes that malloc
+leaves between what is kept and what is not.
 
 A run also scores the base, before and after, whole and on one device, whatever the launcher shares out.
 """
@@ -27,7 +30,8 @@ PROCESS_BYTES = 500 << 20
 none of that is in the device's memory."""
 HEAD_BYTES = 1 << 30  # of the scores of a head, at most: beyond it, it works in tiles
 TILE_TOKENS, _TILE_WORDS = 1024, 32768  # of such a head
-_OF_A_TILE = 14  # bytes of each score in a tile, beside itself
+_SCORED, _LEARNT = 14, 24  # bytes of each score in a tile, beside itself: without a way back, and with one
+_HOLES = 5 / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,12 @@ class Job:
     fused: bool = False  # attention keeps no scores, and the head works in tiles
     process_bytes: int = 0  # what a process takes of the device's memory before it has a model
     autocast: bool = False
+    rounds: bool = False  # that once and for all, for the frozen matrices below an adapter
     mapped: bool = False  # weights are read where they lie, in a file whose pages stay
     answers: float = 1.0  # the share of the tokens whose loss is learnt
     dropout_bytes: int = 0  # that dropout keeps of each input of an adapter
     scored: bool = False  # before and after, whole, on one device
+    on_processors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,8 @@ def memory_of(size: ModelSize, learnt: Learnt, job: Job, stage: Stage) -> StageM
     if job.scored:
         scratch = _scratch(size, job)
         activations, scoring = max(activations, scratch), 4 * (size.parameters + learnt.added) + scratch
+    if learnt.method == "full" and job.fused:
+        states += weight * size.head  # gradients of the head and of the embeddings, before they are added up
     states += _rounding(size, learnt, job, stage)
     return StageMemory(stage, states, activations, job.process_bytes, scoring)
 
@@ -97,14 +105,13 @@ def _bytes_per_trained(precision: Precision, stage: Stage) -> tuple[int, int]:
 
 
 def _rounding(size: ModelSize, learnt: Learnt, job: Job, stage: Stage) -> int:
-    """What rounding float32 weights on the way adds to them, or saves. A process alone rounds the matrices below an
-    adapter once and for all; the pages of the file that they came from stay. Otherwise each pass rounds what gradients
-    run through, and keeps it for the way back."""
+    """What rounding float32 weights on the way adds to them, or saves. Done once and for all, the pages of the file
+    that they came from stay. Otherwise each pass rounds what gradients run through, and keeps it for the way back."""
     if not job.autocast:
         return 0
     if stage == 3:
         return 2 * size.largest_layer
-    if learnt.method == "lora" and job.devices == 1:
+    if job.rounds:
         return (2 if job.mapped else -2) * (size.matrices - size.head) + 2 * size.head
     return 2 * min(learnt.passed, size.matrices)
 
@@ -115,7 +122,8 @@ def _activations(size: ModelSize, learnt: Learnt, job: Job, weight: int) -> int:
         return 0
     if job.fused:
         layers, number = size.layers if learnt.layers is None else learnt.layers, 2 if job.autocast else weight
-        return math.ceil(tokens * _of_layer(size, learnt, job, number) * (layers + 1)) + _head(size, job, number)
+        ours = tokens * _of_layer(size, learnt, job, number) * (layers + 1) + _head(size, job, number)
+        return math.ceil(ours * (_HOLES if job.on_processors else 1))
     of_layer = tokens * size.hidden * (34 + 5 * size.heads * job.row_tokens / size.hidden) * weight / 2
     kept = tokens * size.hidden * weight * size.layers + of_layer if job.checkpointing else of_layer * size.layers
     return math.ceil(kept + tokens * size.vocabulary * (weight + 4 + 4))
@@ -123,19 +131,26 @@ def _activations(size: ModelSize, learnt: Learnt, job: Job, weight: int) -> int:
 
 def _of_layer(size: ModelSize, learnt: Learnt, job: Job, number: int) -> int:
     """Bytes of each token in a layer of a run of ours; `number`: of one number."""
-    hidden, keys, inner = size.hidden, size.keys or size.hidden, size.feed_forward or 4 * size.hidden
-    inputs = 8 * hidden if number == 2 else 4 * hidden
+    hidden, inner = size.hidden, size.feed_forward or 4 * size.hidden
+    inputs = 6 * hidden if number == 2 else 2 * hidden
     norms = 0 if learnt.method == "lora" else 8 * hidden
-    return 8 * hidden + norms + number * (inputs + 2 * keys + 4 * inner) + job.dropout_bytes * (6 * hidden + inner)
+    attention = 4 * hidden + job.row_tokens
+    return 8 * hidden + norms + number * (inputs + attention + 4 * inner) + job.dropout_bytes * (6 * hidden + inner)
 
 
 def _head(size: ModelSize, job: Job, number: int) -> int:
-    """The scores of the answers' places: in a pass's numbers, in float32, their logarithms, and gradients."""
-    scores = math.ceil(job.rows * job.row_tokens * job.answers) * size.vocabulary
-    return min(scores * (16 if number == 2 else 12), HEAD_BYTES)
+    """The scores of the answers' places: in a pass's numbers, in float32, their logarithms, and gradients. Tiles, where
+    they are too many or of several rows."""
+    scores = math.ceil(job.row_tokens * job.answers) * size.vocabulary
+    if job.rows == 1 and scores * 12 <= HEAD_BYTES:
+        return scores * (16 if number == 2 else 12)
+    return _tile(size, job.rows * job.row_tokens) * (number + (_LEARNT if job.on_processors else _SCORED))
 
 
 def _scratch(size: ModelSize, job: Job) -> int:
     """What scoring takes at once, beside the weights: a tile of the head's scores."""
-    tile = min(job.row_tokens, TILE_TOKENS) * min(size.vocabulary, _TILE_WORDS)
-    return tile * ((2 if job.autocast or job.precision == "mixed" else 4) + _OF_A_TILE)
+    return _tile(size, job.row_tokens) * ((2 if job.autocast or job.precision == "mixed" else 4) + _SCORED)
+
+
+def _tile(size: ModelSize, tokens: int) -> int:
+    return min(tokens, TILE_TOKENS) * min(size.vocabulary, _TILE_WORDS)

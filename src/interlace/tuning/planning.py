@@ -36,6 +36,7 @@ def plan_of(
         devices=settings.processes * settings.machines,
         precision="mixed" if halves else "f32",
         autocast=settings.precision == "bf16" and not halves,
+        rounds=settings.method == "lora" and not settings.classifies and settings.processes * settings.machines == 1,
         fused=True,
         stage=stage_of(settings.launcher, settings.zero_stage),
         answers=1.0 if answers is None or not tokens else answers / tokens,
@@ -48,6 +49,7 @@ def plan_of(
         mapped=locate(base).format != "gguf",
         dropout_bytes=4 + number if drops else 0,
         process_bytes=PROCESS_BYTES,
+        on_processors=True,
     )
     size = size_of(architecture)
     return plan(size, _learnt(base, size, settings), there if gpu else here, hardware, there)

@@ -28,7 +28,6 @@ class ModelSize:
     hidden: int = 0
     heads: int = 0
     vocabulary: int = 0
-    keys: int = 0  # the width of a layer's keys, and of its values
     feed_forward: int = 0
     matrices: int = 0
     head: int = 0
@@ -52,10 +51,9 @@ def size_of(architecture: Architecture) -> ModelSize:
     shapes = expected_shapes(architecture)
     counts = [math.prod(shape) for shape in shapes.values()]
     inner = sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and _LAYER.search(f".{name}"))
-    vocabulary, keys, tied = 0, architecture.hidden, False
+    vocabulary, tied = 0, False
     if isinstance(architecture, DecoderArchitecture):
-        vocabulary, keys = architecture.vocabulary, architecture.kv_heads * architecture.head_dim
-        tied = architecture.tied_embeddings
+        vocabulary, tied = architecture.vocabulary, architecture.tied_embeddings
     head = vocabulary * architecture.hidden
     return ModelSize(
         parameters=sum(counts),
@@ -64,7 +62,6 @@ def size_of(architecture: Architecture) -> ModelSize:
         hidden=architecture.hidden,
         heads=architecture.heads,
         vocabulary=vocabulary,
-        keys=keys,
         feed_forward=architecture.feed_forward,
         matrices=inner + head,
         head=head if tied else 0,

@@ -334,7 +334,9 @@ def _finish(
     if settings.method == "lora":
         set_peft_model_state_dict(trainer.model, load_file(place / "adapter_model.safetensors"))
     else:
-        trainer.model.load_state_dict(_weights_of(place), strict=False)  # a tied head is not stored
+        every = trainer.model.named_parameters(remove_duplicate=False)
+        learnt = {name for name, each in every if each.requires_grad}  # the rest is the base's, as it was
+        trainer.model.load_state_dict(_weights_of(place, learnt), strict=False)  # a tied head is not stored
     trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
     parameters = sum(each.numel() for each in trainer.model.parameters())
     if isinstance(trainer, Classifying) and settings.method == "lora":
@@ -386,8 +388,9 @@ def _copy_adapter(place: Path, to: Path, base: str) -> None:
     write_whole(to / "adapter_config.json", config)
 
 
-def _weights_of(place: Path) -> dict[str, torch.Tensor]:
-    return {name: values for file in place.glob("*.safetensors") for name, values in load_file(file).items()}
+def _weights_of(place: Path, names: set[str]) -> dict[str, torch.Tensor]:
+    every = (one for file in place.glob("*.safetensors") for one in load_file(file).items())
+    return {name: values for name, values in every if name in names}
 
 
 def _stand_back(nice: int) -> None:
