@@ -91,8 +91,6 @@ def memory_of(size: ModelSize, learnt: Learnt, job: Job, stage: Stage) -> StageM
     if job.scored:
         scratch = _scratch(size, job)
         activations, scoring = max(activations, scratch), 4 * (size.parameters + learnt.added) + scratch
-    if learnt.method == "full" and job.fused:
-        states += weight * size.head  # gradients of the head and of the embeddings, before they are added up
     states += _rounding(size, learnt, job, stage)
     return StageMemory(stage, states, activations, job.process_bytes, scoring)
 
@@ -123,7 +121,8 @@ def _activations(size: ModelSize, learnt: Learnt, job: Job, weight: int) -> int:
     if job.fused:
         layers, number = size.layers if learnt.layers is None else learnt.layers, 2 if job.autocast else weight
         ours = tokens * _of_layer(size, learnt, job, number) * (layers + 1) + _head(size, job, number)
-        return math.ceil(ours * (_HOLES if job.on_processors else 1))
+        twice = weight * size.head if learnt.method == "full" else 0  # gradients of head and embeddings, until added up
+        return math.ceil(ours * (_HOLES if job.on_processors else 1)) + twice
     of_layer = tokens * size.hidden * (34 + 5 * size.heads * job.row_tokens / size.hidden) * weight / 2
     kept = tokens * size.hidden * weight * size.layers + of_layer if job.checkpointing else of_layer * size.layers
     return math.ceil(kept + tokens * size.vocabulary * (weight + 4 + 4))
