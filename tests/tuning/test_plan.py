@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from interlace.money import DOLLAR, Nanos
 from interlace.tuning.commands import _hardware
 from interlace.tuning.hardware import Device, Hardware, Price, known_hardware, this_gpu, this_machine
-from interlace.tuning.memory import STAGES, Job, memory_of
+from interlace.tuning.memory import PROCESS_BYTES, STAGES, Job, memory_of
 from interlace.tuning.plan import Plan, flop, plan
 from interlace.tuning.plan_table import beside, plan_table
 from interlace.tuning.settings import TuneSettings
@@ -141,7 +143,7 @@ def test_activations_grow_with_rows_and_shrink_by_computing_twice() -> None:
 def test_what_is_shared_out_is_scored_whole() -> None:
     """Before it is shared out, and by one process at the end, a device has the base whole: a plan without that says of
     eight GPUs that they hold a model which none of them can score, after hours of learning."""
-    size = _llama(2048, 16, 8192, heads=32, keys=512)
+    size = _llama(2048, 16, 8192, keys=512)
     job = Job(1, row_tokens=64, rows=1, devices=8, precision="f32", fused=True, scored=True)
     shared = memory_of(size, full(size), job, 3)
     assert shared.states_bytes + shared.activations_bytes < 4 * size.parameters < shared.scoring_bytes == shared.bytes
@@ -270,7 +272,7 @@ def test_a_gpu_waits_for_its_processor() -> None:
     on an H100: 1.07 B parameters, 16 layers, 26 passes of 4,096 tokens in 12 s."""
     device = Device("NVIDIA H100 80GB HBM3", 80 * GIB, 7.7e14)
     gpu, here = this_gpu(device), Hardware("here", "this machine", 80 * GIB, 7.7e13, 3.85e14)
-    size, adapter = _llama(2048, 16, 8192, heads=32, keys=512), Learnt("lora", 11_272_192, 11_272_192, 1_073_800_000)
+    size, adapter = _llama(2048, 16, 8192, keys=512), Learnt("lora", 11_272_192, 11_272_192, 1_073_800_000)
     job = Job(105_044, row_tokens=512, rows=8, precision="f32", autocast=True, fused=True, scored=True)
     adapted = dataclasses.replace(job, rounds=True, dropout_bytes=1)
     planned = plan(size, adapter, adapted, [gpu, here])
@@ -279,17 +281,54 @@ def test_a_gpu_waits_for_its_processor() -> None:
     assert on_gpu.hours_low * 3600 < 11.9 < on_gpu.hours_high * 3600 < 20
     assert alone.hours_high < on_gpu.hours_high
     assert 11.57 < planned.memory[0].bytes / GIB < 1.2 * 11.57  # what was measured, and a spare
-    small = _llama(576, 30, 1536, heads=9, keys=192)
+    small = _llama(576, 30, 1536, keys=192)
     small_adapter = Learnt("lora", 4_884_480, 4_884_480, small.parameters)
     for learnt, how, measured in ((small_adapter, adapted, 4.7), (full(small), job, 5.9)):
         assert 1 < memory_of(small, learnt, how, 0).bytes / GIB / measured < 1.2, learnt.method
 
 
-def _llama(hidden: int, layers: int, feed_forward: int, *, heads: int, keys: int) -> ModelSize:
+def _llama(hidden: int, layers: int, feed_forward: int, *, keys: int) -> ModelSize:
     """One with SmolLM2's vocabulary, whose head is its embeddings."""
     inner, head = layers * (2 * hidden * (hidden + keys) + 3 * hidden * feed_forward), 49152 * hidden
     whole, norms = inner + head, (2 * layers + 1) * hidden
-    return ModelSize(whole + norms, head, layers, hidden, heads, 49152, feed_forward, whole, head)
+    return ModelSize(whole + norms, head, layers, hidden, hidden // 64, 49152, feed_forward, whole, head)
+
+
+HOW_TO = (Path(__file__).parents[2] / "docs/how-to/tune.md").read_text(encoding="utf-8")
+MEASURED = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in HOW_TO.splitlines()
+    if re.fullmatch(r"\| .*(SmolLM2-135M|random weights), \w+ \|.*", line)
+]
+
+
+@pytest.mark.parametrize("row", MEASURED, ids=" ".join)
+def test_the_memory_that_is_told_beside_the_measured_is_planned(row: list[str]) -> None:
+    """The page's table is what the planner says, and within a fifth of what runs took: adapters, whole weights and
+    slices, both precisions, short rows and long ones, a small model and a larger."""
+    base, way, precision, tokens, planned, measured = row
+    small = base.startswith("SmolLM2")
+    size = _llama(576, 30, 1536, keys=192) if small else _llama(1024, 16, 2816, keys=256)
+    adapter = 4_884_480 if small else 4_653_056
+    learnt = {
+        "adapter": Learnt("lora", adapter, adapter, size.parameters),
+        "all weights": full(size),
+        "`blocks:24-29`": Learnt("blocks", 21_240_576, 0, 21_240_576 + size.head + 576, 6),
+    }[way]
+    job = Job(
+        1, row_tokens=int(tokens.replace(",", "")), rows=1, precision="f32", autocast=precision == "bf16",
+        rounds=way == "adapter", mapped="safetensors" in base, answers=0.47, fused=True, scored=True,
+        on_processors=True, process_bytes=PROCESS_BYTES,
+    )  # fmt: skip
+    assert memory_of(size, learnt, job, 0).bytes / GIB == pytest.approx(float(planned), abs=0.02)
+    assert float(planned) == pytest.approx(float(measured), rel=0.2)
+
+
+def test_every_way_of_learning_was_measured() -> None:
+    """A table that nothing is read from would hold no plan to anything."""
+    assert len(MEASURED) > 7
+    for way in ("adapter", "all weights", "`blocks:24-29`"):
+        assert {row[2] for row in MEASURED if row[1] == way} == {"f32", "bf16"}
 
 
 def test_gpus_are_planned_with_the_rows_that_they_compute_at_once() -> None:
