@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from interlace.money import DOLLAR, Nanos
 from interlace.tuning.commands import _hardware
 from interlace.tuning.hardware import Device, Hardware, Price, known_hardware, this_gpu, this_machine
-from interlace.tuning.plan import STAGES, Job, Plan, flop, memory_of, plan
+from interlace.tuning.memory import PROCESS_BYTES, STAGES, Job, memory_of
+from interlace.tuning.plan import Plan, flop, plan
 from interlace.tuning.plan_table import beside, plan_table
 from interlace.tuning.settings import TuneSettings
 from interlace.tuning.sizes import Learnt, ModelSize, blocks, full, lora
@@ -89,9 +92,11 @@ def test_targets_choose_the_matrices_of_an_adapter() -> None:
     """Targets that match nothing would train nothing, for hours; embeddings are no layers."""
     assert lora(SMALL, SHAPES, 1, "q_proj").trained == 4 * 16
     assert lora(SMALL, SHAPES, 1, ["q_proj", "up_proj"]).trained == lora(SMALL, SHAPES, 1).trained
-    for wrong in ("embed_tokens", "input_layernorm", "proj"):
-        with pytest.raises(ValueError, match=wrong):
-            lora(SMALL, SHAPES, 1, wrong)
+    assert lora(SMALL, SHAPES, 1, "self_attn.q_proj").trained == 4 * 16
+    for wrong in ("embed_tokens", "input_layernorm", "proj", ""):
+        for targets in (wrong, ["q_proj", wrong]):
+            with pytest.raises(ValueError, match=rf"^'{wrong}' names no layer .* There are: q_proj, up_proj. Write"):
+                lora(SMALL, SHAPES, 1, targets)
 
 
 SIZES = st.builds(ModelSize, st.integers(10**6, 10**12), st.integers(1, 10**6))
@@ -133,6 +138,54 @@ def test_activations_grow_with_rows_and_shrink_by_computing_twice() -> None:
     assert 0 < again < two
     # Korthikanti et al., arXiv:2205.05198, equation 2: s b h L (34 + 5 a s / h); and the logits.
     assert one == 64 * 8 * 4 * (34 + 5 * 2 * 64 // 8) + 64 * 100 * 10
+
+
+def test_what_is_shared_out_is_scored_whole() -> None:
+    """Before it is shared out, and by one process at the end, a device has the base whole: a plan without that says of
+    eight GPUs that they hold a model which none of them can score, after hours of learning."""
+    size = _llama(2048, 16, 8192, keys=512)
+    job = Job(1, row_tokens=64, rows=1, devices=8, precision="f32", fused=True, scored=True)
+    shared = memory_of(size, full(size), job, 3)
+    assert shared.states_bytes + shared.activations_bytes < 4 * size.parameters < shared.scoring_bytes == shared.bytes
+    alone = memory_of(size, full(size), dataclasses.replace(job, devices=1), 0)
+    assert alone.bytes == alone.states_bytes + alone.activations_bytes > alone.scoring_bytes
+    small = Hardware("small", "small", round(shared.bytes / 0.9) - 1, 1e12, 2e12)
+    assert plan(size, full(size), job, [small]).estimates[0].stage is None
+    assert "or to score" in plan_table(plan(size, full(size), job))
+
+
+def test_rounding_is_counted_where_it_is_done() -> None:
+    """An adapter's process alone has its frozen matrices in 16 bits, and the pages of a file that they were read from;
+    all weights that are learnt have a rounded copy beside them. Each is up to half of a small model."""
+    whole = dataclasses.replace(SMALL, matrices=4 * (8 * 8 + 16 * 8) + 800, head=800)
+    adapter, inner = lora(whole, SHAPES, rank=2), 4 * (8 * 8 + 16 * 8)
+    plain = Job(1, devices=1, precision="f32")
+
+    def more(learnt: Learnt, **changed: bool | int) -> int:
+        rounded = memory_of(whole, learnt, dataclasses.replace(plain, autocast=True, **changed), 0)
+        return rounded.states_bytes - memory_of(whole, learnt, dataclasses.replace(plain, **changed), 0).states_bytes
+
+    assert more(adapter, rounds=True) == -2 * inner + 2 * 800
+    assert more(adapter, rounds=True, mapped=True) == 2 * inner + 2 * 800
+    assert more(adapter) == more(full(whole)) == 2 * (inner + 800)
+    assert more(blocks(whole, SHAPES, 3, 3)) == 2 * (LAYER + 808), "nothing is kept below the slice"
+
+
+def test_what_a_run_keeps_follows_its_rows_and_its_layers() -> None:
+    """Rows four times as long, layers that nothing runs back through, answers that are a tenth of the text: each is
+    most of the memory of some run."""
+    job = Job(1, row_tokens=64, rows=1, precision="f32", fused=True)
+    whole, top = full(SMALL), blocks(SMALL, SHAPES, 3, 3)
+
+    def kept(learnt: Learnt, **changed: float) -> int:
+        return memory_of(SMALL, learnt, dataclasses.replace(job, **changed), 0).activations_bytes
+
+    assert kept(whole, row_tokens=256) > 4 * kept(whole), "attention has a mask, which grows with the square"
+    head = 64 * 100 * 12
+    assert (kept(top) - head) * 5 == (kept(whole) - head) * 2, "one layer of four, and one that is computed"
+    assert kept(whole) - kept(whole, answers=0.1) == head - 7 * 100 * 12
+    assert kept(lora(SMALL, SHAPES, 1)) < kept(whole) < kept(whole, dropout_bytes=4)
+    assert kept(whole, row_tokens=1 << 22) == kept(whole, row_tokens=1 << 22, answers=0.5), "a head works in tiles"
 
 
 def test_the_hardware_is_stated_with_date_and_source() -> None:
@@ -222,15 +275,63 @@ def test_a_gpu_waits_for_its_processor() -> None:
     on an H100: 1.07 B parameters, 16 layers, 26 passes of 4,096 tokens in 12 s."""
     device = Device("NVIDIA H100 80GB HBM3", 80 * GIB, 7.7e14)
     gpu, here = this_gpu(device), Hardware("here", "this machine", 80 * GIB, 7.7e13, 3.85e14)
-    size = ModelSize(1_073_800_000, 100_663_296, layers=16, hidden=2048, heads=32, vocabulary=49152)
-    adapter = Learnt("lora", 11_272_192, 11_272_192, size.parameters)
-    job = Job(105_044, row_tokens=512, rows=8, precision="f32", fused=True)
-    planned = plan(size, adapter, job, [gpu, here])
+    size, adapter = _llama(2048, 16, 8192, keys=512), Learnt("lora", 11_272_192, 11_272_192, 1_073_800_000)
+    job = Job(105_044, row_tokens=512, rows=8, precision="f32", autocast=True, fused=True, scored=True)
+    adapted = dataclasses.replace(job, rounds=True, dropout_bytes=1)
+    planned = plan(size, adapter, adapted, [gpu, here])
     on_gpu, alone = planned.estimates
     assert "NVIDIA H100" in on_gpu.hardware.title
     assert on_gpu.hours_low * 3600 < 11.9 < on_gpu.hours_high * 3600 < 20
     assert alone.hours_high < on_gpu.hours_high
     assert 11.57 < planned.memory[0].bytes / GIB < 1.2 * 11.57  # what was measured, and a spare
+    small = _llama(576, 30, 1536, keys=192)
+    small_adapter = Learnt("lora", 4_884_480, 4_884_480, small.parameters)
+    for learnt, how, measured in ((small_adapter, adapted, 4.7), (full(small), job, 5.9)):
+        assert 1 < memory_of(small, learnt, how, 0).bytes / GIB / measured < 1.2, learnt.method
+
+
+def _llama(hidden: int, layers: int, feed_forward: int, *, keys: int) -> ModelSize:
+    """One with SmolLM2's vocabulary, whose head is its embeddings."""
+    inner, head = layers * (2 * hidden * (hidden + keys) + 3 * hidden * feed_forward), 49152 * hidden
+    whole, norms = inner + head, (2 * layers + 1) * hidden
+    return ModelSize(whole + norms, head, layers, hidden, hidden // 64, 49152, feed_forward, whole, head)
+
+
+HOW_TO = (Path(__file__).parents[2] / "docs/how-to/tune.md").read_text(encoding="utf-8")
+MEASURED = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in HOW_TO.splitlines()
+    if re.fullmatch(r"\| .*(SmolLM2-135M|random weights), \w+ \|.*", line)
+]
+
+
+@pytest.mark.parametrize("row", MEASURED, ids=" ".join)
+def test_the_memory_that_is_told_beside_the_measured_is_planned(row: list[str]) -> None:
+    """The page's table is what the planner says, and within a fifth of what runs took: adapters, whole weights and
+    slices, both precisions, short rows and long ones, a small model and a larger."""
+    base, way, precision, tokens, planned, measured = row
+    small = base.startswith("SmolLM2")
+    size = _llama(576, 30, 1536, keys=192) if small else _llama(1024, 16, 2816, keys=256)
+    adapter = 4_884_480 if small else 4_653_056
+    learnt = {
+        "adapter": Learnt("lora", adapter, adapter, size.parameters),
+        "all weights": full(size),
+        "`blocks:24-29`": Learnt("blocks", 21_240_576, 0, 21_240_576 + size.head + 576, 6),
+    }[way]
+    job = Job(
+        1, row_tokens=int(tokens.replace(",", "")), rows=1, precision="f32", autocast=precision == "bf16",
+        rounds=way == "adapter", mapped="safetensors" in base, answers=0.47, fused=True, scored=True,
+        on_processors=True, process_bytes=PROCESS_BYTES,
+    )  # fmt: skip
+    assert memory_of(size, learnt, job, 0).bytes / GIB == pytest.approx(float(planned), abs=0.02)
+    assert float(planned) == pytest.approx(float(measured), rel=0.2)
+
+
+def test_every_way_of_learning_was_measured() -> None:
+    """A table that nothing is read from would hold no plan to anything."""
+    assert len(MEASURED) > 7
+    for way in ("adapter", "all weights", "`blocks:24-29`"):
+        assert {row[2] for row in MEASURED if row[1] == way} == {"f32", "bf16"}
 
 
 def test_gpus_are_planned_with_the_rows_that_they_compute_at_once() -> None:

@@ -40,7 +40,7 @@ def test_weights_that_are_rounded_once_teach_the_same() -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from interlace.tuning.quick import round_once, widen
+    from interlace.tuning.quick import round_once
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -60,12 +60,6 @@ def test_weights_that_are_rounded_once_teach_the_same() -> None:
     after = learnt()
     assert len(before) == len(after) > 20
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
-    rounded = base.model.layers[0].self_attn.q_proj.base_layer.weight.detach().clone()
-    widen(model)
-    with torch.no_grad():
-        model(input_ids=ids)  # without autocast
-    assert torch.equal(rounded.float(), base.model.layers[0].self_attn.q_proj.base_layer.weight)
-    round_once(model)
     kinds = {name: each.dtype for name, each in model.named_parameters()}
     assert kinds["base_model.model.model.embed_tokens.weight"] == torch.float32
     assert kinds["base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight"] == torch.bfloat16

@@ -88,7 +88,10 @@ def test_the_memory_that_is_planned_is_what_it_took(whole: Tuning) -> None:
     manifest = whole.report()
     if manifest["machine"]["device"]:
         pytest.skip("this machine computes on a GPU")
-    planned = plan_of(whole.folder / "base", TuneSettings(**manifest["settings"]), manifest["data"]["tokens"], [])
+    data = manifest["data"]
+    assert 0 < data["answer_tokens"] < data["tokens"]
+    settings = TuneSettings(**manifest["settings"])
+    planned = plan_of(whole.folder / "base", settings, data["tokens"], [], data["answer_tokens"])
     assert planned.memory[0].bytes == pytest.approx(manifest["peak_memory_bytes"], rel=0.2)
 
 

@@ -74,6 +74,25 @@ def test_blocks_that_are_not_there_are_refused(tmp_path: Path) -> None:
     assert "which has 2" in done.stderr
 
 
+@pytest.mark.parametrize("plan", [(), ("--plan",)], ids=["run", "plan"])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("targets: foo", "targets: 'foo' names no layer of this base that can be changed. There are: down_proj, gate_"),
+        ("targets: 'q_proj,foo,bar'", "targets: 'foo, bar' names no layer of this base"),
+        ("private: 'blocks:1-9'", "private: blocks:1-9 are no blocks of this base, which has 2. Write blocks:FIRST"),
+    ],
+    ids=["targets", "some", "private"],
+)
+def test_a_plan_answers_as_the_run_would(wrong: str, said: str, plan: tuple[str, ...], tmp_path: Path) -> None:
+    """What is planned for other layers than the person meant would be refused at the run, or worse, learnt without
+    them."""
+    tuning = Tuning(tmp_path, QUICK.replace("}", f",\n{wrong}}}"))
+    done = tuning.run(*plan)
+    assert done.returncode == 2, done.stdout
+    assert f"tune.yaml:2: {said}" in done.stderr
+
+
 def test_a_plan_says_what_it_will_take_and_trains_nothing(tmp_path: Path) -> None:
     """Parameters, arithmetic, memory and hours, from the tokens of the data; no run is begun, and who asked is not set
     back with the process that counts."""

@@ -138,7 +138,7 @@ def _tune(settings: TuneSettings, said: Said, sources: Sources, served: Settings
     if asked.plan:
         counted = count_tokens(work)
         hardware = _hardware(settings, counted.device, rented_in=wanted)
-        _tell_plan(plan_of(checkpoint.path, settings, counted.tokens, hardware), asked)
+        _tell_plan(plan_of(checkpoint.path, settings, counted.tokens, hardware, counted.answers), asked)
         return OK
     if settings.launcher == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"launcher: deepspeed is not installed. pip install deepspeed=={DEEPSPEED}, or choose fsdp2.")
@@ -361,7 +361,8 @@ def _tell_plan(planned: Plan, asked: Asked) -> None:
 def _tell_beside(base: Path, settings: TuneSettings, manifest: Mapping[str, Any]) -> None:
     found = manifest["machine"].get("device")
     device = None if found is None else msgspec.convert(found, Device)
-    planned = plan_of(base, settings, manifest["data"]["tokens"], _hardware(settings, device)[:1])
+    data = manifest["data"]
+    planned = plan_of(base, settings, data["tokens"], _hardware(settings, device)[:1], data.get("answer_tokens"))
     print(
         beside(
             planned,

@@ -57,9 +57,11 @@ class Stopped(Event, frozen=True):
 
 
 class Counted(Event, frozen=True):
-    """How many tokens the examples to learn from have, seen once; and the GPU they would be learnt on."""
+    """How many tokens the examples to learn from have, seen once, and their answers; and the GPU they would be learnt
+    on."""
 
     tokens: int
+    answers: int
     device: Device | None = None
 
 

@@ -81,7 +81,7 @@ class _Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str
-    memory_gib: int
+    memory_mib: int
     peak_tflop_per_second: float
     f32: _Peak
     sustained_tflop_per_second: _Range
@@ -111,7 +111,7 @@ def _hardware(name: str, device: _Device, precision: str) -> Hardware:
         low, high = (share * device.f32.peak_tflop_per_second for share in _F32_SHARE)
         title += ", float32"
     prices = [Price(parse_usd(one.usd_per_device_hour), one.date, one.seller, one.source) for one in device.prices]
-    return Hardware(name, title, device.memory_gib << 30, low * _TERA, high * _TERA, tuple(prices), gpu=True)
+    return Hardware(name, title, device.memory_mib << 20, low * _TERA, high * _TERA, tuple(prices), gpu=True)
 
 
 def this_machine() -> Hardware:

@@ -110,7 +110,7 @@ def environments(settings: Mapping[str, Any], threads: int, *, together: bool) -
     all. `threads` are those of one process."""
     processes, machines = int(settings["processes"]), int(settings["machines"])
     said = str(threads if together else threads * processes)
-    every = {"OMP_NUM_THREADS": said, "MKL_NUM_THREADS": said, "OMP_WAIT_POLICY": "PASSIVE"}
+    every = {"OMP_NUM_THREADS": said, "MKL_NUM_THREADS": said, "OMP_WAIT_POLICY": "PASSIVE", **_FEW_KERNELS}
     if not together:
         return [every]
     main = (settings["main_address"], settings["main_port"]) if machines > 1 else (_HERE, _free_port())
@@ -122,6 +122,10 @@ def environments(settings: Mapping[str, Any], threads: int, *, together: bool) -
     first = int(settings["machine_rank"]) * processes
     return [{**every, "RANK": str(first + local), "LOCAL_RANK": str(local)} for local in range(processes)]
 
+
+# oneDNN keeps the code that it makes for each shape of a product, and so does what torch reaches it by: 1,024 each. In
+# bfloat16, with rows of ever new lengths, that came to 0.8 GB. A pass has some twenty; those of other rows are no use.
+_FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 
 _WORDS = {
     "fsdp2": {

@@ -14,8 +14,8 @@ scores of attention are left out: they are little while rows are much shorter th
 Memory is that of Adam. In mixed precision it follows the estimators of DeepSpeed (`deepspeed.readthedocs.io`, "Memory
 Requirements"), in bytes for P parameters on n devices: 4P + 16P/n for ZeRO-1 and ZeRO-2, 18P/n + 4 × the largest layer
 for ZeRO-3. That of the activations is after Korthikanti et al., arXiv:2205.05198, with the logits and their gradients
-in float32. Where attention keeps no scores and the head works in tiles, as in `interlace tune`, those two parts fall
-away. All of it is an estimate: on processors, half as much again was measured (docs/tutorial/specialise.md).
+in float32. A run of `interlace tune` (`fused`) takes less: what it keeps for the way back is counted in `memory.py`,
+and so is what scoring takes. docs/how-to/tune.md has it beside what was measured.
 
 A GPU is not told its work at once: a processor starts it piece by piece. Small models and short passes take as long as
 that takes, however fast the GPU is.
@@ -26,61 +26,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from interlace.money import Nanos
 from interlace.tuning.hardware import Hardware, Price
+from interlace.tuning.memory import STAGES, Job, Stage, StageMemory, memory_of
 from interlace.tuning.sizes import Learnt, ModelSize
 
-Precision = Literal["mixed", "f32"]
-Stage = Literal[0, 1, 2, 3]
-
-STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
-"""Of ZeRO: 0 keeps a whole copy on each device (plain data parallelism), 3 shares out everything."""
 LAYER_SECONDS = (0.003, 0.02)
 """What a processor needs to start the work of one layer on a GPU, there and back. The second is the slowest seen
 (docs/benchmarks/gpu.md); the first is what a fast one is trusted with, not measured."""
 START_SECONDS = (0.0, 5.0)
 """Of a run on a GPU, before its first step and after its last: to load what it computes with, and to score."""
-PROCESS_BYTES = 460 << 20
-"""Of a training process on processors, beside what it learns: the interpreter, torch and the other libraries. Measured:
-0.48 GiB at most in a run whose model has some thousand parameters (Linux, x86-64). On a GPU none of that is in the
-device's memory."""
-HEAD_BYTES = 1 << 30  # of the scores of a head that works in tiles, at most
 SPARE = 0.9  # of a device's memory may be planned with: the rest goes to buffers, fragments and the driver
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One training: `tokens` in all, epochs included; on each device `rows` of `row_tokens` tokens at a time.
-
-    `mixed`: 16-bit copies of the weights are computed with, beside those in float32. `f32`: there is one copy, in
-    float32, also where a pass rounds to bfloat16 on the way."""
-
-    tokens: int
-    row_tokens: int = 0
-    rows: int = 0
-    devices: int = 1
-    precision: Precision = "mixed"
-    checkpointing: bool = False  # activations are computed twice instead of kept
-    stage: Stage = 0  # how much the launcher shares out
-    fused: bool = False  # attention keeps no scores, and the head works in tiles
-    process_bytes: int = 0  # what a process takes of the device's memory before it has a model
-
-
-@dataclass(frozen=True, slots=True)
-class StageMemory:
-    """Bytes on each device: weights, gradients and the state of Adam; activations; and the process itself."""
-
-    stage: Stage
-    states_bytes: int
-    activations_bytes: int
-    process_bytes: int = 0
-
-    @property
-    def bytes(self) -> int:
-        """All of it."""
-        return self.states_bytes + self.activations_bytes + self.process_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +65,7 @@ class Plan:
     estimates: tuple[Estimate, ...]
     gpu_rows: int = 0
     gpu_memory: tuple[StageMemory, ...] = ()  # where a GPU takes other memory than this machine
+    gpu_stage: Stage = 0  # how much the launcher shares out there
 
 
 def plan(
@@ -120,7 +78,8 @@ def plan(
     gpu_memory = tuple(memory_of(size, learnt, on_gpus, stage) for stage in STAGES) if on_gpus and other else ()
     theirs = (on_gpus or job, gpu_memory or memory)
     estimates = tuple(_estimate(one, arithmetic, size, *(theirs if one.gpu else (job, memory))) for one in hardware)
-    return Plan(size, learnt, job, arithmetic, memory, estimates, on_gpus.rows if on_gpus else 0, gpu_memory)
+    rows = on_gpus.rows if on_gpus else 0
+    return Plan(size, learnt, job, arithmetic, memory, estimates, rows, gpu_memory, theirs[0].stage)
 
 
 def flop(size: ModelSize, learnt: Learnt, job: Job) -> int:
@@ -129,38 +88,6 @@ def flop(size: ModelSize, learnt: Learnt, job: Job) -> int:
     backward = learnt.passed + learnt.added
     again = forward if job.checkpointing else 0
     return 2 * job.tokens * (forward + again + backward + learnt.trained)
-
-
-def memory_of(size: ModelSize, learnt: Learnt, job: Job, stage: Stage) -> StageMemory:
-    """What one device must hold."""
-    frozen = size.parameters + learnt.added - learnt.trained
-    trained, devices = learnt.trained, job.devices
-    weight = 2 if job.precision == "mixed" else 4
-    whole, shared = _bytes_per_trained(job.precision, stage)
-    if stage == 3:
-        gathered = size.largest_layer * (weight if frozen else 2 * weight)
-        states = -(-(frozen * weight + trained * shared) // devices) + gathered
-    else:
-        states = frozen * weight + trained * whole + -(-trained * shared // devices)
-    return StageMemory(stage, states, _activations(size, job, weight), job.process_bytes)
-
-
-def _bytes_per_trained(precision: Precision, stage: Stage) -> tuple[int, int]:
-    """Bytes of each trained parameter on every device, and those that are shared out."""
-    if precision == "mixed":
-        return ((20, 0), (4, 16), (4, 16), (0, 18))[stage]  # 2 + 2 in 16 bits, and 16 of weight, gradient and Adam
-    return ((16, 0), (8, 8), (4, 12), (0, 16))[stage]  # weight, gradient, two of Adam
-
-
-def _activations(size: ModelSize, job: Job, weight: int) -> int:
-    tokens = job.rows * job.row_tokens
-    if not tokens or not size.hidden:
-        return 0
-    scores = 0.0 if job.fused else 5 * size.heads * job.row_tokens / size.hidden
-    of_layer = tokens * size.hidden * (34 + scores) * weight / 2
-    kept = tokens * size.hidden * weight * size.layers + of_layer if job.checkpointing else of_layer * size.layers
-    logits = tokens * size.vocabulary * (weight + 4 + 4)
-    return math.ceil(kept + (min(logits, HEAD_BYTES) if job.fused else logits))
 
 
 # --- hours and money ----------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interlace.money import DOLLAR
-from interlace.tuning.plan import STAGES, Estimate, Job, Plan, Stage, oldest
+from interlace.tuning.memory import STAGES, Job, Stage, StageMemory
+from interlace.tuning.plan import Estimate, Plan, oldest
 
 _GIB = 1 << 30
 
@@ -23,23 +24,15 @@ def plan_table(plan: Plan) -> str:
         f"Memory on each of {job.devices} device{'s' * (job.devices != 1)}, in GiB",
         *_columns(
             [
-                ("ZeRO stage", "weights, gradients, Adam", "activations", "libraries", "in all"),
-                *(
-                    (
-                        _stage(one.stage, job),
-                        _gib(one.states_bytes),
-                        _gib(one.activations_bytes),
-                        _gib(one.process_bytes),
-                        _gib(one.bytes),
-                    )
-                    for one in plan.memory
-                    if job.devices > 1 or one.stage == STAGES[0]
-                ),
+                ("ZeRO stage", "weights, gradients, Adam", "activations", "or to score", "libraries", "in all"),
+                *(_memory(one, job) for one in plan.memory if job.devices > 1 or one.stage == STAGES[0]),
             ]
         ),
     ]
+    if job.devices > 1:
+        lines.append("  On GPUs, each process also loads the whole base into the machine's own memory, in float32.")
     if plan.gpu_memory:
-        taken = _gib(plan.gpu_memory[job.stage].bytes)
+        taken = _gib(plan.gpu_memory[plan.gpu_stage].bytes)
         at_once = "" if plan.gpu_rows == job.rows else f"computes {plan.gpu_rows} rows at once, and "
         lines.append(f"  A GPU {at_once}takes {taken} in all, and no libraries.")
     if plan.estimates:
@@ -74,6 +67,11 @@ def beside(
     if tokens is not None:
         rows.append(("tokens", _count(plan.job.tokens), _count(tokens)))
     return "\n".join(_columns(rows))
+
+
+def _memory(one: StageMemory, job: Job) -> tuple[str, ...]:
+    parts = (one.states_bytes, one.activations_bytes, one.scoring_bytes, one.process_bytes, one.bytes)
+    return (_stage(one.stage, job), *map(_gib, parts))
 
 
 def _stage(stage: Stage, job: Job) -> str:

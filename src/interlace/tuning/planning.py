@@ -7,35 +7,53 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from interlace.errors import ConfigError
-from interlace.models import EncoderArchitecture, expected_shapes, read_architecture
+from interlace.models import EncoderArchitecture, expected_shapes, locate, read_architecture
 from interlace.tuning.hardware import Hardware
 from interlace.tuning.launch import stage_of
-from interlace.tuning.plan import PROCESS_BYTES, Job, Plan, plan
+from interlace.tuning.memory import PROCESS_BYTES, Job
+from interlace.tuning.plan import Plan, plan
 from interlace.tuning.settings import TuneSettings, blocks_of, rows_together
-from interlace.tuning.sizes import ALL_LINEAR, Learnt, ModelSize, blocks, full, lora, size_of
+from interlace.tuning.sizes import ALL_LINEAR, Learnt, ModelSize, blocks, full, lora, no_such_blocks, size_of
 
 
-def plan_of(base: Path, settings: TuneSettings, tokens: int, hardware: Iterable[Hardware]) -> Plan:
-    """The plan over a base at that path; `tokens` are the data's, seen once. What is first in `hardware` is this
-    machine (one with processors alone, where nothing is): its memory is told, and that of GPUs where it is another."""
+def plan_of(
+    base: Path, settings: TuneSettings, tokens: int, hardware: Iterable[Hardware], answers: int | None = None
+) -> Plan:
+    """The plan over a base at that path; `tokens` are the data's, seen once, `answers` of which are learnt (None: all).
+    What is first in `hardware` is this machine (one with processors alone, where nothing is): its memory is told, and
+    that of GPUs where it is another."""
     hardware = list(hardware)
     gpu = bool(hardware) and hardware[0].gpu
     architecture = read_architecture(base)
     reads = architecture.max_tokens if isinstance(architecture, EncoderArchitecture) else settings.max_tokens
     halves = settings.launcher == "deepspeed" and settings.precision == "bf16"  # which keeps weights of 16 bits, too
-    job = Job(
+    drops = settings.method == "lora" and settings.dropout > 0
+    number = 4 if settings.precision == "f32" else 0  # that is kept twice: as it was, and with a share left out
+    there = Job(
         tokens=round(tokens * settings.epochs),
         row_tokens=min(settings.max_tokens, reads),  # a classifier's texts may all be so long, and are taken together
-        rows=rows_together(settings, gpu=gpu),
+        rows=rows_together(settings, gpu=True),
         devices=settings.processes * settings.machines,
         precision="mixed" if halves else "f32",
+        autocast=settings.precision == "bf16" and not halves,
+        rounds=settings.method == "lora" and not settings.classifies and settings.processes * settings.machines == 1,
         fused=True,
         stage=stage_of(settings.launcher, settings.zero_stage),
-        process_bytes=0 if gpu else PROCESS_BYTES,
+        answers=1.0 if answers is None or not tokens else answers / tokens,
+        dropout_bytes=1 + number if drops else 0,  # a mask of bytes
+        scored=True,
+    )
+    here = dataclasses.replace(
+        there,
+        stage=0 if settings.launcher == "fsdp2" else there.stage,  # accelerate has none there, and makes it DDP
+        rows=rows_together(settings, gpu=False),
+        mapped=locate(base).format != "gguf",
+        dropout_bytes=4 + number if drops else 0,
+        process_bytes=PROCESS_BYTES,
+        on_processors=True,
     )
     size = size_of(architecture)
-    on_gpus = dataclasses.replace(job, rows=rows_together(settings, gpu=True), process_bytes=0)
-    return plan(size, _learnt(base, size, settings), job, hardware, on_gpus)
+    return plan(size, _learnt(base, size, settings), there if gpu else here, hardware, there)
 
 
 def share_of(machine: Hardware, processes: int) -> Hardware:
@@ -52,6 +70,8 @@ def _learnt(base: Path, size: ModelSize, settings: TuneSettings) -> Learnt:
     shapes = expected_shapes(read_architecture(base))
     if settings.private:
         first, last, head = blocks_of(settings.private)
+        if not first <= last < size.layers:
+            raise ConfigError(f"private: {no_such_blocks(settings.private, size.layers)}")
         return blocks(size, shapes, first, last, head=head)
     if settings.method == "full":
         return full(size)
@@ -59,4 +79,4 @@ def _learnt(base: Path, size: ModelSize, settings: TuneSettings) -> Learnt:
     try:
         return lora(size, shapes, settings.rank, ALL_LINEAR if targets == [ALL_LINEAR] else targets)
     except ValueError as error:
-        raise ConfigError(f"targets: {error}. Write all-linear, or names such as q_proj,v_proj.") from error
+        raise ConfigError(f"targets: {error}") from error

@@ -7,6 +7,8 @@ for each row; once is enough.
 
 from __future__ import annotations
 
+import ctypes
+import os
 from typing import Any
 
 import torch
@@ -45,20 +47,19 @@ def quicken(model: Any) -> None:
 
 
 def round_once(model: Any) -> None:
-    """Round the weights of frozen linear layers to bfloat16, as autocast would each time; until `widen` the model
+    """Round the weights of frozen linear layers to bfloat16, as autocast would each time; from then on the model
     computes under autocast alone. A head that shares its weights with the embeddings is left, as those are read in
     float32."""
-    for module in _frozen(model):
-        module.weight.data = module.weight.data.to(torch.bfloat16)
-
-
-def widen(model: Any) -> None:
-    """Put rounded weights into float32 again; what was rounded off stays off."""
-    for module in _frozen(model):
-        module.weight.data = module.weight.data.to(torch.float32)
-
-
-def _frozen(model: Any) -> list[nn.Linear]:
     shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return [module for module in linear if not module.weight.requires_grad and id(module.weight) not in shared]
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad and id(module.weight) not in shared:
+            module.weight.data = module.weight.data.to(torch.bfloat16)
+    give_back()
+
+
+def give_back() -> None:
+    """Let the system have what was freed: else malloc keeps it, in holes that what comes next does not fit into. Where
+    malloc is not glibc's, nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)

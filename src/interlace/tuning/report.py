@@ -59,6 +59,7 @@ class Outcome:
     after: list[Known]
     curve: Curve
     data_tokens: int
+    data_answers: int
     steps: int
     best_step: int
     spent: Spent
@@ -95,6 +96,7 @@ def manifest_of(work: Work, settings: TuneSettings, outcome: Outcome) -> dict[st
             "examples": len(work.data.train),
             "held_out": len(work.data.held_out),
             "tokens": outcome.data_tokens,
+            "answer_tokens": outcome.data_answers,
         },
         "settings": {**dataclasses.asdict(settings), "threads": work.threads},
         "seed": settings.seed,

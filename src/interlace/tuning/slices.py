@@ -8,7 +8,7 @@ import torch
 
 from interlace.tuning.endings import Ending
 from interlace.tuning.settings import blocks_of
-from interlace.tuning.sizes import ALL_LINEAR
+from interlace.tuning.sizes import ALL_LINEAR, no_such_blocks, no_such_layers, unmatched
 
 
 def targets_of(model: Any, targets: str) -> str | list[str]:
@@ -18,19 +18,13 @@ def targets_of(model: Any, targets: str) -> str | list[str]:
     if names == [ALL_LINEAR]:
         return ALL_LINEAR
     there = [
-        f".{name}"
+        name
         for name, module in model.named_modules()
         if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")  # GPT-2's, of transformers
         and any(part.isdigit() for part in name.split("."))
     ]
-    unknown = [name for name in names if not any(one.endswith(f".{name}") for one in there)]
-    if unknown:
-        kinds = sorted({one.rpartition(".")[2] for one in there})
-        raise Ending(
-            "wrong",
-            f"targets: {', '.join(unknown)[:200]!r} names no layer of this base that can be changed. There are: "
-            f"{', '.join(kinds)}. Write some of these with commas between, or {ALL_LINEAR}.",
-        )
+    if unknown := unmatched(names, there):
+        raise Ending("wrong", f"targets: {no_such_layers(unknown, there)}")
     return names
 
 
@@ -43,11 +37,7 @@ def leave_to_learn(model: Any, private: str) -> None:
     first, last, head = blocks_of(private)
     count = int(model.config.num_hidden_layers)
     if not first <= last < count:
-        raise Ending(
-            "wrong",
-            f"private: {private} are no blocks of this base, which has {count}. Write blocks:FIRST-LAST, from 0 to "
-            f"{count - 1}.",
-        )
+        raise Ending("wrong", f"private: {no_such_blocks(private, count)}")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     blocks = next(each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count)

@@ -18,20 +18,24 @@ from transformers import Trainer as AnyTrainer
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import SFTTrainer
+from trl.kernels import chunked_logprob
 
 from interlace.tuning.answer_loss import loss_of_answers
 from interlace.tuning.endings import check_room, diverged
 from interlace.tuning.energy import Meter, with_earlier
 from interlace.tuning.events import AnyEvent, Held, Stage, Step
 from interlace.tuning.folder import RunFolder, seal, write_whole
+from interlace.tuning.memory import TILE_TOKENS
 from interlace.tuning.prompts import NO_LOSS, Row
-from interlace.tuning.quick import quicken, round_once, widen
+from interlace.tuning.quick import give_back, quicken, round_once
 from interlace.tuning.scores import Known, mean_loss, out_of_patience
 from interlace.tuning.side_by_side import TOKENS, loss_of_rows, side_by_side
 from interlace.tuning.together import Group
 
 Tell = Callable[[AnyEvent], None]
 SPENT, KNOWN = "spent.json", "known.json"  # what a checkpoint has beside its weights
+if not torch.cuda.is_available():  # there TRL's head copies a tile several times: of 4,096 tokens, into gigabytes
+    chunked_logprob.TOKEN_CHUNK_SIZE = min(chunked_logprob.TOKEN_CHUNK_SIZE, TILE_TOKENS)
 
 
 class Spent(msgspec.Struct, frozen=True):
@@ -97,7 +101,9 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The held-out loss, a token each weighing the same; every process computes it whole."""
+        give_back()
         self.looked = self.state.global_step, self.known()
+        give_back()
         loss = mean_loss(self.looked[1])
         metrics = {"eval_loss": loss}
         self.log(dict(metrics))
@@ -240,10 +246,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._last = time.monotonic(), 0
         if self._rounds():
             round_once(self._trainer.model)
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        if self._rounds():
-            widen(self._trainer.model)
 
     def _rounds(self) -> bool:
         trainer = self._trainer

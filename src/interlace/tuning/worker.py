@@ -41,6 +41,7 @@ from interlace.tuning.folder import RunFolder, is_done, write_whole
 from interlace.tuning.launch import deepspeed_config
 from interlace.tuning.metrics import needs_answers
 from interlace.tuning.prompts import Row
+from interlace.tuning.quick import give_back
 from interlace.tuning.report import Curve, Outcome, Said, manifest_of, write_report
 from interlace.tuning.scores import Known, mean_loss
 from interlace.tuning.settings import TuneSettings, highest_rate, rows_together
@@ -99,7 +100,7 @@ def _run(
     prepare = _classifier if work.head is not None else _talker
     tokens, make_trainer, tongue = prepare(work, settings, folder, tell, stop)
     if "--count" in sys.argv:
-        return Counted(tokens, this_device(settings.precision))
+        return Counted(*tokens, this_device(settings.precision))
     trainer = make_trainer()
     trainer.group, trainer.meter = group, Meter(names_of_gpus(settings.processes))
     trainer.meter.watch()
@@ -113,6 +114,7 @@ def _run(
     if last is not None:
         tell(Note(f"Going on at step {last.name.partition('-')[2]}."))
         trainer.spent = msgspec.json.decode((last / SPENT).read_bytes(), type=Spent)
+    give_back()
     tell(Stage("learning"))
     if last is None or not is_done(last, settings.patience):
         set_seed(settings.seed)
@@ -130,8 +132,9 @@ def _run(
 
 # --- parts -------------------------------------------------------------------------------------------------------
 
-Prepared = tuple[int, Callable[[], Lasting], Tongue | None]
-"""Tokens of the examples to learn from, what makes the trainer over them, and how the model's words are read."""
+Prepared = tuple[tuple[int, int], Callable[[], Lasting], Tongue | None]
+"""Tokens of the examples to learn from and of their answers, what makes the trainer over them, and how the model's
+words are read."""
 
 
 def _talker(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop: threading.Event) -> Prepared:
@@ -143,7 +146,7 @@ def _talker(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, s
     def make() -> Trainer:
         return _trainer(settings, load_model(work.base), tongue, (train, held_out), folder, tell, stop)
 
-    return sum(len(row.input_ids) for row in train), make, tongue
+    return (sum(len(row.input_ids) for row in train), sum(row.learnt for row in train)), make, tongue
 
 
 def _classifier(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tell, stop: threading.Event) -> Prepared:
@@ -153,7 +156,8 @@ def _classifier(work: Work, settings: TuneSettings, folder: RunFolder, tell: Tel
         model = classifier_of(work, settings)  # before the arguments: ZeRO-3's would have it loaded in parts
         return classifier_trainer(work, settings, model, _arguments(settings, folder), rows, folder, tell, stop.is_set)
 
-    return sum(len(row.input_ids) for row in rows[0]), make, None
+    tokens = sum(len(row.input_ids) for row in rows[0])
+    return (tokens, tokens), make, None
 
 
 def _trainer(
@@ -321,7 +325,7 @@ def _finish(
     last: Path,
     before: tuple[list[Known], list[str]],
     tongue: Tongue | None,
-    tokens: int,
+    tokens: tuple[int, int],
 ) -> Finished:
     """Score the best checkpoint, and put it in place with its manifest, by one rename."""
     best = best_step(last / "trainer_state.json")
@@ -329,7 +333,9 @@ def _finish(
     if settings.method == "lora":
         set_peft_model_state_dict(trainer.model, load_file(place / "adapter_model.safetensors"))
     else:
-        trainer.model.load_state_dict(_weights_of(place), strict=False)  # a tied head is not stored
+        every = trainer.model.named_parameters(remove_duplicate=False)
+        learnt = {name for name, each in every if each.requires_grad}  # the rest is the base's, as it was
+        trainer.model.load_state_dict(_weights_of(place, learnt), strict=False)  # a tied head is not stored
     trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
     parameters = sum(each.numel() for each in trainer.model.parameters())
     after: list[Known] = []
@@ -346,7 +352,8 @@ def _finish(
         before=before[0],
         after=after,
         curve=Curve.of(state["log_history"]),
-        data_tokens=tokens,
+        data_tokens=tokens[0],
+        data_answers=tokens[1],
         steps=state["global_step"],
         best_step=best,
         spent=spent,
@@ -384,8 +391,9 @@ def _copy_adapter(place: Path, to: Path, base: str) -> None:
     write_whole(to / "adapter_config.json", config)
 
 
-def _weights_of(place: Path) -> dict[str, torch.Tensor]:
-    return {name: values for file in place.glob("*.safetensors") for name, values in load_file(file).items()}
+def _weights_of(place: Path, names: set[str]) -> dict[str, torch.Tensor]:
+    every = (one for file in place.glob("*.safetensors") for one in load_file(file).items())
+    return {name: values for name, values in every if name in names}
 
 
 def _stand_back(nice: int) -> None:
