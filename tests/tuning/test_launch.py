@@ -132,10 +132,6 @@ def test_the_plan_counts_the_devices_of_all_machines(tmp_path: Path) -> None:
     assert "Memory on each of 8 devices" in text
     assert [line.split()[0] for line in text.splitlines() if "the launcher's" in line] == ["3"]
     assert planned.memory[3].states_bytes < planned.memory[0].states_bytes / 4
-    shared = dataclasses.replace(settings, launcher="fsdp2")
-    planned = plan_of(tmp_path, shared, 1000, [here])
-    assert (planned.job.stage, planned.gpu_stage) == (0, 3), "on processors, each has the whole model"
-    assert plan_of(tmp_path, shared, 1000, [dataclasses.replace(here, gpu=True)]).job.stage == 3
 
 
 def test_deepspeed_in_bf16_is_planned_with_its_weights_of_16_bits(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from tests.support.together import (
     is_as,
     logs,
     lose_a_process_and_go_on,
-    needs_deepspeed,
 )
 from tests.support.tuned import Tuning, needs_parts
 
@@ -53,10 +52,9 @@ def test_two_processes_have_the_losses_of_one(alone: Tuning, tmp_path: Path, lau
     is_as(alone, tuning)
 
 
-@needs_deepspeed
-def test_whole_weights_are_gathered_from_their_parts(tmp_path: Path) -> None:
-    """Under ZeRO-3 no process has a whole weight, and the checkpoint must have all of them."""
-    block = "{kind: deepspeed, zero_stage: 3, processes: 2}"
+@pytest.mark.parametrize("block", [pytest.param(FSDP2, id="fsdp2"), DEEPSPEED[2]])
+def test_whole_weights_are_gathered_from_their_parts(tmp_path: Path, block: str) -> None:
+    """Under FSDP2 and ZeRO-3 no process has a whole weight, and the checkpoint must have all of them."""
     losses = []
     for name, launcher in (("one", "single"), ("parts", block)):
         tuning = _tuning(tmp_path / name, launcher)

@@ -65,7 +65,6 @@ class Plan:
     estimates: tuple[Estimate, ...]
     gpu_rows: int = 0
     gpu_memory: tuple[StageMemory, ...] = ()  # where a GPU takes other memory than this machine
-    gpu_stage: Stage = 0  # how much the launcher shares out there
 
 
 def plan(
@@ -78,8 +77,7 @@ def plan(
     gpu_memory = tuple(memory_of(size, learnt, on_gpus, stage) for stage in STAGES) if on_gpus and other else ()
     theirs = (on_gpus or job, gpu_memory or memory)
     estimates = tuple(_estimate(one, arithmetic, size, *(theirs if one.gpu else (job, memory))) for one in hardware)
-    rows = on_gpus.rows if on_gpus else 0
-    return Plan(size, learnt, job, arithmetic, memory, estimates, rows, gpu_memory, theirs[0].stage)
+    return Plan(size, learnt, job, arithmetic, memory, estimates, on_gpus.rows if on_gpus else 0, gpu_memory)
 
 
 def flop(size: ModelSize, learnt: Learnt, job: Job) -> int:

@@ -32,7 +32,7 @@ def plan_table(plan: Plan) -> str:
     if job.devices > 1:
         lines.append("  On GPUs, each process also loads the whole base into the machine's own memory, in float32.")
     if plan.gpu_memory:
-        taken = _gib(plan.gpu_memory[plan.gpu_stage].bytes)
+        taken = _gib(plan.gpu_memory[job.stage].bytes)
         at_once = "" if plan.gpu_rows == job.rows else f"computes {plan.gpu_rows} rows at once, and "
         lines.append(f"  A GPU {at_once}takes {taken} in all, and no libraries.")
     if plan.estimates:

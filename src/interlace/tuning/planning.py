@@ -45,7 +45,6 @@ def plan_of(
     )
     here = dataclasses.replace(
         there,
-        stage=0 if settings.launcher == "fsdp2" else there.stage,  # accelerate has none there, and makes it DDP
         rows=rows_together(settings, gpu=False),
         mapped=locate(base).format != "gguf",
         dropout_bytes=4 + number if drops else 0,

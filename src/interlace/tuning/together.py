@@ -22,6 +22,9 @@ from typing import Annotated, Any
 import msgspec
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
 
 from interlace.tuning.endings import HALTED, LOST, UNSOUND, Ending, check_room
 from interlace.tuning.folder import CHECKPOINT, differences
@@ -308,6 +311,34 @@ def _pieces(size: int) -> Iterator[int]:
     while size > 0:
         yield min(size, _PIECE)
         size -= _PIECE
+
+
+def share_on_processors() -> None:
+    """Have accelerate share a model out by FSDP2 between processors, too, where that is the launcher; to be called
+    before it is asked to. torch's FSDP2 can, but accelerate looks for GPUs, and else gives each process the whole model
+    without a word; so our processors pass for such."""
+    state = PartialState()
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and state.distributed_type == DistributedType.MULTI_CPU:
+        state.distributed_type = DistributedType.MULTI_GPU
+
+
+def leave_embeddings_whole(plugin: Any, model: Any) -> None:
+    """Have FSDP2 share out a model's layers, and not what transformers names beside them as a part of its own:
+    accelerate shares the embeddings of words by themselves, and those of BERT and RoBERTa would be shared twice, which
+    fails."""
+    words = model.get_input_embeddings()
+    around = {type(each).__name__ for each in model.modules() if any(one is words for one in each.modules())}
+    plugin.transformer_cls_names_to_wrap = sorted(set(model._no_split_modules or ()) - around)
+
+
+def check_shared(model: Any) -> None:
+    """Raise `Ending` where FSDP2 is the launcher and this process has not a part of the weights, but all."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not isinstance(next(model.parameters()), DTensor):
+        raise Ending(
+            "wrong",
+            "launcher: fsdp2 does not come about with this release of accelerate: each process would have the whole "
+            "model. Write ddp, which does just that, or install the release that constraints.txt names.",
+        )
 
 
 @contextlib.contextmanager
