@@ -1,4 +1,4 @@
-"""Two processes come to what one does, in the shortest run that shows it; what else may happen is of the nightly set."""
+"""Two processes come to what one does, in the shortest run that shows it; what else may happen the nightly set has."""
 
 from __future__ import annotations
 
