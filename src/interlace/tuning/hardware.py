@@ -116,13 +116,13 @@ def _hardware(name: str, device: _Device, precision: str) -> Hardware:
 
 def this_machine() -> Hardware:
     """This machine's processor, measured for a second: a product of two matrices in float32 on one core, times its
-    cores, tells its peak, of which training on processors reaches about a third to two thirds. Its memory is all that
+    cores, tells its peak, of which training on processors reaches about a quarter to two thirds. Its memory is all that
     it has."""
     import psutil
 
     peak = _flop_per_second_of_a_core() * (psutil.cpu_count(logical=False) or 1)
     memory: Any = psutil.virtual_memory()
-    return Hardware("here", "this machine", memory.total, peak / 3, peak * 2 / 3)
+    return Hardware("here", "this machine", memory.total, peak / 4, peak * 2 / 3)
 
 
 def this_gpu(device: Device) -> Hardware:
