@@ -177,3 +177,23 @@ def test_a_start_that_fails_does_not_claim_the_name(tmp_path: Path) -> None:
     assert "There is a run" not in done.stderr
     assert "tune.yaml:2: targets: 'foo_proj' names no layer of this base that can be changed" in done.stderr
     assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in done.stderr
+
+
+@needs_parts
+def test_of_two_precisions_the_run_that_was_begun_anew_goes_on(tmp_path: Path) -> None:
+    """`precision: auto` after `--fresh` was cut off: the finished run, which has the other precision, is not the one
+    that is meant, and to say that all was trained before would leave the old adapter in service."""
+    settings = SETTINGS.replace("epochs: 4", "epochs: 1")
+    one = Tuning(tmp_path, settings)
+    assert (done := one.run()).returncode == 0, done.stderr
+    (tmp_path / "tune.yaml").write_text(settings.replace("nice: 0", "nice: 0, precision: bf16"))
+    running = one.start("--fresh")
+    anew = one.home / "tuning" / ".anew" / "mine"
+    patiently(lambda: list(anew.glob("checkpoints/*/sealed.json")))
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    (tmp_path / "tune.yaml").write_text(settings.replace("nice: 0", "nice: 0, precision: auto"))
+    done = one.run()
+    assert done.returncode == 0, done.stderr
+    assert "Going on at step" in done.stderr
+    assert json.loads((one.path / "adapter" / "manifest.json").read_text())["settings"]["precision"] == "bf16"

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from interlace.config import AddedModel, ModelSettings, RouteSettings, Settings, load_settings, read_added_models
 from interlace.errors import ConfigError, Conflict, InterlaceError
 from interlace.gateway.adapter_placing import place_adapter
+from interlace.gateway.added_models import with_added_models
 from interlace.gateway.asking import Where
 from interlace.gateway.model_placing import place_model
 from interlace.models import (
@@ -34,9 +35,8 @@ from interlace.models import (
     read_added,
     resolve,
 )
-from interlace.tuning.commands import _model_over
 from interlace.tuning.folder import RunFolder, TuningError
-from interlace.tuning.placing import check_place, check_size, place_result
+from interlace.tuning.placing import check_place, check_size, model_over, place_result
 from interlace.tuning.settings import TuneSettings
 from tests.support.adapters import random_adapter
 from tests.support.billing import tenants
@@ -67,7 +67,41 @@ def test_the_served_model_is_known_by_any_path_to_its_base(
     (tmp_path / "work" / "link").symlink_to(tmp_path / "base")
     monkeypatch.chdir(tmp_path if path.startswith("./") else tmp_path / "work")
     models = (ModelSettings("other", "smollm2"), ModelSettings("tiny", str(tmp_path / "base")))
-    assert _model_over(resolve(path, tmp_path / "home"), Settings(home=tmp_path / "home", models=models)) == "tiny"
+    there = Settings(home=tmp_path / "home", models=models)
+    assert model_over(resolve(path, tmp_path / "home"), LORA, there, _serverless(tmp_path)) == "tiny"
+
+
+@pytest.mark.parametrize("kind", [{"method": "lora"}, {"method": "full"}, {"method": "full", "private": "blocks:1-1"},
+                                  {"method": "full", "task": "classify"}], ids=str)  # fmt: skip
+def test_what_is_made_of_an_organisations_own_weights_is_its_own(tmp_path: Path, kind: dict[str, str]) -> None:
+    """Else anybody who can give the command could hand its weights, learnt a little more, to another organisation or
+    to all. Where the same base is also served to all, that is the one it is made over."""
+    tenants(tmp_path, {"org": "acme"}, {"org": "other"})
+    base = pull(str(tiny_llama_safetensors(tmp_path / "base")), tmp_path / "home", name="agri")
+    own, shared = ModelSettings("own", "agri", owner="acme"), ModelSettings("shared", "agri")
+    where = _serverless(tmp_path)
+
+    def over(owner: str, *models: ModelSettings) -> str | None:
+        run = TuneSettings(base="agri", data="x", name="mine", owner=owner, **kind)
+        return model_over(base, run, Settings(home=tmp_path / "home", models=models), where)
+
+    assert over("acme", own) == "own"
+    for owner in ("other", "everybody"):
+        with pytest.raises(ConfigError, match="owner: own belongs to acme, and so do the weights of agri"):
+            over(owner, own)
+        assert over(owner, own, shared) == "shared"
+    with pytest.raises(ConfigError, match="owner: There is no organisation 'nobody'"):
+        over("nobody", own)
+
+
+def test_an_adapter_over_a_model_that_was_added_is_measured(tmp_path: Path) -> None:
+    """Its room is that of any model: the configuration's file does not have it."""
+    home = tmp_path / "home"
+    base = pull(str(tiny_llama_safetensors(tmp_path / "base")), home, name="agri")
+    change_added_models(home, lambda entries: (*entries, AddedModel("agri", "agri")))
+    known = with_added_models(Settings(home=home))
+    assert model_over(base, LORA, known, _serverless(tmp_path)) == "agri"
+    check_size(LORA, base.path, "agri", known)
 
 
 def _chat(folder: Path, url: str) -> subprocess.CompletedProcess[str]:

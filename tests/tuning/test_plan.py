@@ -213,9 +213,6 @@ def test_float32_is_planned_with_the_speed_of_float32() -> None:
         assert one.hardware.title.endswith("float32")
     rounded = _hardware(TuneSettings(precision="bf16"), Device("a GPU", GIB, 1e13))[1:]
     assert rounded == [one for name, one in known_hardware().items() if name not in ("v100", "t4")], "which have none"
-    best = _hardware(TuneSettings(), Device("a GPU", GIB, 1e13), rented_in="auto")[1:]
-    assert [one in rounded for one in best] == [one.name not in ("v100", "t4") for one in known], "each in its quicker"
-    assert [one for one in best if one not in rounded] == [one for one in known if one.name in ("v100", "t4")]
 
 
 @pytest.mark.parametrize(("tokens", "a_second"), [(128, 40.32), (128, 33.36), (512, 8.36), (512, 7.56)])

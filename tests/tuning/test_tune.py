@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ from interlace.tuning.folder import RunFolder, seal
 from interlace.tuning.planning import plan_of
 from interlace.tuning.settings import TuneSettings
 from tests.support.served import patiently
+from tests.support.serving import environment
 from tests.support.tiny import TOKENS, tiny_llama_safetensors, tiny_weights
 from tests.support.tuned import SETTINGS, Tuning, needs_parts
 
@@ -162,6 +164,24 @@ def test_a_run_of_the_quicker_precision_goes_on_in_that_it_was_begun_in(tmp_path
     assert anew.returncode == 0, anew.stderr
     manifest = json.loads((tuning.path / "adapter" / "manifest.json").read_text())
     assert f"precision: auto is {manifest['settings']['precision']} here" in anew.stderr
+
+
+def test_code_beside_the_data_is_never_run(tmp_path: Path) -> None:
+    """Who tunes in a folder from elsewhere, a checkpoint's say, must not run what lies in it by the name of a library:
+    neither the training process, nor what measures the machine."""
+    tuning = Tuning(
+        tmp_path, SETTINGS.replace("epochs: 4", "epochs: 0.2").replace("nice: 0", "nice: 0, precision: auto")
+    )
+    for name in ("torch", "numpy", "datasets", "peft"):
+        (tmp_path / f"{name}.py").write_text("open('was-run', 'w')\nraise SystemExit(3)\n")
+    command = [str(Path(sys.executable).with_name("interlace")), *tuning.command()[3:]]
+    for more in (["--plan"], []):
+        done = subprocess.run(
+            [*command, *more], cwd=tmp_path, env=environment(tuning.home), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "was-run").exists()
 
 
 def test_two_runs_of_one_name_do_no_harm(whole: Tuning) -> None:

@@ -195,6 +195,7 @@ WRONG_IN_YAML = {
     "patience": "-1", "metric": "x", "metric_pattern": "(", "precision": "fp16", "seed": "-1", "threads": "-1",
     "launcher": "slurm", "processes": "0", "zero_stage": "4", "offload": "disk", "machines": "0", "machine_rank": "-1",
     "main_address": "{a: b}", "main_port": "0", "join_seconds": "0", "log_to": "wandb", "nice": "20",
+    "secrets": "tell",
 }  # fmt: skip
 
 
@@ -219,7 +220,7 @@ def test_what_is_on_both_is_told_as_it_was_typed(run: Run, place: Path, tmp_path
     assert code == 2
     assert [line.partition("run.yaml:")[2] or line for line in told.splitlines()] == [
         "Error: --seed: is -1. Write a number from 0 to 2147483648.",
-        "3: precision: is 'f16'. Write f32 or bf16.",
+        "3: precision: is 'f16'. Write f32, bf16 or auto.",
         "--private: is for method full, which makes a checkpoint. Write method: full.",
     ]
 

@@ -88,6 +88,8 @@ def _texts(row: Example) -> Iterator[tuple[str, str]]:
 
 def _secrets(examples: Examples, severity: Severity) -> Iterator[Problem]:
     mend = "Remove it from the data: a model may say what it was trained on. A key that is real must be revoked"
+    if severity == "error":
+        mend += ". Where it only looks like one, write in the YAML: secrets: warn"
     for row in examples.rows:
         for field, text in _texts(row):
             for kind in secrets_in(text):

@@ -21,23 +21,23 @@ from typing import Any, Literal
 import msgspec
 
 from interlace.config import Settings, load_settings, public_name
-from interlace.errors import CheckpointError, ConfigError, InterlaceError
+from interlace.errors import ConfigError, InterlaceError
 from interlace.gateway.adapter_placing import place_adapter
 from interlace.gateway.added_models import with_added_models
 from interlace.gateway.asking import Where
-from interlace.models import Checkpoint, resolve
+from interlace.models import Checkpoint
 from interlace.tuning.bases import described, find_base
 from interlace.tuning.check import check
 from interlace.tuning.columns import Columns
 from interlace.tuning.endings import GOES_ON
 from interlace.tuning.events import AnyEvent
-from interlace.tuning.examples import Examples, Problem, Task, errors_of
+from interlace.tuning.examples import Examples, Problem, Severity, Task, errors_of
 from interlace.tuning.folder import RunFolder, TuningError
 from interlace.tuning.hardware import Device, Hardware, known_hardware, quicker_precision, this_gpu, this_machine
 from interlace.tuning.heads import Head, check_names, head_over
 from interlace.tuning.launch import DEEPSPEED, OF_ONE_MACHINE
 from interlace.tuning.metrics import METRICS, Measured, capture, words_of
-from interlace.tuning.placing import InService, check_place, check_size, check_where, owner_of, place_result
+from interlace.tuning.placing import InService, check_place, check_size, check_where, model_over, owner_of, place_result
 from interlace.tuning.plan import Plan
 from interlace.tuning.plan_table import beside, plan_table
 from interlace.tuning.planning import plan_of, share_of
@@ -57,8 +57,8 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _PARTS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # What becomes of a run, and where its parts lie; threads, base and data are told by what they come to.
 _NOT_OF_THE_RUN = (
-    "owner", "licence", "source", "nice", "log_to", "threads", "base", "data", "held_out_data", "data_config",
-    "data_split", "held_out_split", *OF_ONE_MACHINE,
+    "owner", "licence", "source", "secrets", "nice", "log_to", "threads", "base", "data", "held_out_data",
+    "data_config", "data_split", "held_out_split", *OF_ONE_MACHINE,
 )  # fmt: skip
 
 
@@ -137,8 +137,12 @@ def _tune(settings: TuneSettings, said: Said, sources: Sources, served: Settings
     work = msgspec.structs.replace(work, identity=_of_every_machine(work))
     if asked.plan:
         counted = count_tokens(work)
-        hardware = _hardware(settings, counted.device, rented_in=wanted)
-        _tell_plan(plan_of(checkpoint.path, settings, counted.tokens, hardware, counted.answers), asked)
+        rented_in = "bf16" if wanted == "auto" else wanted  # each GPU that has bfloat16 is quicker in it
+        hardware = _hardware(settings, counted.device, rented_in)
+        planned = plan_of(
+            checkpoint.path, settings, counted.tokens, hardware, counted.answers, rented_in=rented_in
+        )  # fmt: skip
+        _tell_plan(planned, asked)
         return OK
     if settings.launcher == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"launcher: deepspeed is not installed. pip install deepspeed=={DEEPSPEED}, or choose fsdp2.")
@@ -147,12 +151,13 @@ def _tune(settings: TuneSettings, said: Said, sources: Sources, served: Settings
     with folder.locked():
         folder.settle()
         done = folder.finished and not asked.fresh
-        model = _model_over(checkpoint, with_added_models(served))
+        known = with_added_models(served)
+        model = model_over(checkpoint, settings, known, where)
         identity = _identity(work)
         replace = asked.fresh or folder.may_replace(identity)
         check_place(settings, served, model or "", where, done=done, fresh=replace)
         if model and not settings.makes_checkpoint:
-            check_size(settings, checkpoint.path, model, served)
+            check_size(settings, checkpoint.path, model, known)
         run = folder.claim(identity, fresh=asked.fresh)
         if run.finished:
             print(f"{settings.name} was trained before; nothing is trained again.", file=sys.stderr)
@@ -258,7 +263,8 @@ def _data(
         digests = both_digests(digests, more)
     else:
         train, held_out = split(train, held_out=settings.held_out, seed=settings.seed)
-    problems = [*check(train, held_out), *check_names(settings.named_labels, train, held_out)]
+    grave: Severity = "warning" if settings.secrets == "warn" else "error"
+    problems = [*check(train, held_out, secrets=grave), *check_names(settings.named_labels, train, held_out)]
     for problem in problems:
         if problem.severity == "warning":
             print(problem, file=sys.stderr)
@@ -306,10 +312,12 @@ def _with_precision(settings: TuneSettings, work: Work, folder: RunFolder, *, fr
     for precision in ("f32", "bf16"):
         chosen = dataclasses.replace(settings, precision=precision)
         could[precision] = chosen, msgspec.structs.replace(work, settings=dataclasses.asdict(chosen))
-    for chosen, its_work in could.values():
-        identity = _identity(its_work)
-        if folder.may_replace(identity) or (not fresh and folder.is_of(identity)):
-            return chosen, its_work
+    begun: list[Callable[[dict[str, Any]], bool]] = [folder.may_replace]  # what is beside a finished run goes first
+    begun += [] if fresh else [folder.is_of]
+    for was in begun:
+        for chosen, its_work in could.values():
+            if was(_identity(its_work)):
+                return chosen, its_work
     quicker = quicker_precision()
     print(f"precision: auto is {quicker} here, which is quicker.", file=sys.stderr)
     return could[quicker]
@@ -344,7 +352,7 @@ def _of_every_machine(work: Work) -> dict[str, Any]:
 # --- the plan ----------------------------------------------------------------------------------------------------
 
 
-def _hardware(settings: TuneSettings, device: Device | None, *, rented_in: str = "") -> list[Hardware]:
+def _hardware(settings: TuneSettings, device: Device | None, rented_in: str = "") -> list[Hardware]:
     """This machine, one process' part of it, is the first; then what is rented, with its speed in that precision, else
     in the run's."""
     here = share_of(this_machine(), settings.processes) if device is None else this_gpu(device)
@@ -374,19 +382,6 @@ def _tell_beside(base: Path, settings: TuneSettings, manifest: Mapping[str, Any]
 
 
 # --- after -------------------------------------------------------------------------------------------------------
-
-
-def _model_over(checkpoint: Checkpoint, served: Settings) -> str | None:
-    """The configuration's model that has the base: the one of its name first."""
-    local = [model for model in served.models if model.engine == "local"]
-    base = checkpoint.path.resolve()  # a path may go through `..` or a link
-    for model in sorted(local, key=lambda model: model.name != checkpoint.name):
-        try:
-            if resolve(model.checkpoint, served.home).path.resolve() == base:
-                return model.name
-        except CheckpointError:
-            continue  # not here, so it is not the base
-    return None
 
 
 def _into_service(

@@ -13,7 +13,9 @@ from interlace.tuning.settings import TuneSettings
 MARGIN_BYTES = 64 << 20
 # Kinds: another process has gone; asked to stop before anything was learnt; asked to stop; another machine's is unsound
 LOST, HALTED, STOPPED, UNSOUND = "peer_lost", "halted", "stopped", "unsound"
-GOES_ON = frozenset({LOST, HALTED, STOPPED, "disk_full", "out_of_memory", "killed", "not_deterministic"})
+GOES_ON = frozenset(
+    {LOST, HALTED, STOPPED, UNSOUND, "unmet", "died", "disk_full", "out_of_memory", "killed", "not_deterministic"}
+)
 """Kinds after which the same command goes on, as their messages say."""
 _FULL = ("no space left", "file write failed", "failed writing file", "unexpected pos")
 _MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")

@@ -92,8 +92,7 @@ class _Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def known_hardware(precision: str = "") -> Mapping[str, Hardware]:
     """Name → device, in the order of the file, with its speeds in 16 bits, or in float32 (`f32`), which is slower by
-    far. `bf16`: those that have it; `auto`: in float32 those that have not. Raises `ValueError` where the file
-    contradicts itself."""
+    far. `bf16`: those that have it. Raises `ValueError` where the file contradicts itself."""
     import yaml
 
     text = files("interlace.tuning").joinpath("hardware.yaml").read_text(encoding="utf-8")
@@ -107,7 +106,7 @@ def _hardware(name: str, device: _Device, precision: str) -> Hardware:
     if not 0 < speed.low <= speed.high <= device.peak_tflop_per_second:
         raise ValueError(f"{name}: sustained speeds must rise from low to high, below the peak")
     low, high, title = speed.low, speed.high, device.title
-    if precision == "f32" or (precision == "auto" and not device.bf16):
+    if precision == "f32":
         low, high = (share * device.f32.peak_tflop_per_second for share in _F32_SHARE)
         title += ", float32"
     prices = [Price(parse_usd(one.usd_per_device_hour), one.date, one.seller, one.source) for one in device.prices]
@@ -136,7 +135,9 @@ def quicker_precision() -> str:
     """f32 or bf16, whichever this machine learns quicker in: `precision: auto`. In a process of its own, as PyTorch is
     loaded for it (three seconds)."""
     measure = "from interlace.tuning.devices import quicker_precision; print(quicker_precision())"
-    done = subprocess.run([sys.executable, "-c", measure], check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", measure], check=True, capture_output=True, text=True, timeout=120
+    )
     return done.stdout.strip()
 
 
@@ -145,6 +146,7 @@ def _flop_per_second_of_a_core() -> float:
     several of them wait for each other where anything else runs."""
     one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURE], env=os.environ | one, check=True, capture_output=True, text=True, timeout=60
-    )
+        [sys.executable, "-P", "-c", _MEASURE],
+        env=os.environ | one, check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
     return float(done.stdout)

@@ -6,8 +6,8 @@ its own, in float32 the norm's. Attention keeps queries, what comes out, keys an
 and a mask; a gated feed-forward four times its width. Where norms are learnt, what they made is kept as well. Besides
 there are the scores of the head, at the places of answers alone while they are few.
 
-On processors a quarter more was measured than all of that: what a layer needs on its way back, and holes that malloc
-leaves between what is kept and what is not.
+On processors a quarter more was measured than all of that, and in whole runs in float32 a half: what a layer needs on
+its way back, and holes that malloc leaves between what is kept and what is not.
 
 A run also scores the base, before and after, whole and on one device, whatever the launcher shares out.
 """
@@ -31,7 +31,7 @@ none of that is in the device's memory."""
 HEAD_BYTES = 1 << 30  # of the scores of a head, at most: beyond it, it works in tiles
 TILE_TOKENS, _TILE_WORDS = 1024, 32768  # of such a head
 _SCORED, _LEARNT = 14, 24  # bytes of each score in a tile, beside itself: without a way back, and with one
-_HOLES = 5 / 4
+_HOLES, _HOLES_OF_FLOAT32 = 5 / 4, 3 / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,8 @@ def _activations(size: ModelSize, learnt: Learnt, job: Job, weight: int) -> int:
         layers, number = size.layers if learnt.layers is None else learnt.layers, 2 if job.autocast else weight
         ours = tokens * _of_layer(size, learnt, job, number) * (layers + 1) + _head(size, job, number)
         twice = weight * size.head if learnt.method == "full" else 0  # gradients of head and embeddings, until added up
-        return math.ceil(ours * (_HOLES if job.on_processors else 1)) + twice
+        holes = (_HOLES if job.autocast else _HOLES_OF_FLOAT32) if job.on_processors else 1
+        return math.ceil(ours * holes) + twice
     of_layer = tokens * size.hidden * (34 + 5 * size.heads * job.row_tokens / size.hidden) * weight / 2
     kept = tokens * size.hidden * weight * size.layers + of_layer if job.checkpointing else of_layer * size.layers
     return math.ceil(kept + tokens * size.vocabulary * (weight + 4 + 4))

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from interlace.config import ModelSettings, Settings, read_added_models
-from interlace.errors import ConfigError, Conflict, InterlaceError, InvalidRequest, NotFound
+from interlace.errors import CheckpointError, ConfigError, Conflict, InterlaceError, InvalidRequest, NotFound
 from interlace.gateway.adapter_placing import check_adapter
 from interlace.gateway.asking import Where, ask_server
 from interlace.gateway.chat import ChatError, NoServer, Server, server_url
 from interlace.gateway.model_placing import check_model, configured, place_model
 from interlace.gateway.owners import find_owner
-from interlace.models import Checkpoint, expected_shapes, find_checkpoint, is_name, pull, read_architecture
+from interlace.models import Checkpoint, expected_shapes, find_checkpoint, is_name, pull, read_architecture, resolve
 from interlace.tuning.folder import RunFolder, TuningError, sha256_of
 from interlace.tuning.settings import DEFAULT_OWNER, EVERYBODY, TuneSettings
 from interlace.tuning.sizes import ALL_LINEAR, lora, size_of
@@ -102,10 +102,44 @@ def check_place(settings: TuneSettings, served: Settings, model: str, where: Whe
     except NotFound as error:
         if error.code != "organisation_not_found":
             raise TuningError(_placed(error)) from error
-        mend = "Make it first: interlace orgs create NAME. `interlace orgs list` shows which there are."
-        raise ConfigError(f"owner: {error.message} {mend}") from error
+        raise _no_owner(error) from error
     except InvalidRequest as error:
         raise ConfigError(_placed(error)) from error
+
+
+def model_over(checkpoint: Checkpoint, settings: TuneSettings, served: Settings, where: Where) -> str | None:
+    """The model that has the base, and that the result's owner may use: the one of the base's name first; None where no
+    model has it. Raises `ConfigError` where only other organisations' have: what is made of their weights is neither
+    another's nor everybody's."""
+    local = [model for model in served.models if model.engine == "local"]
+    over = [model for model in local if _has(model, checkpoint, served.home)]
+    over.sort(key=lambda model: model.name != checkpoint.name)
+    if not any(model.owner for model in over):
+        return over[0].name if over else None
+    try:
+        owner = find_owner(owner_of(settings), where)
+    except NotFound as error:
+        raise _no_owner(error) from error
+    for model in over:
+        if not model.owner or owner.has(model.owner):
+            return model.name
+    whose = " and ".join(sorted({f"{model.name} belongs to {model.owner}" for model in over}))
+    raise ConfigError(
+        f"owner: {whose}, and so do the weights of {checkpoint.name} and what is made of them. Give that owner, or "
+        "another base."
+    )
+
+
+def _has(model: ModelSettings, checkpoint: Checkpoint, home: Path) -> bool:
+    try:
+        return resolve(model.checkpoint, home).path.resolve() == checkpoint.path.resolve()  # of `..`, or a link
+    except CheckpointError:
+        return False  # not here, so it is not the base
+
+
+def _no_owner(error: NotFound) -> ConfigError:
+    mend = "Make it first: interlace orgs create NAME. `interlace orgs list` shows which there are."
+    return ConfigError(f"owner: {error.message} {mend}")
 
 
 def check_where(where: Where, served: Settings) -> None:

@@ -17,34 +17,34 @@ from interlace.tuning.sizes import ALL_LINEAR, Learnt, ModelSize, blocks, full, 
 
 
 def plan_of(
-    base: Path, settings: TuneSettings, tokens: int, hardware: Iterable[Hardware], answers: int | None = None
-) -> Plan:
+    base: Path, settings: TuneSettings, tokens: int, hardware: Iterable[Hardware], answers: int | None = None,
+    *, rented_in: str = "",
+) -> Plan:  # fmt: skip
     """The plan over a base at that path; `tokens` are the data's, seen once, `answers` of which are learnt (None: all).
     What is first in `hardware` is this machine (one with processors alone, where nothing is): its memory is told, and
-    that of GPUs where it is another."""
+    that of GPUs where it is another. `rented_in`: the precision of GPUs, where it is another than the settings'."""
     hardware = list(hardware)
     gpu = bool(hardware) and hardware[0].gpu
     architecture = read_architecture(base)
     reads = architecture.max_tokens if isinstance(architecture, EncoderArchitecture) else settings.max_tokens
-    halves = settings.launcher == "deepspeed" and settings.precision == "bf16"  # which keeps weights of 16 bits, too
     drops = settings.method == "lora" and settings.dropout > 0
     number = 4 if settings.precision == "f32" else 0  # that is kept twice: as it was, and with a share left out
-    there = Job(
+    mine = Job(
         tokens=round(tokens * settings.epochs),
         row_tokens=min(settings.max_tokens, reads),  # a classifier's texts may all be so long, and are taken together
         rows=rows_together(settings, gpu=True),
         devices=settings.processes * settings.machines,
-        precision="mixed" if halves else "f32",
-        autocast=settings.precision == "bf16" and not halves,
         rounds=settings.method == "lora" and not settings.classifies and settings.processes * settings.machines == 1,
         fused=True,
         stage=stage_of(settings.launcher, settings.zero_stage),
         answers=1.0 if answers is None or not tokens else answers / tokens,
-        dropout_bytes=1 + number if drops else 0,  # a mask of bytes
+        dropout_bytes=int(drops),
         scored=True,
     )
+    mine = _in_precision(mine, settings, settings.precision)
+    there = _in_precision(mine, settings, rented_in or settings.precision)
     here = dataclasses.replace(
-        there,
+        mine,
         rows=rows_together(settings, gpu=False),
         mapped=locate(base).format != "gguf",
         dropout_bytes=4 + number if drops else 0,
@@ -52,7 +52,15 @@ def plan_of(
         on_processors=True,
     )
     size = size_of(architecture)
-    return plan(size, _learnt(base, size, settings), there if gpu else here, hardware, there)
+    return plan(size, _learnt(base, size, settings), mine if gpu else here, hardware, there)
+
+
+def _in_precision(job: Job, settings: TuneSettings, precision: str) -> Job:
+    halves = settings.launcher == "deepspeed" and precision == "bf16"  # which keeps weights of 16 bits, too
+    return dataclasses.replace(
+        job, precision="mixed" if halves else "f32", autocast=precision == "bf16" and not halves,
+        dropout_bytes=0 if not job.dropout_bytes else 1 if precision == "bf16" else 5,  # a mask of bytes; and inputs
+    )  # fmt: skip
 
 
 def share_of(machine: Hardware, processes: int) -> Hardware:

@@ -62,7 +62,7 @@ def count_tokens(work: Work) -> Counted:
         write_whole(Path(scratch) / "work.json", work)
         (environment,) = environments(work.settings, work.threads, together=False)
         done = subprocess.run(
-            [sys.executable, "-m", "interlace.tuning.worker", scratch, "--count"],
+            [sys.executable, "-P", "-m", "interlace.tuning.worker", scratch, "--count"],
             env=environment_here() | _QUIET | environment, stdin=subprocess.DEVNULL, capture_output=True, check=False,
         )  # fmt: skip
     for line in reversed(done.stdout.splitlines()):
@@ -87,7 +87,7 @@ def _one_part(
         processes = []
         for environment in environments(work.settings, work.threads, together=together):
             process = subprocess.Popen(
-                [sys.executable, "-m", "interlace.tuning.worker", str(folder.path)],
+                [sys.executable, "-P", "-m", "interlace.tuning.worker", str(folder.path)],
                 env=environment_here() | _QUIET | environment,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True,  # ctrl-C is for us: we have it keep its step

@@ -138,6 +138,11 @@ class TuneSettings:
         "Where the figures of each step are kept, too: tensorboard, mlflow, or both with a comma between.", "",
         many=True,
     )  # fmt: skip
+    secrets: str = _said(
+        "What becomes of data with a card number, API key or private key in them: refuse, or warn, for what only looks "
+        "like one.",
+        "refuse",
+    )
     nice: int = _said(
         "How far it stands back for others on the machine: 0 not at all, 19 for all.", 19, least=0, most=19
     )
@@ -353,6 +358,8 @@ def _what_is_left(values: Mapping[str, Any], said: Said) -> Iterator[str]:
         yield f"precision: is {values['precision'][:60]!r}. Write f32, bf16 or auto."
     if values.get("precision") == "auto" and values.get("machines", 1) > 1:
         yield "precision: is auto, but all machines must use the same. Write f32 or bf16."
+    if values.get("secrets", "refuse") not in ("refuse", "warn"):
+        yield f"secrets: is {values['secrets'][:60]!r}. Write refuse or warn."
     if values.get("method", "lora") not in ("lora", "full"):
         yield f"method: is {values['method'][:60]!r}. Write lora or full."
     if private := values.get("private", ""):
