@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 from interlace.tuning.endings import HALTED, LOST, UNSOUND, Ending, check_room
@@ -322,10 +323,13 @@ def share_on_processors() -> None:
         state.distributed_type = DistributedType.MULTI_GPU
 
 
-def leave_embeddings_whole(plugin: Any, model: Any) -> None:
+def mind_sharing(plugin: Any, model: Any) -> None:
     """Have FSDP2 share out a model's layers, and not what transformers names beside them as a part of its own:
     accelerate shares the embeddings of words by themselves, and those of BERT and RoBERTa would be shared twice, which
-    fails."""
+    fails. And have it add gradients up, and say what comes out, in float32, as one process does: accelerate has it in
+    the precision of the run throughout."""
+    if (policy := plugin.mixed_precision_policy) is not None:
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(policy.param_dtype, torch.float32, torch.float32)
     words = model.get_input_embeddings()
     around = {type(each).__name__ for each in model.modules() if any(one is words for one in each.modules())}
     plugin.transformer_cls_names_to_wrap = sorted(set(model._no_split_modules or ()) - around)

@@ -30,7 +30,7 @@ from interlace.tuning.prompts import NO_LOSS, Row
 from interlace.tuning.quick import give_back, quicken, round_once
 from interlace.tuning.scores import Known, mean_loss, out_of_patience
 from interlace.tuning.side_by_side import TOKENS, loss_of_rows, side_by_side
-from interlace.tuning.together import Group, check_shared, leave_embeddings_whole, share_on_processors
+from interlace.tuning.together import Group, check_shared, mind_sharing, share_on_processors
 
 Tell = Callable[[AnyEvent], None]
 SPENT, KNOWN = "spent.json", "known.json"  # what a checkpoint has beside its weights
@@ -75,7 +75,7 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
         share_on_processors()
         super().__init__(**more)
         if self.is_fsdp_enabled:
-            leave_embeddings_whole(self.accelerator.state.fsdp_plugin, self.model)
+            mind_sharing(self.accelerator.state.fsdp_plugin, self.model)
         self.add_callback(_Watch(self, stop))
 
     def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
