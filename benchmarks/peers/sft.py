@@ -45,7 +45,7 @@ def load(whose: str, checkpoint: Path, data: Path, precision: str, scratch: Path
     base = Base("bench", str(checkpoint), "", template, ROW_TOKENS, {}, None, "")
     tongue = load_tongue(base)
     examples = read_examples(data)
-    rows = rows_of([Placed(row.line, row.chat()) for row in examples.rows], examples.file, tongue, ROW_TOKENS)
+    rows = rows_of([Placed(row.line, row.chat()) for row in examples.rows], examples.file, tongue, ROW_TOKENS, base)
     given: dict[str, Any] = {
         "model": load_model(base),
         "args": SFTConfig(

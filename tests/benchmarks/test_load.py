@@ -42,7 +42,7 @@ def served() -> Iterator[Gateway]:
 def test_every_request_that_began_is_answered_and_counted(served: Gateway):
     """Were any cut off at the end, a ledger could not be compared with the answers to the last request."""
     told = wrk.load(served, 0.3, cores(), CONSOLE, connections=7)
-    assert told["answered"] > 7
+    assert told["answered"] >= 7  # each of the connections has one, however busy the machine
     assert 0 < told["rate"] <= told["answered"] / 0.3
     assert 0 < told["p50"] <= told["p99"]
 

@@ -167,9 +167,9 @@ def test_what_cannot_be_served_is_not_added(tmp_path: Path) -> None:
         (tmp_path / "2" / weights).write_bytes(b"\xff" * 64)
         (tmp_path / "3" / weights).unlink()
         (tmp_path / "3" / weights).symlink_to(tmp_path / "1" / weights)
-        os.truncate(tmp_path / "4" / weights, 2 << 20)
+        os.truncate(tmp_path / "4" / weights, 3 << 20)
         for number, name, more, reason in (
-            (4, "x", (), "over the 1,048,576 that an adapter may have here"),
+            (4, "x", (), "over the 2,097,152 that an adapter may have here"),
             (1, "a0", (), "There is something called tiny:a0 already"),
             (1, "a:b", (), "`name` must be"),
             (1, "../x", (), "`name` must be"),

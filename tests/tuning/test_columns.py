@@ -378,7 +378,7 @@ def test_the_manifest_has_mapping_and_names() -> None:
     base = Base("b", "b", "", "", 0, {}, None, "")
     work = Work("home", asdict(settings), base, Data([], [], "", ""), {}, 1, class_names={"label": ["no", "yes"]})
     known = [Known(1.0, 1, exact=True)]
-    data = manifest_of(work, settings, Outcome(known, known, Curve([], []), 1, 1, 1, Spent(), 1, 1, 1, None))["data"]
+    data = manifest_of(work, settings, Outcome(known, known, Curve([], []), 1, 1, 1, 1, Spent(), 1, 1, 1, None))["data"]
     assert data["columns"] == {"prompt": ["instruction", "input"], "completion": ["output"]}
     assert data["class_names"] == {"label": ["no", "yes"]}
 
@@ -392,7 +392,7 @@ def test_the_manifest_says_whose_energy_it_is() -> None:
     base = Base("b", "b", "", "", 0, {}, None, "")
     work = Work("home", {}, base, Data([], [], "", ""), {}, 1)
     known, spent = [Known(1.0, 1, exact=True)], Spent(1.0, 1, {"processors": 3.6e6})
-    outcome = Outcome(known, known, Curve([], []), 1, 1, 1, spent, 1, 1, 1, None)
+    outcome = Outcome(known, known, Curve([], []), 1, 1, 1, 1, spent, 1, 1, 1, None)
     for machines, words in ((1, "processors"), (2, "processors of the main machine")):
         manifest = manifest_of(work, replace(read_settings(None, GIVEN), machines=machines), outcome)
         assert (manifest["energy_kwh"], manifest["energy_of"]) == (1.0, [words])
