@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 import msgspec
@@ -126,7 +127,7 @@ class Lasting(AnyTrainer):  # type: ignore[misc]
         if not file.exists():
             self.tell(Stage("scoring what came of it"))
             return self.known()
-        kept: list[Known] = msgspec.json.decode(file.read_bytes(), type=list[self.knows])  # type: ignore[name-defined]
+        kept: list[Known] = msgspec.json.decode(file.read_bytes(), type=GenericAlias(list, (self.knows,)))
         return kept
 
     def write_model(self, folder: Path) -> None:
