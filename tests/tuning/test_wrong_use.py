@@ -290,7 +290,7 @@ def test_a_stranger_is_told_what_was_meant(run: Run, what: str) -> None:
     assert [each for each in said if each not in told] == [], told
 
 
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not here")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv, which binds root by rights, is not here")
 @pytest.mark.parametrize(
     ("what", "said"),
     [
